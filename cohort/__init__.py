@@ -1,0 +1,1 @@
+"""What the images are: reading, the one-pass scan, the source audit, splits, phantom data, study and run folders."""

@@ -1,0 +1,138 @@
+"""YAML plus dotted overrides to one frozen, fully checked configuration; every mistake is told at once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cohort.errors import UserError
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, and a key it does not know is a mistake, not a comment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _from_env(name: str, default: str | None = None) -> str:
+    value = os.environ.get(name, default)
+    if value is None:
+        raise UserError(f"the environment variable {name} is not set: set it, or give the key on the command line")
+    return value
+
+
+OmegaConf.register_new_resolver("from_env", _from_env, replace=True)
+
+
+def find_recipe(kind: str, name: str) -> Path:
+    """Path of `configs/<kind>/<name>.yaml`, in the repository or in the installed wheel.
+
+    Raises:
+        UserError: no such recipe; the message lists those there are.
+    """
+    here = Path(__file__).parent
+    root = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    path = root / kind / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (root / kind).glob("*.yaml"))
+        raise UserError(f"there is no {kind} recipe `{name}`{did_you_mean(name, known)}; there are: {', '.join(known)}")
+    return path
+
+
+def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file with `key.sub=value` overrides merged in and interpolations resolved.
+
+    Raises:
+        UserError: the file is missing, is not YAML, is not a mapping, or an override has no `=`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `pellucid init FOLDER` drafts a study.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: expected `key: value` lines at the top level")
+    overrides = list(overrides)
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(f"`{override}`: an override is written key=value, for example split.test=0.3")
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(loaded), OmegaConf.from_dotlist(overrides))
+        resolved = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(f"{path}: {cause or error}") from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def validate(model: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT:
+    """`data` as a frozen `model`.
+
+    Raises:
+        UserError: one line per mistake: where, which key, what is wrong, and the nearest known key.
+    """
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        lines = [_explain(model, dict(item), where) for item in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _explain(model: type[BaseModel], item: dict[str, Any], where: str) -> str:
+    path = [str(part) for part in item["loc"] if not _is_union_branch(str(part))]
+    key = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(model, path[:-1])
+        return f"{where}: unknown key `{key}`{did_you_mean(path[-1], known)}"
+    if item["type"] == "missing":
+        return f"{where}: the key `{key}` is missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    shown = item.get("input")
+    return f"{where}: `{key}` is {shown!r}: {message[0].lower()}{message[1:]}"
+
+
+def _is_union_branch(part: str) -> bool:
+    """pydantic puts the name of the tried union member into the location; a user never wrote it."""
+    return part[:1].isupper() or part in {"str", "int", "float", "bool", "none"} or "[" in part
+
+
+def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    current: type[BaseModel] | None = model
+    for part in path:
+        field = current.model_fields.get(part) if current is not None else None
+        current = None if field is None else _model_in(field.annotation)
+    return [] if current is None else list(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean `x`?"`, or nothing where nothing is near."""
+    names = [str(k) for k in known]
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5) or [
+        name for name in names if name.lower() == word.lower()
+    ]
+    return f"; did you mean `{near[0]}`?" if near else ""

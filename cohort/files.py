@@ -1,0 +1,95 @@
+"""Which files of a study are images: the listing that the scan's key is made of."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from cohort.errors import UserError
+from cohort.readers import IMAGE_SUFFIXES
+from cohort.study import Study
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a study, in a fixed order.
+
+    Attributes:
+        root: folder that the ids are relative to.
+        image_ids: posix paths relative to `root`, sorted.
+        ignored: how many files of which ending were passed over.
+        fingerprint: sha256 over every file's id, size and time of change.
+    """
+
+    root: Path
+    image_ids: tuple[str, ...]
+    ignored: dict[str, int]
+    fingerprint: str
+
+
+def list_images(study: Study) -> Listing:
+    """Walk the study's image folder, or expand its globs.
+
+    Hidden files and the analysis folder are passed over; a link that leads out of the root, or in a circle, is not
+    followed.
+
+    Raises:
+        UserError: the folder is missing, or there is no image in it.
+    """
+    root = study.image_root
+    images = study.config.images
+    if isinstance(images, str):
+        if not root.is_dir():
+            raise UserError(
+                f"{study.path}: `images` is {images!r}, but {root} is not a folder: correct it, or give "
+                "images=FOLDER on the command line"
+            )
+        return list_folder(root, skip=study.analysis)
+    paths = sorted({path for pattern in images for path in root.glob(pattern) if path.is_file()})
+    return _listing(root, paths, f"{study.path}: no file matches `images: {images}` below {root}")
+
+
+def list_folder(root: Path, skip: Path | None = None) -> Listing:
+    """Every image below a folder; see `list_images`."""
+    found: list[Path] = []
+    for folder, subfolders, files in os.walk(root, followlinks=False):
+        here = Path(folder)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and here / s != skip)
+        found.extend(here / name for name in files if not name.startswith("."))
+    return _listing(root, found, f"{root}: there is no image in this folder")
+
+
+def _listing(root: Path, paths: list[Path], empty: str) -> Listing:
+    kept: dict[str, Path] = {}
+    ignored: Counter[str] = Counter()
+    resolved_root = root.resolve()
+    for path in paths:
+        suffix = path.suffix.lower()
+        outside = path.is_symlink() and not path.resolve().is_relative_to(resolved_root)
+        if outside:
+            ignored["link out of the folder"] += 1
+        elif suffix in IMAGE_SUFFIXES or ((suffix == "" or suffix[1:].isdigit()) and _may_be_dicom(path)):
+            kept[path.relative_to(root).as_posix()] = path
+        else:
+            ignored[suffix or "no ending"] += 1
+    if not kept:
+        seen = ", ".join(f"{n} × {suffix}" for suffix, n in ignored.most_common(5)) or "it is empty"
+        raise UserError(f"{empty} ({seen}); readable are JPEG, PNG, WebP, BMP and DICOM")
+    digest = hashlib.sha256()
+    ids = tuple(sorted(kept))
+    for image_id in ids:
+        stat = kept[image_id].stat()
+        digest.update(f"{image_id}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return Listing(root, ids, dict(ignored), digest.hexdigest())
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """DICOM archives often name files without an ending, or by a UID whose last part looks like one."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

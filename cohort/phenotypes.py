@@ -1,0 +1,55 @@
+"""Named visual measures that a clinician understands, computed on the prepared copy during the one pass."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# name → (what it says, unit); the report and the explorer take their words from here.
+PHENOTYPES: dict[str, tuple[str, str]] = {
+    "brightness": ("how bright the tissue is: mean CIELAB L*", "0–100"),
+    "contrast": ("how much brightness varies: standard deviation of L*", "0–100"),
+    "redness": ("how red the tissue is: mean CIELAB a*", "−128–127"),
+    "yellowness": ("how yellow the tissue is: mean CIELAB b*", "−128–127"),
+    "saturation": ("how colourful it is: mean CIELAB chroma", "0–181"),
+    "sharpness": ("how much fine detail it has: log10 variance of the Laplacian of L*", "log10"),
+    "entropy": ("how varied its grey values are: entropy of the L* histogram", "bits, 0–8"),
+    "reflection": ("share of the field that is bright and colourless: L* > 92 and chroma < 14", "0–1"),
+    "field": ("share of the picture that is not black border: L* > 4", "0–1"),
+}
+
+
+def phenotypes(pixels: NDArray[np.uint8]) -> dict[str, float]:
+    """Measures of one picture over its field of view (pixels that are not black border).
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+
+    Returns:
+        One number for each name in `PHENOTYPES`. Colour is CIELAB of sRGB under D65 (CIE 15:2004); sharpness is the
+        variance of the Laplacian (Pech-Pacheco et al., ICPR 2000).
+    """
+    lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
+    lightness = lab[:, :, 0].astype(np.float32) * (100 / 255)
+    a, b = lab[:, :, 1].astype(np.float32) - 128, lab[:, :, 2].astype(np.float32) - 128
+    chroma = np.hypot(a, b)
+    inside = lightness > 4
+    share = float(inside.mean())
+    if share < 0.01:  # a black picture: measured whole rather than not at all
+        inside = np.ones_like(inside)
+    eroded = cv2.erode(inside.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)  # without the border's own edge
+    laplacian = cv2.Laplacian(lightness, cv2.CV_32F)[eroded if eroded.any() else inside]
+    histogram = np.bincount(lab[:, :, 0][inside], minlength=256) / inside.sum()
+    filled = histogram[histogram > 0]
+    return {
+        "brightness": float(lightness[inside].mean()),
+        "contrast": float(lightness[inside].std()),
+        "redness": float(a[inside].mean()),
+        "yellowness": float(b[inside].mean()),
+        "saturation": float(chroma[inside].mean()),
+        "sharpness": float(np.log10(laplacian.var() + 1e-3)),
+        "entropy": float(-(filled * np.log2(filled)).sum()),
+        "reflection": float(((lightness > 92) & (chroma < 14))[inside].mean()),
+        "field": share,
+    }

@@ -1,0 +1,116 @@
+"""Prepared images: Arrow IPC shards of encoded bytes, written once by the scan and read by everything after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+from numpy.typing import NDArray
+
+from cohort.errors import UserError
+
+SCHEMA = pa.schema([("image_id", pa.string()), ("image", pa.binary())], metadata={b"schema": b"pellucid.prepared/1"})
+Pixels = NDArray[np.uint8]
+
+
+def shrink(pixels: Pixels, short_side_px: int) -> Pixels:
+    """(H, W, 3) reduced by area averaging until its shorter side is `short_side_px`; never enlarged."""
+    height, width = pixels.shape[:2]
+    scale = short_side_px / min(height, width)
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def encode(pixels: Pixels, quality: int) -> bytes:
+    """(H, W, 3) uint8 RGB as JPEG without chroma subsampling: colour is a finding in these images."""
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorsubsampling="444"))
+
+
+def write_shard(path: Path, image_ids: Sequence[str], images: Sequence[bytes]) -> None:
+    """One shard, atomically: it is either whole under its name or not there."""
+    from cohort.runs import atomic_path
+
+    batch = pa.record_batch([pa.array(image_ids, pa.string()), pa.array(images, pa.binary())], schema=SCHEMA)
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, SCHEMA) as writer,
+    ):
+        writer.write_batch(batch)
+
+
+class PreparedImages:
+    """Random access to prepared images by row; memory-mapped, thread-safe, and decoding releases the GIL."""
+
+    def __init__(self, shards: Sequence[Path], rows: Sequence[tuple[int, int]], image_ids: Sequence[str]) -> None:
+        """`rows`: for each image, the shard's number and the row in it; `image_ids` in the same order."""
+        self.image_ids = list(image_ids)
+        self._rows = list(rows)
+        self._shards = list(shards)
+        self._columns: dict[int, pa.BinaryArray] = {}
+
+    @classmethod
+    def open(cls, scan_folder: Path, image_ids: Sequence[str] | None = None) -> PreparedImages:
+        """All readable images of a scan, or those named, in the order named.
+
+        Raises:
+            UserError: the scan is incomplete, or has no such image.
+        """
+        import pandas as pd
+
+        from cohort.runs import parent_of
+
+        manifest = pd.read_parquet(
+            scan_folder / "manifest.parquet", columns=["image_id", "status", "shard", "shard_row"]
+        )
+        usable = manifest[manifest["status"] == "ok"]
+        if image_ids is not None:
+            usable = usable.set_index("image_id")
+            unknown = [name for name in image_ids if name not in usable.index]
+            if unknown:
+                raise UserError(f"{scan_folder}: has no readable image `{unknown[0]}` ({len(unknown)} not found)")
+            usable = usable.loc[list(image_ids)].reset_index()
+        folder = parent_of(scan_folder, "read") / "prepared"
+        shards = sorted(folder.glob("shard-*.arrow"))
+        if len(usable) and int(usable["shard"].max()) >= len(shards):
+            raise UserError(f"{folder}: shards are missing; delete {scan_folder.name} and scan again")
+        rows = list(zip(usable["shard"].astype(int), usable["shard_row"].astype(int), strict=True))
+        return cls(shards, rows, usable["image_id"].tolist())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def encoded(self, i: int) -> bytes:
+        """The encoded bytes of image `i`."""
+        shard, row = self._rows[i]
+        column = self._columns.get(shard)
+        if column is None:  # two threads may both open it; either result serves
+            table = pa.ipc.open_file(pa.memory_map(str(self._shards[shard]))).read_all()
+            column = self._columns[shard] = table.column("image").combine_chunks()
+        return bytes(column[row].as_buffer())
+
+    def decode(self, i: int, min_side_px: int = 0) -> Pixels:
+        """(H, W, 3) RGB, decoded at the smallest DCT scale whose sides are both at least `min_side_px` (0: full)."""
+        return np.asarray(
+            simplejpeg.decode_jpeg(self.encoded(i), "RGB", min_height=min_side_px, min_width=min_side_px, min_factor=1),
+            dtype=np.uint8,
+        )
+
+    def square(self, i: int, size_px: int) -> Pixels:
+        """(size_px, size_px, 3) RGB: the whole image stretched onto the square, so that no border is lost."""
+        return stretch(self.decode(i, size_px), size_px)
+
+
+def stretch(pixels: Pixels, size_px: int) -> Pixels:
+    """(H, W, 3) → (size_px, size_px, 3); area averaging when both sides shrink, cubic otherwise."""
+    height, width = pixels.shape[:2]
+    if (height, width) == (size_px, size_px):
+        return pixels
+    how = cv2.INTER_AREA if min(height, width) >= size_px else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, (size_px, size_px), interpolation=how), dtype=np.uint8)

@@ -1,0 +1,100 @@
+"""`scan`: originals and table → manifest, prepared images and source audit; everything later starts from its run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from cohort.errors import UserError
+from cohort.files import Listing, list_images
+from cohort.manifest import build_manifest
+from cohort.onepass import read_all
+from cohort.progress import track
+from cohort.runs import RunFolder, atomic_path, begin_run, find_run, run_key, sha256_file, write_json
+from cohort.source import source_audit
+from cohort.study import Study
+
+
+def scan(study: Study, *, progress: bool = True) -> RunFolder:
+    """Read every original once (stage `read`), join the table and audit the source (stage `scan`).
+
+    Raises:
+        UserError: no images, a table that does not fit, or more unreadable files than `scan.max_unreadable`.
+    """
+    listing = list_images(study)
+    read_config, read_inputs = _read_key(study, listing)
+    with begin_run(study.analysis, "read", "read", read_config, inputs=read_inputs) as read:
+        if not read.done:
+            with track("reading images", len(listing.image_ids), "images", progress) as advance:
+                for count in read_all(read.path, listing, study.config.scan):
+                    advance(count)
+    scan_config, scan_inputs = _scan_key(study)
+    with begin_run(
+        study.analysis, "scan", "scan", scan_config, [read], scan_inputs, seed=study.config.split.seed
+    ) as run:
+        if not run.done:
+            images = pd.read_parquet(read.path / "images.parquet")
+            _refuse_too_many(study, images, read)
+            manifest, problems = build_manifest(study, images)
+            if listing.ignored:
+                passed = ", ".join(f"{count} × {what}" for what, count in sorted(listing.ignored.items()))
+                problems.append(f"images: passed over files that are not images ({passed})")
+            with atomic_path(run.path / "manifest.parquet") as temporary:
+                manifest.to_parquet(temporary, index=False)
+            write_json(run.path / "source.json", source_audit(study, manifest, problems))
+    return run
+
+
+def current_scan(study: Study) -> RunFolder:
+    """The finished scan of the study as it is now.
+
+    Raises:
+        UserError: it was not scanned, or images, table or study.yaml have changed since.
+    """
+    key = current_keys(study)["scan"]
+    found = find_run(study.analysis, "scan", "scan", key)
+    if found is None:
+        earlier = any((study.analysis / "scan").glob("scan-*"))
+        why = "images, table or study.yaml changed since the last scan" if earlier else "there is no scan of it yet"
+        raise UserError(f"{study.path}: {why}: run `pellucid scan {study.path.name}`")
+    return found
+
+
+def current_keys(study: Study) -> dict[str, str]:
+    """Keys that the `read` and `scan` runs of the study have now; needs no image to be opened."""
+    config, inputs = _read_key(study, list_images(study))
+    read = run_key("read", config, inputs=inputs)
+    scan_config, scan_inputs = _scan_key(study)
+    parent = RunFolder(study.analysis, "read", "read", read, True)
+    return {"read": read, "scan": run_key("scan", scan_config, [parent], scan_inputs)}
+
+
+def _read_key(study: Study, listing: Listing) -> tuple[dict[str, Any], dict[str, str]]:
+    config = study.config.scan.model_dump(exclude={"workers", "max_unreadable"})
+    return config, {"files": listing.fingerprint}
+
+
+def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
+    keys = {"table", "image", "patient", "clinical", "acquisition", "outcome", "split", "external"}
+    config = study.config.model_dump(include=keys, mode="json")
+    config["table"] = study.table.name if study.table else None
+    if study.table is not None and not study.table.is_file():
+        raise UserError(
+            f"{study.table}: the table is not there; correct `table`, or the folder it is relative to (`data`)"
+        )
+    return config, {"table": sha256_file(study.table)} if study.table else {}
+
+
+def _refuse_too_many(study: Study, images: pd.DataFrame, read: RunFolder) -> None:
+    bad = images[images["status"] != "ok"]
+    share, limit = len(bad) / len(images), study.config.scan.max_unreadable
+    if share <= limit:
+        return
+    reasons = bad["reason"].value_counts()
+    shown = "\n".join(f"  {count} × {reason}" for reason, count in reasons.head(8).items())
+    raise UserError(
+        f"{len(bad)} of {len(images)} files ({share:.0%}) cannot be read, more than scan.max_unreadable = {limit:.0%}:\n"
+        f"{shown}\n  (first: `{bad['image_id'].iloc[0]}`; all of them: {read.path / 'images.parquet'})\n"
+        "mend or remove them, or allow more with scan.max_unreadable=…"
+    )

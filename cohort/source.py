@@ -1,0 +1,181 @@
+"""The source audit: who was imaged with what, before any model — counts, gaps and associations in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from cohort.study import Study, Variable
+
+SCHEMA = "pellucid.source/1"
+MAX_LEVELS_SHOWN = 30
+
+
+def source_audit(study: Study, manifest: pd.DataFrame, problems: Sequence[str]) -> dict[str, Any]:
+    """Count images and patients by everything that is known of how the images came to be.
+
+    Args:
+        study: names the variables.
+        manifest: as `cohort.manifest` builds it.
+        problems: sentences that the join gave.
+
+    Returns:
+        The content of `source.json` (schema `pellucid.source/1`).
+    """
+    usable = manifest[manifest["status"] == "ok"]
+    unreadable = manifest[manifest["status"] == "unreadable"]
+    factors = [v for v in study.variables if v.role == "acquisition"]
+    clinical = [v for v in study.variables if v.role != "acquisition"]
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "n_files": len(manifest),
+        "n_images": len(usable),
+        "n_patients": int(usable["patient"].nunique()),
+        "images_per_patient": _spread(usable.groupby("patient").size()),
+        "n_unreadable": len(unreadable),
+        "unreadable": unreadable[["image_id", "reason"]].to_dict("records"),
+        "n_left_out": int((manifest["status"] == "no_row").sum()),
+        "factors": [_factor(usable, v) for v in factors],
+        "associations": [_association(usable, c, f, study.config.split.seed) for c in clinical for f in factors],
+        "missing": [_missing(usable, v) for v in study.variables],
+        "burned_in": _burned_in(usable, factors),
+        "findings": usable["findings"].str.split().explode().value_counts().to_dict(),
+        "splits": {
+            str(side): {"images": len(part), "patients": int(part["patient"].nunique())}
+            for side, part in usable.groupby("split")
+        },
+        "problems": list(problems),
+    }
+    report["sentences"] = _sentences(report, len(usable))
+    return report
+
+
+def _spread(counts: pd.Series) -> dict[str, float]:
+    return {"min": int(counts.min()), "median": float(counts.median()), "max": int(counts.max())}
+
+
+def levels_of(values: pd.Series, variable: Variable) -> pd.Series:
+    """The variable as levels: continuous ones, and ordinal ones of many values, by quartile."""
+    if variable.kind in {"categorical", "binary"} or values.nunique() <= 8:
+        return values.map(lambda v: None if pd.isna(v) else f"{v:g}" if isinstance(v, float) else str(v))
+    binned = pd.qcut(values, 4, duplicates="drop")
+    return binned.map(lambda b: f"{b.left:.4g}–{b.right:.4g}", na_action="ignore").astype(object)
+
+
+def _factor(usable: pd.DataFrame, variable: Variable) -> dict[str, Any]:
+    levels = levels_of(usable[variable.name], variable)
+    groups = usable.groupby(levels)
+    counts = pd.DataFrame({"images": groups.size(), "patients": groups["patient"].nunique()})
+    counts = counts.sort_values("images", ascending=False)
+    per_patient = levels.groupby(usable["patient"]).nunique()
+    return {
+        "name": variable.name,
+        "kind": variable.kind,
+        "n_levels": len(counts),
+        "levels": [
+            {"level": str(level), "images": int(row["images"]), "patients": int(row["patients"])}
+            for level, row in counts.head(MAX_LEVELS_SHOWN).iterrows()
+        ],
+        "missing_images": int(levels.isna().sum()),
+        "patients_with_two_levels": int((per_patient > 1).sum()),
+    }
+
+
+def _association(usable: pd.DataFrame, clinical: Variable, factor: Variable, seed: int) -> dict[str, Any]:
+    by_clinical, by_factor = levels_of(usable[clinical.name], clinical), levels_of(usable[factor.name], factor)
+    frame = pd.DataFrame({"patient": usable["patient"], "c": by_clinical, "f": by_factor}).dropna()
+    table = frame.groupby(["f", "c"])["patient"].nunique().unstack(fill_value=0)
+    return {
+        "clinical": clinical.name,
+        "acquisition": factor.name,
+        "table": {
+            str(f): {str(c): int(n) for c, n in row.items()} for f, row in table.head(MAX_LEVELS_SHOWN).iterrows()
+        },
+    }
+
+
+def _missing(usable: pd.DataFrame, variable: Variable) -> dict[str, Any]:
+    gaps = usable[usable[variable.name].isna()]
+    return {
+        "variable": variable.name,
+        "role": variable.role,
+        "n_images": len(gaps),
+        "n_patients": int(gaps["patient"].nunique()),
+    }
+
+
+def _burned_in(usable: pd.DataFrame, factors: Sequence[Variable]) -> dict[str, Any]:
+    marked = usable["text_like"]
+    by_factor = []
+    for variable in factors:
+        levels = levels_of(usable[variable.name], variable)
+        if levels.nunique() > MAX_LEVELS_SHOWN:
+            continue
+        shares = marked.groupby(levels).agg(["mean", "sum", "size"])
+        by_factor.append(
+            {
+                "factor": variable.name,
+                "levels": [
+                    {"level": str(k), "images": int(r["size"]), "marked": int(r["sum"]), "share": float(r["mean"])}
+                    for k, r in shares.iterrows()
+                ],
+            }
+        )
+    return {
+        "detector": "rows of drawn characters (no reading)",
+        "images": int(marked.sum()),
+        "share": float(marked.mean()),
+        "by_factor": by_factor,
+    }
+
+
+def _sentences(report: dict[str, Any], n: int) -> list[str]:
+    per = report["images_per_patient"]
+    said = [
+        f"{n} images of {report['n_patients']} patients can be used ({per['min']} to {per['max']} images a patient, "
+        f"median {per['median']:g})."
+    ]
+    if report["n_unreadable"]:
+        said.append(f"{report['n_unreadable']} of {report['n_files']} files could not be read and were set aside.")
+    if report["n_left_out"]:
+        said.append(f"{report['n_left_out']} readable image(s) were left out because their patient is not known.")
+    for factor in report["factors"]:
+        name = factor["name"]
+        if factor["n_levels"] < 2:
+            said.append(f"{name}: all images have the same level, so nothing can be said about it.")
+            continue
+        if factor["patients_with_two_levels"] == 0:
+            said.append(
+                f"{name}: no patient was imaged at two levels of it. What differs between levels may be the patients "
+                f"as well as the {name}, and this data set cannot tell the two apart."
+            )
+        rare = [level["level"] for level in factor["levels"] if level["patients"] < 10]
+        if rare:
+            shown = ", ".join(rare[:4]) + (" …" if len(rare) > 4 else "")
+            said.append(f"{name}: {len(rare)} level(s) have fewer than 10 patients ({shown}).")
+        if factor["missing_images"]:
+            said.append(f"{name}: not known for {factor['missing_images']} of {n} images.")
+    for gap in report["missing"]:
+        if gap["n_images"] and gap["role"] != "acquisition":
+            said.append(
+                f"{gap['variable']}: missing for {gap['n_images']} of {n} images ({gap['n_patients']} patients)."
+            )
+    burned = report["burned_in"]
+    if burned["images"]:
+        said.append(
+            f"Text-like marks are burned into about {burned['share']:.0%} of the images ({burned['images']} of {n}); "
+            "a model can read the device or the view from them."
+        )
+        for entry in burned["by_factor"]:
+            shares = [level["share"] for level in entry["levels"] if level["images"] >= 10]
+            if len(shares) > 1 and max(shares) - min(shares) >= 0.1:
+                shown = ", ".join(
+                    f"{level['level']} {level['share']:.0%}" for level in entry["levels"] if level["images"] >= 10
+                )
+                said.append(f"The share of images with burned-in marks differs by {entry['factor']}: {shown}.")
+    for association in report["associations"]:
+        if association.get("sentence"):
+            said.append(association["sentence"])
+    return said

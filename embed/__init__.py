@@ -1,0 +1,1 @@
+"""Images to frozen vectors: backbones, extraction, the vector store, the FAISS index and search."""

@@ -1,0 +1,1 @@
+"""For the eyes: clusters, figures, the report and the Streamlit explorer."""

@@ -1,0 +1,200 @@
+"""Finished runs of a study, read once for the eyes: the report and the explorer show what stands here and nothing else.
+
+Identifiers stop here: the patients' own ids are dropped on reading, images are captioned by research id, and texts that
+come from outside lose file names and paths (`scrub`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cohort.errors import UserError
+from cohort.runs import RunFolder, list_runs, open_finished
+from cohort.study import Study, Variable
+from explore.words import backbone_label, is_baseline
+
+PRIVATE_COLUMNS = ("patient_source_id",)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One set of vectors and, where it exists, its clusters."""
+
+    name: str  # as `embed` was asked: `run:…`, `timm:…`, `pixels`
+    vectors: RunFolder
+    clusters: RunFolder | None
+
+    @property
+    def label(self) -> str:
+        return backbone_label(self.name)
+
+    @property
+    def baseline(self) -> bool:
+        return is_baseline(self.name)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that is known of a study now; what has not been run is empty."""
+
+    study: Study
+    scan: RunFolder
+    images: pd.DataFrame  # the manifest without private columns; `key` numbers the rows, `caption` names them
+    problem_images: pd.DataFrame  # status and reason of what could not be used
+    source: dict[str, Any]
+    backbones: list[Backbone]  # baselines last
+    probes: dict[str, list[dict[str, Any]]]  # backbone → variables
+    audits: dict[str, dict[str, Any]]  # backbone → content of its audit.json
+    pretrain: RunFolder | None
+
+    @property
+    def variables(self) -> list[Variable]:
+        return [v for v in self.study.variables if v.name in self.images]
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        """The audit of the first backbone that is not a baseline; empty if none was run."""
+        named = sorted(self.audits, key=is_baseline)
+        return self.audits[named[0]] if named else {}
+
+    @property
+    def audited(self) -> str:
+        """Name of the backbone that `audit` speaks of."""
+        return sorted(self.audits, key=is_baseline)[0] if self.audits else ""
+
+
+def study_title(study: Study) -> str:
+    """What to call a study: the folder's name, or the file's where it is not plain `study.yaml`."""
+    name = study.path.parent.name if study.path.stem == "study" else study.path.stem
+    return re.sub(r"[_-]+", " ", name).strip() or "study"
+
+
+def captioned(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Usable images, without private columns, with `key` (row number) and `caption` (`image 2 of P00042`)."""
+    usable = manifest[manifest["status"] == "ok"] if "status" in manifest else manifest
+    usable = usable.drop(columns=[c for c in PRIVATE_COLUMNS if c in usable]).sort_values("image_id", ignore_index=True)
+    number = usable.groupby("patient").cumcount() + 1
+    captions = "image " + number.astype(str) + " of " + usable["patient"].astype(str)
+    return usable.assign(key=range(len(usable)), caption=captions)
+
+
+def gather(
+    study: Study,
+    scan: RunFolder,
+    vectors_runs: Sequence[RunFolder],
+    cluster_runs: Sequence[RunFolder] = (),
+    probe_run: RunFolder | None = None,
+    audit_runs: Sequence[RunFolder] = (),
+    pretrain_run: RunFolder | None = None,
+) -> Findings:
+    """Read the runs given."""
+    manifest = pd.read_parquet(scan.path / "manifest.parquet")
+    unusable = manifest[manifest["status"] != "ok"] if "status" in manifest else manifest.iloc[:0]
+    source = scan.read_json("source.json") if (scan.path / "source.json").is_file() else {}
+    of_vectors = {parent["key"]: run for run in cluster_runs for parent in run.record["parents"]}
+    backbones = [Backbone(_backbone_name(run), run, of_vectors.get(run.key)) for run in vectors_runs]
+    backbones.sort(key=lambda backbone: backbone.baseline)
+    names = {run.key: _backbone_name(run) for run in vectors_runs} | {run.path.name: _backbone_name(run) for run in vectors_runs}
+    probes: dict[str, list[dict[str, Any]]] = {}
+    if probe_run is not None:
+        for name, content in probe_run.read_json("probes.json").get("backbones", {}).items():
+            probes[names.get(name, name)] = content["variables"]
+    audits = {}
+    for run in audit_runs:
+        parents = [names[p["key"]] for p in run.record["parents"] if p["key"] in names]
+        audits[parents[0] if parents else run.name] = run.read_json("audit.json")
+    return Findings(
+        study=study,
+        scan=scan,
+        images=captioned(manifest),
+        problem_images=unusable[["status", "reason"]].reset_index(drop=True) if len(unusable) else pd.DataFrame(columns=["status", "reason"]),
+        source=scrub_all(source, manifest),
+        backbones=backbones,
+        probes=probes,
+        audits=scrub_all(audits, manifest),
+        pretrain=pretrain_run,
+    )
+
+
+def gather_newest(study: Study) -> Findings:
+    """The newest finished run of each stage (and, of `embed`, `cluster` and `audit`, of each backbone).
+
+    Raises:
+        UserError: the study has not been scanned.
+    """
+    newest: dict[str, dict[str, RunFolder]] = {}
+    for row in list_runs(study.analysis):
+        if row["state"] in {"done", "stale"}:
+            run = open_finished(Path(row["path"]))
+            newest.setdefault(run.stage, {}).pop(run.name, None)
+            newest[run.stage][run.name] = run
+
+    def last(stage: str) -> RunFolder | None:
+        runs = list(newest.get(stage, {}).values())
+        return runs[-1] if runs else None
+
+    scan = last("scan")
+    if scan is None:
+        raise UserError(f"{study.path}: nothing has been scanned yet; `pellucid run {study.path.name}` does all steps")
+    vectors: dict[str, RunFolder] = {}
+    for run in newest.get("embed", {}).values():
+        if any(parent["key"] == scan.key for parent in run.record["parents"]):
+            vectors[_backbone_name(run)] = run
+    return gather(
+        study,
+        scan,
+        list(vectors.values()),
+        list(newest.get("cluster", {}).values()),
+        last("probe"),
+        list(newest.get("audit", {}).values()),
+        last("pretrain"),
+    )
+
+
+def _backbone_name(run: RunFolder) -> str:
+    spec = run.path / "spec.json"
+    return str(json.loads(spec.read_text(encoding="utf-8")).get("backbone", run.name)) if spec.is_file() else run.name
+
+
+def scrub(text: str, names: Mapping[str, str]) -> str:
+    """`text` without file names and folders: each name in `names` becomes what it maps to, an absolute path a dash."""
+    for name, instead in names.items():
+        if name in text:
+            text = text.replace(name, instead)
+    return re.sub(r"(?<![\w<])(?:/[\w.@+ -]+){2,}/?|[A-Za-z]:\\\S+", "(a path)", text)
+
+
+def scrub_all(content: Any, manifest: pd.DataFrame) -> Any:
+    """Every text value of a JSON-like content, scrubbed of the manifest's file names and the patients' own ids."""
+    return _scrubbed(content, private_names(manifest))
+
+
+def private_names(manifest: pd.DataFrame) -> dict[str, str]:
+    """What must not be shown → what is shown instead; longest first, so that no name is cut in two."""
+    names: dict[str, str] = {}
+    images = captioned(manifest)
+    shown = dict(zip(images["image_id"], images["caption"], strict=True))
+    for image_id in manifest["image_id"].dropna().astype(str):
+        names[image_id] = names[image_id.rpartition("/")[2]] = shown.get(image_id, "one image")
+    if "patient_source_id" in manifest:
+        for own, research in zip(manifest["patient_source_id"].astype(str), manifest["patient"].astype(str), strict=True):
+            if len(own) >= 5:  # shorter ones cannot be told from counts and years
+                names[own] = research
+    return dict(sorted(names.items(), key=lambda item: -len(item[0])))
+
+
+def _scrubbed(content: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(content, str):
+        return scrub(content, names) if "/" in content or "." in content or "\\" in content or any(c.isdigit() for c in content) else content
+    if isinstance(content, Mapping):
+        return {key: _scrubbed(value, names) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_scrubbed(value, names) for value in content]
+    return content

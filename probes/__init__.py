@@ -1,0 +1,1 @@
+"""What do the vectors encode? Patient resampling, linear probes, the confounder audit."""

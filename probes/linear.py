@@ -1,0 +1,183 @@
+"""The linear probe: ridge scores out of fold, with one factorisation that serves every permuted target.
+
+A ridge regression on the indicator of a level gives, up to its scale, the direction of a regularised linear
+discriminant (Hastie, Tibshirani & Friedman, Elements of Statistical Learning, 4.3 and exercise 4.2), whatever
+the balance of the classes; the AUROC sees nothing but that direction. So the same machine serves binary,
+one-vs-rest and rank targets, and what depends on the vectors alone is computed once.
+
+Everything is fitted inside the fold: centring, scaling, directions, penalty. With strata, vectors and targets are
+also centred within each stratum (on training patients), so the probe reads what differs *between patients of the
+same stratum* and has no use for what differs between strata.
+
+Legend: n images, d dimensions, r rank, c targets, k folds, s strata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.patients import IntArray
+
+N_PENALTIES = 12
+
+
+@dataclass(frozen=True)
+class FoldFactor:
+    """What the training patients of one fold say about the vectors alone."""
+
+    train_folds: IntArray  # the other folds
+    means: NDArray[np.float64]  # (s, d) training mean of each stratum
+    mass: NDArray[np.float64]  # (s,) training weight of each stratum
+    basis: NDArray[np.float64]  # (d, r) scaled eigenvectors: (x - mean) @ basis are the coordinates
+    eigenvalues: NDArray[np.float64]  # (r,)
+    inverse: NDArray[np.float64]  # (N_PENALTIES, r) 1 / (eigenvalue + penalty)
+    correction: NDArray[np.float64]  # (N_PENALTIES,) 1 / (1 - dof / patients)², see `_penalties`
+
+
+def _penalties(eigenvalues: NDArray[np.float64], n_patients: float, n_strata: int) -> tuple[Any, Any]:
+    """Penalties spaced by effective degrees of freedom, and their generalised cross-validation correction.
+
+    Generalised cross-validation (Golub, Heath & Wahba 1979) divides the residual sum by (1 - dof / n)². Images of one
+    patient are near copies of each other, so n is taken to be the number of *patients*: with perfect copies
+    this is leave-one-patient-out, and otherwise it errs towards the larger penalty.
+    """
+    limit = 0.9 * (n_patients - n_strata)
+    top = max(min(0.95 * len(eigenvalues), 0.8 * limit), 0.5)
+    wanted = np.geomspace(min(1.0, 0.5 * top), top, N_PENALTIES)
+    low, high = np.full(N_PENALTIES, -30.0), np.full(N_PENALTIES, 30.0)
+    for _ in range(60):  # bisection on log penalty: dof falls monotonically
+        middle = 0.5 * (low + high)
+        dof = (eigenvalues / (eigenvalues + np.exp(middle)[:, None])).sum(axis=1)
+        low, high = np.where(dof > wanted, middle, low), np.where(dof > wanted, high, middle)
+    penalty = np.exp(0.5 * (low + high))
+    dof = (eigenvalues / (eigenvalues + penalty[:, None])).sum(axis=1)
+    correction = 1.0 / (1.0 - np.minimum((dof + n_strata) / n_patients, 0.99)) ** 2
+    return 1.0 / (eigenvalues + penalty[:, None]), correction
+
+
+class FoldedRidge:
+    """Ridge probe over patient-grouped folds, factorised once, applied to any number of targets."""
+
+    def __init__(
+        self,
+        vectors: NDArray[np.floating],  # (n, d)
+        weights: NDArray[np.float64],  # (n,) 1 / images of the patient: they sum to the number of patients
+        folds: IntArray,  # (n,) fold of each image; all images of one patient in one fold
+        strata: IntArray,  # (n,) 0 … s-1; all zero for the unconditional probe
+        dtype: type[np.floating] = np.float32,
+    ) -> None:
+        self.n, self.d = vectors.shape
+        self.weights, self.dtype = weights, dtype
+        n_folds, n_strata = int(folds.max()) + 1, int(strata.max()) + 1
+        self.rows = [np.flatnonzero(folds == fold) for fold in range(n_folds)]
+        # A global shift cancels in the training-fold centring below; it is here for the precision of the sums only.
+        centre = np.average(vectors, axis=0, weights=weights)
+        indicator = np.eye(n_strata)
+        # [vectors | stratum indicator]: one product gives the sums by dimension and by stratum together.
+        self._augmented: list[NDArray[np.floating]] = []
+        sums, masses, grams = [], [], []
+        kernel = self.d > self.n * (n_folds - 1) // n_folds
+        blocks = []
+        for rows in self.rows:
+            block = np.asarray(vectors[rows], dtype=np.float64) - centre
+            members = indicator[strata[rows]]
+            weighted = members * weights[rows, None]
+            sums.append(weighted.T @ block)
+            masses.append(weighted.sum(axis=0))
+            if kernel:
+                blocks.append(block)
+            else:
+                rooted = block * np.sqrt(weights[rows, None])
+                grams.append(rooted.T @ rooted)
+            self._augmented.append(np.hstack([block, members]).astype(dtype))
+        self.factors: list[FoldFactor] = []
+        for fold in range(n_folds):
+            others = np.array([f for f in range(n_folds) if f != fold])
+            mass = np.sum([masses[f] for f in others], axis=0)
+            total = np.sum([sums[f] for f in others], axis=0)
+            overall = total.sum(axis=0) / mass.sum()
+            means = np.where(mass[:, None] > 0, total / np.maximum(mass, 1e-12)[:, None], overall)
+            if kernel:
+                centred = np.vstack([blocks[f] - means[strata[self.rows[f]]] for f in others])
+                centred *= np.sqrt(np.concatenate([weights[self.rows[f]] for f in others]) / mass.sum())[:, None]
+                basis, eigenvalues = _kernel_basis(centred)
+            else:
+                gram = np.sum([grams[f] for f in others], axis=0) - (means * mass[:, None]).T @ means
+                basis, eigenvalues = _gram_basis(gram / mass.sum())
+            inverse, correction = _penalties(eigenvalues, mass.sum(), int((mass > 0).sum()))
+            self.factors.append(FoldFactor(others, means, mass, basis, eigenvalues, inverse, correction))
+
+    def directions(self, targets: NDArray[np.floating]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Per fold the fitted coordinates (r, c) of each target, penalty chosen, and their training spread (c,)."""
+        weighted = np.ascontiguousarray(targets * self.weights.astype(self.dtype), dtype=self.dtype)
+        cross = [weighted[:, rows] @ block for rows, block in zip(self.rows, self._augmented, strict=True)]
+        square = [
+            (weighted[:, rows] * targets[:, rows]).sum(axis=1, dtype=np.float64) for rows in self.rows
+        ]
+        fitted = []
+        for factor in self.factors:
+            total = np.sum([cross[f] for f in factor.train_folds], axis=0, dtype=np.float64)  # (c, d + s)
+            by_stratum = total[:, self.d :]
+            moment = (total[:, : self.d] - by_stratum @ factor.means) @ factor.basis / factor.mass.sum()  # (c, r)
+            spread = np.sum([square[f] for f in factor.train_folds], axis=0)
+            spread = (spread - (by_stratum**2 / np.maximum(factor.mass, 1e-12)).sum(axis=1)) / factor.mass.sum()
+            explained = (moment**2) @ (2 * factor.inverse - factor.eigenvalues * factor.inverse**2).T
+            residual = np.maximum(spread[:, None] - explained, 0.0) * factor.correction
+            chosen = factor.inverse[np.argmin(residual, axis=1)]  # (c, r)
+            coefficients = chosen * moment
+            fitted.append((coefficients, np.sqrt((factor.eigenvalues * coefficients**2).sum(axis=1))))
+        return fitted
+
+    def scores(self, targets: NDArray[np.floating], standardise: bool = True) -> NDArray[np.floating]:
+        """Out-of-fold scores of each target, (c, n) from targets (c, n).
+
+        standardise: divide by the training spread of the scores, so that scores of different folds (whose
+        penalties may differ) can be compared with each other; without it the scores are predictions of the target,
+        up to its training mean.
+        """
+        out = np.empty(targets.shape, dtype=self.dtype)
+        fitted = self.directions(targets)
+        for factor, rows, block, (coefficients, spread) in zip(
+            self.factors, self.rows, self._augmented, fitted, strict=True
+        ):
+            if standardise:
+                coefficients = coefficients / np.maximum(spread, 1e-12)[:, None]
+            slope = coefficients @ factor.basis.T  # (c, d)
+            offset = slope @ factor.means.T  # (c, s)
+            out[:, rows] = np.hstack([slope, -offset]).astype(self.dtype) @ block.T
+        return out
+
+
+def _scale(variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / standard deviation; 0 for a dimension that does not vary among the training patients."""
+    usable = variance > 1e-10 * max(float(variance.max(initial=0.0)), 1e-300)
+    return np.where(usable, 1.0 / np.sqrt(np.where(usable, variance, 1.0)), 0.0)
+
+
+def _keep(eigenvalues: NDArray[np.float64]) -> NDArray[np.bool_]:
+    keep = eigenvalues > 1e-9 * max(float(eigenvalues.max(initial=0.0)), 1e-300)
+    if not keep.any():
+        keep[-1] = True
+    return np.asarray(keep)
+
+
+def _gram_basis(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Eigenvectors of the correlation matrix, scaled to act on unscaled vectors: (d, r), (r,)."""
+    scale = _scale(np.diag(covariance))
+    eigenvalues, vectors = np.linalg.eigh(covariance * scale * scale[:, None])
+    keep = _keep(eigenvalues)
+    return scale[:, None] * vectors[:, keep], np.maximum(eigenvalues[keep], 0.0)
+
+
+def _kernel_basis(rooted: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same from the (n, n) side, for more dimensions than images. rooted: centred rows times √weight."""
+    scale = _scale((rooted**2).sum(axis=0))
+    scaled = rooted * scale
+    eigenvalues, left = np.linalg.eigh(scaled @ scaled.T)
+    keep = _keep(eigenvalues)
+    vectors = scaled.T @ (left[:, keep] / np.sqrt(np.maximum(eigenvalues[keep], 1e-300)))
+    return scale[:, None] * vectors, eigenvalues[keep]
