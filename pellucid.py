@@ -1,1 +1,380 @@
-def main(): pass
+"""The front door: the command line, and the few public Python names (`pellucid.audit`, `pellucid.read_image`, …)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cohort.runs import RunFolder
+    from cohort.study import Study
+
+# Public names, loaded when first used: torch alone takes seconds to import.
+_PUBLIC = {
+    "audit": ("probes.audit", "audit"),
+    "embed_folder": ("embed.extract", "embed_folder"),
+    "load_backbone": ("embed.backbone", "load_backbone"),
+    "load_study": ("cohort.study", "load_study"),
+    "load_vectors": ("embed.vectors", "load_vectors"),
+    "read_image": ("cohort.readers", "read_image"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        import importlib
+
+        module, attribute = _PUBLIC[name]
+        return getattr(importlib.import_module(module), attribute)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pellucid")
+    raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+
+
+app = typer.Typer(
+    name="pellucid",
+    help="Pretrain a backbone on your own clinical images, embed them, and find out what the embeddings really encode.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Start with `pellucid demo`, or with `pellucid init FOLDER` in a folder of your own. "
+    "Exit codes: 0 done, 2 you can mend it, 75 interrupted and safe to repeat, 1 our fault.",
+)
+
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="study.yaml, or the folder that holds it.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of study.yaml, for example split.test=0.3 data=FOLDER."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="A YAML file with keys of study.yaml that replace those there.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+BackboneName = Annotated[
+    str | None,
+    typer.Option("--backbone", help="pixels, timm:NAME, timm-random:NAME or run:FOLDER. Default: the study's own."),
+]
+
+
+def _study(path: Path, overrides: list[str] | None, config: Path | None = None) -> Study:
+    from cohort.study import load_study
+
+    return load_study(path, overrides or [], config)
+
+
+def _told(what: str, run: RunFolder) -> None:
+    typer.echo(f"{what}: {'already done, nothing to do' if run.done else 'done'} → {run.path}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the phantom study is written.")] = Path("demo"),
+    patients: Annotated[int, typer.Option(min=20, help="Patients in the phantom cohort, 2 to 5 images each.")] = 160,
+    seed: Annotated[int, typer.Option(help="Another seed, another cohort.")] = 0,
+) -> None:
+    """Write a phantom cohort with known truth and run everything on it."""
+    from explore.pipeline import demo as run_demo
+
+    run = run_demo(folder, patients=patients, seed=seed, say=typer.echo)
+    typer.echo(f"\nThe report:   {run.path / 'report.html'}\nThe explorer: pellucid explore {folder}")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the images (and, usually, the table).")],
+    table: Annotated[Path | None, typer.Option(help="Clinical table: csv, tsv, xlsx or parquet.")] = None,
+) -> None:
+    """Draft study.yaml from a look at a folder and a table."""
+    from cohort.draft import draft_study
+
+    path = draft_study(folder, table)
+    typer.echo(path.read_text(encoding="utf-8"))
+    typer.echo(f"written to {path}; read and correct it, then: pellucid scan {path}")
+
+
+@app.command()
+def scan(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None) -> None:
+    """Read every image once; join the table; audit the source."""
+    from cohort.scan import scan as run_scan
+
+    run = run_scan(_study(study, overrides, config))
+    source = run.read_json("source.json")
+    for sentence in source["sentences"]:
+        typer.echo(f"  {sentence}")
+    for sentence in source["problems"]:
+        typer.secho(f"  note: {sentence}", fg="yellow")
+    _told("scan", run)
+
+
+@app.command()
+def pretrain(
+    study: StudyPath,
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe in configs/pretrain, or a YAML file.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Pretrain a backbone on the training patients' images, without labels."""
+    from cohort.scan import current_scan
+    from pretrain.train import pretrain as run_pretrain
+
+    loaded = _study(study, [*(overrides or []), *([f"pretrain.recipe={recipe}"] if recipe else [])], config)
+    _told("pretrain", run_pretrain(loaded, current_scan(loaded), device=device))
+
+
+@app.command()
+def embed(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a plain folder of images with --out.")
+    ],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    backbone: BackboneName = None,
+    out: Annotated[Path | None, typer.Option(help="Where the vectors of a plain folder go.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Turn every image into a frozen vector."""
+    if out is not None:
+        from cohort.errors import UserError
+        from embed.extract import embed_folder
+
+        if backbone is None:
+            raise UserError("a folder without a study needs --backbone, for example timm-random:vit_tiny_patch16_224")
+        folder, failed = embed_folder(study, backbone, out, device=device)
+        for image_id, reason in failed:
+            typer.secho(f"  no vector: {image_id}: {reason}", fg="yellow")
+        typer.echo(f"embed: done → {folder}")
+        return
+    from cohort.errors import UserError
+    from cohort.scan import current_scan
+    from embed.extract import embed as run_embed
+    from pretrain.train import newest_backbone
+
+    if study.is_dir() and not (study / "study.yaml").is_file():
+        raise UserError(f"{study}: holds no study.yaml; a plain folder of images needs --out DIR")
+    loaded = _study(study, overrides, config)
+    scanned = current_scan(loaded)
+    _told(
+        "embed", run_embed(loaded, scanned, backbone or f"run:{newest_backbone(loaded, scanned).path}", device=device)
+    )
+
+
+@app.command()
+def search(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder that `embed --out` made.")
+    ],
+    image: Annotated[str, typer.Argument(help="An image_id, or an image file.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 12,
+    backbone: BackboneName = None,
+    same_patient: Annotated[bool, typer.Option(help="Show images of the same patient too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find the images most like one, from other patients."""
+    from embed.search import search_like
+    from embed.vectors import load_vectors
+
+    if (study / "vectors.npy").is_file():
+        vectors = load_vectors(study)
+    else:
+        from cohort.scan import current_scan
+        from embed.stored import choose_vectors
+
+        loaded = _study(study, None)
+        vectors = load_vectors(choose_vectors(loaded.analysis, current_scan(loaded), backbone).path)
+    hits = search_like(vectors, image, k, same_patient=same_patient)
+    typer.echo(hits.to_json(orient="records", indent=1) if as_json else hits.to_string(index=False))
+
+
+@app.command()
+def cluster(
+    study: StudyPath, overrides: Overrides = None, config: ConfigFile = None, backbone: BackboneName = None
+) -> None:
+    """Map the vectors, find clusters, and test them against every variable."""
+    from cohort.scan import current_scan
+    from embed.stored import choose_vectors
+    from explore.clusters import cluster as run_cluster
+
+    loaded = _study(study, overrides, config)
+    scanned = current_scan(loaded)
+    _told("cluster", run_cluster(loaded, choose_vectors(loaded.analysis, scanned, backbone), scanned))
+
+
+@app.command()
+def probe(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None) -> None:
+    """How well can each variable be read off the vectors of each backbone?"""
+    from cohort.scan import current_scan
+    from embed.stored import choose_vectors, newest_vectors
+    from probes.verbs import probe_study
+
+    loaded = _study(study, overrides, config)
+    scanned = current_scan(loaded)
+    choose_vectors(loaded.analysis, scanned)
+    _told("probe", probe_study(loaded, scanned, list(newest_vectors(loaded.analysis, scanned).values())))
+
+
+@app.command()
+def audit(
+    study: Annotated[Path | None, typer.Argument(metavar="[STUDY]", help="A study; or none, with --vectors.")] = None,
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    backbone: BackboneName = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Anybody's vectors: a .npy of shape (images, dimensions).")
+    ] = None,
+    table: Annotated[Path | None, typer.Option(help="Their table, rows in the same order (or see --id).")] = None,
+    patient: Annotated[str | None, typer.Option(help="Column that names the patient.")] = None,
+    clinical: Annotated[str, typer.Option(help="Clinical columns, separated by commas.")] = "",
+    acquisition: Annotated[str, typer.Option(help="Acquisition columns, separated by commas.")] = "",
+    row_id: Annotated[
+        str | None, typer.Option("--id", help="Column that holds each row's place in the vectors, from 0.")
+    ] = None,
+    permutations: Annotated[int, typer.Option(min=19, help="Permutations of patients.")] = 999,
+    seed: Annotated[int, typer.Option(help="Of folds, bootstrap and permutations.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.json.")] = None,
+) -> None:
+    """What do the vectors encode: the disease, or the device, the operator and the site?"""
+    from cohort.errors import UserError
+
+    if vectors is not None:
+        from probes.tables import audit_files
+
+        missing = [n for n, v in (("--table", table), ("--patient", patient), ("--out", out)) if v is None]
+        if missing or table is None or patient is None or out is None:
+            raise UserError(f"--vectors needs {', '.join(missing)} as well")
+        columns = [[c.strip() for c in names.split(",") if c.strip()] for names in (clinical, acquisition)]
+        written = audit_files(vectors, table, patient, columns[0], columns[1], out, permutations, seed, row_id)
+        _say_audit(json.loads(written.read_text(encoding="utf-8")))
+        typer.echo(f"audit: done → {written}")
+        return
+    if study is None:
+        raise UserError("name a study, or give --vectors, --table, --patient, --clinical, --acquisition and --out")
+    from cohort.scan import current_scan
+    from embed.stored import choose_vectors
+    from probes.verbs import audit_study
+
+    loaded = _study(study, overrides, config)
+    scanned = current_scan(loaded)
+    run = audit_study(loaded, scanned, choose_vectors(loaded.analysis, scanned, backbone))
+    _say_audit(run.read_json("audit.json"))
+    _told("audit", run)
+
+
+def _say_audit(content: dict[str, Any]) -> None:
+    for variable in content["variables"]:
+        if variable["score"] is None:
+            typer.echo(f"  {variable['name']} ({variable['role']}): {variable['note']}")
+        else:
+            typer.echo(
+                f"  {variable['name']} ({variable['role']}): {variable['metric']} {variable['score']:.3f} "
+                f"({variable['ci_low']:.3f} to {variable['ci_high']:.3f}), chance {variable['chance']:.2f}, "
+                f"p = {variable['p_value']:.3g}, {variable['n_patients']} patients"
+            )
+    for pair in content["pairs"]:
+        typer.echo(f"  · {pair['sentence']}")
+
+
+@app.command()
+def report(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None) -> None:
+    """One self-contained HTML page of all that was found."""
+    from explore.report import report_newest
+
+    run = report_newest(_study(study, overrides, config))
+    _told("report", run)
+    typer.echo(f"open {run.path / 'report.html'}")
+
+
+@app.command()
+def explore(
+    study: StudyPath,
+    overrides: Overrides = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8501,
+    address: Annotated[str, typer.Option(help="Loopback only, until sign-in is set up.")] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+) -> None:
+    """Browse images, neighbours, clusters and the audit in a browser, on this machine only."""
+    from explore.serve import explore as serve
+
+    raise typer.Exit(serve(_study(study, overrides), overrides or [], port=port, address=address, browser=browser))
+
+
+@app.command()
+def run(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None, device: Device = "auto") -> None:
+    """Every step in order, from the images to the report; what is done already is kept."""
+    from explore.pipeline import run_study
+
+    finished = run_study(_study(study, overrides, config), device=device, say=typer.echo)
+    typer.echo(f"\nThe report:   {finished.path / 'report.html'}\nThe explorer: pellucid explore {study}")
+
+
+@app.command()
+def status(
+    study: StudyPath,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verify: Annotated[bool, typer.Option(help="Read every file of every run and compare its checksum.")] = False,
+) -> None:
+    """Which runs there are, which are stale, and what to do next."""
+    from cohort.runs import verify as verify_run
+    from cohort.status import next_step, study_status
+
+    loaded = _study(study, overrides)
+    runs = study_status(loaded)
+    if as_json:
+        typer.echo(json.dumps({"runs": runs}, indent=1))
+        return
+    colour = {"done": "green", "running": "blue", "stale": "yellow", "failed": "red"}
+    for row in runs:
+        typer.echo(
+            f"{typer.style(row['state'].ljust(8), fg=colour[row['state']])} {row['stage'].ljust(9)} {row['name']}"
+        )
+        if verify and row["state"] in {"done", "stale"}:
+            for sentence in verify_run(Path(row["path"])):
+                typer.secho(f"         {sentence}", fg="red")
+    typer.echo(next_step(runs, study))
+
+
+def main() -> None:
+    """Entry point of the `pellucid` command: errors become sentences and exit codes."""
+    import click
+
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted: repeat the command to continue where it stopped", err=True)
+        sys.exit(130)
+    except Exception as error:
+        from cohort.errors import Preempted, UserError
+
+        if isinstance(error, UserError):
+            typer.secho(str(error), fg="red", err=True)
+            sys.exit(2)
+        if isinstance(error, Preempted):
+            typer.echo(f"{error}", err=True)
+            sys.exit(75)
+        if isinstance(error, OSError) and error.errno == 28:
+            typer.secho(
+                "the disk is full: make room and repeat the command, it continues where it stopped", fg="red", err=True
+            )
+            sys.exit(2)
+        import traceback
+
+        traceback.print_exc()
+        typer.secho("this is a fault of Pellucid, not yours: please report it with the lines above", fg="red", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -49,12 +49,33 @@ def find_recipe(kind: str, name: str) -> Path:
     return path
 
 
-def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def read_yaml(paths: Path | Sequence[Path], overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file with `key.sub=value` overrides merged in and interpolations resolved.
+
+    Several files are merged in order, the later over the earlier.
 
     Raises:
         UserError: the file is missing, is not YAML, is not a mapping, or an override has no `=`.
     """
+    paths = [paths] if isinstance(paths, Path) else list(paths)
+    loaded = [_load(path) for path in paths]
+    overrides = list(overrides)
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(f"`{override}`: an override is written key=value, for example split.test=0.3")
+    try:
+        merged = OmegaConf.merge(*map(OmegaConf.create, loaded), OmegaConf.from_dotlist(overrides))
+        resolved = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(f"{paths[-1]}: {cause or error}") from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -67,20 +88,7 @@ def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected `key: value` lines at the top level")
-    overrides = list(overrides)
-    for override in overrides:
-        if "=" not in override:
-            raise UserError(f"`{override}`: an override is written key=value, for example split.test=0.3")
-    try:
-        merged = OmegaConf.merge(OmegaConf.create(loaded), OmegaConf.from_dotlist(overrides))
-        resolved = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__
-        raise UserError(f"{path}: {cause or error}") from None
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return loaded
 
 
 def validate(model: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT:

@@ -28,7 +28,7 @@ UNFINISHED = ".phantom-unfinished"  # there while a study is being written; hold
 DIAGNOSES = ("hyperplastic", "neoplastic")
 SITES = ("harbour", "hillside", "riverside")
 YEARS = tuple(range(2019, 2025))
-SEVERITY_SHARES = {"hyperplastic": (0.65, 0.35, 0.0, 0.0), "neoplastic": (0.0, 0.25, 0.40, 0.35)}
+SEVERITY_SHARES = {"hyperplastic": (0.75, 0.25, 0.0, 0.0), "neoplastic": (0.0, 0.15, 0.45, 0.40)}
 OWN_DEVICE_SHARES = {"hyperplastic": (1.0, 0.0, 0.0), "neoplastic": (0.0, 0.5, 0.5)}  # under complete confounding
 RECURRENCE_RISK = (0.10, 0.22, 0.42, 0.62)  # by severity
 PNG_SHARE = 0.04
@@ -106,9 +106,9 @@ def write_phantom(folder: Path, config: PhantomConfig | None = None) -> dict[str
 def plan_patients(config: PhantomConfig) -> pd.DataFrame:
     """One row per patient, with `n_images`, `second_device` ("" for most) and `full_frame`; nothing is drawn.
 
-    Every variable is dealt out, not drawn: along patients ordered by what is known of them so far, each level is
-    given as often as its share says (permuted blocks). So the only associations are those asked for, and no
-    harmless factor goes along with the diagnosis by bad luck.
+    Variables are dealt out, not drawn: each level as often as its share says, and operator, site and year balanced
+    over all that is known of the patients. So the only associations are those asked for, and no harmless factor
+    goes along with the diagnosis by bad luck.
     """
     rng = np.random.default_rng([config.seed, 0])
     n = config.patients
@@ -130,13 +130,14 @@ def plan_patients(config: PhantomConfig) -> pd.DataFrame:
     for name in DIAGNOSES:
         rows = frame.index[frame["diagnosis"] == name]
         frame.loc[rows, "device"] = np.array(list(DEVICES))[_deal(len(rows), device_shares(name, config), rng)]
-    frame = frame.sort_values(["diagnosis", "device", "severity", "recurrence", "age", "patient_id"])
-    for column, levels in (("operator", tuple(OPERATORS)), ("site", SITES), ("year", YEARS)):
-        frame[column] = np.array(levels)[_deal(n, [1 / len(levels)] * len(levels), rng)]
     full = {"disc": 0.0, "full": 1.0, "mixed": 0.5}[config.field]
     frame["full_frame"] = _deal(n, (1 - full, full), rng).astype(bool)
     fewest, most = config.images_per_patient
     frame["n_images"] = fewest + _deal(n, [1 / (most - fewest + 1)] * (most - fewest + 1), rng)
+    frame["older"] = frame["age"] > frame["age"].median()
+    for column, levels in (("operator", tuple(OPERATORS)), ("site", SITES), ("year", YEARS)):
+        frame[column] = np.array(levels)[_minimise(frame.drop(columns=["patient_id", "age"]), len(levels), rng)]
+    frame = frame.drop(columns="older")
 
     frame = frame.sort_index()
     frame["second_device"] = ""
@@ -239,6 +240,26 @@ def _deal(n: int, shares: Sequence[float], rng: np.random.Generator) -> NDArray[
     return dealt
 
 
+def _minimise(known: pd.DataFrame, n_levels: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """A level for each row, so that the levels are as balanced as can be within every value of every column.
+
+    Minimisation as in trials (Pocock and Simon, Biometrics 1975): in random order, each row gets the level that is
+    rarest among the rows that share its values, each column counting alike; ties by lot.
+    """
+    codes = [pd.factorize(known[column])[0] for column in known.columns]
+    share = [1 / np.bincount(code) for code in codes]
+    given = [np.zeros((code.max() + 1, n_levels)) for code in codes]
+    dealt = np.empty(len(known), dtype=np.intp)
+    for row in rng.permutation(len(known)):
+        excess = 1e-6 * rng.random(n_levels)
+        for code, each, count in zip(codes, share, given, strict=True):
+            excess += count[code[row]] * each[code[row]]
+        dealt[row] = np.argmin(excess)
+        for code, count in zip(codes, given, strict=True):
+            count[code[row], dealt[row]] += 1
+    return dealt
+
+
 def _claim(folder: Path, config: PhantomConfig) -> None:
     """Makes sure that nothing of the user's is overwritten, and marks the folder as unfinished."""
     mark, signature = folder / UNFINISHED, config.model_dump_json()
@@ -260,14 +281,15 @@ def _write_images(root: Path, files: pd.DataFrame, config: PhantomConfig) -> Non
         (root / site).mkdir(parents=True, exist_ok=True)
     dials = Dials(config.disease, config.device, config.operator, config.within_patient)
     drawn = files[files["_spoilt"] != "duplicated"]
-    for patient, rows in drawn.groupby("_patient"):
+    for patient in drawn["_patient"].unique().tolist():
+        rows = drawn[drawn["_patient"] == patient]
         tissue = patient_tissue(
             np.random.default_rng([config.seed, 2, patient]),
             config.height_px,
             full_frame=bool(rows["_full_frame"].iloc[0]),
         )
         for row in rows.to_dict("records"):
-            rng = np.random.default_rng([config.seed, 3, patient, row["_image"]])
+            rng = np.random.default_rng([config.seed, 3, patient, int(row["_image"])])
             picture = draw_image(
                 tissue,
                 rng,

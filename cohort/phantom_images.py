@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+Float = NDArray[Any]  # float32 throughout; OpenCV's annotations do not say so
 Points = NDArray[np.float64]
 
 MAX_SEVERITY = 3
@@ -68,10 +69,10 @@ DEVICES = {
     "Cirrus 200": DeviceLook((-0.04, 0.04, -0.02), 0.60, 0.00, 0.30, 0.008, -0.10, -22),
 }
 OPERATORS = {
-    "A": Framing(0.26, (0.00, 0.02), (0.00, 0.10), 0.00),
-    "B": Framing(-0.24, (0.02, -0.01), (0.05, -0.10), 0.10),
-    "C": Framing(0.00, (-0.16, 0.03), (-0.45, 0.05), -0.15),
-    "D": Framing(0.04, (0.13, -0.08), (0.40, 0.20), 0.20),
+    "A": Framing(0.20, (0.00, 0.02), (0.00, 0.08), 0.00),
+    "B": Framing(-0.20, (0.02, -0.01), (0.05, -0.08), 0.10),
+    "C": Framing(0.00, (-0.11, 0.03), (-0.35, 0.05), -0.15),
+    "D": Framing(0.03, (0.10, -0.06), (0.30, 0.15), 0.20),
 }
 NEUTRAL_DEFOCUS_PX, NEUTRAL_VIGNETTE, NEUTRAL_NOISE, NEUTRAL_QUALITY = 0.55, 0.30, 0.010, 88
 
@@ -147,7 +148,7 @@ def draw_image(
     )
 
     # --- the lesion: where it is, how high, how rough
-    size = float(0.20 * np.exp(0.16 * traits.lesion[0]))
+    size = float(0.215 * np.exp(0.14 * traits.lesion[0]))
     inside, depth_in = _lesion_shape(u, v, size, traits, expression)
     pits = fine * float((0.10 + 0.03 * traits.lesion[6]) * (1 - 0.5 * expression))
     gyri = (1 - np.abs(relief + 0.6 * fine)) * 0.22 * expression  # ridged noise: the furrows of a neoplasm
@@ -160,7 +161,7 @@ def draw_image(
     surface = surface + 0.030 * fold * calm + relief * 0.0035 * calm + fine * 0.0004
 
     # --- its colour
-    project = np.linalg.inv(to_tissue)
+    project: Points = np.linalg.inv(to_tissue).astype(np.float64)
     network = _draw_lines([(lines, 3 - i) for i, lines in enumerate(trees)], project, size_px)
     on_lesion = _draw_lines([(line * size, calibre) for line, calibre in curls], project, size_px)
     strength = float(0.34 * np.exp(0.25 * traits.tissue[2]))
@@ -202,7 +203,7 @@ def field_of_view(size_px: tuple[int, int]) -> Float:
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cells: Sequence[float], height_px: int) -> Float:
     """Smooth noise of about unit variance; `cells` are the sizes of its octaves in image heights, coarse to fine."""
-    total = np.zeros((1, 1), dtype=np.float32)
+    total: Float = np.zeros((1, 1), dtype=np.float32)
     for cell in cells:  # each octave on the grid of the coarser ones: a pyramid, enlarged once at the end
         rows, columns = (max(4, round(side / (cell * height_px))) for side in shape)
         octave = rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(cell**0.5)
@@ -215,7 +216,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], cells: Sequence[flo
 def _grain(rng: np.random.Generator, shape: tuple[int, ...]) -> Float:
     """White noise of unit variance; triangular, which the eye cannot tell from normal and is drawn faster."""
     first, second = rng.integers(0, 256, (2, *shape), dtype=np.uint8)
-    return (first.astype(np.float32) + second - 255) * np.float32(1 / 104.5)
+    return np.asarray((first.astype(np.float32) + second - 255) * np.float32(1 / 104.5))
 
 
 def _fields(rng: np.random.Generator, shape: tuple[int, int], height_px: int) -> Float:
@@ -305,14 +306,12 @@ def _tissue_coordinates(to_tissue: NDArray[np.float64], size_px: tuple[int, int]
 def _lesion_shape(u: Float, v: Float, size: float, traits: Traits, expression: float) -> tuple[Float, Float]:
     """(inside, depth): a mask with a soft edge, and 1 - (r/R)², 0 outside the border R(angle)."""
     radius, angle = cv2.cartToPolar(u, v)
-    turns = np.linspace(0, 2 * np.pi, 721)
-    harmonics = np.arange(2, 16)
-    wave = traits.border[:, :1] * np.cos(harmonics[:, None] * turns)
-    wave = wave + traits.border[:, 1:] * np.sin(harmonics[:, None] * turns)
     # Low harmonics make it oval or bean-shaped, in health too; high ones make the border ragged.
+    harmonics = np.arange(2, 16)
     ragged = 0.012 * np.exp(0.35 * traits.lesion[4]) + 0.030 * expression
     amplitude = np.where(harmonics <= 3, 0.055, ragged * (5 / np.maximum(harmonics, 5)) ** 0.7)
-    border = size * np.exp(0.34 * np.tanh(amplitude @ wave / 0.34))
+    wave = np.concatenate(amplitude * traits.border.T) @ _waves()
+    border = size * np.exp(0.34 * np.tanh(wave / 0.34))
     limit = border.astype(np.float32)[(angle * np.float32(720 / (2 * np.pi))).astype(np.int32)]
     softness = np.float32(0.014 * np.exp(0.3 * traits.lesion[7]))
     inside = np.clip((limit - radius) / softness + 0.5, 0, 1)
@@ -320,6 +319,13 @@ def _lesion_shape(u: Float, v: Float, size: float, traits: Traits, expression: f
     share = np.minimum((radius / limit) ** 2, 1)
     depth = np.maximum(1 - (radius / (size + (limit - size) * share)) ** 2, 0) * (share < 1)
     return inside, depth
+
+
+@lru_cache(maxsize=1)
+def _waves() -> NDArray[np.float64]:
+    """Cosines, then sines, of harmonics 2 to 15 at 721 angles of a full turn: (28, 721)."""
+    turns = np.arange(2, 16)[:, None] * np.linspace(0, 2 * np.pi, 721)
+    return np.concatenate([np.cos(turns), np.sin(turns)])
 
 
 def _folds(u: Float, v: Float, warp: Float, traits: Traits) -> tuple[Float, Float]:
@@ -330,7 +336,7 @@ def _folds(u: Float, v: Float, warp: Float, traits: Traits) -> tuple[Float, Floa
     phase -= np.floor(phase)
     # A fold rises slowly towards the lumen and drops off behind its crest at 0.8.
     height = np.minimum(phase / 0.80, (1 - phase) / 0.20) ** 2
-    light = 1 - 0.90 * cv2.exp(-((to_lumen / 0.30) ** 2))
+    light = 1 - 0.90 * np.exp(-((to_lumen / 0.30) ** 2))
     return height, light
 
 
@@ -383,11 +389,12 @@ def _albedo(
 ) -> Float:
     """Colour of the surface, float32 (3, h, w) RGB: pink mucosa, paler or redder on the lesion, red vessels."""
     hue, lightness = traits.tissue[:2]
-    base = np.log(MUCOSA) + 0.05 * lightness + 0.02 * jitter[0] + hue * np.array([0.01, -0.05, -0.09])
-    paleness = 0.16 + 0.07 * traits.lesion[2] - 0.10 * expression
-    redness = 0.10 * traits.lesion[1] + 0.30 * expression
+    base = np.log(MUCOSA) + 0.05 * lightness + 0.02 * jitter[0] + hue * np.array([0.01, -0.035, -0.065])
+    paleness = 0.16 + 0.05 * traits.lesion[2] - 0.14 * expression
+    redness = 0.07 * traits.lesion[1] + 0.50 * expression
     lesion = np.array([0.20, 0.75, 0.85]) * paleness - np.array([0.10, 0.75, 0.60]) * redness
     uneven = blood * (1 + 0.9 * expression * inside)
+    uneven += 1.6 * expression * _spread(inside, 0.11 * blood.shape[0])  # the flush around it
     albedo = np.empty((3, *blood.shape), dtype=np.float32)
     for plane, start, patch, bleeding, vessel in zip(
         albedo, base, lesion, (0.02, 0.13, 0.12), (0.30, 0.95, 0.80), strict=True

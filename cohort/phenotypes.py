@@ -33,23 +33,26 @@ def phenotypes(pixels: NDArray[np.uint8]) -> dict[str, float]:
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
     lightness = lab[:, :, 0].astype(np.float32) * (100 / 255)
     a, b = lab[:, :, 1].astype(np.float32) - 128, lab[:, :, 2].astype(np.float32) - 128
-    chroma = np.hypot(a, b)
-    inside = lightness > 4
+    chroma = cv2.magnitude(a, b)
+    inside = (lightness > 4).astype(np.uint8)
     share = float(inside.mean())
     if share < 0.01:  # a black picture: measured whole rather than not at all
         inside = np.ones_like(inside)
-    eroded = cv2.erode(inside.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)  # without the border's own edge
-    laplacian = cv2.Laplacian(lightness, cv2.CV_32F)[eroded if eroded.any() else inside]
-    histogram = np.bincount(lab[:, :, 0][inside], minlength=256) / inside.sum()
+    eroded = cv2.erode(inside, np.ones((5, 5), np.uint8))  # without the border's own edge
+    laplacian = cv2.Laplacian(lightness, cv2.CV_32F)
+    spread = cv2.meanStdDev(laplacian, mask=eroded if eroded.any() else inside)[1].item()
+    histogram = cv2.calcHist([lab], [0], inside, [256], [0, 256]).ravel() / inside.sum()
     filled = histogram[histogram > 0]
+    mean_l, std_l = (v.item() for v in cv2.meanStdDev(lightness, mask=inside))
+    reflecting = ((lightness > 92) & (chroma < 14)).astype(np.float32)
     return {
-        "brightness": float(lightness[inside].mean()),
-        "contrast": float(lightness[inside].std()),
-        "redness": float(a[inside].mean()),
-        "yellowness": float(b[inside].mean()),
-        "saturation": float(chroma[inside].mean()),
-        "sharpness": float(np.log10(laplacian.var() + 1e-3)),
+        "brightness": mean_l,
+        "contrast": std_l,
+        "redness": cv2.mean(a, mask=inside)[0],
+        "yellowness": cv2.mean(b, mask=inside)[0],
+        "saturation": cv2.mean(chroma, mask=inside)[0],
+        "sharpness": float(np.log10(spread**2 + 1e-3)),
         "entropy": float(-(filled * np.log2(filled)).sum()),
-        "reflection": float(((lightness > 92) & (chroma < 14))[inside].mean()),
+        "reflection": cv2.mean(reflecting, mask=inside)[0],
         "field": share,
     }

@@ -19,8 +19,9 @@ def text_lines(pixels: NDArray[np.uint8], min_characters: int = 4) -> list[Box]:
     Args:
         pixels: (H, W, 3) uint8 RGB, at a scale at which characters are 6 to 40 pixels high.
     """
-    gray = pixels.max(axis=2)
-    colourless = gray.astype(np.int16) - pixels.min(axis=2) < 40
+    red, green, blue = cv2.split(pixels)  # NumPy reduces a last axis of three 20 times more slowly
+    gray = cv2.max(cv2.max(red, green), blue)
+    colourless = gray - cv2.min(cv2.min(red, green), blue) < 40
     strokes = cv2.morphologyEx(gray, cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
     drawn = ((strokes > 70) & (gray > 130) & colourless).astype(np.uint8)
     _, _, stats, _ = cv2.connectedComponentsWithStats(drawn, connectivity=8)

@@ -161,19 +161,21 @@ class Study:
         return validate(model, getattr(self.config, name), f"{self.path}: {name}")
 
 
-def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
+def load_study(path: Path, overrides: Iterable[str] = (), config: Path | None = None) -> Study:
     """Read and check a study file (or the `study.yaml` in a folder).
 
     Args:
         path: the file, or the folder that holds `study.yaml`.
         overrides: `key.sub=value`; paths among them are relative to the current folder.
+        config: another YAML file whose keys replace those of the study, before the overrides.
 
     Raises:
         UserError: all mistakes at once, each with file, key and what to do.
     """
     path = path / "study.yaml" if path.is_dir() else path
     settled = [_against_cwd(override) for override in overrides]
-    return Study(path.resolve(), validate(StudyConfig, read_yaml(path, settled), str(path)))
+    files = [path, config] if config is not None else [path]
+    return Study(path.resolve(), validate(StudyConfig, read_yaml(files, settled), str(path)))
 
 
 def _against_cwd(override: str) -> str:

@@ -1,0 +1,44 @@
+"""Which finished vectors a study has: one run a backbone, the newest, for the scan in question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cohort.config import did_you_mean
+from cohort.errors import UserError
+from cohort.runs import RunFolder, list_runs, open_finished
+from embed.vectors import load_vectors
+
+
+def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
+    """{backbone: its newest finished run made from this scan}, oldest first."""
+    found: dict[str, RunFolder] = {}
+    for row in list_runs(analysis):
+        if row["stage"] != "embed" or row["state"] not in {"done", "stale"}:
+            continue
+        run = open_finished(Path(row["path"]))
+        if any(parent["key"] == scan.key for parent in run.record["parents"]):
+            name = load_vectors(run.path).name
+            found.pop(name, None)
+            found[name] = run
+    return found
+
+
+def choose_vectors(analysis: Path, scan: RunFolder, backbone: str | None = None) -> RunFolder:
+    """The vectors of one backbone; without a name the study's own (`run:`) before any other.
+
+    Raises:
+        UserError: nothing is embedded yet, or not with this backbone.
+    """
+    found = newest_vectors(analysis, scan)
+    if not found:
+        raise UserError(
+            "no vectors yet for this scan: run `pellucid embed STUDY --backbone NAME` (or `pellucid run STUDY`)"
+        )
+    if backbone is None:
+        order = {"run": 0, "timm": 1, "timm-random": 2, "pixels": 3}
+        return found[min(reversed(found), key=lambda name: order.get(name.partition(":")[0], 1))]
+    wanted = f"run:{Path(backbone[4:]).name}" if backbone.startswith("run:") else backbone
+    if wanted not in found:
+        raise UserError(f"no vectors of `{backbone}`{did_you_mean(wanted, found)}; there are: {', '.join(found)}")
+    return found[wanted]

@@ -1,0 +1,90 @@
+"""`run` and `demo`: every step of a study in order, each skipped where it is done, from originals to report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from cohort.errors import UserError
+from cohort.runs import RunFolder
+from cohort.scan import scan
+from cohort.study import Study
+from embed.extract import EmbedConfig, embed
+from embed.stored import newest_vectors
+from explore.clusters import ClusterConfig, cluster
+from explore.report import report
+from pretrain.recipe import load_recipe
+from pretrain.train import pretrain
+from probes.verbs import AuditConfig, audit_study, probe_study
+
+Say = Callable[[str], None]
+
+
+def check_sections(study: Study) -> None:
+    """Refuse a mistake in any verb's section before the first image is read, all of them at once."""
+    mistakes = []
+    checks: list[Callable[[], object]] = [
+        lambda: study.section("embed", EmbedConfig),
+        lambda: study.section("cluster", ClusterConfig),
+        lambda: study.section("audit", AuditConfig),
+        lambda: load_recipe(study),
+    ]
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+
+
+def run_study(study: Study, *, device: str = "auto", say: Say = print, progress: bool = True) -> RunFolder:
+    """All steps of a study; what is done already is said and kept.
+
+    Returns:
+        The report's run.
+    """
+    check_sections(study)
+    if not study.variables:
+        say(
+            "no variables are named in study.yaml: images will be prepared, embedded and clustered, but nothing audited"
+        )
+
+    def done(what: str, run: RunFolder) -> RunFolder:
+        say(f"{what}: {'already done' if run.done else 'done'} → {run.path}")
+        return run
+
+    scanned = done("scan", scan(study, progress=progress))
+    for sentence in scanned.read_json("source.json")["problems"]:
+        say(f"  note: {sentence}")
+    trained = done("pretrain", pretrain(study, scanned, device=device, progress=progress))
+    preprocess = json.loads((trained.path / "preprocess.json").read_text(encoding="utf-8"))
+    random = f"timm-random:{preprocess['timm_name']}@{preprocess['img_size']}"
+    names = dict.fromkeys(["pixels", random, *study.section("embed", EmbedConfig).backbones, f"run:{trained.path}"])
+    for name in names:
+        done("embed", embed(study, scanned, name, device=device, progress=progress))
+    vectors = newest_vectors(study.analysis, scanned)
+    own = vectors[f"run:{trained.path.name}"]
+    clusters = done("cluster", cluster(study, own, scanned, progress=progress))
+    probes = audits = None
+    if study.variables:
+        probes = done("probe", probe_study(study, scanned, list(vectors.values()), progress=progress))
+        audits = done("audit", audit_study(study, scanned, own, progress=progress))
+    return done(
+        "report",
+        report(study, scanned, list(vectors.values()), clusters, probes, audits, trained),
+    )
+
+
+def demo(folder: Path, *, patients: int, seed: int, say: Say = print, progress: bool = True) -> RunFolder:
+    """Write a phantom study into `folder` (unless one is there) and run it."""
+    from cohort.phantom import PhantomConfig, write_phantom
+    from cohort.study import load_study
+
+    if not (folder / "study.yaml").is_file():
+        truth = write_phantom(folder, PhantomConfig(patients=patients, seed=seed))
+        say(f"phantom cohort of {patients} patients written to {folder} (what was planted: {folder / 'truth.json'})")
+        del truth
+    study = load_study(folder, ["pretrain.recipe=mae-tiny-cpu", "pretrain.images_seen=40000"])
+    return run_study(study, say=say, progress=progress)
