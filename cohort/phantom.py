@@ -331,17 +331,10 @@ def _unreadable(data: bytes, how: str) -> bytes:
 def _burn_in(picture: NDArray[np.uint8], text: str) -> None:
     """Writes as endoscopy processors do: white capitals, outlined, in the upper left corner."""
     scale = picture.shape[0] / 240
-    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(
-            picture,
-            text,
-            (round(5 * scale), round(15 * scale)),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.40 * scale,
-            colour,
-            max(1, round(thickness * scale)),
-            cv2.LINE_AA,
-        )
+    strokes = [((dx, dy), (0, 0, 0)) for dx in (-1, 0, 1) for dy in (-1, 0, 1)] + [((0, 0), (255, 255, 255))]
+    for (dx, dy), colour in strokes:  # a thicker stroke would be spaced more widely
+        place = (round((5 + dx) * scale), round((15 + dy) * scale))
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.40 * scale, colour, 1, cv2.LINE_AA)
 
 
 def _with_header(jpeg: bytes, text: str) -> bytes:

@@ -33,7 +33,7 @@ def phenotypes(pixels: NDArray[np.uint8]) -> dict[str, float]:
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
     lightness = lab[:, :, 0].astype(np.float32) * (100 / 255)
     a, b = lab[:, :, 1].astype(np.float32) - 128, lab[:, :, 2].astype(np.float32) - 128
-    chroma = cv2.magnitude(a, b)
+    chroma = np.hypot(a, b)
     inside = (lightness > 4).astype(np.uint8)
     share = float(inside.mean())
     if share < 0.01:  # a black picture: measured whole rather than not at all
@@ -45,7 +45,7 @@ def phenotypes(pixels: NDArray[np.uint8]) -> dict[str, float]:
     filled = histogram[histogram > 0]
     mean_l, std_l = (v.item() for v in cv2.meanStdDev(lightness, mask=inside))
     reflecting = ((lightness > 92) & (chroma < 14)).astype(np.float32)
-    return {
+    measured = {
         "brightness": mean_l,
         "contrast": std_l,
         "redness": cv2.mean(a, mask=inside)[0],
@@ -56,3 +56,4 @@ def phenotypes(pixels: NDArray[np.uint8]) -> dict[str, float]:
         "reflection": cv2.mean(reflecting, mask=inside)[0],
         "field": share,
     }
+    return {name: round(value, 5) for name, value in measured.items()}  # the rest is the order of summation

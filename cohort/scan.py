@@ -29,13 +29,13 @@ def scan(study: Study, *, progress: bool = True) -> RunFolder:
             with track("reading images", len(listing.image_ids), "images", progress) as advance:
                 for count in read_all(read.path, listing, study.config.scan):
                     advance(count)
+    images = pd.read_parquet(read.path / "images.parquet")
+    _refuse_too_many(study, images, read)
     scan_config, scan_inputs = _scan_key(study)
     with begin_run(
         study.analysis, "scan", "scan", scan_config, [read], scan_inputs, seed=study.config.split.seed
     ) as run:
         if not run.done:
-            images = pd.read_parquet(read.path / "images.parquet")
-            _refuse_too_many(study, images, read)
             manifest, problems = build_manifest(study, images)
             if listing.ignored:
                 passed = ", ".join(f"{count} × {what}" for what, count in sorted(listing.ignored.items()))

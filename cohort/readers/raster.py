@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import ExifTags, Image
 
 from cohort.readers.picture import Picture, UnreadableImage, flat_rgb, refuse_bomb
 
+_PILLOW_LIMIT = threading.Lock()  # it is a global of Pillow's
 _ORIENTATION = ExifTags.Base.Orientation
 _HEADER = {"manufacturer": ExifTags.Base.Make, "model": ExifTags.Base.Model, "software": ExifTags.Base.Software}
 _IDENTITY = (ExifTags.Base.Artist, ExifTags.Base.Copyright, ExifTags.Base.ImageDescription, 0xA430, 0xA431)
@@ -21,13 +23,9 @@ _IDENTITY = (ExifTags.Base.Artist, ExifTags.Base.Copyright, ExifTags.Base.ImageD
 def read_raster(data: bytes, kind: str, *, min_side_px: int, max_megapixels: float) -> Picture:
     """See `cohort.readers.read_image`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of bombs; the limit here is the user's
+        warnings.simplefilter("ignore")  # of metadata that breaks a standard; the picture is what counts
         try:
-            image = Image.open(io.BytesIO(data), formats=[kind.upper()])
-        except Image.DecompressionBombError:
-            raise UnreadableImage(
-                "the header promises a picture of absurd size: taken for a decompression bomb"
-            ) from None
+            image = _open(data, kind)
         except Exception:
             raise UnreadableImage(f"a damaged {kind.upper()}: the header cannot be read") from None
         refuse_bomb(*image.size, max_megapixels)
@@ -46,6 +44,16 @@ def read_raster(data: bytes, kind: str, *, min_side_px: int, max_megapixels: flo
     width, height = image.size[::-1] if orientation >= 5 else image.size
     header = {name: str(exif[tag]).strip("\0 ") for name, tag in _HEADER.items() if tag in exif}
     return Picture(pixels, width, height, kind, bits, header, _findings(image, exif))
+
+
+def _open(data: bytes, kind: str) -> Image.Image:
+    """Read the header without Pillow's own size limit: the user's follows, before anything is decoded."""
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=[kind.upper()])
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _decode(image: Image.Image, data: bytes, kind: str, min_side_px: int) -> NDArray[np.uint8]:

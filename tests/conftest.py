@@ -1,0 +1,73 @@
+"""What every test may use: a small phantom study, scanned once a session, and the command line as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cohort.phantom import PhantomConfig, write_phantom
+from cohort.runs import RunFolder
+from cohort.scan import scan
+from cohort.study import Study, load_study
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # offline is the tested default
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real clinical images: $PELLUCID_DATA, or `shared/data` beside the repository."""
+    for candidate in (os.environ.get("PELLUCID_DATA"), ROOT.parent / "shared" / "data"):
+        if candidate and (Path(candidate) / "busbra").is_dir():
+            return Path(candidate).resolve()
+    pytest.skip("real clinical images are not here (set PELLUCID_DATA to the folder that holds busbra/)")
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom study of 30 patients. Read only: copy it to change it."""
+    folder = tmp_path_factory.mktemp("phantom") / "study"
+    write_phantom(folder, PhantomConfig(patients=30, images_per_patient=(1, 3), width_px=160, height_px=120))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scanned(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, RunFolder]:
+    """The phantom study with its finished scan. Read only."""
+    analysis = tmp_path_factory.mktemp("analysis")
+    study = load_study(phantom, [f"analysis={analysis}"])
+    return study, scan(study, progress=False)
+
+
+@pytest.fixture
+def own_phantom(phantom: Path, tmp_path: Path) -> Path:
+    """A copy of the phantom study to do with as one likes."""
+    folder = tmp_path / "study"
+    shutil.copytree(phantom, folder)
+    return folder
+
+
+@pytest.fixture
+def pellucid() -> Run:
+    """Run `pellucid …` in a process of its own; gives the completed process."""
+
+    def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout_s: float = 300):  # type: ignore[no-untyped-def]
+        return subprocess.run(
+            [sys.executable, "-m", "pellucid", *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,197 @@
+"""Report and explorer in a real browser: what is visible, what a click does, and that nothing is asked of the network.
+
+Screenshots go to $PELLUCID_SCREENSHOTS, or to a temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+
+from explore.serve import APP, command
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt install chromium)")
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+WAIT_MS = 60_000
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("PELLUCID_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that notes every request which would leave this machine, and every error of a script."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    opened = context.new_page()
+    opened.outside, opened.faults = [], []
+
+    def note(request: Any) -> None:
+        address = urlparse(request.url)
+        if address.scheme not in {"file", "data", "blob"} and address.hostname not in {"127.0.0.1", "localhost"}:
+            opened.outside.append(request.url)
+
+    opened.on("request", note)
+    opened.on("pageerror", lambda error: opened.faults.append(str(error)))
+    yield opened
+    context.close()
+
+
+def _serve(study: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        command(study, port),
+        env={**os.environ, "PYTHONPATH": str(APP.parent.parent), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def explorer(whole: Any) -> Iterator[str]:
+    yield from _serve(whole.study.path)
+
+
+@pytest.fixture(scope="module")
+def hostile_explorer(hostile: Any) -> Iterator[str]:
+    yield from _serve(hostile.study.path)
+
+
+def _open(page: Any, address: str, heading: str) -> None:
+    page.goto(address)
+    page.get_by_role("heading", name=heading).wait_for(timeout=WAIT_MS)
+    _settled(page)
+
+
+def _settled(page: Any) -> None:
+    page.wait_for_timeout(400)
+    page.wait_for_function("!document.querySelector('[data-testid=\"stStatusWidget\"]')", timeout=WAIT_MS)
+    page.wait_for_timeout(600)
+
+
+def _clean(page: Any) -> None:
+    assert page.outside == []
+    assert page.faults == []
+    assert page.locator('[data-testid="stException"]').count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")  # nothing runs off the side
+
+
+def test_report(page: Any, whole: Any, screenshots: Path) -> None:
+    page.goto((whole.report().path / "report.html").as_uri())
+    page.wait_for_function("document.querySelectorAll('.plotly-graph-div .main-svg').length > 8", timeout=WAIT_MS)
+    page.wait_for_timeout(500)
+    assert page.get_by_text("Confounded with a clinical variable: device.").is_visible()
+    assert page.locator(".verdict").first.inner_text().startswith("Confounder: diagnosis and device")
+    assert page.locator(".pictures img").count() >= 3
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    page.screenshot(path=screenshots / "report-top.png")
+    page.screenshot(path=screenshots / "report.png", full_page=True)
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    _clean(page)
+
+
+def test_map_shows_an_image_and_its_neighbours(page: Any, explorer: str, screenshots: Path) -> None:
+    _open(page, explorer, "Map of the images")
+    page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for(timeout=WAIT_MS)
+    assert page.get_by_text("Click a dot to see its image").is_visible()
+    dots = page.locator(".js-plotly-plot .scatterlayer .point")
+    box = dots.nth(dots.count() // 2).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_timeout(200)
+    page.mouse.down()
+    page.mouse.up()
+    page.get_by_role("heading", name="Nearest images of other patients").wait_for(timeout=WAIT_MS)
+    _settled(page)
+    heading = page.get_by_role("heading", name="Image").first.inner_text()
+    own = heading.rpartition(" ")[2]
+    shown = page.locator('button[data-testid="stBaseButton-tertiary"]').all_inner_texts()
+    assert len(shown) == 12
+    assert not any(own in name for name in shown)
+    assert len({name.rpartition(" ")[2] for name in shown}) == 12
+    page.screenshot(path=screenshots / "explorer-map.png", full_page=True)
+    page.locator('button[data-testid="stBaseButton-tertiary"]').first.click()  # on to the neighbour
+    page.get_by_role("heading", name=f"Image {shown[0].replace(' · ', ' of ')}").wait_for(timeout=WAIT_MS)
+    _settled(page)
+    _clean(page)
+
+
+def test_map_by_research_id_and_colour(page: Any, explorer: str, screenshots: Path) -> None:
+    _open(page, explorer, "Map of the images")
+    page.get_by_label("Find an image").fill("of P0003")
+    page.get_by_role("option").first.click()
+    page.get_by_role("heading", name="of P0003").wait_for(timeout=WAIT_MS)
+    page.get_by_label("Colour by").click()
+    page.get_by_role("option", name="device (acquisition)").click()
+    _settled(page)
+    page.locator(".js-plotly-plot .legendtext").first.wait_for(timeout=WAIT_MS)
+    assert page.get_by_role("heading", name="of P0003").is_visible()
+    page.screenshot(path=screenshots / "explorer-map-device.png")
+    page.get_by_label("Backbone").click()
+    page.get_by_role("option", name="plain pixels (baseline)").click()
+    page.get_by_text("No map has been drawn for this backbone").wait_for(timeout=WAIT_MS)
+    _settled(page)
+    _clean(page)
+
+
+@pytest.mark.parametrize(
+    ("path", "heading", "visible"),
+    [
+        ("clusters", "Clusters of similar images", "We explored image phenotype clusters"),
+        ("audit", "What this model has learned", "Confounded with a clinical variable: device."),
+        ("source", "Where the images come from", "Who was imaged with what"),
+    ],
+)
+def test_pages(page: Any, explorer: str, screenshots: Path, path: str, heading: str, visible: str) -> None:
+    page.set_viewport_size({"width": 1440, "height": 2200})
+    _open(page, f"{explorer}/{path}", heading)
+    assert page.get_by_text(visible).first.is_visible()
+    page.screenshot(path=screenshots / f"explorer-{path}.png")
+    _clean(page)
+
+
+@pytest.mark.parametrize("path", ["", "clusters", "source"])
+def test_hostile_names_ask_nothing_of_the_network(page: Any, hostile_explorer: str, path: str) -> None:
+    page.goto(f"{hostile_explorer}/{path}")
+    page.get_by_role("heading").first.wait_for(timeout=WAIT_MS)
+    _settled(page)
+    assert page.locator("a[href*='evil.example'], img[src*='evil.example']").count() == 0
+    _clean(page)

@@ -1,0 +1,117 @@
+"""The report is one page that needs nothing else, names nobody, and is not written to by a table's cells."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from typing import Any
+
+import pandas as pd
+
+from explore import gather, verdicts, words
+from explore.report import render
+
+
+class _Links(HTMLParser):
+    """Every address in an attribute, every tag, and the text outside scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.text: list[str] = []
+        self._inside: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._inside = tag if tag in {"script", "style"} else None
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action", "data"}]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside is None:
+            self.text.append(data)
+
+
+def _page(whole: Any) -> tuple[str, _Links]:
+    page = (whole.report().path / "report.html").read_text(encoding="utf-8")
+    parsed = _Links()
+    parsed.feed(page)
+    return page, parsed
+
+
+def test_the_report_needs_no_network(whole: Any) -> None:
+    page, parsed = _page(whole)
+    assert {address.split(":")[0] for address in parsed.addresses if not address.startswith("#")} == {"data"}
+    assert not {"link", "iframe", "object", "embed"} & set(parsed.tags)
+    assert page.count("Plotly.register") <= 1 or page.count("plotly.js v") == 1  # the library travels once
+    assert "@import" not in page
+
+
+def test_hostile_names_are_shown_not_run(hostile: Any) -> None:
+    page, parsed = _page(hostile)
+    assert "<script>alert(1)" not in page
+    assert "evil.example" in page
+    assert not any("evil.example" in address for address in parsed.addresses)
+    assert "<a href='http://evil" not in page
+
+
+def test_nobody_can_be_told_from_the_report(whole: Any) -> None:
+    page, _ = _page(whole)
+    manifest = pd.read_parquet(whole.runs["scan"].path / "manifest.parquet")
+    for private in [*manifest["patient_source_id"].dropna().astype(str).unique(), *manifest["image_id"]]:
+        assert private not in page
+        assert private.rpartition("/")[2] not in page
+    assert str(whole.study.path.parent) not in page
+    assert "of P000" in page
+
+
+def test_the_accused_come_before_the_acquitted(whole: Any) -> None:
+    _, parsed = _page(whole)
+    text = " ".join(" ".join(parsed.text).split())
+    order = [
+        text.index(part) for part in ("What this model has learned", "explained by device", "Operator does not account")
+    ]
+    assert order == sorted(order)
+    assert "Confounded with a clinical variable: device. No concern found: operator and site." in text
+    assert words.CLUSTER_SENTENCE in text
+    assert "too few patients (7)" in text
+
+
+def test_every_section_can_be_reached_from_the_contents(whole: Any) -> None:
+    page, parsed = _page(whole)
+    anchors = [address[1:] for address in parsed.addresses if address.startswith("#")]
+    assert anchors == ["learned", "pairs", "source", "clusters", "map", "training", "methods", "provenance"]
+    assert all(f'<section id="{anchor}">' in page for anchor in anchors)
+
+
+def test_a_report_of_a_scan_alone_says_what_is_missing_and_that_patients_are_few(whole: Any) -> None:
+    findings = gather.gather(whole.study, whole.runs["scan"], [])
+    few = findings.images[findings.images["patient"].isin(findings.images["patient"].unique()[:6])]
+    page = render(gather.Findings(**{**findings.__dict__, "images": few}))
+    assert "Too few patients for firm answers: 6 patients." in page
+    assert "No clusters have been computed." in page
+    assert "No probe has been run." in page
+
+
+def test_repeating_gives_the_same_report(whole: Any) -> None:
+    first = whole.report().path / "report.html"
+    written = first.stat().st_mtime_ns
+    again = whole.report()
+    assert again.done
+    assert first.stat().st_mtime_ns == written
+    findings = gather.gather_newest(whole.study)
+    assert render(findings) == render(findings)
+
+
+def test_an_unknown_verdict_is_never_shown_as_harmless() -> None:
+    assert verdicts.tone_of({"verdict": "something new"}) == "caution"
+    assert verdicts.tone_of({}) == "caution"
+
+
+def test_scrub_takes_paths_and_file_names() -> None:
+    names = {"a/DOE_JANE_1.png": "image 1 of P00001", "DOE_JANE_1.png": "image 1 of P00001"}
+    assert gather.scrub("row 3: a/DOE_JANE_1.png has no date", names) == "row 3: image 1 of P00001 has no date"
+    assert gather.scrub("see /home/jane/study/table.csv", {}) == "see (a path)"
+    assert gather.scrub("0.5 in/out of 3/4", {}) == "0.5 in/out of 3/4"
