@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+# Must be set before torch is loaded: threads that spin while they wait make two processes on the same cores several
+# times slower than one after the other, and a clinic's machine is rarely idle.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from cohort.runs import RunFolder
@@ -154,7 +160,7 @@ def embed(
     from cohort.errors import UserError
     from cohort.scan import current_scan
     from embed.extract import embed as run_embed
-    from pretrain.train import newest_backbone
+    from pretrain.stored import newest_backbone
 
     if study.is_dir() and not (study / "study.yaml").is_file():
         raise UserError(f"{study}: holds no study.yaml; a plain folder of images needs --out DIR")
@@ -283,7 +289,7 @@ def _say_audit(content: dict[str, Any]) -> None:
 @app.command()
 def report(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None) -> None:
     """One self-contained HTML page of all that was found."""
-    from explore.report import report_newest
+    from explore.pipeline import report_newest
 
     run = report_newest(_study(study, overrides, config))
     _told("report", run)
@@ -296,12 +302,11 @@ def explore(
     overrides: Overrides = None,
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8501,
     address: Annotated[str, typer.Option(help="Loopback only, until sign-in is set up.")] = "127.0.0.1",
-    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
 ) -> None:
     """Browse images, neighbours, clusters and the audit in a browser, on this machine only."""
     from explore.serve import explore as serve
 
-    raise typer.Exit(serve(_study(study, overrides), overrides or [], port=port, address=address, browser=browser))
+    raise typer.Exit(serve(_study(study, overrides), port, address, overrides or []))
 
 
 @app.command()
@@ -342,38 +347,34 @@ def status(
 
 def main() -> None:
     """Entry point of the `pellucid` command: errors become sentences and exit codes."""
-    import click
-
     try:
-        code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        app()
     except KeyboardInterrupt:
         typer.echo("\ninterrupted: repeat the command to continue where it stopped", err=True)
         sys.exit(130)
     except Exception as error:
-        from cohort.errors import Preempted, UserError
+        sys.exit(_exit_code(error))
 
-        if isinstance(error, UserError):
-            typer.secho(str(error), fg="red", err=True)
-            sys.exit(2)
-        if isinstance(error, Preempted):
-            typer.echo(f"{error}", err=True)
-            sys.exit(75)
-        if isinstance(error, OSError) and error.errno == 28:
-            typer.secho(
-                "the disk is full: make room and repeat the command, it continues where it stopped", fg="red", err=True
-            )
-            sys.exit(2)
-        import traceback
 
-        traceback.print_exc()
-        typer.secho("this is a fault of Pellucid, not yours: please report it with the lines above", fg="red", err=True)
-        sys.exit(1)
+def _exit_code(error: Exception) -> int:
+    from cohort.errors import Preempted, UserError
+
+    if isinstance(error, UserError):
+        typer.secho(str(error), fg="red", err=True)
+        return 2
+    if isinstance(error, Preempted):
+        typer.echo(str(error), err=True)
+        return 75
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        typer.secho(
+            "the disk is full: make room and repeat the command, it continues where it stopped", fg="red", err=True
+        )
+        return 2
+    import traceback
+
+    traceback.print_exception(error)
+    typer.secho("this is a fault of Pellucid, not yours: please report it with the lines above", fg="red", err=True)
+    return 1
 
 
 if __name__ == "__main__":

@@ -234,6 +234,13 @@ def open_finished(folder: Path) -> RunFolder:
     return RunFolder(folder, record["stage"], record["name"], record["key"], True, record)
 
 
+def newest_runs(analysis: Path, stage: str, parent: RunFolder) -> list[RunFolder]:
+    """Finished runs of a stage that were made from `parent`, oldest first."""
+    rows = [row for row in list_runs(analysis) if row["stage"] == stage and row["state"] in {"done", "stale"}]
+    runs = [open_finished(Path(row["path"])) for row in rows]
+    return [run for run in runs if any(p["key"] == parent.key for p in run.record["parents"])]
+
+
 def list_runs(analysis: Path, current: Mapping[str, str] | None = None) -> list[dict[str, str]]:
     """Every run under `analysis` as {stage, name, path, state}, oldest first.
 

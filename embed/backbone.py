@@ -163,7 +163,8 @@ def _from_run(folder: Path, device: torch.device) -> Backbone:
         )
     said = json.loads(description.read_text(encoding="utf-8"))
     try:
-        model = timm.create_model(said["timm_name"], pretrained=False, num_classes=0, **said.get("timm_kwargs", {}))
+        sized = {"img_size": said["img_size"]} if _takes_size(said["timm_name"]) else {}
+        model = timm.create_model(said["timm_name"], pretrained=False, num_classes=0, **sized)
         model.load_state_dict(load_file(weights), strict=True)
     except Exception as error:
         raise UserError(
@@ -174,6 +175,12 @@ def _from_run(folder: Path, device: torch.device) -> Backbone:
         f"run:{folder.name}", model, int(said["img_size"]), said["pooling"], said["mean"], said["std"],
         {**details, "weights": "pretrained by this study", "file_sha256": sha256_file(weights)}, device,
     )  # fmt: skip
+
+
+def _takes_size(architecture: str) -> bool:
+    """Whether the model is built for one image size; a convolutional one is not."""
+    with torch.device("meta"):
+        return hasattr(timm.create_model(architecture, pretrained=False), "patch_embed")
 
 
 def _frozen(

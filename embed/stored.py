@@ -6,21 +6,17 @@ from pathlib import Path
 
 from cohort.config import did_you_mean
 from cohort.errors import UserError
-from cohort.runs import RunFolder, list_runs, open_finished
+from cohort.runs import RunFolder, newest_runs
 from embed.vectors import load_vectors
 
 
 def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
     """{backbone: its newest finished run made from this scan}, oldest first."""
     found: dict[str, RunFolder] = {}
-    for row in list_runs(analysis):
-        if row["stage"] != "embed" or row["state"] not in {"done", "stale"}:
-            continue
-        run = open_finished(Path(row["path"]))
-        if any(parent["key"] == scan.key for parent in run.record["parents"]):
-            name = load_vectors(run.path).name
-            found.pop(name, None)
-            found[name] = run
+    for run in newest_runs(analysis, "embed", scan):
+        name = load_vectors(run.path).name
+        found.pop(name, None)
+        found[name] = run
     return found
 
 

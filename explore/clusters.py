@@ -16,7 +16,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from cohort.config import Config
 from cohort.runs import RunFolder, atomic_path, begin_run, write_json
 from cohort.study import Study
-from explore.describe import association_sentence, associations, describe
+from embed.neighbours import knn_graph, normalised
+from embed.vectors import load_vectors
+from explore.describe import association_sentences, associations, describe
 from explore.words import CLUSTER_SENTENCE, count
 
 SCHEMA = "pellucid.clusters/1"
@@ -49,16 +51,16 @@ def lay_out(values: NDArray[np.float32], config: ClusterConfig) -> Layout:
     draws the map: density in hundreds of dimensions is nearly flat, and HDBSCAN then calls most images noise, while
     PCA folds small groups into large ones. The map itself is not clustered: two dimensions tear groups apart.
     """
-    vectors = unit(values)
+    vectors = normalised(np.asarray(values, dtype=np.float32))
     n = len(vectors)
     if n < FEWEST_IMAGES:
         note = f"Only {count(n, 'image')}: too few to look for clusters; the map shows the two main directions."
-        return Layout(_principal(vectors), np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=np.float32), note)
-    from embed.neighbours import knn_graph
-
+        return Layout(
+            principal_directions(vectors), np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=np.float32), note
+        )
     indices, distances = knn_graph(vectors, config.n_neighbors)
     graph = (indices.astype(np.int32), np.maximum(distances, 0).astype(np.float32))
-    xy = _umap(vectors, graph, config, n_components=2, min_dist=0.15)
+    xy = _umap(vectors, graph, config, n_components=2, min_dist=0.3)
     dense = _umap(vectors, graph, config, n_components=min(5, n - 2), min_dist=0.0)
     size = config.min_cluster_size or int(np.clip(round(0.02 * n), 10, 200))
     with warnings.catch_warnings():
@@ -72,12 +74,6 @@ def lay_out(values: NDArray[np.float32], config: ClusterConfig) -> Layout:
     return Layout(xy, cluster, np.asarray(model.probabilities_, dtype=np.float32), note)
 
 
-def unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, d) scaled to length 1; a zero vector stays zero."""
-    values = np.asarray(values, dtype=np.float32)
-    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12), dtype=np.float32)
-
-
 def by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Cluster labels renumbered 1, 2, … from the largest; -1 stays."""
     found, counts = np.unique(labels[labels >= 0], return_counts=True)
@@ -86,7 +82,7 @@ def by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array([number.get(int(label), -1) for label in labels], dtype=np.int64)
 
 
-def _principal(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def principal_directions(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, 2): the two main directions, each turned so that its largest entry is positive."""
     n = len(vectors)
     if n < 2:
@@ -139,8 +135,6 @@ def cluster(study: Study, vectors_run: RunFolder, scan: RunFolder, progress: boo
         columns = [SpinnerColumn(), TextColumn("cluster: {task.description}"), TimeElapsedColumn()]
         with Progress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("drawing the map", total=None)
-            from embed.vectors import load_vectors
-
             vectors = load_vectors(vectors_run.path)
             frame = _frame(vectors.images, pd.read_parquet(scan.path / "manifest.parquet"))
             layout = lay_out(np.asarray(vectors.values), config)
@@ -148,7 +142,7 @@ def cluster(study: Study, vectors_run: RunFolder, scan: RunFolder, progress: boo
             table = frame[["image_id", "patient"]].assign(
                 x=layout.xy[:, 0], y=layout.xy[:, 1], cluster=layout.cluster, probability=layout.probability
             )
-            content = summary(frame, unit(np.asarray(vectors.values)), layout, study, config)
+            content = summary(frame, normalised(vectors.values), layout, study, config)
         content["backbone"] = str(vectors.spec.get("backbone", vectors_run.name))
         with atomic_path(run.path / "clusters.parquet") as temporary:
             table.to_parquet(temporary, index=False)
@@ -189,15 +183,17 @@ def _sentences(
     sentences = [CLUSTER_SENTENCE]
     if note:
         return [*sentences, note]
+    whole = count(len(frame), "image")
     patients = count(int(frame["patient"].nunique()), "patient")
-    sentences.append(
-        f"{count(len(found), 'cluster')} hold{'s' if len(found) == 1 else ''} {inside:,} of "
-        f"{count(len(frame), 'image')} from {patients}; the others lie between them."
-    )
+    held = f"all {whole}" if inside == len(frame) else f"{inside:,} of {whole}"
+    rest = "" if inside == len(frame) else "; the others lie between them"
+    verb = "holds" if len(found) == 1 else "hold"
+    sentences.append(f"{count(len(found), 'cluster')} {verb} {held} from {patients}{rest}.")
     alone = [item for item in found if item["largest_patient_share"] > 0.5 or item["n_patients"] < 5]
     if alone:
         names = ", ".join(str(item["cluster"]) for item in alone)
         noun = "Cluster" if len(alone) == 1 else "Clusters"
-        sentences.append(f"{noun} {names} consist{'s' if len(alone) == 1 else ''} of a few patients' images: say nothing of disease there.")
-    ranked = sorted(tested, key=lambda item: (item["role"] != "acquisition", -(item["value"] or 0)))
-    return sentences + [association_sentence(item) for item in ranked if item["p_value"] is not None]
+        sentences.append(
+            f"{noun} {names} consist{'s' if len(alone) == 1 else ''} of a few patients' images: say nothing of disease there."
+        )
+    return sentences + association_sentences(tested)

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from cohort.study import Variable
-from explore.words import humane, phenotype_words, plain
-from probes.patients import PatientPermutations, Patients
+from explore.words import humane, listing, phenotype_words, plain
+from probes.confounding import associate
+from probes.patients import Patients
 
 FEWEST_PATIENTS = 10  # under this an association is not a number (DESIGN §6.3)
 _SEEN = 0.5  # standardised difference from which the eye is likely to notice
-_CHUNK_ELEMENTS = 2_000_000
 
 
 def medoids(vectors: NDArray[np.float32], rows: NDArray[np.int64], patients: pd.Series, n: int = 6) -> list[int]:
@@ -78,13 +78,13 @@ def top_levels(frame: pd.DataFrame, inside: NDArray[np.bool_], variables: Sequen
         shares = _patient_shares(frame[inside], variable.name)
         if shares.empty:
             continue
-        level = shares.idxmax()
+        level = str(shares.idxmax())
         overall = _patient_shares(frame, variable.name)
         found.append(
             {
                 "variable": variable.name,
                 "role": variable.role,
-                "level": plain(level),
+                "level": level,
                 "share": float(shares[level]),
                 "share_overall": float(overall[level]),
             }
@@ -95,7 +95,7 @@ def top_levels(frame: pd.DataFrame, inside: NDArray[np.bool_], variables: Sequen
 def _patient_shares(frame: pd.DataFrame, name: str) -> pd.Series:
     known = frame[frame[name].notna()]
     weight = 1 / known.groupby("patient")["patient"].transform("size")
-    total = weight.groupby(known[name].astype(str)).sum()
+    total = weight.groupby(known[name].map(plain)).sum()
     return total / total.sum() if len(total) else total
 
 
@@ -108,9 +108,9 @@ def associations(
 ) -> list[dict[str, Any]]:
     """Whether clusters go with each variable: Cramér's V or η², p by permutation of whole patients, q over all of them.
 
-    Every patient weighs 1, however many images she has. V is corrected for bias (Bergsma, J Korean Stat Soc 2013);
-    η² is 1 − within / total sum of squares, with its expectation under no association taken off (ε²). Images without
-    a cluster count as one more group, so that a device whose images fit nowhere is seen.
+    Measured by `probes.confounding`, as every association of the audit: each patient weighs 1, however many images she
+    has. η² (of ranks) has its expectation under no association taken off. Images without a cluster count as one more
+    group, so that a device whose images fit nowhere is seen.
     """
     found: list[dict[str, Any]] = []
     for number, variable in enumerate(variables):
@@ -138,20 +138,22 @@ def associations(
             item["note"] = "fewer than two groups"
         else:
             numeric = variable.kind == "continuous" or (
-                variable.kind == "ordinal" and pd.to_numeric(values, errors="coerce").notna().all()
+                variable.kind == "ordinal" and bool(pd.to_numeric(values, errors="coerce").notna().all())
             )
             patients = Patients.of(frame.loc[known, "patient"].to_numpy(str))
             groups = np.unique(cluster[known], return_inverse=True)[1].astype(np.int64)
-            coded = (
-                pd.to_numeric(values, errors="coerce").to_numpy(float)
-                if numeric
-                else np.unique(values.astype(str).to_numpy(), return_inverse=True)[1].astype(float)
-            )
-            if not np.isfinite(coded).all():
-                item["note"] = "some values are not numbers"
-                continue
-            item["measure"] = "eta_squared" if numeric else "cramers_v"
-            item["value"], item["p_value"] = _strength(coded, groups, patients, numeric, permutations, seed + number)
+            if numeric:
+                coded, n_levels = pd.to_numeric(values, errors="coerce").to_numpy(float), 0
+                if not np.isfinite(coded).all():
+                    item["note"] = "some values are not numbers"
+                    continue
+            else:
+                levels, coded = np.unique(values.map(plain).to_numpy(str), return_inverse=True)
+                n_levels = len(levels)
+            n_groups = int(groups.max()) + 1
+            strength = associate(coded, n_levels, groups, n_groups, patients, permutations, seed + number)
+            item["measure"], item["p_value"] = strength.measure, strength.p_value
+            item["value"] = strength.value if n_levels else _epsilon_squared(strength.value, n_groups, patients)
     tested = [item for item in found if item["p_value"] is not None]
     if tested:
         q_values = false_discovery_control([item["p_value"] for item in tested])
@@ -160,51 +162,10 @@ def associations(
     return found
 
 
-def _strength(
-    values: NDArray[np.float64],
-    groups: NDArray[np.int64],
-    patients: Patients,
-    numeric: bool,
-    permutations: int,
-    seed: int,
-) -> tuple[float, float]:
-    """(measure, p) of one variable. The null permutes the very statistic that is reported."""
-    weights = patients.weights
-    n_groups = int(groups.max()) + 1
-    n_levels = 0 if numeric else int(values.max()) + 1
-
-    def statistic(drawn: NDArray[np.float64]) -> NDArray[np.float64]:  # (draws, n) → (draws,)
-        draws = len(drawn)
-        offset = np.arange(draws)[:, None] * n_groups
-        if numeric:
-            repeated = np.broadcast_to(weights, drawn.shape)
-            cell = (offset + groups).ravel()
-            sums = np.bincount(cell, (repeated * drawn).ravel(), draws * n_groups).reshape(draws, n_groups)
-            mass = np.bincount(groups, weights, n_groups)
-            total = (repeated * drawn**2).sum(axis=1) - sums.sum(axis=1) ** 2 / mass.sum()
-            between = (sums**2 / mass).sum(axis=1) - sums.sum(axis=1) ** 2 / mass.sum()
-            return np.asarray(between / np.maximum(total, 1e-12))
-        cell = ((offset + groups) * n_levels + drawn.astype(np.int64)).ravel()
-        table = np.bincount(cell, np.broadcast_to(weights, drawn.shape).ravel(), draws * n_groups * n_levels)
-        table = table.reshape(draws, n_groups, n_levels)
-        rows, columns = table.sum(axis=2, keepdims=True), table.sum(axis=1, keepdims=True)
-        expected = rows * columns / table.sum(axis=(1, 2), keepdims=True)
-        return np.asarray(((table - expected) ** 2 / np.maximum(expected, 1e-12)).sum(axis=(1, 2)) / patients.n_patients)
-
-    observed = float(statistic(values[None, :])[0])
-    block = np.zeros(patients.n_patients, dtype=np.int64)
-    plan = PatientPermutations.plan(patients, values, block, np.zeros(len(values), dtype=np.int64))
-    chunk = max(1, _CHUNK_ELEMENTS // len(values))
-    null = np.concatenate([statistic(values[source]) for source in plan.draw(permutations, seed, chunk)])
-    p = (1 + int((null >= observed - 1e-9).sum())) / (permutations + 1)
-    n = patients.n_patients
-    if numeric:
-        free = n - n_groups
-        epsilon = 1 - (1 - observed) * (n - 1) / free if free > 0 else 0.0
-        return max(0.0, epsilon), p
-    corrected = max(0.0, observed - (n_groups - 1) * (n_levels - 1) / (n - 1))
-    side = min(n_groups - (n_groups - 1) ** 2 / (n - 1), n_levels - (n_levels - 1) ** 2 / (n - 1)) - 1
-    return (float(np.sqrt(min(1.0, corrected / side))) if side > 0 else 0.0), p
+def _epsilon_squared(eta_squared: float, n_groups: int, patients: Patients) -> float:
+    """η² without what as many groups would explain by chance (Kelley 1935); never below 0."""
+    free = patients.n_patients - n_groups
+    return max(0.0, 1 - (1 - eta_squared) * (patients.n_patients - 1) / free) if free > 0 else 0.0
 
 
 def describe(
@@ -242,15 +203,26 @@ def describe(
     return found
 
 
-def association_sentence(item: dict[str, Any]) -> str:
-    """One association in a sentence, never stronger than its numbers."""
-    name = humane(str(item["variable"]))
+def association_sentences(tested: Sequence[dict[str, Any]]) -> list[str]:
+    """What the clusters go with, and what not: never stronger than the numbers; untested variables are named."""
+    groups: dict[str, list[str]] = {}
+    for item in sorted(tested, key=lambda item: -(item["value"] or 0)):
+        groups.setdefault(_strength_word(item), []).append(humane(str(item["variable"])))
+    found = [
+        f"Clusters go {how} with {listing(groups[how])}."
+        for how in ("strongly", "moderately", "weakly")
+        if how in groups
+    ]
+    if "not" in groups:
+        found.append(f"No association of clusters with {listing(groups['not'])} was found.")
+    untested = [f"{humane(str(item['variable']))} ({item['note']})" for item in tested if item["p_value"] is None]
+    return found + ([f"Not tested: {listing(untested)}."] if untested else [])
+
+
+def _strength_word(item: dict[str, Any]) -> str:
     if item["p_value"] is None:
-        return f"{name}: {item['note']}."
-    strength = float(item["value"])
-    strong = 0.5 if item["measure"] == "cramers_v" else 0.26
-    weak = 0.1 if item["measure"] == "cramers_v" else 0.01
-    if item["q_value"] is not None and item["q_value"] > 0.05:
-        return f"No association between clusters and {name} was found in {item['n_patients']} patients."
-    how = "strongly" if strength >= strong else "moderately" if strength >= 2 * weak else "weakly"
-    return f"Clusters go {how} with {name}."
+        return "untested"
+    if item["q_value"] is None or item["q_value"] > 0.05:
+        return "not"
+    strong, moderate = (0.5, 0.2) if item["measure"] == "cramers_v" else (0.26, 0.06)  # Cohen 1988, rounded
+    return "strongly" if item["value"] >= strong else "moderately" if item["value"] >= moderate else "weakly"

@@ -5,6 +5,7 @@ Colours are safe for the colour-blind (Okabe & Ito 2008): blue is clinical, verm
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ _SVG_POINTS = 4000  # above, WebGL draws: SVG needs a node for each point
 TEMPLATE = go.layout.Template(
     layout={
         "font": {
-            "family": "Inter, 'Source Sans 3', 'Source Sans Pro', 'Segoe UI', Roboto, Helvetica, Arial, sans-serif",
+            "family": "'Source Sans', Inter, 'Source Sans 3', 'Source Sans Pro', 'Segoe UI', Roboto, Helvetica, Arial, sans-serif",
             "size": 14,
             "color": INK,
         },
@@ -48,16 +49,16 @@ TEMPLATE = go.layout.Template(
         "xaxis": {"gridcolor": FAINT, "zeroline": False, "linecolor": "#cbd2d9", "ticks": "", "automargin": True},
         "yaxis": {"gridcolor": FAINT, "zeroline": False, "linecolor": "#cbd2d9", "ticks": "", "automargin": True},
         "legend": {"orientation": "h", "yanchor": "top", "y": -0.06, "x": 0, "xanchor": "left", "font": {"size": 13}},
-        "margin": {"l": 8, "r": 16, "t": 16, "b": 8},
+        "margin": {"l": 8, "r": 24, "t": 6, "b": 8},
         "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": "#9aa5b1", "font": {"size": 13, "color": INK}},
     }
 )
 
 
-def levels_and_colours(values: pd.Series, most: int = 11) -> tuple[pd.Series, dict[str, str]]:
+def levels_and_colours(values: pd.Series, most: int = 12) -> tuple[pd.Series, dict[str, str]]:
     """Each value as a shown level, and a colour for each level: frequent levels by name, the rest as one."""
     shown = values.map(words.plain).astype(object)
-    present = shown[shown != words.MISSING]
+    present = shown[~shown.isin([words.MISSING, words.UNASSIGNED])]
     frequent = present.value_counts().index.tolist()
     if len(frequent) > most:
         rest = set(frequent[most - 1 :])
@@ -69,17 +70,15 @@ def levels_and_colours(values: pd.Series, most: int = 11) -> tuple[pd.Series, di
     colours |= {level: "#b8c0c9" for level in frequent if level.startswith("other (")}
     if (shown == words.MISSING).any():
         colours[words.MISSING] = "#d3d8de"
-    if words.UNASSIGNED in colours:
+    if (shown == words.UNASSIGNED).any():
         colours[words.UNASSIGNED] = "#cbd2d9"
     return shown, colours
 
 
-def _natural(text: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(text), text
-    except ValueError:
-        head = text.rpartition(" ")
-        return (1, float(head[2]), head[0]) if head[2].isdigit() else (2, 0.0, text)
+def _natural(text: str) -> list[tuple[int, float, str]]:
+    """Sort key in which `Scanner 2` comes before `Scanner 10`, and 9.5 before 10."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(0, float(part), "") if i % 2 else (1, 0.0, part.casefold()) for i, part in enumerate(parts) if part]
 
 
 def map_figure(
@@ -155,12 +154,13 @@ def map_figure(
         figure.add_trace(
             go.Scatter(x=[here["x"]], y=[here["y"]], mode="markers", marker=ring, hoverinfo="skip", showlegend=False)
         )
-    bare = {"showgrid": False, "showticklabels": False, "showline": False, "title": None}
+    bare = {"showgrid": False, "showticklabels": False, "title": None, "showline": True, "mirror": True}
     figure.update_layout(
         template=TEMPLATE,
         height=height,
         xaxis=bare,
-        yaxis={**bare, "scaleanchor": None},
+        yaxis=bare,
+        plot_bgcolor="#fbfcfd",
         legend={"itemsizing": "constant", "y": -0.02},
         margin={"l": 4, "r": 4, "t": 4, "b": 4},
         dragmode="pan",
@@ -169,7 +169,13 @@ def map_figure(
 
 
 def _points(
-    kind: Any, rows: pd.DataFrame, texts: pd.Series, marker: dict[str, Any], name: str, common: dict[str, Any], legend: bool
+    kind: Any,
+    rows: pd.DataFrame,
+    texts: pd.Series,
+    marker: dict[str, Any],
+    name: str,
+    common: dict[str, Any],
+    legend: bool,
 ) -> Any:
     return kind(
         x=rows["x"].to_numpy(float).round(3),
@@ -207,9 +213,12 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
     panels = dict(sorted(panels.items(), key=lambda entry: entry[0] != "AUROC"))
     if not panels:
         return note_figure("No variable has enough patients to be probed.")
-    total = sum(len(members) for members in panels.values())
+    row_px, gap_px, above_px = max(38, 19 * len(order)), 78, 28
+    below_px = 110 if len(order) > 2 else 88
+    heights = [row_px * len(members) for members in panels.values()]
+    inner_px = sum(heights) + gap_px * (len(panels) - 1)
     figure = make_subplots(
-        rows=len(panels), cols=1, row_heights=[max(len(m), 1.2) for m in panels.values()], vertical_spacing=min(0.22, 0.9 / (total + 1))
+        rows=len(panels), cols=1, row_heights=heights, vertical_spacing=gap_px / inner_px if len(panels) > 1 else 0
     )
     shift = np.linspace(0.26, -0.26, len(order)) if len(order) > 1 else np.zeros(1)
     for panel, (scale, members) in enumerate(panels.items(), start=1):
@@ -223,8 +232,12 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
                     continue
                 colour = MUTED if muted else CLINICAL if role == "clinical" else ACQUISITION
                 x = np.array([float(v["score"]) for _, v in picked])
-                low = np.array([x[j] if v.get("ci_low") is None else float(v["ci_low"]) for j, (_, v) in enumerate(picked)])
-                high = np.array([x[j] if v.get("ci_high") is None else float(v["ci_high"]) for j, (_, v) in enumerate(picked)])
+                low = np.array(
+                    [x[j] if v.get("ci_low") is None else float(v["ci_low"]) for j, (_, v) in enumerate(picked)]
+                )
+                high = np.array(
+                    [x[j] if v.get("ci_high") is None else float(v["ci_high"]) for j, (_, v) in enumerate(picked)]
+                )
                 figure.add_trace(
                     go.Scatter(
                         x=x,
@@ -289,14 +302,19 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
     for label, colour in (("clinical variable", CLINICAL), ("acquisition factor", ACQUISITION)):
         line = {"width": 6, "color": colour}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=label))
-    height = 30 * total * max(1.3, 0.62 * len(order)) + 70 * len(panels) + 70
     figure.update_layout(
         template=TEMPLATE,
-        height=int(height),
+        height=inner_px + above_px + below_px,
         legend={"y": 0, "yref": "container", "yanchor": "bottom"},
-        margin={"t": 28, "b": 64 + 10 * (len(order) > 2)},
+        margin={"t": above_px, "b": below_px},
     )
     return figure
+
+
+def scales(variables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scales on which there is a score, AUROC first."""
+    found = {words.metric_label(v.get("metric")) for v in variables if v.get("score") is not None}
+    return sorted(found, key=lambda scale: (scale != "AUROC", scale))
 
 
 def _span(
@@ -331,12 +349,18 @@ def _probe_hover(backbone: str, item: Mapping[str, Any]) -> str:
     return "<br>".join(lines)
 
 
-def pair_figure(pairs: Sequence[Mapping[str, Any]], variables: Sequence[Mapping[str, Any]]) -> go.Figure:
+def pair_figure(
+    pairs: Sequence[Mapping[str, Any]], variables: Sequence[Mapping[str, Any]], scale: str = "AUROC"
+) -> go.Figure | None:
     """What is left of each reading once the other variable is held fixed: an open dot before, a full one after.
 
     Args:
         pairs: rows of audit.json's `pairs`.
         variables: its `variables`, which hold the scores without stratification.
+        scale: only readings on this scale (`words.metric_label`): two scales on one axis would compare apples and pears.
+
+    Returns:
+        None where no pair has both numbers on that scale.
     """
     overall = {str(v["name"]): v for v in variables}
     rows: list[tuple[str, Mapping[str, Any], Mapping[str, Any], str]] = []
@@ -350,19 +374,27 @@ def pair_figure(pairs: Sequence[Mapping[str, Any]], variables: Sequence[Mapping[
             before = overall.get(target, {})
             if beyond.get("score") is None or before.get("score") is None:
                 continue
-            if words.metric_label(before.get("metric")) != words.metric_label(beyond.get("metric", before.get("metric"))):
-                continue  # two scales on one line would compare what cannot be compared
+            if {words.metric_label(r.get("metric", before.get("metric"))) for r in (before, beyond)} != {scale}:
+                continue
             label = f"<b>{words.for_plotly(words.humane(target), 26)}</b> within {words.for_plotly(words.humane(other), 26)}"
             rows.append((label, before, beyond, colour))
     if not rows:
-        return note_figure("No pair has enough patients to be compared within levels.")
+        return None
+    chance = 0.5 if scale == "AUROC" else 0.0
     figure = go.Figure()
     top = len(rows) - 1
     for i, (label, before, beyond, colour) in enumerate(rows):
         y = top - i
         a, b = float(before["score"]), float(beyond["score"])
         figure.add_trace(
-            go.Scatter(x=[a, b], y=[y, y], mode="lines", line={"width": 2, "color": "#cbd2d9"}, hoverinfo="skip", showlegend=False)
+            go.Scatter(
+                x=[a, b],
+                y=[y, y],
+                mode="lines",
+                line={"width": 2, "color": "#cbd2d9"},
+                hoverinfo="skip",
+                showlegend=False,
+            )
         )
         figure.add_trace(
             go.Scatter(
@@ -399,17 +431,25 @@ def pair_figure(pairs: Sequence[Mapping[str, Any]], variables: Sequence[Mapping[
         ("compared only within levels of the other", {"size": 13, "color": INK}),
     ):
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name))
-    figure.add_vline(x=0.5, line={"dash": "dash", "width": 1.5, "color": "#52606d"})
+    figure.add_vline(x=chance, line={"dash": "dash", "width": 1.5, "color": "#52606d"})
     figure.add_annotation(
-        x=0.5, y=1, yref="paper", text="chance", showarrow=False, yanchor="bottom", font={"size": 12, "color": "#52606d"}
+        x=chance,
+        y=1,
+        yref="paper",
+        text="chance",
+        showarrow=False,
+        yanchor="bottom",
+        font={"size": 12, "color": "#52606d"},
     )
     lows = [float(r[2].get("ci_low") or r[2]["score"]) for r in rows] + [float(r[1]["score"]) for r in rows]
     figure.update_xaxes(
-        range=[float(np.floor(min([0.42, *lows]) * 20) / 20), 1.02],
-        title={"text": "AUROC (0.5 is chance, 1 is perfect)", "font": {"size": 13}},
+        range=[float(np.floor(min([chance - 0.08, *lows]) * 20) / 20), 1.02],
+        title={"text": f"{scale} ({chance:g} is chance, 1 is perfect)", "font": {"size": 13}},
     )
     figure.update_yaxes(
-        tickvals=list(range(len(rows))), ticktext=[row[0] + "  " for row in reversed(rows)], range=[-0.6, len(rows) - 0.4]
+        tickvals=list(range(len(rows))),
+        ticktext=[row[0] + "  " for row in reversed(rows)],
+        range=[-0.6, len(rows) - 0.4],
     )
     figure.update_layout(
         template=TEMPLATE,
@@ -424,22 +464,22 @@ def shares_figure(table: Mapping[str, Mapping[str, int]], clinical: str, acquisi
     """Who was imaged with what: for each level of a factor, the share of patients at each clinical level.
 
     Args:
-        table: clinical level → acquisition level → number of patients.
+        table: acquisition level → clinical level → number of patients.
     """
-    frame = pd.DataFrame(table).fillna(0)  # rows: acquisition levels
-    frame = frame.loc[sorted(frame.index.astype(str), key=_natural)]
+    frame = pd.DataFrame(table).T.fillna(0)
+    frame = frame.loc[sorted(frame.index, key=lambda level: _natural(str(level)))]
     totals = frame.sum(axis=1)
     shares = frame.div(totals.where(totals > 0, 1), axis=0)
     figure = go.Figure()
     labels = [f"{words.for_plotly(str(level), 24)}  (n = {int(totals[level])})  " for level in frame.index]
-    for i, level in enumerate(sorted(frame.columns.astype(str), key=_natural)):
+    for i, level in enumerate(sorted(frame.columns, key=lambda level: _natural(str(level)))):
         counts = frame[level].astype(int)
         figure.add_trace(
             go.Bar(
                 y=labels,
                 x=shares[level],
                 orientation="h",
-                name=words.for_plotly(level, 28),
+                name=words.for_plotly(str(level), 28),
                 marker={"color": LEVEL_COLOURS[i % len(LEVEL_COLOURS)], "line": {"width": 1, "color": "#ffffff"}},
                 text=[str(n) if share >= 0.06 else "" for n, share in zip(counts, shares[level], strict=True)],
                 textposition="inside",
@@ -447,10 +487,16 @@ def shares_figure(table: Mapping[str, Mapping[str, int]], clinical: str, acquisi
                 textangle=0,
                 insidetextfont={"color": _on(LEVEL_COLOURS[i % len(LEVEL_COLOURS)]), "size": 13},
                 customdata=counts,
-                hovertemplate="%{y}: %{customdata} patients, %{x:.0%}" + f"<extra>{words.for_plotly(level, 28)}</extra>",
+                hovertemplate="%{y}: %{customdata} patients, %{x:.0%}"
+                + f"<extra>{words.for_plotly(str(level), 28)}</extra>",
             )
         )
-    figure.update_xaxes(range=[0, 1], tickformat=".0%", title={"text": "share of patients", "font": {"size": 13}})
+    figure.update_xaxes(
+        range=[0, 1],
+        tickvals=[0, 0.25, 0.5, 0.75, 1],
+        tickformat=".0%",
+        title={"text": "share of patients", "font": {"size": 13}},
+    )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_layout(
         template=TEMPLATE,
@@ -458,7 +504,7 @@ def shares_figure(table: Mapping[str, Mapping[str, int]], clinical: str, acquisi
         bargap=0.28,
         height=38 * len(frame) + 130,
         legend={
-            "title": {"text": words.for_plotly(words.humane(clinical)) + "  "},
+            "title": {"text": words.for_plotly(words.humane(clinical)) + "  ", "font": {"size": 13}},
             "traceorder": "normal",
             "y": 0,
             "yref": "container",
@@ -514,7 +560,9 @@ def training_figure(metrics: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     smooth = rows["loss"].ewm(span=max(2, len(rows) // 25)).mean()
     figure.add_trace(
-        go.Scatter(x=rows["step"], y=rows["loss"], mode="lines", line={"width": 1, "color": "#bcd3e6"}, name="each step")
+        go.Scatter(
+            x=rows["step"], y=rows["loss"], mode="lines", line={"width": 1, "color": "#bcd3e6"}, name="each step"
+        )
     )
     figure.add_trace(
         go.Scatter(x=rows["step"], y=smooth, mode="lines", line={"width": 3, "color": CLINICAL}, name="running mean")

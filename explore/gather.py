@@ -18,7 +18,7 @@ import pandas as pd
 from cohort.errors import UserError
 from cohort.runs import RunFolder, list_runs, open_finished
 from cohort.study import Study, Variable
-from explore.words import backbone_label, is_baseline
+from explore.words import backbone_label, is_baseline, unticked
 
 PRIVATE_COLUMNS = ("patient_source_id",)
 
@@ -70,6 +70,15 @@ class Findings:
         return sorted(self.audits, key=is_baseline)[0] if self.audits else ""
 
 
+def labelled(backbones: Sequence[Backbone]) -> dict[str, Backbone]:
+    """Backbones by what to call them, each name once."""
+    found: dict[str, Backbone] = {}
+    for backbone in backbones:
+        label = backbone.label + (" (baseline)" if backbone.baseline else "")
+        found[label if label not in found else f"{label} {backbone.vectors.key[:4]}"] = backbone
+    return found
+
+
 def study_title(study: Study) -> str:
     """What to call a study: the folder's name, or the file's where it is not plain `study.yaml`."""
     name = study.path.parent.name if study.path.stem == "study" else study.path.stem
@@ -101,7 +110,9 @@ def gather(
     of_vectors = {parent["key"]: run for run in cluster_runs for parent in run.record["parents"]}
     backbones = [Backbone(_backbone_name(run), run, of_vectors.get(run.key)) for run in vectors_runs]
     backbones.sort(key=lambda backbone: backbone.baseline)
-    names = {run.key: _backbone_name(run) for run in vectors_runs} | {run.path.name: _backbone_name(run) for run in vectors_runs}
+    names = {run.key: _backbone_name(run) for run in vectors_runs} | {
+        run.path.name: _backbone_name(run) for run in vectors_runs
+    }
     probes: dict[str, list[dict[str, Any]]] = {}
     if probe_run is not None:
         for name, content in probe_run.read_json("probes.json").get("backbones", {}).items():
@@ -114,7 +125,9 @@ def gather(
         study=study,
         scan=scan,
         images=captioned(manifest),
-        problem_images=unusable[["status", "reason"]].reset_index(drop=True) if len(unusable) else pd.DataFrame(columns=["status", "reason"]),
+        problem_images=unusable[["status", "reason"]].reset_index(drop=True)
+        if len(unusable)
+        else pd.DataFrame(columns=["status", "reason"]),
         source=scrub_all(source, manifest),
         backbones=backbones,
         probes=probes,
@@ -147,13 +160,19 @@ def gather_newest(study: Study) -> Findings:
     for run in newest.get("embed", {}).values():
         if any(parent["key"] == scan.key for parent in run.record["parents"]):
             vectors[_backbone_name(run)] = run
+    keys = {run.key for run in vectors.values()}
+
+    def of_these(stage: str) -> list[RunFolder]:
+        runs = newest.get(stage, {}).values()
+        return [run for run in runs if any(parent["key"] in keys for parent in run.record["parents"])]
+
     return gather(
         study,
         scan,
         list(vectors.values()),
         list(newest.get("cluster", {}).values()),
-        last("probe"),
-        list(newest.get("audit", {}).values()),
+        of_these("probe")[-1] if of_these("probe") else None,
+        of_these("audit"),
         last("pretrain"),
     )
 
@@ -184,15 +203,14 @@ def private_names(manifest: pd.DataFrame) -> dict[str, str]:
     for image_id in manifest["image_id"].dropna().astype(str):
         names[image_id] = names[image_id.rpartition("/")[2]] = shown.get(image_id, "one image")
     if "patient_source_id" in manifest:
-        for own, research in zip(manifest["patient_source_id"].astype(str), manifest["patient"].astype(str), strict=True):
-            if len(own) >= 5:  # shorter ones cannot be told from counts and years
-                names[own] = research
+        pairs = manifest[["patient_source_id", "patient"]].dropna().astype(str).itertuples(index=False, name=None)
+        names |= {own: research for own, research in pairs if len(own) >= 5}  # shorter ones look like counts and years
     return dict(sorted(names.items(), key=lambda item: -len(item[0])))
 
 
 def _scrubbed(content: Any, names: Mapping[str, str]) -> Any:
     if isinstance(content, str):
-        return scrub(content, names) if "/" in content or "." in content or "\\" in content or any(c.isdigit() for c in content) else content
+        return unticked(scrub(content, names))
     if isinstance(content, Mapping):
         return {key: _scrubbed(value, names) for key, value in content.items()}
     if isinstance(content, list):

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cohort.errors import UserError
-from cohort.runs import RunFolder
-from cohort.scan import scan
+from cohort.runs import RunFolder, newest_runs
+from cohort.scan import current_scan, scan
 from cohort.study import Study
 from embed.extract import EmbedConfig, embed
-from embed.stored import newest_vectors
+from embed.stored import choose_vectors, newest_vectors
 from explore.clusters import ClusterConfig, cluster
 from explore.report import report
 from pretrain.recipe import load_recipe
@@ -28,7 +28,7 @@ def check_sections(study: Study) -> None:
         lambda: study.section("embed", EmbedConfig),
         lambda: study.section("cluster", ClusterConfig),
         lambda: study.section("audit", AuditConfig),
-        lambda: load_recipe(study),
+        lambda: load_recipe(study.config.pretrain),
     ]
     for check in checks:
         try:
@@ -88,3 +88,24 @@ def demo(folder: Path, *, patients: int, seed: int, say: Say = print, progress: 
         del truth
     study = load_study(folder, ["pretrain.recipe=mae-tiny-cpu", "pretrain.images_seen=40000"])
     return run_study(study, say=say, progress=progress)
+
+
+def report_newest(study: Study) -> RunFolder:
+    """The report of what has been run so far on the scan as it is now."""
+    scanned = current_scan(study)
+    vectors = newest_vectors(study.analysis, scanned)
+
+    def last(stage: str, parent: RunFolder) -> RunFolder | None:
+        runs = newest_runs(study.analysis, stage, parent)
+        return runs[-1] if runs else None
+
+    own = choose_vectors(study.analysis, scanned) if vectors else None
+    return report(
+        study,
+        scanned,
+        list(vectors.values()),
+        last("cluster", own) if own else None,
+        last("probe", scanned),
+        last("audit", own) if own else None,
+        last("pretrain", scanned),
+    )

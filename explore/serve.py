@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -77,7 +78,9 @@ def explore(study: Study, port: int = 8501, address: str = "127.0.0.1", override
     """
     line = command(study.path, port, address, overrides)
     gather_newest(study)  # says now, not in the browser, that nothing has been scanned
-    process = subprocess.Popen(line)
+    house = str(APP.parent.parent)  # Streamlit runs a script by its path: it would not find the packages of a checkout
+    paths = os.pathsep.join([house, *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": paths})
     try:
         return process.wait()
     except KeyboardInterrupt:

@@ -16,21 +16,18 @@ CLUSTER_SENTENCE = (
 UNASSIGNED = "no cluster"
 MISSING = "not recorded"
 
-# phenotype → (more of it, less of it, what it is)
+# phenotype → (more of it, less of it); the measures themselves are cohort/phenotypes.py
 _PHENOTYPES: dict[str, tuple[str, str]] = {
     "brightness": ("brighter", "darker"),
     "contrast": ("more contrast", "less contrast"),
     "redness": ("redder", "less red"),
+    "yellowness": ("yellower", "less yellow"),
     "saturation": ("stronger colours", "paler colours"),
     "sharpness": ("sharper", "blurrier"),
     "entropy": ("more varied", "more uniform"),
     "reflection": ("more reflections", "fewer reflections"),
     "texture": ("coarser texture", "smoother texture"),
-    "colorfulness": ("more colourful", "less colourful"),
-    "noise": ("noisier", "less noisy"),
-    "vignette": ("darker corners", "brighter corners"),
-    "edges": ("more edges", "fewer edges"),
-    "hue": ("hue shifted up", "hue shifted down"),
+    "field": ("less black border", "more black border"),
 }
 
 
@@ -57,7 +54,14 @@ def for_plotly(text: str, longest: int = 40) -> str:
 
 def for_markdown(text: str) -> str:
     """Text that Markdown shows as it is: no link, image, formula or coloured span comes out of a table's cell."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:&-])", r"\\\1", text)
+    # A bare address becomes a link whatever is escaped; an invisible word joiner inside it prevents that.
+    broken = re.sub(r"(?i)(?:https?|ftp)(?=:)|www(?=\.)|@", "\\g<0>\u2060", text)
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:&-])", r"\\\1", broken)
+
+
+def unticked(text: str) -> str:
+    """A sentence of the command line for a page: its `names` between quotation marks."""
+    return re.sub(r"`([^`]*)`", "“\\1”", text)
 
 
 def phenotype_words(name: str, difference: float) -> str:
@@ -81,13 +85,20 @@ def count(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else (many or one + 's')}"
 
 
-def interval(item: Mapping[str, Any], score: str = "score") -> str:
-    """`0.81 (0.74 to 0.87)`; a dash where there is no number."""
-    value = item.get(score)
-    if value is None:
-        return "–"
+def score(item: Mapping[str, Any]) -> str:
+    """`0.81`; a dash where there is no number."""
+    return "–" if item.get("score") is None else f"{item['score']:.2f}"
+
+
+def bounds(item: Mapping[str, Any]) -> str:
+    """`0.74 to 0.87`; nothing where there is no interval."""
     low, high = item.get("ci_low"), item.get("ci_high")
-    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return "" if item.get("score") is None or low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
+def interval(item: Mapping[str, Any]) -> str:
+    """`0.81 (0.74 to 0.87)`."""
+    return f"{score(item)} ({bounds(item)})" if bounds(item) else score(item)
 
 
 def backbone_label(name: str) -> str:
@@ -96,7 +107,8 @@ def backbone_label(name: str) -> str:
     if kind == "pixels":
         return "plain pixels"
     if kind == "timm-random":
-        return "untrained network"
+        size = rest.partition("@")[2]
+        return f"untrained network, {size} px" if size else "untrained network"
     if kind == "run":
         return re.sub(r"-[0-9a-f]{8}$", "", PurePosixPath(rest.replace("\\", "/").rstrip("/")).name) or "own backbone"
     if kind == "timm":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
@@ -65,7 +65,7 @@ class Batches:
         self._cache = np.empty((len(images), source_px, source_px, 3), np.uint8) if fits else None
         self._cached = np.zeros(len(images), dtype=bool)
 
-    def stream(self, start: int, stop: int, *, pin: bool = False) -> Iterator[Tensor]:
+    def stream(self, start: int, stop: int, *, pin: bool = False) -> Generator[Tensor, None, None]:
         """Batches `start` … `stop − 1`, each (b, source_px, source_px, 3) uint8 in CPU memory (pinned on request)."""
         waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:

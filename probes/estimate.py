@@ -6,19 +6,23 @@ answers the conditional question "what can be read beyond the stratum?".
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 from scipy.stats import t as student_t
+from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from probes import metrics
 from probes.linear import FoldedRidge
 from probes.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds
+from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
 from probes.variables import MIN_PATIENTS
 
-CHUNK_CELLS = 4_000_000  # rows × targets held at once
+CHUNK_CELLS = 500_000  # rows × targets at once: what the caches hold, not what the memory holds
 N_RANK_STRATA = 5  # a ranked variable is dealt to folds by fifths of its patient means
 
 
@@ -55,6 +59,7 @@ class Estimate:
     detectable: float = float("nan")
     null_mean: float = float("nan")
     null_sd: float = float("nan")
+    r2: float = float("nan")  # ranked targets, unconditional: share of the variance of the raw numbers predicted
     n_informative: int = 0
     refusal: str = ""
     oof: NDArray[np.floating] | None = None  # (columns, n) out-of-fold scores of the observed target
@@ -74,10 +79,10 @@ class _Statistic:
     def targets(self, source: IntArray) -> NDArray[np.float32]:
         """Fit targets (c * columns, n) of the permuted variable; source (c, n) row numbers."""
         if self.target.n_levels == 0:
-            return self.ranks.astype(np.float32)[source]
+            return np.asarray(self.ranks.astype(np.float32)[source])
         levels = np.asarray(self.target.data)[source]
         hot = (levels[:, None, :] == self.columns[:, None]).astype(np.float32)
-        return hot.reshape(-1, levels.shape[1])
+        return np.asarray(hot.reshape(-1, levels.shape[1]), dtype=np.float32)
 
     def __call__(self, scores: NDArray[np.floating], targets: NDArray[np.floating]) -> NDArray[np.float64]:
         """(c,) from scores and targets (c * columns, n)."""
@@ -85,6 +90,16 @@ class _Statistic:
             return metrics.spearman(scores, targets, self.weights, self.strata)
         each = metrics.auroc(scores, targets > 0.5, self.weights, self.strata)
         return np.asarray(each.reshape(-1, len(self.columns)).mean(axis=1))
+
+    def on_half(self, scores: NDArray[np.floating], rows: NDArray[np.bool_]) -> float:
+        """The statistic of some of the rows (whole patients), NaN where they hold no pair to compare."""
+        weights, strata = self.weights[rows], self.strata[rows]
+        if self.target.n_levels == 0:
+            values = np.asarray(self.target.data, dtype=np.float64)[rows]
+            ranks = metrics.ridits(values[None], weights, strata)
+            return float(metrics.spearman(scores[:, rows], ranks, weights, strata)[0])
+        positive = np.asarray(self.target.data)[rows] == self.columns[:, None]
+        return float(metrics.auroc(scores[:, rows], positive, weights, strata).mean())
 
     def resampled(self, scores: NDArray[np.floating], row_counts: NDArray[np.floating]) -> NDArray[np.float64]:
         """The statistic of the observed scores (columns, n) under resampled patients, (samples,)."""
@@ -99,9 +114,30 @@ class _Statistic:
         return np.asarray(np.mean(each, axis=0))
 
 
-def informative_levels(
-    target: Target, patients: Patients, strata: IntArray
-) -> tuple[list[int], int]:
+def permutation_null(
+    ridge: FoldedRidge, statistic: _Statistic, plan: PatientPermutations, permutations: int, seed: int
+) -> NDArray[np.float64]:
+    """The statistic of the probe refitted to each permuted target, (permutations,), in chunks on all cores."""
+
+    def one(source: IntArray) -> NDArray[np.float64]:
+        fit = statistic.targets(source)
+        return statistic(ridge.scores(fit), fit)
+
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chunk = int(np.clip(CHUNK_CELLS // (ridge.n * len(statistic.columns)), 1, 128))
+    parts: list[NDArray[np.float64]] = []
+    running: deque[Future[NDArray[np.float64]]] = deque()
+    # NumPy's sorts and products let go of the interpreter lock; BLAS threads inside ours would fight for the cores.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        for source in plan.draw(permutations, seed, chunk):
+            running.append(pool.submit(one, source))
+            if len(running) > workers:
+                parts.append(running.popleft().result())
+        parts.extend(job.result() for job in running)
+    return np.concatenate(parts)
+
+
+def informative_levels(target: Target, patients: Patients, strata: IntArray) -> tuple[list[int], int]:
     """Levels that can be compared within strata, and the patients of the scarcest side of the best level.
 
     A level counts if, over the strata that hold both it and others, each side has at least MIN_PATIENTS patients.
@@ -154,7 +190,7 @@ def probe(
     label = strata if conditional else fold_label(target, patients)
     patient_folds = deal_folds(patients.typical(label), folds, rng_folds)
     ridge = FoldedRidge(vectors, weights, patient_folds[patients.codes], strata)
-    columns = np.array([1] if target.n_levels == 2 else levels, dtype=np.int64)
+    columns = np.array({0: [0], 2: [1]}.get(target.n_levels, levels), dtype=np.int64)
     ranks = np.zeros(0)
     if target.n_levels == 0:
         ranks = metrics.ridits(np.asarray(target.data, dtype=np.float64)[None], weights, strata)[0]
@@ -164,15 +200,12 @@ def probe(
     fit = statistic.targets(np.arange(n)[None])
     observed_scores = ridge.scores(fit)
     observed = float(statistic(observed_scores, fit)[0])
-    null = np.empty(permutations)
-    chunk = int(np.clip(CHUNK_CELLS // (n * len(columns)), 1, 256))
-    done = 0
-    for source in plan.draw(permutations, seed, chunk):
-        fit = statistic.targets(source)
-        null[done : done + len(source)] = statistic(ridge.scores(fit), fit)
-        done += len(source)
-    counts = bootstrap_counts(patients.n_patients, bootstrap, rng_bootstrap)
-    ci_low, ci_high = interval(statistic, observed, observed_scores, counts, patients)
+    null = permutation_null(ridge, statistic, plan, permutations, seed)
+    balance = patients.typical(fold_label(target, patients)) + 1000 * patient_folds
+    fit = statistic.targets(np.arange(n)[None])
+    ci_low, ci_high = interval(
+        statistic, ridge, observed, observed_scores, fit, patients, balance, bootstrap, rng_bootstrap
+    )
     return Estimate(
         target.metric,
         target.chance,
@@ -185,10 +218,23 @@ def probe(
         detectable=float(np.quantile(null, 0.95) + 0.8416 * null.std()),
         null_mean=float(null.mean()),
         null_sd=float(null.std()),
+        r2=float("nan") if target.n_levels or conditional else r_squared(ridge, np.asarray(target.data, np.float64)),
         n_informative=scarcest,
         oof=observed_scores,
         null=null,
     )
+
+
+def r_squared(ridge: FoldedRidge, values: NDArray[np.float64]) -> float:
+    """Out-of-fold R², patients weighing alike: 1 - squared error / squared error of the training mean. At most 1."""
+    predicted = ridge.scores(values[None], standardise=False)[0].astype(np.float64)
+    error = baseline = 0.0
+    for rows in ridge.rows:
+        others = np.setdiff1d(np.arange(len(values)), rows)
+        mean = np.average(values[others], weights=ridge.weights[others])
+        error += float((ridge.weights[rows] * (values[rows] - mean - predicted[rows]) ** 2).sum())
+        baseline += float((ridge.weights[rows] * (values[rows] - mean) ** 2).sum())
+    return 1.0 - error / baseline
 
 
 def fold_label(target: Target, patients: Patients) -> IntArray:
@@ -201,17 +247,48 @@ def fold_label(target: Target, patients: Patients) -> IntArray:
     return np.searchsorted(edges, means, side="right")[patients.codes].astype(np.int64)
 
 
+def _stretch(score: NDArray[np.float64], ranked: bool) -> NDArray[np.float64]:
+    """To a scale on which the spread hardly depends on the score: arcsine of the root, or Fisher's z."""
+    if ranked:
+        return np.arctanh(np.clip(score, -0.9999, 0.9999))
+    return np.asarray(np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0))))
+
+
 def interval(
     statistic: _Statistic,
+    ridge: FoldedRidge,
     observed: float,
     scores: NDArray[np.floating],
-    counts: NDArray[np.float32],
+    fit: NDArray[np.floating],
     patients: Patients,
+    label: IntArray,  # (n_patients,) what the halves are balanced by
+    bootstrap: int,
+    rng: np.random.Generator,
 ) -> tuple[float, float]:
+    """95 % interval of the score that the probe is expected to reach with this many patients.
+
+    The standard error is the larger of two: the patient bootstrap of the out-of-fold scores (other test patients),
+    and the balanced half samples of `probes.refit` (other training and test patients). Student's t with 15 degrees
+    of freedom, on a variance-stabilising scale.
+    """
+    ranked = statistic.target.n_levels == 0
+    counts = bootstrap_counts(patients.n_patients, bootstrap, rng)
     samples = []
-    chunk = max(1, CHUNK_CELLS // len(patients))
-    for first in range(0, len(counts), chunk):
+    chunk = max(1, 2 * CHUNK_CELLS // len(patients))
+    for first in range(0, bootstrap, chunk):
         samples.append(statistic.resampled(scores, counts[first : first + chunk][:, patients.codes]))
-    draws = np.concatenate(samples)
-    draws = draws[np.isfinite(draws)]
-    return float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
+    drawn = np.concatenate(samples)
+    fixed = float(_stretch(drawn[np.isfinite(drawn)], ranked).std())
+    groups = deal_folds(label, N_GROUPS, rng)[patients.codes]
+    with threadpool_limits(1, user_api="blas"):
+        halves = half_sample_pairs(ridge, fit, groups, statistic.strata, statistic.on_half)
+    difference = np.diff(_stretch(halves, ranked), axis=1)
+    difference = difference[np.isfinite(difference)]
+    refitted = float(np.sqrt((difference**2).mean() / 4)) if len(difference) else 0.0
+    reach = float(student_t.ppf(0.975, len(CONTRASTS))) * max(fixed, refitted)
+    centre = float(_stretch(np.array(observed), ranked))
+    if ranked:
+        return float(np.tanh(centre - reach)), float(np.tanh(centre + reach))
+    low = np.sin(max(centre - reach, 0.0)) ** 2
+    high = np.sin(min(centre + reach, np.pi / 2)) ** 2
+    return float(low), float(high)

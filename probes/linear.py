@@ -32,13 +32,15 @@ class FoldFactor:
     train_folds: IntArray  # the other folds
     means: NDArray[np.float64]  # (s, d) training mean of each stratum
     mass: NDArray[np.float64]  # (s,) training weight of each stratum
+    scale: NDArray[np.float64]  # (d,) 1 / training standard deviation, 0 where a dimension does not vary
     basis: NDArray[np.float64]  # (d, r) scaled eigenvectors: (x - mean) @ basis are the coordinates
     eigenvalues: NDArray[np.float64]  # (r,)
+    penalties: NDArray[np.float64]  # (N_PENALTIES,)
     inverse: NDArray[np.float64]  # (N_PENALTIES, r) 1 / (eigenvalue + penalty)
     correction: NDArray[np.float64]  # (N_PENALTIES,) 1 / (1 - dof / patients)², see `_penalties`
 
 
-def _penalties(eigenvalues: NDArray[np.float64], n_patients: float, n_strata: int) -> tuple[Any, Any]:
+def _penalties(eigenvalues: NDArray[np.float64], n_patients: float, n_strata: int) -> tuple[Any, Any, Any]:
     """Penalties spaced by effective degrees of freedom, and their generalised cross-validation correction.
 
     Generalised cross-validation (Golub, Heath & Wahba 1979) divides the residual sum by (1 - dof / n)². Images of one
@@ -56,7 +58,16 @@ def _penalties(eigenvalues: NDArray[np.float64], n_patients: float, n_strata: in
     penalty = np.exp(0.5 * (low + high))
     dof = (eigenvalues / (eigenvalues + penalty[:, None])).sum(axis=1)
     correction = 1.0 / (1.0 - np.minimum((dof + n_strata) / n_patients, 0.99)) ** 2
-    return 1.0 / (eigenvalues + penalty[:, None]), correction
+    return penalty, 1.0 / (eigenvalues + penalty[:, None]), correction
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The probe of one fold for each of c targets."""
+
+    coefficients: NDArray[np.float64]  # (c, r) in the coordinates of `FoldFactor.basis`
+    spread: NDArray[np.float64]  # (c,) standard deviation of the scores over the training patients
+    penalty: NDArray[np.float64]  # (c,)
 
 
 class FoldedRidge:
@@ -78,9 +89,11 @@ class FoldedRidge:
         centre = np.average(vectors, axis=0, weights=weights)
         indicator = np.eye(n_strata)
         # [vectors | stratum indicator]: one product gives the sums by dimension and by stratum together.
-        self._augmented: list[NDArray[np.floating]] = []
-        sums, masses, grams = [], [], []
-        kernel = self.d > self.n * (n_folds - 1) // n_folds
+        self.augmented: list[NDArray[np.floating]] = []
+        sums: list[NDArray[np.float64]] = []
+        masses: list[NDArray[np.float64]] = []
+        grams: list[NDArray[np.float64]] = []
+        self.kernel = self.d > self.n * (n_folds - 1) // n_folds
         blocks = []
         for rows in self.rows:
             block = np.asarray(vectors[rows], dtype=np.float64) - centre
@@ -88,48 +101,49 @@ class FoldedRidge:
             weighted = members * weights[rows, None]
             sums.append(weighted.T @ block)
             masses.append(weighted.sum(axis=0))
-            if kernel:
+            if self.kernel:
                 blocks.append(block)
             else:
                 rooted = block * np.sqrt(weights[rows, None])
                 grams.append(rooted.T @ rooted)
-            self._augmented.append(np.hstack([block, members]).astype(dtype))
+            self.augmented.append(np.hstack([block, members]).astype(dtype))
         self.factors: list[FoldFactor] = []
         for fold in range(n_folds):
             others = np.array([f for f in range(n_folds) if f != fold])
-            mass = np.sum([masses[f] for f in others], axis=0)
-            total = np.sum([sums[f] for f in others], axis=0)
+            mass = np.asarray(np.sum([masses[f] for f in others], axis=0))
+            total = np.asarray(np.sum([sums[f] for f in others], axis=0))
             overall = total.sum(axis=0) / mass.sum()
             means = np.where(mass[:, None] > 0, total / np.maximum(mass, 1e-12)[:, None], overall)
-            if kernel:
+            if self.kernel:
                 centred = np.vstack([blocks[f] - means[strata[self.rows[f]]] for f in others])
                 centred *= np.sqrt(np.concatenate([weights[self.rows[f]] for f in others]) / mass.sum())[:, None]
-                basis, eigenvalues = _kernel_basis(centred)
+                scale, basis, eigenvalues = _kernel_basis(centred)
             else:
                 gram = np.sum([grams[f] for f in others], axis=0) - (means * mass[:, None]).T @ means
-                basis, eigenvalues = _gram_basis(gram / mass.sum())
-            inverse, correction = _penalties(eigenvalues, mass.sum(), int((mass > 0).sum()))
-            self.factors.append(FoldFactor(others, means, mass, basis, eigenvalues, inverse, correction))
+                scale, basis, eigenvalues = _gram_basis(gram / mass.sum())
+            penalties, inverse, correction = _penalties(eigenvalues, mass.sum(), int((mass > 0).sum()))
+            self.factors.append(
+                FoldFactor(others, means, mass, scale, basis, eigenvalues, penalties, inverse, correction)
+            )
 
-    def directions(self, targets: NDArray[np.floating]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Per fold the fitted coordinates (r, c) of each target, penalty chosen, and their training spread (c,)."""
+    def directions(self, targets: NDArray[np.floating]) -> list[Direction]:
+        """Per fold the fitted coordinates of each target with the penalty chosen for it."""
         weighted = np.ascontiguousarray(targets * self.weights.astype(self.dtype), dtype=self.dtype)
-        cross = [weighted[:, rows] @ block for rows, block in zip(self.rows, self._augmented, strict=True)]
-        square = [
-            (weighted[:, rows] * targets[:, rows]).sum(axis=1, dtype=np.float64) for rows in self.rows
-        ]
+        cross = [weighted[:, rows] @ block for rows, block in zip(self.rows, self.augmented, strict=True)]
+        square = [(weighted[:, rows] * targets[:, rows]).sum(axis=1, dtype=np.float64) for rows in self.rows]
         fitted = []
         for factor in self.factors:
-            total = np.sum([cross[f] for f in factor.train_folds], axis=0, dtype=np.float64)  # (c, d + s)
+            total = np.asarray(np.sum([cross[f] for f in factor.train_folds], axis=0, dtype=np.float64))  # (c, d + s)
             by_stratum = total[:, self.d :]
             moment = (total[:, : self.d] - by_stratum @ factor.means) @ factor.basis / factor.mass.sum()  # (c, r)
             spread = np.sum([square[f] for f in factor.train_folds], axis=0)
             spread = (spread - (by_stratum**2 / np.maximum(factor.mass, 1e-12)).sum(axis=1)) / factor.mass.sum()
             explained = (moment**2) @ (2 * factor.inverse - factor.eigenvalues * factor.inverse**2).T
             residual = np.maximum(spread[:, None] - explained, 0.0) * factor.correction
-            chosen = factor.inverse[np.argmin(residual, axis=1)]  # (c, r)
-            coefficients = chosen * moment
-            fitted.append((coefficients, np.sqrt((factor.eigenvalues * coefficients**2).sum(axis=1))))
+            chosen = np.argmin(residual, axis=1)
+            coefficients = factor.inverse[chosen] * moment
+            spread = np.sqrt((factor.eigenvalues * coefficients**2).sum(axis=1))
+            fitted.append(Direction(coefficients, spread, factor.penalties[chosen]))
         return fitted
 
     def scores(self, targets: NDArray[np.floating], standardise: bool = True) -> NDArray[np.floating]:
@@ -141,15 +155,19 @@ class FoldedRidge:
         """
         out = np.empty(targets.shape, dtype=self.dtype)
         fitted = self.directions(targets)
-        for factor, rows, block, (coefficients, spread) in zip(
-            self.factors, self.rows, self._augmented, fitted, strict=True
-        ):
+        for factor, rows, block, direction in zip(self.factors, self.rows, self.augmented, fitted, strict=True):
+            coefficients = direction.coefficients
             if standardise:
-                coefficients = coefficients / np.maximum(spread, 1e-12)[:, None]
+                coefficients = coefficients / np.maximum(direction.spread, 1e-12)[:, None]
             slope = coefficients @ factor.basis.T  # (c, d)
             offset = slope @ factor.means.T  # (c, s)
             out[:, rows] = np.hstack([slope, -offset]).astype(self.dtype) @ block.T
         return out
+
+
+_Basis = tuple[
+    NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]
+]  # scale (d,), basis (d, r), eigenvalues (r,)
 
 
 def _scale(variance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -165,19 +183,19 @@ def _keep(eigenvalues: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(keep)
 
 
-def _gram_basis(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _gram_basis(covariance: NDArray[np.float64]) -> _Basis:
     """Eigenvectors of the correlation matrix, scaled to act on unscaled vectors: (d, r), (r,)."""
     scale = _scale(np.diag(covariance))
     eigenvalues, vectors = np.linalg.eigh(covariance * scale * scale[:, None])
     keep = _keep(eigenvalues)
-    return scale[:, None] * vectors[:, keep], np.maximum(eigenvalues[keep], 0.0)
+    return scale, scale[:, None] * vectors[:, keep], np.maximum(eigenvalues[keep], 0.0)
 
 
-def _kernel_basis(rooted: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _kernel_basis(rooted: NDArray[np.float64]) -> _Basis:
     """The same from the (n, n) side, for more dimensions than images. rooted: centred rows times √weight."""
     scale = _scale((rooted**2).sum(axis=0))
     scaled = rooted * scale
     eigenvalues, left = np.linalg.eigh(scaled @ scaled.T)
     keep = _keep(eigenvalues)
     vectors = scaled.T @ (left[:, keep] / np.sqrt(np.maximum(eigenvalues[keep], 1e-300)))
-    return scale[:, None] * vectors, eigenvalues[keep]
+    return scale, scale[:, None] * vectors, eigenvalues[keep]

@@ -39,13 +39,17 @@ def _below(scores: FloatArray, counted: FloatArray) -> tuple[FloatArray, IntArra
     order = np.argsort(scores, axis=1)
     ordered = np.take_along_axis(scores, order, axis=1)
     mass = counted[order] if counted.ndim == 1 else np.take_along_axis(counted, order, axis=1)
-    below = np.cumsum(mass, axis=1, dtype=np.float64)
-    below -= 0.5 * mass
-    # Ties are rare (duplicate images, a probe that reads nothing), so they are mended one vector at a time.
-    for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
-        first, past = _tie_bounds(ordered[row])
-        total = np.concatenate([[0.0], np.cumsum(mass[row], dtype=np.float64)])
-        below[row] = 0.5 * (total[first] + total[past])
+    upto = np.cumsum(mass, axis=1, dtype=np.float64)
+    below = upto - 0.5 * mass
+    tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+    if len(tied):  # duplicate images, a probe of few levels: spread what was counted at a tie group's ends over it
+        edge = np.ones((len(tied), 1), dtype=bool)
+        differs = ordered[tied, 1:] != ordered[tied, :-1]
+        before = np.where(np.hstack([edge, differs]), upto[tied] - mass[tied], -np.inf)
+        after = np.where(np.hstack([differs, edge]), upto[tied], np.inf)
+        start = np.maximum.accumulate(before, axis=1)
+        end = np.minimum.accumulate(after[:, ::-1], axis=1)[:, ::-1]
+        below[tied] = 0.5 * (start + end)
     return below, order
 
 
@@ -80,7 +84,7 @@ def auroc(
     patients. NaN where no stratum holds both classes. Range 0–1, chance 0.5 (Hanley & McNeil 1982).
     """
     concordant, pairs = auroc_parts(scores, positive, weights, strata)
-    return np.divide(concordant, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return np.asarray(np.divide(concordant, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
 
 
 def ridits(values: FloatArray, weights: FloatArray, strata: IntArray) -> NDArray[np.float64]:
@@ -135,7 +139,7 @@ class BootstrapAuroc:
             gain = weight[:, of]
             concordant += 0.5 * (gain * (total[:, first] + total[:, past])).sum(axis=1)
             pairs += gain.sum(axis=1) * total[:, -1]
-        return np.divide(concordant, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+        return np.asarray(np.divide(concordant, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
 
 
 class BootstrapSpearman:

@@ -94,8 +94,11 @@ def deal_folds(strata: IntArray, n_folds: int, rng: np.random.Generator) -> IntA
 def bootstrap_counts(n_patients: int, n_draws: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """How often each patient is drawn in each bootstrap sample of patients, (n_draws, n_patients)."""
     counts = np.empty((n_draws, n_patients), dtype=np.float32)
-    for draw in range(n_draws):
-        counts[draw] = np.bincount(rng.integers(0, n_patients, n_patients), minlength=n_patients)
+    rows = max(1, 1_000_000 // n_patients)
+    for first in range(0, n_draws, rows):
+        n = min(rows, n_draws - first)
+        drawn = rng.integers(0, n_patients, (n, n_patients)) + np.arange(n)[:, None] * n_patients
+        counts[first : first + n] = np.bincount(drawn.ravel(), minlength=n * n_patients).reshape(n, n_patients)
     return counts
 
 
@@ -125,7 +128,9 @@ class PatientPermutations:
     cell: IntArray  # (n,) in canonical order: number of the (patient, within) cell
 
     @classmethod
-    def plan(cls, patients: Patients, values: NDArray[np.generic], block: IntArray, within: IntArray) -> PatientPermutations:
+    def plan(
+        cls, patients: Patients, values: NDArray[np.generic], block: IntArray, within: IntArray
+    ) -> PatientPermutations:
         codes = patients.codes
         n_levels = int(within.max()) + 1
         counts = np.bincount(codes * n_levels + within, minlength=patients.n_patients * n_levels)

@@ -66,9 +66,7 @@ def unknown_name(name: str, known: Iterable[str], what: str) -> str:
     return f'{what} has no column "{name}"; {hint}'
 
 
-def resolve_kinds(
-    table: pd.DataFrame, names: Sequence[str] | Mapping[str, str]
-) -> dict[str, Kind]:
+def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str]) -> dict[str, Kind]:
     """Kind of each column: as given by a mapping name → kind, else guessed from the values."""
     given: Mapping[str, str] = names if isinstance(names, Mapping) else {}
     kinds: dict[str, Kind] = {}
@@ -80,9 +78,7 @@ def resolve_kinds(
             continue
         matches = [k for k in KINDS if k == given[name]]
         if not matches:
-            raise UserError(
-                f'Variable "{name}": unknown kind "{given[name]}"; use one of {", ".join(KINDS)}.'
-            )
+            raise UserError(f'Variable "{name}": unknown kind "{given[name]}"; use one of {", ".join(KINDS)}.')
         kinds[name] = matches[0]
     return kinds
 
@@ -108,12 +104,12 @@ def _is_missing(column: pd.Series[Any]) -> pd.Series[bool]:
 def _as_numbers(present: pd.Series[Any]) -> NDArray[np.float64] | None:
     """The values as floats (dates as days); ordered categories as their rank; None if they are not numbers."""
     if isinstance(present.dtype, pd.CategoricalDtype):
-        return present.cat.codes.to_numpy(dtype=np.float64) if present.cat.ordered else None
+        return np.asarray(present.cat.codes, dtype=np.float64) if present.cat.ordered else None
     if pd.api.types.is_datetime64_any_dtype(present):
         days = (present - pd.Timestamp("1970-01-01", tz=present.dt.tz)) / pd.Timedelta(days=1)
-        return days.to_numpy(dtype=np.float64)
+        return np.asarray(days, dtype=np.float64)
     numbers = pd.to_numeric(present, errors="coerce")
-    return None if numbers.isna().any() else numbers.to_numpy(dtype=np.float64)
+    return None if numbers.isna().any() else np.asarray(numbers, dtype=np.float64)
 
 
 def _text(value: object) -> str:
@@ -152,9 +148,7 @@ def read_variable(
     if kind in ("ordinal", "continuous"):
         numbers = _as_numbers(present)
         if numbers is None or not np.isfinite(numbers).all():
-            bad = next(
-                (_text(v) for v in present if not _is_finite_number(v)), _text(present.iloc[0])
-            )
+            bad = next((_text(v) for v in present if not _is_finite_number(v)), _text(present.iloc[0]))
             raise UserError(
                 f'Variable "{name}" is to be {kind} but holds "{bad}", which is not a number; '
                 "code its order as numbers, or call it categorical."
@@ -221,9 +215,7 @@ def _read_levels(
         elif rare:
             shown = ", ".join(f"{level} ({counts[level]})" for level in rare[:5])
             more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
-            notes.append(
-                f"Left out, under {MIN_PATIENTS} patients: {shown}{more}."
-            )
+            notes.append(f"Left out, under {MIN_PATIENTS} patients: {shown}{more}.")
     position = {level: i for i, level in enumerate(kept)}
     relabel = np.array([position.get(str(level), -1) for level in names] + [-1])
     codes = relabel[codes]

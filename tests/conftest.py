@@ -17,6 +17,7 @@ from cohort.scan import scan
 from cohort.study import Study, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the front door does
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # offline is the tested default
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -81,7 +81,7 @@ def exported(folder: Path, pooling: str = "mean") -> Path:
     save_file(model.state_dict(), folder / "backbone.safetensors")
     (folder / "preprocess.json").write_text(
         json.dumps(
-            {"schema": "pellucid.preprocess/1", "timm_name": TINY, "timm_kwargs": {"img_size": 64}, "img_size": 64,
+            {"schema": "pellucid.preprocess/1", "timm_name": TINY, "img_size": 64,
              "mean": [0.5] * 3, "std": [0.25] * 3, "pooling": pooling, "method": "mae"}
         ), encoding="utf-8",
     )  # fmt: skip

@@ -94,7 +94,7 @@ def audit_content() -> dict[str, Any]:
                 "operator",
                 0.04,
                 (0.82, 0.55),
-                "independent",
+                "encoded_not_confounded",
                 "Operator does not account for diagnosis in these patients.",
             ),
             pair(
@@ -102,7 +102,7 @@ def audit_content() -> dict[str, Any]:
                 "site",
                 0.02,
                 (0.83, 0.51),
-                "independent",
+                "encoded_not_confounded",
                 "Site does not account for diagnosis in these patients.",
             ),
             pair(
@@ -110,7 +110,7 @@ def audit_content() -> dict[str, Any]:
                 "device",
                 0.58,
                 (0.62, 0.97),
-                "explained",
+                "explained_by_acquisition",
                 "Most of what can be read of diagnosis is explained by device: within one device little is left.",
             ),
         ],

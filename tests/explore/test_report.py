@@ -9,6 +9,7 @@ import pandas as pd
 
 from explore import gather, verdicts, words
 from explore.report import render
+from probes.verdicts import ACCUSING
 
 
 class _Links(HTMLParser):
@@ -71,10 +72,13 @@ def test_the_accused_come_before_the_acquitted(whole: Any) -> None:
     _, parsed = _page(whole)
     text = " ".join(" ".join(parsed.text).split())
     order = [
-        text.index(part) for part in ("What this model has learned", "explained by device", "Operator does not account")
+        text.index(part)
+        for part in ("What this model has learned", "explained by device", "operator against diagnosis")
     ]
     assert order == sorted(order)
-    assert "Confounded with a clinical variable: device. No concern found: operator and site." in text
+    assert (
+        "Read with suspicion: device, which goes together with diagnosis. No concern found: operator and site." in text
+    )
     assert words.CLUSTER_SENTENCE in text
     assert "too few patients (7)" in text
 
@@ -106,8 +110,29 @@ def test_repeating_gives_the_same_report(whole: Any) -> None:
 
 
 def test_an_unknown_verdict_is_never_shown_as_harmless() -> None:
-    assert verdicts.tone_of({"verdict": "something new"}) == "caution"
-    assert verdicts.tone_of({}) == "caution"
+    assert verdicts.tone_of({"verdict": "something new"})[0] == "caution"
+    assert verdicts.tone_of({})[0] == "caution"
+
+
+def test_every_accusing_verdict_of_the_audit_is_shown_as_one() -> None:
+    for verdict in ACCUSING:
+        assert verdicts.tone_of({"verdict": verdict})[0] in {"accused", "caution"}
+
+
+def test_a_factor_accused_once_is_not_acquitted_by_another_pair() -> None:
+    found = verdicts.verdicts(
+        {
+            "pairs": [
+                {"clinical": "age", "acquisition": "device", "verdict": "encoded_not_confounded"},
+                {"clinical": "grade", "acquisition": "device", "verdict": "explained_by_acquisition"},
+                {"clinical": "age", "acquisition": "site", "verdict": "too_few_patients"},
+            ]
+        }
+    )
+    assert verdicts.headline(found) == [
+        "Read with suspicion: device, which goes together with grade.",
+        "Nothing can be said for or against: site.",
+    ]
 
 
 def test_scrub_takes_paths_and_file_names() -> None:

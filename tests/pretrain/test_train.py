@@ -24,6 +24,7 @@ from cohort.errors import Preempted, UserError
 from cohort.prepared import PreparedImages
 from cohort.runs import RunFolder
 from cohort.study import Study
+from embed.backbone import load_backbone
 from pretrain.mae import Mae
 from pretrain.method import Outcome
 from pretrain.train import pretrain as run_pretrain
@@ -83,10 +84,11 @@ def test_a_finished_run_loads_in_plain_timm_and_is_not_repeated(cohort: Cohort, 
     run = run_pretrain(study, scan, device="cpu", progress=False)
     assert run.path.is_dir()
     spec = run.read_json("preprocess.json")
-    model = timm.create_model(spec["timm_name"], pretrained=False, num_classes=0, img_size=spec["img_size"])
+    model = timm.create_model(spec["timm_name"], pretrained=False, num_classes=0, **spec["timm_kwargs"])
     model.load_state_dict(load_file(run.path / "backbone.safetensors"), strict=True)
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, spec["dim"])
     assert spec["schema"] == "pellucid.preprocess/1"
+    assert load_backbone(f"run:{run.path}", "cpu").pooling == spec["pooling"]
     assert (spec["fit"], spec["method"]) == ("stretch", method)
     assert (spec["n_images_trained"], spec["n_patients_trained"], spec["images_seen"]) == (24, 12, 96)
     lines = metrics(run)
@@ -123,7 +125,7 @@ def test_test_patients_are_fed_only_if_asked_and_external_ones_never(
 
 @pytest.mark.parametrize("method", ["mae", "dino"])
 def test_the_loss_falls(cohort: Cohort, tiny: Tiny, method: str) -> None:
-    tiny[method].update(images_seen=8 * 80, log_every=10, optimizer={"base_lr": 2e-2})
+    tiny[method].update(images_seen=8 * 48, log_every=8, optimizer={"base_lr": 2e-2})
     # DINO's own loss need not fall while its teacher moves on; against a teacher that stands still it must.
     if method == "dino":
         tiny[method]["dino"]["teacher_momentum"] = 1.0

@@ -1,0 +1,154 @@
+"""Truth, shown by simulation: worlds with known answers, each many times, through the audit's own code.
+
+    python benchmarks/audit_truth.py --reps 200            # about an hour on 2 cores
+    python benchmarks/audit_truth.py --reps 20 --only null
+
+Prints one line per world and question: how often the 5 % test rejects (false positive rate in a null world, power
+elsewhere), how often the 95 % interval covers the expected score (the mean over the repetitions), and how
+often the verdict is the one that is true. The binomial error of each share stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import zlib
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from probes.audit import audit
+
+
+@dataclass(frozen=True)
+class World:
+    """A cohort with known answers. Shifts are in units of the noise of one image along one direction."""
+
+    name: str
+    truth: str = ""  # the verdict that is true, "" where only the rates are of interest
+    null: tuple[str, ...] = ()  # of "clinical", "acquisition", "clinical_beyond", "acquisition_beyond", "association"
+    n_patients: int = 200
+    images: tuple[int, int] = (1, 8)
+    dim: int = 64
+    disease: float = 0.0  # length of the shift of the diseased
+    device: float = 0.0  # length of the shift between devices
+    confounding: float = 0.0  # share of patients whose disease is decided by the device
+    devices: tuple[float, ...] = (0.5, 0.5)  # share of patients per device
+    fingerprint: float = 1.0  # standard deviation between patients; images of one patient vary with 1
+    within: bool = False  # disease varies within patients, device does not
+    rank: bool = False  # disease is a continuous grade
+
+    def draw(self, seed: int) -> tuple[NDArray[np.float32], pd.DataFrame]:
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
+        sizes = rng.integers(self.images[0], self.images[1] + 1, self.n_patients)
+        codes = np.repeat(np.arange(self.n_patients), sizes)
+        device = rng.choice(len(self.devices), self.n_patients, p=self.devices)
+        decided = rng.random(self.n_patients) < self.confounding
+        free = rng.integers(0, 2, self.n_patients)
+        disease = np.where(decided, device % 2, free).astype(np.float64)
+        if self.rank:
+            disease = disease + rng.standard_normal(self.n_patients)
+        row_disease = rng.integers(0, 2, len(codes)).astype(np.float64) if self.within else disease[codes]
+        directions = np.linalg.qr(rng.standard_normal((self.dim, 8)))[0].T
+        values = self.fingerprint * rng.standard_normal((self.n_patients, self.dim))[codes]
+        values += rng.standard_normal((len(codes), self.dim))
+        values += self.disease * np.outer(row_disease, directions[0])
+        # Device d shifts along its own direction; it overlaps the disease's, as colour casts and redness do.
+        for level in range(1, len(self.devices)):
+            along = (0.5 * directions[0] + directions[level]) / np.sqrt(1.25)
+            values += self.device * np.outer(device[codes] == level, along)
+        table = pd.DataFrame({"patient": codes, "device": np.array(list("ABCDE"))[device[codes]]})
+        table["disease"] = row_disease if self.rank else np.where(row_disease > 0, "sick", "well")
+        return values.astype(np.float32), table
+
+
+BASE = World("no effect", null=("clinical", "acquisition", "clinical_beyond", "acquisition_beyond", "association"))
+WORLDS = (
+    replace(BASE, truth="not_associated_not_encoded"),
+    replace(BASE, name="no effect, 30 patients, dim 16", n_patients=30, dim=16, images=(1, 3)),
+    replace(BASE, name="no effect, 100 patients, dim 1024", n_patients=100, dim=1024, images=(1, 3)),
+    replace(BASE, name="no effect, 1000 patients, 1 image", n_patients=1000, images=(1, 1)),
+    replace(BASE, name="no effect, 1-50 images", n_patients=100, images=(1, 50), dim=32),
+    replace(BASE, name="fingerprint", fingerprint=5.0),
+    replace(BASE, name="varies within patients", within=True, images=(1, 6)),
+    replace(BASE, name="no effect, continuous", rank=True),
+    replace(BASE, name="three devices, one rare", devices=(0.5, 0.44, 0.06)),
+    World("device only", "clinical_not_encoded", ("clinical", "clinical_beyond", "association"), device=4.0),
+    World("disease only", "not_associated_not_encoded", ("acquisition", "acquisition_beyond", "association"), disease=4.0),
+    World("both, independent", "encoded_not_confounded", ("association",), disease=4.0, device=4.0),
+    World("explained by device", "explained_by_acquisition", ("clinical_beyond",), device=4.0, confounding=0.7),
+    World("explained, fingerprint 3", "", ("clinical_beyond",), device=4.0, confounding=0.7, fingerprint=3.0),
+    World("explained, continuous", "", ("clinical_beyond",), device=4.0, confounding=0.9, rank=True),
+    World("opposite: device only through disease", "acquisition_read_through_clinical", ("acquisition_beyond",),
+          disease=4.0, confounding=0.7),
+    World("partly explained", "confounded_survives", (), disease=3.0, device=4.0, confounding=0.7),
+    World("complete confounding", "cannot_be_separated", (), disease=3.0, device=4.0, confounding=1.0),
+    World("weak disease", "", ("acquisition", "acquisition_beyond", "association"), disease=1.5),
+    World("strong disease, 60 patients", "", ("acquisition",), disease=5.0, n_patients=60, dim=16, images=(1, 3)),
+)  # fmt: skip
+
+
+def one(world: World, permutations: int, seed: int) -> dict[str, object]:
+    """All answers of one repetition, flat."""
+    vectors, table = world.draw(seed)
+    kinds = {"disease": "continuous" if world.rank else "binary"}
+    found = audit(
+        vectors, table, patient="patient", clinical=kinds, acquisition={"device": "categorical"},
+        permutations=permutations, bootstrap=200, seed=seed,
+    )  # fmt: skip
+    pair = found["pairs"][0]
+    rows = {
+        "clinical": found["variables"][0],
+        "acquisition": found["variables"][1],
+        "clinical_beyond": pair["clinical_beyond_acquisition"],
+        "acquisition_beyond": pair["acquisition_beyond_clinical"],
+        "association": pair["association"],
+    }
+    return {**rows, "verdict": pair["verdict"]}
+
+
+def report(world: World, results: list[dict[str, object]], seconds: float) -> None:
+    """Print the lines of one world."""
+    print(f"\n{world.name}  ({seconds / len(results):.2f} s per audit)")
+    for question in ("clinical", "acquisition", "clinical_beyond", "acquisition_beyond", "association"):
+        rows = [r[question] for r in results if r[question]["p_value"] is not None]  # type: ignore[index]
+        if not rows:
+            print(f"  {question:20s} no number")
+            continue
+        rejected = np.mean([r["p_value"] <= 0.05 for r in rows])
+        kind = "false positives" if question in world.null else "power"
+        line = f"  {question:20s} {kind:15s} {rejected:.3f} ±{np.sqrt(rejected * (1 - rejected) / len(rows)):.3f}"
+        if "score" in rows[0]:
+            scores = np.array([r["score"] for r in rows])
+            covered = np.mean([r["ci_low"] <= scores.mean() <= r["ci_high"] for r in rows])
+            detectable = np.mean([r["detectable"] for r in rows])
+            line += f"  score {scores.mean():.3f} (sd {scores.std():.3f})  coverage {covered:.3f}  detectable {detectable:.3f}"
+        print(line)
+    verdicts = Counter(str(r["verdict"]) for r in results)
+    right = f"true one {verdicts[world.truth] / len(results):.3f}: " if world.truth else ""
+    print(f"  verdicts             {right}{dict(verdicts.most_common(4))}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reps", type=int, default=200)
+    parser.add_argument("--permutations", type=int, default=199)
+    parser.add_argument("--only", default="", help="worlds whose name contains this")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    for world in WORLDS:
+        if arguments.only not in world.name:
+            continue
+        start = time.perf_counter()
+        with ProcessPoolExecutor(arguments.workers) as pool:
+            results = list(pool.map(partial(one, world, arguments.permutations), range(arguments.reps)))
+        report(world, results, time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The audit: what the embeddings encode; verdict sentences first, then the figures and the numbers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from explore import figures, verdicts, words
+from explore.gather import Findings
+
+_CHART = {"displayModeBar": False}
+
+
+def show(findings: Findings) -> None:
+    """The page."""
+    st.title("What this model has learned")
+    audit = findings.audit
+    found = verdicts.verdicts(audit)
+    if found:
+        st.markdown("\n".join(f"**{words.for_markdown(line)}**  " for line in verdicts.headline(found)))
+        for verdict in found:
+            if verdict.tone in {"accused", "caution"}:
+                st.html(verdicts.card(verdict))
+        _folded("No concern found", [v for v in found if v.tone == "acquitted"], expanded=True)
+        _folded("Nothing can be said", [v for v in found if v.tone == "neutral"], expanded=False)
+    else:
+        st.info("No audit yet: `pellucid audit` answers whether the embeddings encode the disease or the device.")
+    probes = findings.probes or ({findings.audited: audit["variables"]} if audit.get("variables") else {})
+    if probes:
+        st.subheader("How well each variable can be read off")
+        st.caption(
+            "Dots with 95 % intervals over patients, patients of the test never seen in training. A trained backbone "
+            "should stand clear of the grey baselines where it matters to you, and not where it does not."
+        )
+        st.plotly_chart(figures.probe_figure(probes), width="stretch", theme=None, config=_CHART, key="probe-figure")
+    pairs = verdicts.worth_drawing(found, 8)
+    variables = audit.get("variables") or []
+    drawn = [(scale, figures.pair_figure(pairs, variables, scale)) for scale in figures.scales(variables)]
+    if any(figure is not None for _, figure in drawn):
+        st.subheader("Does it survive when the other is held fixed?")
+    for scale, figure in drawn:
+        if figure is not None:
+            st.plotly_chart(figure, width="stretch", theme=None, config=_CHART, key=f"pair-figure-{scale}")
+    if probes:
+        st.subheader("The numbers")
+        st.dataframe(_table(probes), hide_index=True, width="stretch", height="content")
+
+
+def _folded(title: str, found: Sequence[verdicts.Verdict], expanded: bool) -> None:
+    if found:
+        with st.expander(f"{title} ({words.count(len(found), 'pair')})", expanded=expanded):
+            lines = [
+                f"- **{words.for_markdown(factor)}** against {words.for_markdown(names)}"
+                for factor, names in verdicts.by_factor(found)
+            ]
+            st.markdown("\n".join(lines))
+            st.caption("\n".join("- " + words.for_markdown(verdict.sentence) for verdict in found))
+
+
+def _table(probes: dict[str, Sequence[dict[str, Any]]] | dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    rows = []
+    for name, variables in probes.items():
+        for item in variables:
+            rows.append(
+                {
+                    "Variable": words.humane(item["name"]),
+                    "Role": item.get("role", ""),
+                    "Backbone": words.backbone_label(name),
+                    "Score (95 % interval)": words.interval(item)
+                    if item.get("score") is not None
+                    else item.get("note", ""),
+                    "Measure": words.metric_label(item.get("metric")),
+                    "Chance": item.get("chance"),
+                    "p": ""
+                    if item.get("p_value") is None
+                    else words.p_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
+                    "Patients": item.get("n_patients"),
+                    "with the event": item.get("n_events"),
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,166 @@
+"""The edge of the audit: reads somebody's vectors and table from files, and writes audit.json whole or not at all.
+
+For `pellucid audit --vectors V.npy --table T.csv …`, without a study.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cohort.errors import UserError
+from probes.audit import Progress, audit
+from probes.inputs import Names
+from probes.variables import KINDS, resolve_kinds, unknown_name
+
+
+def audit_files(
+    vectors: Path,
+    table: Path,
+    patient: str,
+    clinical: Sequence[str],
+    acquisition: Sequence[str],
+    out: Path,
+    permutations: int,
+    seed: int,
+    id_column: str | None,
+    progress: Progress | None = None,
+) -> Path:
+    """Audit a .npy file of vectors against a table and write `out`/audit.json; returns its path.
+
+    Rows of both are in the same order, or, with `id_column`, joined: `vectors` then has an `<name>.ids.txt`
+    beside it (one id per row of the vectors), or is an .npz with arrays `vectors` and `ids`. A variable may be
+    written name:kind.
+    """
+    values, ids = read_vectors(vectors)
+    frame = read_table(table)
+    if id_column is not None:
+        values, frame = join_by_id(values, ids, frame, id_column, vectors, table)
+    result = audit(
+        values,
+        frame,
+        patient=patient,
+        clinical=named_kinds(clinical, frame),
+        acquisition=named_kinds(acquisition, frame),
+        permutations=permutations,
+        seed=seed,
+        progress=progress,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    return write_json(out / "audit.json", result)
+
+
+def named_kinds(names: Sequence[str], table: pd.DataFrame) -> Names:
+    """["age:continuous", "device"] → {"age": "continuous", "device": guessed}; a plain list stays a list."""
+    split: dict[str, str] = {}
+    for name in (n.strip() for n in names):
+        head, _, tail = name.rpartition(":")
+        if name not in table.columns and head and tail in KINDS:
+            split[head] = tail
+        elif name:
+            split.update(resolve_kinds(table, [name]))
+    return split
+
+
+def read_vectors(path: Path) -> tuple[NDArray[np.floating[Any]], NDArray[np.str_] | None]:
+    """Vectors (memory-mapped if .npy) and their ids if there are any. Never unpickles."""
+    if not path.is_file():
+        raise UserError(
+            f"{path}: there is no such file; --vectors wants a .npy file (or .npz with `vectors` and `ids`)."
+        )
+    try:
+        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            beside = path.with_suffix(".ids.txt")
+            ids = np.array(beside.read_text("utf-8").split("\n")) if beside.is_file() else None
+            if ids is not None and ids[-1] == "":
+                ids = ids[:-1]
+            return loaded, ids
+        if "vectors" not in loaded:
+            raise UserError(f"{path}: holds {', '.join(loaded.files)}; an array named `vectors` is needed.")
+        return loaded["vectors"], loaded["ids"].astype(str) if "ids" in loaded else None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: cannot be read as vectors ({error}); save them with numpy.save as a table of floats."
+        ) from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A csv, tsv, xlsx or parquet table. Text such as "NA" is kept as it stands; empty cells are missing."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; --table wants a csv, tsv, xlsx or parquet file.")
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".csv", ".tsv", ".txt"):
+            frame = pd.read_csv(path, sep="," if suffix == ".csv" else "\t", encoding="utf-8-sig", low_memory=False)
+        elif suffix in (".xlsx", ".xlsm"):
+            frame = pd.read_excel(path)
+        elif suffix in (".parquet", ".pq"):
+            frame = pd.read_parquet(path)
+        else:
+            raise UserError(f'{path}: tables of type "{suffix}" are not read; use csv, tsv, xlsx or parquet.')
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error}); save it as CSV UTF-8.") from error
+    except (ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read as a table ({error}).") from error
+    if frame.empty:
+        raise UserError(f"{path}: the table has no rows.")
+    frame.columns = [str(c) for c in frame.columns]
+    repeated = frame.columns[frame.columns.duplicated()]
+    if len(repeated):
+        raise UserError(f'{path}: two columns are called "{repeated[0]}"; rename one.')
+    return frame
+
+
+def join_by_id(
+    values: NDArray[np.floating[Any]],
+    ids: NDArray[np.str_] | None,
+    frame: pd.DataFrame,
+    id_column: str,
+    vectors: Path,
+    table: Path,
+) -> tuple[NDArray[np.floating[Any]], pd.DataFrame]:
+    """Rows of both in the vectors' order. Every vector needs its row; rows without a vector are left out."""
+    if id_column not in frame.columns:
+        raise UserError(unknown_name(id_column, frame.columns, f"{table}"))
+    if ids is None:
+        raise UserError(
+            f"{vectors}: has no ids to join by; put one id per line into {vectors.with_suffix('.ids.txt').name} beside it, "
+            "or leave --id out if the rows are in the same order."
+        )
+    if len(ids) != len(values):
+        raise UserError(f"{vectors}: {len(values)} vectors but {len(ids)} ids; one id per vector is needed.")
+    keys = frame[id_column].astype(str)
+    for what, where, column in (("id", table, keys), ("id", vectors, pd.Series(ids))):
+        if column.duplicated().any():
+            raise UserError(f'{where}: {what} "{column[column.duplicated()].iloc[0]}" occurs more than once.')
+    position = pd.Series(np.arange(len(frame)), index=keys).reindex(ids)
+    if position.isna().any():
+        raise UserError(
+            f'{table}: {int(position.isna().sum())} of {len(ids)} vectors have no row, for example "{ids[position.isna()][0]}" '
+            f'(column "{id_column}").'
+        )
+    return values, frame.iloc[position.to_numpy(dtype=np.int64)].reset_index(drop=True)
+
+
+def write_json(path: Path, result: dict[str, Any]) -> Path:
+    """Write whole or not at all: a temporary file beside it, flushed to disk, then renamed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

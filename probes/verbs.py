@@ -1,0 +1,122 @@
+"""`probe` and `audit` of a study: vectors and manifest in, `probes.json` and `audit.json` out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from cohort.config import Config
+from cohort.errors import UserError
+from cohort.progress import track
+from cohort.runs import RunFolder, begin_run, write_json
+from cohort.study import Study
+from embed.vectors import load_vectors
+from probes.audit import Progress, audit, probe_variables
+
+PROBES_SCHEMA = "pellucid.probes/1"
+
+
+class AuditConfig(Config):
+    """The `audit:` section of study.yaml; `probe` uses the same."""
+
+    permutations: int = Field(999, ge=19)  # of patients; the smallest p-value is 1 / (permutations + 1)
+    folds: int = Field(5, ge=2, le=10)
+    bootstrap: int = Field(1000, ge=50)
+    seed: int = 0
+
+
+def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, progress: bool = True) -> RunFolder:
+    """How well each variable can be read off the vectors of each backbone; writes `probes.json`.
+
+    Raises:
+        UserError: the study names no variables, or the vectors are not of this scan.
+    """
+    config, named = study.section("audit", AuditConfig), _named(study)
+    with begin_run(
+        study.analysis, "probe", "probe", {**config.model_dump(), **named}, [scan, *vectors], seed=config.seed
+    ) as run:
+        if not run.done:
+            backbones = {}
+            for made in vectors:
+                stored = load_vectors(made.path)
+                table = _table(scan, stored.images)
+                with _steps(f"probing {stored.name}", progress) as step:
+                    rows = probe_variables(
+                        np.asarray(stored.values),
+                        table,
+                        patient="patient",
+                        progress=step,
+                        strict=False,
+                        clinical=named["clinical"],
+                        acquisition=named["acquisition"],
+                        **config.model_dump(),
+                    )
+                backbones[stored.name] = {"variables": rows, "run": made.path.name}
+            write_json(run.path / "probes.json", {"schema": PROBES_SCHEMA, "backbones": backbones})
+    return run
+
+
+def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: bool = True) -> RunFolder:
+    """The confounder audit of one backbone's vectors; writes `audit.json`.
+
+    Raises:
+        UserError: the study names no variables, or the vectors are not of this scan.
+    """
+    config, named = study.section("audit", AuditConfig), _named(study)
+    with begin_run(
+        study.analysis, "audit", vectors.name, {**config.model_dump(), **named}, [scan, vectors], seed=config.seed
+    ) as run:
+        if not run.done:
+            stored = load_vectors(vectors.path)
+            values: NDArray[np.floating[Any]] = np.asarray(stored.values)
+            with _steps(f"auditing {stored.name}", progress) as step:
+                content = audit(
+                    values,
+                    _table(scan, stored.images),
+                    patient="patient",
+                    progress=step,
+                    strict=False,
+                    clinical=named["clinical"],
+                    acquisition=named["acquisition"],
+                    **config.model_dump(),
+                )
+            write_json(run.path / "audit.json", content | {"backbone": stored.name})
+    return run
+
+
+def _named(study: Study) -> dict[str, dict[str, str]]:
+    """An outcome is a clinical variable that is to be predicted: the audit treats both alike."""
+    kinds: dict[str, dict[str, str]] = {"clinical": {}, "acquisition": {}}
+    for variable in study.variables:
+        kinds["acquisition" if variable.role == "acquisition" else "clinical"][variable.name] = variable.kind
+    if not study.variables:
+        raise UserError(f"{study.path}: names no variables: add `clinical:` and `acquisition:` columns of the table")
+    return kinds
+
+
+def _table(scan: RunFolder, images: pd.DataFrame) -> pd.DataFrame:
+    """The manifest's rows in the order of the vectors."""
+    manifest = pd.read_parquet(scan.path / "manifest.parquet").set_index("image_id")
+    if not images["image_id"].isin(manifest.index).all():
+        raise UserError(f"these vectors hold images that {scan.path.name} does not know: run `pellucid embed` again")
+    return manifest.loc[images["image_id"]].reset_index()
+
+
+@contextmanager
+def _steps(what: str, shown: bool) -> Iterator[Progress]:
+    """The audit's callback (done, total, question) as a bar."""
+    with track(what, 0, "questions", shown) as advance:
+        before = 0
+
+        def step(done: int, total: int, question: str) -> None:
+            nonlocal before
+            advance(done - before, total)
+            before = done
+
+        yield step

@@ -1,0 +1,134 @@
+"""From numbers to a verdict and one plain sentence, by fixed rules that docs/audit.md repeats.
+
+The last step of the audit. Reads finished numbers only; a sentence is never stronger than they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from statsmodels.stats.multitest import multipletests
+
+ALPHA = 0.05
+ACCUSING = ("explained_by_acquisition", "confounded_survives", "cannot_be_separated")
+
+METRIC_NAMES = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "spearman": "Spearman correlation"}
+MEASURE_NAMES = {"cramers_v": "Cramér's V", "eta_squared": "η²", "spearman": "Spearman correlation"}
+
+Row = Mapping[str, Any]
+
+
+def assign_q_values(rows: list[dict[str, Any]]) -> None:
+    """Benjamini–Hochberg over one family: sets q_value beside each p_value that is a number."""
+    tested = [row for row in rows if row.get("p_value") is not None]
+    for row in rows:
+        row["q_value"] = None
+    if tested:
+        q_values = multipletests([row["p_value"] for row in tested], method="fdr_bh")[1]
+        for row, q_value in zip(tested, q_values, strict=True):
+            row["q_value"] = float(q_value)
+
+
+def is_shown(row: Row) -> bool:
+    """Read off beyond chance: q ≤ 0.05 and the 95 % interval lies above chance."""
+    return row["score"] is not None and row["q_value"] <= ALPHA and row["ci_low"] > row["chance"]
+
+
+def is_associated(association: Row) -> bool:
+    return association["value"] is not None and association["q_value"] <= ALPHA
+
+
+def is_gone(beyond: Row, whole: Row) -> bool:
+    """Not shown within levels, and the interval excludes what the whole cohort gave: it cannot be mere lack of power."""
+    return beyond["score"] is not None and not is_shown(beyond) and beyond["ci_high"] < whole["score"]
+
+
+def decide(clinical: Row, acquisition: Row, pair: Row) -> str:
+    """The verdict of a pair from its finished rows (q-values assigned)."""
+    if clinical["score"] is None or acquisition["score"] is None or pair["association"]["value"] is None:
+        return "too_few_patients"
+    associated = is_associated(pair["association"])
+    if not is_shown(acquisition):
+        return "associated_not_encoded" if associated else "not_associated_not_encoded"
+    if not is_shown(clinical):
+        return "clinical_not_encoded"
+    if not associated:
+        return "encoded_not_confounded"
+    clinical_beyond, acquisition_beyond = pair["clinical_beyond_acquisition"], pair["acquisition_beyond_clinical"]
+    if is_shown(clinical_beyond):
+        if is_gone(acquisition_beyond, acquisition):
+            return "acquisition_read_through_clinical"
+        return "confounded_survives"
+    if is_gone(clinical_beyond, clinical) and is_shown(acquisition_beyond):
+        return "explained_by_acquisition"
+    return "cannot_be_separated"
+
+
+def figure(row: Row) -> str:
+    """A score with its interval, for people: AUROC 0.81 (0.75 to 0.86)."""
+    return f"{METRIC_NAMES[row['metric']]} {row['score']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
+
+
+def _strength(association: Row) -> str:
+    return f"{MEASURE_NAMES[association['measure']]} {association['value']:.2f}, q {association['q_value']:.3f}"
+
+
+def _beyond(row: Row) -> str:
+    """What is known of reading within levels, a number or the reason why there is none."""
+    if row["score"] is None:
+        return str(row["note"])
+    shown = f"{figure(row)}, q {row['q_value']:.3f}"
+    return shown if is_shown(row) else f"{shown}; from {row['detectable']:.2f} on it would probably have been seen"
+
+
+def sentence(verdict: str, clinical: Row, acquisition: Row, pair: Row) -> str:
+    """One plain sentence (two at most) for the verdict, with the numbers it rests on."""
+    y, z = clinical["name"], acquisition["name"]
+    beyond = pair["clinical_beyond_acquisition"]
+    if verdict == "too_few_patients":
+        which = next((row for row in (clinical, acquisition) if row["score"] is None), None)
+        reason = f"{which['name']}: {which['note']}" if which else f"{y} with {z}: {pair['association']['note']}"
+        return f"Nothing can be said of {y} and {z}: {reason}"
+    strength = _strength(pair["association"])
+    if verdict == "not_associated_not_encoded":
+        return (
+            f"No association of {z} with {y} was found ({strength}), and {z} was not read off the embedding "
+            f"({figure(acquisition)}; from {acquisition['detectable']:.2f} on it would probably have been seen)."
+        )
+    if verdict == "associated_not_encoded":
+        return (
+            f"{z} goes together with {y} in this cohort ({strength}), but was not read off the embedding "
+            f"({figure(acquisition)}; from {acquisition['detectable']:.2f} on it would probably have been seen)."
+        )
+    if verdict == "clinical_not_encoded":
+        return (
+            f"The embedding encodes {z} ({figure(acquisition)}), but {y} was not read off it "
+            f"({figure(clinical)}; from {clinical['detectable']:.2f} on it would probably have been seen)."
+        )
+    if verdict == "encoded_not_confounded":
+        return (
+            f"The embedding encodes both {y} ({figure(clinical)}) and {z} ({figure(acquisition)}), but no association "
+            f"between them was found in this cohort ({strength}): nothing suggests that {y} is read off through {z}."
+        )
+    opening = f"{z} goes together with {y} in this cohort ({strength}) and is encoded ({figure(acquisition)}). "
+    if verdict == "confounded_survives":
+        return (
+            f"{opening}Among patients of the same {z}, {y} can still be read off ({_beyond(beyond)}; "
+            f"{clinical['score']:.2f} in the whole cohort)."
+        )
+    if verdict == "acquisition_read_through_clinical":
+        return (
+            f"{opening}But among patients of the same {y}, {z} was not read off "
+            f"({_beyond(pair['acquisition_beyond_clinical'])}), while {y} can be among patients of the same {z} "
+            f"({figure(beyond)}): {z} appears to be read off through {y}."
+        )
+    if verdict == "explained_by_acquisition":
+        return (
+            f"{opening}Among patients of the same {z}, {y} was not read off ({_beyond(beyond)}), against "
+            f"{figure(clinical)} in the whole cohort: what the embedding seems to know of {y} is explained by {z}."
+        )
+    return (
+        f"{opening}{y} is read off in the whole cohort ({figure(clinical)}), but these patients cannot tell "
+        f"whether it is {y} or {z} that is read: among patients of the same {z}, {_beyond(beyond)}."
+    )
