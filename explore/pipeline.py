@@ -83,10 +83,9 @@ def demo(folder: Path, *, patients: int, seed: int, say: Say = print, progress: 
     from cohort.study import load_study
 
     if not (folder / "study.yaml").is_file():
-        truth = write_phantom(folder, PhantomConfig(patients=patients, seed=seed))
+        write_phantom(folder, PhantomConfig(patients=patients, seed=seed))
         say(f"phantom cohort of {patients} patients written to {folder} (what was planted: {folder / 'truth.json'})")
-        del truth
-    study = load_study(folder, ["pretrain.recipe=mae-tiny-cpu", "pretrain.images_seen=40000"])
+    study = load_study(folder, ["pretrain.recipe=mae-tiny-cpu", "pretrain.images_seen=10240"])
     return run_study(study, say=say, progress=progress)
 
 

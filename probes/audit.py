@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from cohort.errors import UserError
 from probes.confounding import associate
@@ -165,10 +166,12 @@ class _Settings:
         self, vectors: NDArray[np.floating], target: Target, patients: Patients, what: str, **more: Any
     ) -> Estimate:
         """The seed depends on the question, not on its place in the list: adding a variable changes no other result."""
-        return probe(
-            vectors, target, patients,
-            permutations=self.permutations, folds=self.folds, bootstrap=self.bootstrap, seed=self.seed_of(what), **more,
-        )  # fmt: skip
+        # BLAS threads that wait for a core in use elsewhere cost ten times what they bring; `probe` has threads of its own.
+        with threadpool_limits(limits=1, user_api="blas"):
+            return probe(
+                vectors, target, patients,
+                permutations=self.permutations, folds=self.folds, bootstrap=self.bootstrap, seed=self.seed_of(what), **more,
+            )  # fmt: skip
 
     def seed_of(self, what: str) -> int:
         return int(np.random.SeedSequence([self.seed, zlib.crc32(what.encode())]).generate_state(1)[0])

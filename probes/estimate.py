@@ -75,6 +75,7 @@ class _Statistic:
     weights: NDArray[np.float64]
     strata: IntArray
     ranks: NDArray[np.float64]  # (n,) of a ranked target, else empty
+    scarcest: int  # patients on the scarcer side of the comparison
 
     def targets(self, source: IntArray) -> NDArray[np.float32]:
         """Fit targets (c * columns, n) of the permuted variable; source (c, n) row numbers."""
@@ -127,8 +128,7 @@ def permutation_null(
     chunk = int(np.clip(CHUNK_CELLS // (ridge.n * len(statistic.columns)), 1, 128))
     parts: list[NDArray[np.float64]] = []
     running: deque[Future[NDArray[np.float64]]] = deque()
-    # NumPy's sorts and products let go of the interpreter lock; BLAS threads inside ours would fight for the cores.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:  # NumPy's sorts and products let go of the interpreter lock
         for source in plan.draw(permutations, seed, chunk):
             running.append(pool.submit(one, source))
             if len(running) > workers:
@@ -175,12 +175,25 @@ def probe(
     folds are as likely under the permuted target as under the observed one, so the test is exact.
     p is one-sided (large scores are evidence): (1 + #{null ≥ observed}) / (1 + permutations).
     """
+    # The products are many and small: BLAS threads would only get in each other's way, and in that of our own.
+    with threadpool_limits(1, user_api="blas"):
+        return _probe(vectors, target, patients, strata, permutations, folds, bootstrap, seed)
+
+
+def _probe(
+    vectors: NDArray[np.floating],
+    target: Target,
+    patients: Patients,
+    strata: IntArray | None,
+    permutations: int,
+    folds: int,
+    bootstrap: int,
+    seed: int,
+) -> Estimate:
     n = len(patients)
+    conditional = strata is not None
     if strata is None:
         strata = np.zeros(n, dtype=np.int64)
-        conditional = False
-    else:
-        conditional = True
     levels, scarcest = informative_levels(target, patients, strata)
     blank = Estimate(target.metric, target.chance, n, patients.n_patients, n_informative=scarcest)
     if target.n_levels and not levels:
@@ -194,7 +207,7 @@ def probe(
     ranks = np.zeros(0)
     if target.n_levels == 0:
         ranks = metrics.ridits(np.asarray(target.data, dtype=np.float64)[None], weights, strata)[0]
-    statistic = _Statistic(target, columns, weights, strata, ranks)
+    statistic = _Statistic(target, columns, weights, strata, ranks, scarcest)
     block = np.zeros(patients.n_patients, dtype=np.int64) if conditional else patient_folds
     plan = PatientPermutations.plan(patients, target.data, block, strata)
     fit = statistic.targets(np.arange(n)[None])
@@ -280,8 +293,7 @@ def interval(
     drawn = np.concatenate(samples)
     fixed = float(_stretch(drawn[np.isfinite(drawn)], ranked).std())
     groups = deal_folds(label, N_GROUPS, rng)[patients.codes]
-    with threadpool_limits(1, user_api="blas"):
-        halves = half_sample_pairs(ridge, fit, groups, statistic.strata, statistic.on_half)
+    halves = half_sample_pairs(ridge, fit, groups, statistic.strata, statistic.on_half)
     difference = np.diff(_stretch(halves, ranked), axis=1)
     difference = difference[np.isfinite(difference)]
     refitted = float(np.sqrt((difference**2).mean() / 4)) if len(difference) else 0.0
@@ -290,5 +302,9 @@ def interval(
     if ranked:
         return float(np.tanh(centre - reach)), float(np.tanh(centre + reach))
     low = np.sin(max(centre - reach, 0.0)) ** 2
+    if (
+        observed > 1 - 1e-12
+    ):  # no error to learn the spread from: the rule of three, 3 / n of the scarcer side at chance
+        low = min(low, 1 - 1.5 / statistic.scarcest)
     high = np.sin(min(centre + reach, np.pi / 2)) ** 2
     return float(low), float(high)

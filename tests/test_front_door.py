@@ -13,7 +13,21 @@ import pandas as pd
 import pellucid as front_door
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["demo", "init", "scan", "pretrain", "embed", "search", "cluster", "probe", "audit", "report", "explore", "run", "status"]
+VERBS = [
+    "demo",
+    "init",
+    "scan",
+    "pretrain",
+    "embed",
+    "search",
+    "cluster",
+    "probe",
+    "audit",
+    "report",
+    "explore",
+    "run",
+    "status",
+]
 
 
 def test_help_names_every_verb_and_loads_nothing_heavy(pellucid) -> None:  # type: ignore[no-untyped-def]
@@ -52,7 +66,10 @@ def test_mistakes_are_sentences_and_exit_2(pellucid, own_phantom: Path, tmp_path
         (["audit"], "name a study, or give --vectors"),
         (["audit", "--vectors", "v.npy"], "--vectors needs --table, --patient, --out as well"),
         (["embed", tmp_path, "--backbone", "pixels"], "holds no study.yaml; a plain folder of images needs --out DIR"),
-        (["embed", ROOT / "slurm", "--backbone", "pixels", "--out", tmp_path / "o"], "there is no image in this folder"),
+        (
+            ["embed", ROOT / "slurm", "--backbone", "pixels", "--out", tmp_path / "o"],
+            "there is no image in this folder",
+        ),
         (["init", tmp_path / "nowhere"], "is not a folder"),
         (["run", own_phantom, "pretrain.recipe=mae-tiny-gpu", "audit.permutation=9"], "did you mean `permutations`?"),
     ]:

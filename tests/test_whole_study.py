@@ -1,0 +1,139 @@
+"""From images to report, on a phantom whose truth is known and on real clinical images."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cohort.phantom import PhantomConfig, write_phantom
+
+ROOT = Path(__file__).parents[1]
+SHORT = "pretrain.images_seen=1280"
+
+
+def newest(analysis: Path, stage: str, name: str) -> Any:
+    return json.loads(next((analysis / stage).glob(f"*/{name}")).read_text(encoding="utf-8"))
+
+
+def text_of(report: Path) -> str:
+    """What a person reads: no scripts, no tags."""
+    page = re.sub(r"(?s)<(script|style).*?</\1>", " ", report.read_text(encoding="utf-8"))
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+@pytest.mark.slow
+def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = pellucid("demo", tmp_path / "demo", timeout_s=1500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "The report: " in done.stdout
+    assert "pellucid explore" in done.stdout
+    analysis = tmp_path / "demo" / "analysis"
+    source = newest(analysis, "scan", "source.json")
+    assert source["n_images"] >= 400
+    assert source["n_unreadable"] > 0
+    truth = json.loads((tmp_path / "demo" / "truth.json").read_text(encoding="utf-8"))["acquisition"]
+    audit = newest(analysis, "audit", "audit.json")
+    accused = {pair["acquisition"] for pair in audit["accused"]}
+    assert accused == {name for name, said in truth.items() if said["confounded"]} == {"device"}
+    assert {"diagnosis"} <= {pair["clinical"] for pair in audit["accused"]}
+    report = next((analysis / "report").glob("*/report.html"))
+    said = text_of(report)
+    assert "Read with suspicion: device, which goes together with diagnosis" in said
+    harmless = re.search(r"No concern found: ([^.]*)\.", said)
+    assert harmless is not None
+    assert "operator" in harmless.group(1)
+    again = pellucid("demo", tmp_path / "demo")
+    assert again.returncode == 0
+    assert again.stdout.count("already done") >= 8
+    states = json.loads(pellucid("status", tmp_path / "demo", "--json").stdout)["runs"]
+    assert {row["state"] for row in states} == {"done"}
+    assert {row["stage"] for row in states} == {
+        "read",
+        "scan",
+        "pretrain",
+        "embed",
+        "cluster",
+        "probe",
+        "audit",
+        "report",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["busbra", "pad_ufes", "ct_tcga"])
+def test_run_on_real_images(pellucid, shared_data: Path, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
+    analysis = tmp_path / "analysis"
+    options = [f"analysis={analysis}", SHORT, "audit.permutations=199"]
+    environment = {"PELLUCID_DATA": str(shared_data)}
+    done = pellucid("run", ROOT / "configs" / "study" / name, *options, env=environment, timeout_s=1500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    source = newest(analysis, "scan", "source.json")
+    backbones = newest(analysis, "probe", "probes.json")["backbones"]
+    assert {b.partition(":")[0] for b in backbones} == {"pixels", "timm-random", "run"}
+    said = text_of(next((analysis / "report").glob("*/report.html")))
+    if name == "busbra":
+        assert (source["n_images"], source["n_patients"]) == (1875, 1064)
+        assert source["factors"][0]["patients_with_two_levels"] == 0
+        assert source["burned_in"]["share"] > 0.3
+        for rows in backbones.values():
+            scores = {row["name"]: row for row in rows["variables"]}
+            assert scores["device_model"]["score"] >= 0.95
+            assert scores["pathology"]["ci_low"] < scores["pathology"]["score"] < scores["pathology"]["ci_high"]
+        assert "device model: no patient was imaged at two levels" in said.replace("device_model", "device model")
+        assert "burned into about" in said
+    elif name == "pad_ufes":
+        assert (source["n_images"], source["n_patients"]) == (839, 646)
+        assert any(gap["variable"] == "sex" and gap["n_images"] == 311 for gap in source["missing"])
+        assert "sex: missing for 311 of 839 images" in said
+    else:
+        assert (source["n_images"], source["n_patients"]) == (100, 54)
+        assert "byte-identical" in said
+        few = [row for row in backbones["pixels"]["variables"] if row["name"] == "tcga_site_code"]
+        assert few[0]["score"] is None
+        assert "too few patients" in few[0]["note"].lower()
+    for leaked in ("case_0001", "PAT_1006", "TCGA-17", str(shared_data)):
+        assert leaked not in said
+
+
+@pytest.mark.slow
+def test_kill_pretrain_then_run_gives_the_report_of_an_undisturbed_one(pellucid, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """kill -9 in the middle of pretraining, then the same command: the same audit, byte for byte."""
+    folder = tmp_path / "study"
+    write_phantom(folder, PhantomConfig(patients=40, width_px=128, height_px=96))
+    options = [
+        "pretrain.images_seen=640",
+        "pretrain.machine.checkpoint_every=2",
+        "audit.permutations=99",
+        "audit.bootstrap=100",
+    ]
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    done = pellucid("run", folder, *options, f"analysis={calm}", timeout_s=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    command = [sys.executable, "-m", "pellucid", "run", str(folder), *options, f"analysis={killed}"]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not list(killed.glob("pretrain/.*.partial/checkpoints/*")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(killed.glob("pretrain/.*.partial/checkpoints/*")), "it had saved"
+    assert not list(killed.glob("pretrain/mae*")), "it had not finished"
+    done = pellucid("run", folder, *options, f"analysis={killed}", timeout_s=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for pattern in (
+        "pretrain/mae*/metrics.jsonl",
+        "pretrain/mae*/backbone.safetensors",
+        "embed/run*/vectors.npy",
+        "audit/run*/audit.json",
+    ):
+        first, second = next(calm.glob(pattern)), next(killed.glob(pattern))
+        assert first.read_bytes() == second.read_bytes(), pattern
