@@ -141,16 +141,18 @@ def _sentences(report: dict[str, Any], n: int) -> list[str]:
         said.append(f"{report['n_unreadable']} of {report['n_files']} files could not be read and were set aside.")
     if report["n_left_out"]:
         said.append(f"{report['n_left_out']} readable image(s) were left out because their patient is not known.")
+    apart = [f["name"] for f in report["factors"] if f["n_levels"] > 1 and f["patients_with_two_levels"] == 0]
+    if apart:
+        of_what = "it" if len(apart) == 1 else "any of these"
+        said.append(
+            f"{', '.join(apart)}: no patient was imaged at two levels of {of_what}. What differs between levels may be the "
+            "patients as well as the way they were imaged, and this data set cannot tell the two apart."
+        )
     for factor in report["factors"]:
         name = factor["name"]
         if factor["n_levels"] < 2:
             said.append(f"{name}: all images have the same level, so nothing can be said about it.")
             continue
-        if factor["patients_with_two_levels"] == 0:
-            said.append(
-                f"{name}: no patient was imaged at two levels of it. What differs between levels may be the patients "
-                f"as well as the {name}, and this data set cannot tell the two apart."
-            )
         rare = [level["level"] for level in factor["levels"] if level["patients"] < 10]
         if rare:
             shown = ", ".join(rare[:4]) + (" …" if len(rare) > 4 else "")

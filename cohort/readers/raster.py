@@ -96,7 +96,9 @@ def _findings(image: Image.Image, exif: dict[int, Any]) -> tuple[str, ...]:
         found.append("exif_gps")
     if any(str(exif.get(tag, "")).strip("\0 ") for tag in _IDENTITY):
         found.append("exif_identity")
-    if image.info.get("comment") or any(isinstance(v, str) and str(k).lower() != "software" for k, v in image.info.items()):
+    if image.info.get("comment") or any(
+        isinstance(v, str) and str(k).lower() != "software" for k, v in image.info.items()
+    ):
         found.append("comment")
     return tuple(found)
 

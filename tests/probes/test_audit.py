@@ -51,8 +51,8 @@ def run(vectors, table, **more):
     ],
 )
 def test_each_world_gets_its_verdict(effects, verdict):
-    found = [run(*world(seed, **effects), seed=seed)["pairs"][0]["verdict"] for seed in (1, 2, 3)]
-    assert found.count(verdict) >= 2, found
+    found = [run(*world(seed, **effects), seed=seed)["pairs"][0]["verdict"] for seed in (1, 2)]
+    assert found == [verdict] * 2
 
 
 def test_a_diagnosis_that_exists_only_through_the_device_is_called_exactly_that():
@@ -228,7 +228,7 @@ def no_effect(rng, n=40, dim=10, spread=1.0, conditional=False, within=False, ra
 
 @pytest.mark.parametrize(
     "kind",
-    [{}, {"spread": 6.0}, {"conditional": True}, {"within": True}, {"ranked": True}, {"dim": 120}],
+    [{}, {"spread": 6.0}, {"conditional": True}, {"within": True}, {"ranked": True}, {"dim": 60}],
     ids=["no effect", "fingerprint", "conditional", "within patients", "continuous", "more dimensions than patients"],
 )
 def test_null_worlds_are_rejected_about_as_often_as_the_level_says(monkeypatch, kind):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
 
 from probes.linear import FoldedRidge
 from probes.patients import PatientPermutations, Patients, deal_folds
@@ -61,7 +62,7 @@ def refit(vectors, weights, folds, strata, target):
     return out
 
 
-@pytest.mark.parametrize(("dim", "n_strata"), [(12, 1), (12, 3), (200, 1), (200, 2)])
+@pytest.mark.parametrize(("dim", "n_strata"), [(12, 1), (12, 3), (120, 1), (120, 2)])
 def test_one_factorisation_serves_every_permuted_target_as_refitting_would(dim, n_strata):
     patients, vectors, label, folds, strata = cohort(dim=dim, n_strata=n_strata)
     ridge = FoldedRidge(vectors, patients.weights, folds, strata, dtype=np.float64)
@@ -70,7 +71,8 @@ def test_one_factorisation_serves_every_permuted_target_as_refitting_would(dim, 
     source = np.vstack([np.arange(len(label)), next(iter(plan.draw(4, seed=0, chunk=4)))])
     targets = label[source].astype(float)
     fast = ridge.scores(targets)
-    slow = [refit(vectors, patients.weights, folds, strata, target) for target in targets]
+    with threadpool_limits(1, user_api="blas"):
+        slow = [refit(vectors, patients.weights, folds, strata, target) for target in targets]
     np.testing.assert_allclose(fast, slow, atol=1e-7)
 
 
