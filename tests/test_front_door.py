@@ -34,7 +34,7 @@ def test_help_names_every_verb_and_loads_nothing_heavy(pellucid) -> None:  # typ
     done = pellucid("--help")
     assert done.returncode == 0
     for verb in VERBS:
-        assert f"│ {verb} " in done.stdout
+        assert f"\n  {verb} " in done.stdout
     code = (
         "import sys, pellucid\nfrom typer.testing import CliRunner\n"
         "assert CliRunner().invoke(pellucid.app, ['--help']).exit_code == 0\n"
