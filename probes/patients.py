@@ -153,7 +153,8 @@ class PatientPermutations:
 
     def draw(self, n_draws: int, seed: int, chunk: int) -> Iterator[IntArray]:
         """Yield (≤ chunk, n) arrays of source rows: permuted = values[source]. Independent of the chunk size."""
-        exchange, shuffle = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+        # A stream of its own (the 2): sharing one with the folds would tie the permutations to them.
+        exchange, shuffle = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, 2]).spawn(2))
         by_group = np.argsort(self.group, kind="stable")
         sorted_group = self.group[by_group].astype(np.float64)
         codes = self.patients.codes[self.canonical]
