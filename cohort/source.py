@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from statsmodels.stats.multitest import multipletests
 
+from cohort.association import associate
+from cohort.patients import Patients
 from cohort.study import Study, Variable
 
 SCHEMA = "pellucid.source/1"
 MAX_LEVELS_SHOWN = 30
+MIN_PATIENTS = 10  # fewer say nothing of an association
+ALPHA = 0.05
+_MEASURES = {"cramers_v": "Cramér's V", "eta_squared": "η²", "spearman": "Spearman's ρ"}
 
 
 def source_audit(study: Study, manifest: pd.DataFrame, problems: Sequence[str]) -> dict[str, Any]:
@@ -48,6 +57,7 @@ def source_audit(study: Study, manifest: pd.DataFrame, problems: Sequence[str]) 
         },
         "problems": list(problems),
     }
+    _judge(report["associations"])
     report["sentences"] = _sentences(report, len(usable))
     return report
 
@@ -62,6 +72,22 @@ def levels_of(values: pd.Series, variable: Variable) -> pd.Series:
         return values.map(lambda v: None if pd.isna(v) else f"{v:g}" if isinstance(v, float) else str(v))
     binned = pd.qcut(values, 4, duplicates="drop")
     return binned.map(lambda b: f"{b.left:.4g}–{b.right:.4g}", na_action="ignore").astype(object)
+
+
+def _judge(associations: list[dict[str, Any]]) -> None:
+    """Benjamini–Hochberg over all pairs of the table, and a sentence for each association that stands."""
+    tested = [a for a in associations if a["p_value"] is not None]
+    if not tested:
+        return
+    for association, q in zip(tested, multipletests([a["p_value"] for a in tested], method="fdr_bh")[1], strict=True):
+        association["q_value"] = float(q)
+        if q <= ALPHA:
+            word = _MEASURES[association["measure"]]
+            association["sentence"] = (
+                f"{association['acquisition']} goes together with {association['clinical']} before any model is asked "
+                f"({word} {association['value']:.2f}, q = {q:.3f}, {association['n_patients']} patients): a model that sees "
+                "the one will seem to see the other."
+            )
 
 
 def _factor(usable: pd.DataFrame, variable: Variable) -> dict[str, Any]:
@@ -87,13 +113,32 @@ def _association(usable: pd.DataFrame, clinical: Variable, factor: Variable, see
     by_clinical, by_factor = levels_of(usable[clinical.name], clinical), levels_of(usable[factor.name], factor)
     frame = pd.DataFrame({"patient": usable["patient"], "c": by_clinical, "f": by_factor}).dropna()
     table = frame.groupby(["f", "c"])["patient"].nunique().unstack(fill_value=0)
-    return {
+    found: dict[str, Any] = {"measure": "", "value": None, "p_value": None, "n_patients": frame["patient"].nunique()}
+    if min(table.shape, default=0) >= 2 and found["n_patients"] >= MIN_PATIENTS:
+        known = usable.loc[frame.index]
+        found |= asdict(
+            associate(
+                *_side(known[clinical.name], clinical),
+                *_side(known[factor.name], factor),
+                Patients.of(known["patient"].to_numpy()),
+                seed=seed,
+            )
+        )
+    return found | {
         "clinical": clinical.name,
         "acquisition": factor.name,
         "table": {
             str(f): {str(c): int(n) for c, n in row.items()} for f, row in table.head(MAX_LEVELS_SHOWN).iterrows()
         },
     }
+
+
+def _side(values: pd.Series, variable: Variable) -> tuple[NDArray[Any], int]:
+    """Codes and how many levels there are; numbers and 0 for a variable whose order counts."""
+    if variable.kind in {"categorical", "binary"}:
+        codes, levels = pd.factorize(values, sort=True)
+        return codes.astype(np.int64), len(levels)
+    return values.to_numpy(dtype=np.float64), 0
 
 
 def _missing(usable: pd.DataFrame, variable: Variable) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
+from cohort.association import associate
+from cohort.patients import Patients
 from cohort.study import Variable
 from explore.words import humane, listing, phenotype_words, plain
-from probes.confounding import associate
-from probes.patients import Patients
 
 FEWEST_PATIENTS = 10  # under this an association is not a number (DESIGN §6.3)
 _SEEN = 0.5  # standardised difference from which the eye is likely to notice

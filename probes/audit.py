@@ -17,11 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from cohort.association import associate
 from cohort.errors import UserError
-from probes.confounding import associate
+from cohort.patients import IntArray, Patients
 from probes.estimate import Estimate, Target, probe
 from probes.inputs import Cohort, Names
-from probes.patients import IntArray, Patients
 from probes.variables import (
     MIN_PATIENTS,
     Role,

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
+from cohort.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds
+from cohort.ranks import ridits
 from probes import metrics
 from probes.linear import FoldedRidge
-from probes.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds
 from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
 from probes.variables import MIN_PATIENTS
 
@@ -97,7 +98,7 @@ class _Statistic:
         weights, strata = self.weights[rows], self.strata[rows]
         if self.target.n_levels == 0:
             values = np.asarray(self.target.data, dtype=np.float64)[rows]
-            ranks = metrics.ridits(values[None], weights, strata)
+            ranks = ridits(values[None], weights, strata)
             return float(metrics.spearman(scores[:, rows], ranks, weights, strata)[0])
         positive = np.asarray(self.target.data)[rows] == self.columns[:, None]
         return float(metrics.auroc(scores[:, rows], positive, weights, strata).mean())
@@ -206,7 +207,7 @@ def _probe(
     columns = np.array({0: [0], 2: [1]}.get(target.n_levels, levels), dtype=np.int64)
     ranks = np.zeros(0)
     if target.n_levels == 0:
-        ranks = metrics.ridits(np.asarray(target.data, dtype=np.float64)[None], weights, strata)[0]
+        ranks = ridits(np.asarray(target.data, dtype=np.float64)[None], weights, strata)[0]
     statistic = _Statistic(target, columns, weights, strata, ranks, scarcest)
     block = np.zeros(patients.n_patients, dtype=np.int64) if conditional else patient_folds
     plan = PatientPermutations.plan(patients, target.data, block, strata)

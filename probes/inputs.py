@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort.errors import UserError
-from probes.patients import Patients
+from cohort.patients import Patients
 from probes.variables import Kind, Role, Variable, read_variable, resolve_kinds, unknown_name
 
 Names = Sequence[str] | Mapping[str, str]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.patients import IntArray
+from cohort.patients import IntArray
 
 N_PENALTIES = 12
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.linalg import hadamard
 from scipy.linalg.lapack import dposv
 
+from cohort.patients import IntArray
 from probes.linear import FoldedRidge
-from probes.patients import IntArray
 
 N_GROUPS = 16
 CONTRASTS = hadamard(N_GROUPS)[1:]  # (15, 16) of ±1, rows orthogonal, each half of the groups

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort.errors import UserError
-from probes.patients import IntArray, Patients
+from cohort.patients import IntArray, Patients
 
 Kind = Literal["binary", "categorical", "ordinal", "continuous"]
 Role = Literal["clinical", "acquisition"]

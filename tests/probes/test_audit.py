@@ -10,9 +10,9 @@ import pytest
 
 import probes.estimate
 from cohort.errors import UserError
+from cohort.patients import Patients, deal_folds
 from probes.audit import audit, probe_variables
 from probes.estimate import Target, probe
-from probes.patients import Patients, deal_folds
 
 QUICK = {"permutations": 99, "bootstrap": 100}
 

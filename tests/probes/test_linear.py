@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
+from cohort.patients import PatientPermutations, Patients, deal_folds
 from probes.linear import FoldedRidge
-from probes.patients import PatientPermutations, Patients, deal_folds
 
 
 def cohort(n_patients=50, dim=12, seed=0, n_strata=1):

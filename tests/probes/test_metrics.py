@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from cohort.ranks import ridits
 from probes import metrics
 
 ONE = np.zeros(80, dtype=np.int64)
@@ -59,7 +60,7 @@ def test_no_pair_to_compare_is_nan_not_a_number():
 def test_spearman_is_scipys(data):
     scores, _, _, _ = data
     target = np.random.default_rng(0).integers(0, 5, 80).astype(float)
-    ranks = metrics.ridits(target[None], np.ones(80), ONE)
+    ranks = ridits(target[None], np.ones(80), ONE)
     ours = metrics.spearman(scores, ranks, np.ones(80), ONE)
     np.testing.assert_allclose(ours, [spearmanr(s, target)[0] for s in scores], atol=1e-12)
 
@@ -73,7 +74,5 @@ def test_bootstrap_measures_equal_the_measures_with_those_weights(data):
         slow = [metrics.auroc(scores[row][None], positive[row][None], w, strata)[0] for w in samples]
         np.testing.assert_allclose(fast, slow, atol=1e-9)
         fast = metrics.BootstrapSpearman(scores[row], target, strata)(samples)
-        slow = [
-            metrics.spearman(scores[row][None], metrics.ridits(target[None], w, strata), w, strata)[0] for w in samples
-        ]
+        slow = [metrics.spearman(scores[row][None], ridits(target[None], w, strata), w, strata)[0] for w in samples]
         np.testing.assert_allclose(fast, slow, atol=1e-9)

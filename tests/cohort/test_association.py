@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import chi2_contingency, spearmanr
 from scipy.stats.contingency import association
 
-from probes.confounding import associate, bergsma_v, chi_squared
-from probes.patients import Patients
+from cohort.association import associate, bergsma_v, chi_squared
+from cohort.patients import Patients
 
 TABLE = np.array([[30.0, 10.0, 5.0], [8.0, 25.0, 12.0]])
 

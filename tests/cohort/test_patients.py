@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes.patients import PatientPermutations, Patients, bootstrap_counts, deal_folds
+from cohort.patients import PatientPermutations, Patients, bootstrap_counts, deal_folds
 
 
 @st.composite

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probes import metrics
-from probes.patients import IntArray, PatientPermutations, Patients
+from cohort.patients import IntArray, PatientPermutations, Patients
+from cohort.ranks import correlation, ridits
 
 CHUNK_CELLS = 8_000_000
 
@@ -75,7 +75,7 @@ def associate(
     sides: list[NDArray[Any]] = [
         np.asarray(side, dtype=np.int64)
         if levels
-        else metrics.ridits(np.asarray(side, dtype=np.float64)[None], weights, one)[0]
+        else ridits(np.asarray(side, dtype=np.float64)[None], weights, one)[0]
         for side, levels in ((left, left_levels), (right, right_levels))
     ]
 
@@ -87,7 +87,7 @@ def associate(
             return _eta_squared_moved(moved, left_levels, sides[1], weights)
         if right_levels:
             return _eta_squared_fixed(moved, sides[1], right_levels, weights)
-        return np.abs(metrics.correlation(moved, sides[1], weights))
+        return np.abs(correlation(moved, sides[1], weights))
 
     identity = np.arange(len(patients))[None]
     observed = float(statistic(identity)[0])
@@ -98,7 +98,7 @@ def associate(
         return Association("cramers_v", float(bergsma_v(table)), p_value, patients.n_patients)
     if left_levels or right_levels:
         return Association("eta_squared", observed, p_value, patients.n_patients)
-    signed = float(metrics.correlation(sides[0], sides[1], weights))
+    signed = float(correlation(sides[0], sides[1], weights))
     return Association("spearman", signed, p_value, patients.n_patients)
 
 
