@@ -11,7 +11,8 @@ import pandas as pd
 from cohort.errors import UserError
 from cohort.files import list_folder
 from cohort.runs import atomic_path
-from cohort.study import load_study, read_table
+from cohort.study import load_study
+from cohort.table import read_table
 
 _PATIENT = re.compile(
     r"(patient|pat|subject|subj|case|person|participant|record|mrn|pid)[ _-]?(id|no|nr|code|key)?$", re.I

@@ -10,7 +10,8 @@ import pandas as pd
 
 from cohort.errors import UserError
 from cohort.splits import assign_splits, research_ids
-from cohort.study import FromDicom, FromPath, Study, Variable, read_table
+from cohort.study import FromDicom, FromPath, Study, Variable
+from cohort.table import read_table
 
 MISSING_WORDS = {"", "na", "n/a", "nan", "none", "null", "unk", "unknown", "missing", "?"}
 

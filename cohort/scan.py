@@ -80,9 +80,7 @@ def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
     config = study.config.model_dump(include=keys, mode="json")
     config["table"] = study.table.name if study.table else None
     if study.table is not None and not study.table.is_file():
-        raise UserError(
-            f"{study.table}: the table is not there; correct `table`, or the folder it is relative to (`data`)"
-        )
+        raise UserError(f"{study.table}: the table is not there; correct its name, or the folder it is relative to")
     return config, {"table": sha256_file(study.table)} if study.table else {}
 
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
-from cohort.config import Config, ConfigT, did_you_mean, read_yaml, validate
-from cohort.errors import UserError
+from cohort.config import Config, ConfigT, read_yaml, validate
 
 Kind = Literal["categorical", "binary", "ordinal", "continuous"]
 Role = Literal["clinical", "acquisition", "outcome"]
@@ -183,51 +181,3 @@ def _against_cwd(override: str) -> str:
     if eq and key in _PATH_KEYS and value and not value.startswith("["):
         return f"{key}={Path(value).resolve()}"
     return override
-
-
-def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """A clinical table: csv, tsv, xlsx or parquet; a column of ids such as 007 stays text.
-
-    Raises:
-        UserError: missing, unreadable or empty table, or a named column that it does not have.
-    """
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise UserError(f"{path}: the table is not there; correct `table`, or the folder it is relative to (`data`)")
-    try:
-        if suffix in {".csv", ".tsv", ".txt"}:
-            frame = _read_text(path, "\t" if suffix == ".tsv" else ",")
-        elif suffix == ".xlsx":
-            frame = pd.read_excel(path)  # typed by the spreadsheet itself
-        elif suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            raise UserError(f"{path}: a table is .csv, .tsv, .xlsx or .parquet, not `{suffix}`")
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path}: the table cannot be read ({type(error).__name__}: {error})") from None
-    if frame.empty:
-        raise UserError(f"{path}: the table has no rows")
-    frame.columns = [str(c).strip() for c in frame.columns]
-    missing = [c for c in columns if c not in frame.columns]
-    if missing:
-        raise UserError(
-            "\n".join(f"{path}: there is no column `{c}`{did_you_mean(c, frame.columns)}" for c in missing)
-            + f"\nthe table has: {', '.join(frame.columns)}"
-        )
-    return frame
-
-
-def _read_text(path: Path, separator: str) -> pd.DataFrame:
-    """A text table; a column becomes numbers only where nothing is lost by it (007 is an id, not seven)."""
-    frame = pd.read_csv(path, sep=separator, dtype=str)
-    european = frame.shape[1] == 1 and ";" in str(frame.columns[0])
-    if european:  # a spreadsheet saved where the comma is the decimal sign
-        frame = pd.read_csv(path, sep=";", dtype=str)
-    for name in frame.columns:
-        text = frame[name].str.replace(",", ".") if european else frame[name]
-        numbers = pd.to_numeric(text, errors="coerce")
-        if numbers.notna().equals(frame[name].notna()) and not text.str.match(r"0\d").fillna(False).any():
-            frame[name] = numbers
-    return frame

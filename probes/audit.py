@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from cohort.association import associate
 from cohort.errors import UserError
@@ -166,12 +165,10 @@ class _Settings:
         self, vectors: NDArray[np.floating], target: Target, patients: Patients, what: str, **more: Any
     ) -> Estimate:
         """The seed depends on the question, not on its place in the list: adding a variable changes no other result."""
-        # BLAS threads that wait for a core in use elsewhere cost ten times what they bring; `probe` has threads of its own.
-        with threadpool_limits(limits=1, user_api="blas"):
-            return probe(
-                vectors, target, patients,
-                permutations=self.permutations, folds=self.folds, bootstrap=self.bootstrap, seed=self.seed_of(what), **more,
-            )  # fmt: skip
+        return probe(
+            vectors, target, patients,
+            permutations=self.permutations, folds=self.folds, bootstrap=self.bootstrap, seed=self.seed_of(what), **more,
+        )  # fmt: skip
 
     def seed_of(self, what: str) -> int:
         return int(np.random.SeedSequence([self.seed, zlib.crc32(what.encode())]).generate_state(1)[0])
@@ -218,7 +215,9 @@ def _variable_row(
         target, _ = _target(v, rows)
         inside = patients.subset(rows)
         constant = bool(inside.constant(target.data).all())
-        estimate = settings.probe(vectors if rows.all() else vectors[rows], target, inside, f"variable {v.name}")
+        estimate = settings.probe(
+            vectors if rows.all() else vectors[rows], target, inside, f"variable {v.name}", logistic=True
+        )
         estimate = replace(estimate, metric=metric)
     else:
         estimate = replace(estimate, refusal=v.refusal.rstrip("."))
@@ -241,6 +240,9 @@ def _variable_row(
         "probe": "ridge",
         "saturated": saturated,
         "r2": _number(estimate.r2),
+        "logistic": None
+        if estimate.logistic is None
+        else dict(zip(("score", "ci_low", "ci_high"), map(_number, estimate.logistic), strict=True)),
         **_estimate_row(estimate, " ".join(notes)),
     }
 

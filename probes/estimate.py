@@ -20,6 +20,7 @@ from cohort.patients import IntArray, PatientPermutations, Patients, bootstrap_c
 from cohort.ranks import ridits
 from probes import metrics
 from probes.linear import FoldedRidge
+from probes.logistic import logistic_scores
 from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
 from probes.variables import MIN_PATIENTS
 
@@ -65,6 +66,7 @@ class Estimate:
     refusal: str = ""
     oof: NDArray[np.floating] | None = None  # (columns, n) out-of-fold scores of the observed target
     null: NDArray[np.float64] | None = None  # (permutations,)
+    logistic: tuple[float, float, float] | None = None  # score and interval of the logistic probe, where asked for
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def probe(
     folds: int = 5,
     bootstrap: int = 1000,
     seed: int = 0,
+    logistic: bool = False,
 ) -> Estimate:
     """How well the target can be read off the vectors of unseen patients, beyond the strata if there are any.
 
@@ -175,10 +178,11 @@ def probe(
     stratified by the strata and blind to the target, permutations of patients within strata. Either way the
     folds are as likely under the permuted target as under the observed one, so the test is exact.
     p is one-sided (large scores are evidence): (1 + #{null ≥ observed}) / (1 + permutations).
+    logistic: also score a logistic probe in the same folds (targets with levels, unconditional only).
     """
     # The products are many and small: BLAS threads would only get in each other's way, and in that of our own.
     with threadpool_limits(1, user_api="blas"):
-        return _probe(vectors, target, patients, strata, permutations, folds, bootstrap, seed)
+        return _probe(vectors, target, patients, strata, permutations, folds, bootstrap, seed, logistic)
 
 
 def _probe(
@@ -190,6 +194,7 @@ def _probe(
     folds: int,
     bootstrap: int,
     seed: int,
+    logistic: bool,
 ) -> Estimate:
     n = len(patients)
     conditional = strata is not None
@@ -216,10 +221,16 @@ def _probe(
     observed = float(statistic(observed_scores, fit)[0])
     null = permutation_null(ridge, statistic, plan, permutations, seed)
     balance = patients.typical(fold_label(target, patients)) + 1000 * patient_folds
-    fit = statistic.targets(np.arange(n)[None])
-    ci_low, ci_high = interval(
-        statistic, ridge, observed, observed_scores, fit, patients, balance, bootstrap, rng_bootstrap
-    )
+    counts = bootstrap_counts(patients.n_patients, bootstrap, rng_bootstrap)
+    groups = deal_folds(balance, N_GROUPS, rng_bootstrap)[patients.codes]
+    refitted = refit_error(statistic, ridge, fit, groups)
+    ci_low, ci_high = interval(statistic, observed, observed_scores, patients, counts, refitted)
+    beside = None
+    if logistic and target.n_levels and not conditional:
+        data = np.asarray(target.data, dtype=np.int64)
+        scores = logistic_scores(vectors, data, columns, patients.codes, weights, patient_folds[patients.codes])
+        score = float(statistic(scores, fit)[0])
+        beside = (score, *interval(statistic, score, scores, patients, counts, refitted))
     return Estimate(
         target.metric,
         target.chance,
@@ -236,6 +247,7 @@ def _probe(
         n_informative=scarcest,
         oof=observed_scores,
         null=null,
+        logistic=beside,
     )
 
 
@@ -268,36 +280,37 @@ def _stretch(score: NDArray[np.float64], ranked: bool) -> NDArray[np.float64]:
     return np.asarray(np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0))))
 
 
+def refit_error(statistic: _Statistic, ridge: FoldedRidge, fit: NDArray[np.floating], groups: IntArray) -> float:
+    """Standard error, on the stretched scale, of the score under other training and test patients (balanced half samples)."""
+    ranked = statistic.target.n_levels == 0
+    halves = half_sample_pairs(ridge, fit, groups, statistic.strata, statistic.on_half)
+    difference = np.diff(_stretch(halves, ranked), axis=1)
+    difference = difference[np.isfinite(difference)]
+    return float(np.sqrt((difference**2).mean() / 4)) if len(difference) else 0.0
+
+
 def interval(
     statistic: _Statistic,
-    ridge: FoldedRidge,
     observed: float,
     scores: NDArray[np.floating],
-    fit: NDArray[np.floating],
     patients: Patients,
-    label: IntArray,  # (n_patients,) what the halves are balanced by
-    bootstrap: int,
-    rng: np.random.Generator,
+    counts: NDArray[np.float32],  # (bootstrap, n_patients)
+    refitted: float,  # from `refit_error`
 ) -> tuple[float, float]:
     """95 % interval of the score that the probe is expected to reach with this many patients.
 
     The standard error is the larger of two: the patient bootstrap of the out-of-fold scores (other test patients),
     and the balanced half samples of `probes.refit` (other training and test patients). Student's t with 15 degrees
-    of freedom, on a variance-stabilising scale.
+    of freedom, on a variance-stabilising scale. (Of the logistic probe the half samples are the ridge probe's.)
     """
     ranked = statistic.target.n_levels == 0
-    counts = bootstrap_counts(patients.n_patients, bootstrap, rng)
-    samples = []
     chunk = max(1, 2 * CHUNK_CELLS // len(patients))
-    for first in range(0, bootstrap, chunk):
-        samples.append(statistic.resampled(scores, counts[first : first + chunk][:, patients.codes]))
+    samples = [
+        statistic.resampled(scores, counts[first : first + chunk][:, patients.codes])
+        for first in range(0, len(counts), chunk)
+    ]
     drawn = np.concatenate(samples)
     fixed = float(_stretch(drawn[np.isfinite(drawn)], ranked).std())
-    groups = deal_folds(label, N_GROUPS, rng)[patients.codes]
-    halves = half_sample_pairs(ridge, fit, groups, statistic.strata, statistic.on_half)
-    difference = np.diff(_stretch(halves, ranked), axis=1)
-    difference = difference[np.isfinite(difference)]
-    refitted = float(np.sqrt((difference**2).mean() / 4)) if len(difference) else 0.0
     reach = float(student_t.ppf(0.975, len(CONTRASTS))) * max(fixed, refitted)
     centre = float(_stretch(np.array(observed), ranked))
     if ranked:

@@ -5,8 +5,6 @@ For `pellucid audit --vectors V.npy --table T.csv …`, without a study.
 
 from __future__ import annotations
 
-import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort.errors import UserError
+from cohort.runs import write_json
+from cohort.table import read_table
 from probes.audit import Progress, audit
 from probes.inputs import Names
 from probes.variables import KINDS, resolve_kinds, unknown_name
@@ -55,7 +55,8 @@ def audit_files(
         progress=progress,
     )
     out.mkdir(parents=True, exist_ok=True)
-    return write_json(out / "audit.json", result)
+    write_json(out / "audit.json", result)
+    return out / "audit.json"
 
 
 def named_kinds(names: Sequence[str], table: pd.DataFrame) -> Names:
@@ -93,33 +94,6 @@ def read_vectors(path: Path) -> tuple[NDArray[np.floating[Any]], NDArray[np.str_
         ) from error
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A csv, tsv, xlsx or parquet table. Text such as "NA" is kept as it stands; empty cells are missing."""
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; --table wants a csv, tsv, xlsx or parquet file.")
-    suffix = path.suffix.lower()
-    try:
-        if suffix in (".csv", ".tsv", ".txt"):
-            frame = pd.read_csv(path, sep="," if suffix == ".csv" else "\t", encoding="utf-8-sig", low_memory=False)
-        elif suffix in (".xlsx", ".xlsm"):
-            frame = pd.read_excel(path)
-        elif suffix in (".parquet", ".pq"):
-            frame = pd.read_parquet(path)
-        else:
-            raise UserError(f'{path}: tables of type "{suffix}" are not read; use csv, tsv, xlsx or parquet.')
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error}); save it as CSV UTF-8.") from error
-    except (ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read as a table ({error}).") from error
-    if frame.empty:
-        raise UserError(f"{path}: the table has no rows.")
-    frame.columns = [str(c) for c in frame.columns]
-    repeated = frame.columns[frame.columns.duplicated()]
-    if len(repeated):
-        raise UserError(f'{path}: two columns are called "{repeated[0]}"; rename one.')
-    return frame
-
-
 def join_by_id(
     values: NDArray[np.floating[Any]],
     ids: NDArray[np.str_] | None,
@@ -149,18 +123,3 @@ def join_by_id(
             f'(column "{id_column}").'
         )
     return values, frame.iloc[position.to_numpy(dtype=np.int64)].reset_index(drop=True)
-
-
-def write_json(path: Path, result: dict[str, Any]) -> Path:
-    """Write whole or not at all: a temporary file beside it, flushed to disk, then renamed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

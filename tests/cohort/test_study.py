@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cohort.errors import UserError
-from cohort.study import load_study, read_table
+from cohort.study import load_study
+from cohort.table import read_table
 
 GOOD = """
 images: photos
@@ -138,7 +139,7 @@ def test_european_table(tmp_path: Path) -> None:
 
 def test_table_mistakes(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    with pytest.raises(UserError, match="the table is not there; correct `table`"):
+    with pytest.raises(UserError, match="the table is not there; correct its name"):
         read_table(path)
     path.write_text("patient_id,age\n1,2\n", encoding="utf-8")
     with pytest.raises(

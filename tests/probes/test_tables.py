@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from cohort.errors import UserError
-from probes.tables import audit_files, read_table, read_vectors
+from cohort.table import read_table
+from probes.tables import audit_files, read_vectors
 
 
 @pytest.fixture
@@ -73,13 +74,13 @@ def test_refusals(files):
             read_vectors(folder / name)
     with pytest.raises(UserError, match=r"gone.npy: there is no such file; --vectors wants a .npy file"):
         read_vectors(folder / "gone.npy")
-    with pytest.raises(UserError, match=r"gone.csv: there is no such file; --table wants a csv"):
+    with pytest.raises(UserError, match=r"gone.csv: the table is not there; correct its name"):
         read_table(folder / "gone.csv")
     (folder / "t.doc").write_text("x")
-    with pytest.raises(UserError, match=r'tables of type ".doc" are not read; use csv, tsv, xlsx or parquet'):
+    with pytest.raises(UserError, match=r"a table is .csv, .tsv, .xlsx or .parquet, not `.doc`"):
         read_table(folder / "t.doc")
     (folder / "nothing.csv").write_text("")
-    with pytest.raises(UserError, match=r"nothing.csv: cannot be read as a table"):
+    with pytest.raises(UserError, match=r"nothing.csv: the table cannot be read"):
         read_table(folder / "nothing.csv")
     (folder / "latin.csv").write_bytes("patient,diagnosis\n1,bénin\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.csv: is not UTF-8 text .*save it as CSV UTF-8"):

@@ -1,0 +1,67 @@
+"""The logistic probe: the known AUROC of a planted shift, chance without one, and no look at the patients it scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from cohort.patients import Patients, deal_folds
+from probes.estimate import Target, probe
+from probes.logistic import logistic_scores
+
+
+def world(effect: float, n_patients: int = 400, dim: int = 8, seed: int = 0, levels: int = 2):  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(seed)
+    patients = np.repeat(np.arange(n_patients), rng.integers(1, 4, n_patients))
+    label = rng.integers(0, levels, n_patients)[patients]
+    vectors = rng.normal(size=(len(patients), dim))
+    vectors[:, 0] += effect * label
+    folds = deal_folds(np.zeros(n_patients, dtype=np.int64), 5, rng)[patients]
+    return vectors, label.astype(np.int64), patients.astype(np.int64), folds
+
+
+def scored(vectors, label, patients, folds, columns=(1,)):  # type: ignore[no-untyped-def]
+    weights = Patients(patients, int(patients.max()) + 1).weights
+    return logistic_scores(vectors, label, np.array(columns), patients, weights, folds)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.8, 2.0])
+def test_auroc_is_that_of_the_planted_shift(effect: float) -> None:
+    vectors, label, patients, folds = world(effect)
+    found = roc_auc_score(label, scored(vectors, label, patients, folds)[0])
+    assert abs(found - norm.cdf(effect / np.sqrt(2))) < 0.06  # two normals, a shift apart
+
+
+def test_more_dimensions_than_patients() -> None:
+    vectors, label, patients, folds = world(5.0, n_patients=60, dim=150)
+    assert roc_auc_score(label, scored(vectors, label, patients, folds)[0]) > 0.7
+
+
+def test_scores_do_not_depend_on_the_labels_of_the_patients_scored() -> None:
+    vectors, label, patients, folds = world(0.8)
+    before = scored(vectors, label, patients, folds)
+    other = label.copy()
+    other[folds == 2] = 1 - other[folds == 2]
+    after = scored(vectors, other, patients, folds)
+    assert np.array_equal(before[:, folds == 2], after[:, folds == 2])
+    assert not np.array_equal(before[:, folds == 1], after[:, folds == 1])
+
+
+def test_several_levels_and_a_level_missing_in_training() -> None:
+    vectors, label, patients, folds = world(1.5, levels=3)
+    label[(label == 2) & (folds != 4)] = 1
+    scores = scored(vectors, label, patients, folds, (0, 1, 2))
+    assert np.isfinite(scores).all()
+    assert roc_auc_score(label == 0, scores[0]) > 0.75
+
+
+def test_stands_beside_the_ridge_probe() -> None:
+    vectors, label, patients, _ = world(1.2, n_patients=200)
+    found = probe(vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100, logistic=True)
+    assert found.logistic is not None
+    score, low, high = found.logistic
+    assert low < score < high
+    assert abs(score - found.score) < 0.05
+    assert probe(vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100).logistic is None
