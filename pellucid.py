@@ -319,7 +319,8 @@ def run(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None
     from explore.pipeline import run_study
 
     finished = run_study(_study(study, overrides, config), device=device, say=typer.echo)
-    typer.echo(f"\nThe report:   {finished.path / 'report.html'}\nThe explorer: pellucid explore {study}")
+    again = " ".join(["pellucid explore", str(study), *(overrides or [])])
+    typer.echo(f"\nThe report:   {finished.path / 'report.html'}\nThe explorer: {again}")
 
 
 @app.command()

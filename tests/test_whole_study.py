@@ -84,9 +84,10 @@ def test_run_on_real_images(pellucid, shared_data: Path, tmp_path: Path, name: s
         assert (source["n_images"], source["n_patients"]) == (1875, 1064)
         assert source["factors"][0]["patients_with_two_levels"] == 0
         assert source["burned_in"]["share"] > 0.3
-        for rows in backbones.values():
+        for name_of, rows in backbones.items():
             scores = {row["name"]: row for row in rows["variables"]}
-            assert scores["device_model"]["score"] >= 0.95
+            assert scores["device_model"]["score"] >= (0.9 if name_of.startswith("timm-random") else 0.95)
+            assert scores["device_model"]["logistic"]["score"] >= 0.9
             assert scores["pathology"]["ci_low"] < scores["pathology"]["score"] < scores["pathology"]["ci_high"]
         assert "device model: no patient was imaged at two levels" in said.replace("device_model", "device model")
         assert "burned into about" in said
