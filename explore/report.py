@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from cohort.runs import RunFolder, atomic_path, begin_run
 from cohort.study import Study
-from explore import figures, verdicts, words
+from explore import figures, probe_figures, verdicts, words
 from explore.gather import Backbone, Findings, gather, private_names, scrub, study_title
 from explore.thumbnails import data_uri, thumbnails
 
@@ -143,7 +143,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
         "saturated": words.listing(
             list(dict.fromkeys(words.humane(v["name"]) for rows in probes.values() for v in rows if v.get("saturated")))
         ),
-        "probe_figure": _Figures.html(figures.probe_figure(probes), "probes") if probes else None,
+        "probe_figure": _Figures.html(probe_figures.probe_figure(probes), "probes") if probes else None,
         "refused": [
             f"{words.humane(v['name'])}: {str(v['note']).rstrip('.')}"
             for v in next(iter(probes.values()), [])
@@ -175,7 +175,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
 
 def _pair_figures(found: Sequence[verdicts.Verdict], variables: Sequence[dict[str, Any]]) -> list[Markup]:
     pairs = verdicts.worth_drawing(found, MOST_PAIRS)
-    drawn = [(scale, figures.pair_figure(pairs, variables, scale)) for scale in figures.scales(variables)]
+    drawn = [(scale, probe_figures.pair_figure(pairs, variables, scale)) for scale in probe_figures.scales(variables)]
     return [_Figures.html(figure, f"pairs-{scale}") for scale, figure in drawn if figure is not None]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
-from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from threadpoolctl import threadpool_limits
 
 from cohort.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds
 from cohort.ranks import ridits

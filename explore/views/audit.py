@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from explore import figures, verdicts, words
+from explore import probe_figures, verdicts, words
 from explore.gather import Findings
 
 _CHART = {"displayModeBar": False}
@@ -35,10 +35,12 @@ def show(findings: Findings) -> None:
             "Dots with 95 % intervals over patients, patients of the test never seen in training. A trained backbone "
             "should stand clear of the grey baselines where it matters to you, and not where it does not."
         )
-        st.plotly_chart(figures.probe_figure(probes), width="stretch", theme=None, config=_CHART, key="probe-figure")
+        st.plotly_chart(
+            probe_figures.probe_figure(probes), width="stretch", theme=None, config=_CHART, key="probe-figure"
+        )
     pairs = verdicts.worth_drawing(found, 8)
     variables = audit.get("variables") or []
-    drawn = [(scale, figures.pair_figure(pairs, variables, scale)) for scale in figures.scales(variables)]
+    drawn = [(scale, probe_figures.pair_figure(pairs, variables, scale)) for scale in probe_figures.scales(variables)]
     if any(figure is not None for _, figure in drawn):
         st.subheader("Does it survive when the other is held fixed?")
     for scale, figure in drawn:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from explore import figures, words
+from explore import figures, probe_figures, words
 
 
 def _row(name: str, role: str, score: float | None, metric: str = "auroc") -> dict[str, Any]:
@@ -30,25 +30,25 @@ def test_every_image_is_on_the_map_and_a_click_gives_its_key() -> None:
 
 def test_baselines_are_grey_and_roles_have_their_colours() -> None:
     rows = [_row("diagnosis", "clinical", 0.8), _row("device", "acquisition", 0.9)]
-    figure = figures.probe_figure({"pixels": rows, "run:mae": rows})
+    figure = probe_figures.probe_figure({"pixels": rows, "run:mae": rows})
     drawn = {trace.marker.line.color for trace in figure.data if trace.error_x.color}
     assert drawn == {figures.CLINICAL, figures.ACQUISITION, figures.MUTED}
 
 
 def test_scores_on_two_scales_are_never_on_one_axis() -> None:
     rows = [_row("diagnosis", "clinical", 0.8), _row("age", "clinical", 0.3, "spearman")]
-    assert figures.scales(rows) == ["AUROC", "Spearman correlation"]
-    figure = figures.probe_figure({"run:mae": rows})
+    assert probe_figures.scales(rows) == ["AUROC", "Spearman correlation"]
+    figure = probe_figures.probe_figure({"run:mae": rows})
     axes = {trace.xaxis for trace in figure.data if trace.error_x.color}
     assert len(axes) == 2
     beyond = {"score": 0.2, "ci_low": 0.1, "ci_high": 0.3, "metric": "spearman", "p_value": 0.2}
     pair = {"clinical": "age", "acquisition": "device", "clinical_beyond_acquisition": beyond}
-    assert figures.pair_figure([pair], rows, "AUROC") is None
-    assert figures.pair_figure([pair], rows, "Spearman correlation") is not None
+    assert probe_figures.pair_figure([pair], rows, "AUROC") is None
+    assert probe_figures.pair_figure([pair], rows, "Spearman correlation") is not None
 
 
 def test_a_score_that_is_missing_leaves_a_sentence() -> None:
-    figure = figures.probe_figure({"run:mae": [_row("diagnosis", "clinical", None)]})
+    figure = probe_figures.probe_figure({"run:mae": [_row("diagnosis", "clinical", None)]})
     assert figure.layout.annotations[0].text == "No variable has enough patients to be probed."
 
 
@@ -60,7 +60,7 @@ def test_shares_add_up_to_all_patients_of_a_level() -> None:
 
 
 def test_words() -> None:
-    assert words.backbone_label("run:/home/jane/study/analysis/pretrain/mae-tiny-cpu-0a1b2c3d") == "mae-tiny-cpu"
+    assert words.backbone_label("run:/srv/jane/study/analysis/pretrain/mae-tiny-cpu-0a1b2c3d") == "mae-tiny-cpu"
     assert words.for_markdown("see http://evil.example") == "see http\u2060\\://evil.example"
     assert words.plain(3.0) == "3"
     assert words.plain(float("nan")) == words.MISSING

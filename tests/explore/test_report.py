@@ -138,5 +138,5 @@ def test_a_factor_accused_once_is_not_acquitted_by_another_pair() -> None:
 def test_scrub_takes_paths_and_file_names() -> None:
     names = {"a/DOE_JANE_1.png": "image 1 of P00001", "DOE_JANE_1.png": "image 1 of P00001"}
     assert gather.scrub("row 3: a/DOE_JANE_1.png has no date", names) == "row 3: image 1 of P00001 has no date"
-    assert gather.scrub("see /home/jane/study/table.csv", {}) == "see (a path)"
+    assert gather.scrub("see /srv/jane/study/table.csv", {}) == "see (a path)"
     assert gather.scrub("0.5 in/out of 3/4", {}) == "0.5 in/out of 3/4"
