@@ -76,7 +76,8 @@ def _study(path: Path, overrides: list[str] | None, config: Path | None = None) 
 
 
 def _told(what: str, run: RunFolder) -> None:
-    typer.echo(f"{what}: {'already done, nothing to do' if run.done else 'done'} → {run.path}")
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one voice is enough
+        typer.echo(f"{what}: {'already done, nothing to do' if run.done else 'done'} → {run.path}")
 
 
 @app.command()
