@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,14 @@ app = typer.Typer(
     epilog="Start with `pellucid demo`, or with `pellucid init FOLDER` in a folder of your own. "
     "Exit codes: 0 done, 2 you can mend it, 75 interrupted and safe to repeat, 1 our fault.",
 )
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(__getattr__("__version__"))
+        raise typer.Exit
+
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="study.yaml, or the folder that holds it.")]
 Overrides = Annotated[
@@ -179,6 +188,7 @@ def search(
         Path, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder that `embed --out` made.")
     ],
     image: Annotated[str, typer.Argument(help="An image_id, or an image file.")],
+    overrides: Overrides = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 12,
     backbone: BackboneName = None,
     same_patient: Annotated[bool, typer.Option(help="Show images of the same patient too.")] = False,
@@ -194,7 +204,9 @@ def search(
         from cohort.scan import current_scan
         from embed.stored import choose_vectors
 
-        loaded = _study(study, None)
+        loaded = _study(study, overrides)
+        if Path(image).is_file() and Path(image).resolve().is_relative_to(loaded.image_root):
+            image = Path(image).resolve().relative_to(loaded.image_root).as_posix()  # a picture of the study itself
         vectors = load_vectors(choose_vectors(loaded.analysis, current_scan(loaded), backbone).path)
     hits = search_like(vectors, image, k, same_patient=same_patient)
     typer.echo(hits.to_json(orient="records", indent=1) if as_json else hits.to_string(index=False))
@@ -246,31 +258,41 @@ def audit(
             "--id", help="Column of ids to join by; the vectors' ids lie in V.ids.txt beside V.npy, one a line."
         ),
     ] = None,
-    permutations: Annotated[int, typer.Option(min=19, help="Permutations of patients.")] = 999,
-    seed: Annotated[int, typer.Option(help="Of folds, bootstrap and permutations.")] = 0,
+    permutations: Annotated[int | None, typer.Option(min=19, help="Permutations of patients (999).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of folds, bootstrap and permutations (0).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for audit.json.")] = None,
 ) -> None:
     """Do the vectors encode the disease, or the device?"""
     from cohort.errors import UserError
 
     if vectors is not None:
+        if study is not None:
+            raise UserError(f"audit either the study {study} or --vectors, not both")
         from probes.tables import audit_files
 
         missing = [n for n, v in (("--table", table), ("--patient", patient), ("--out", out)) if v is None]
         if missing or table is None or patient is None or out is None:
             raise UserError(f"--vectors needs {', '.join(missing)} as well")
         columns = [[c.strip() for c in names.split(",") if c.strip()] for names in (clinical, acquisition)]
-        written = audit_files(vectors, table, patient, columns[0], columns[1], out, permutations, seed, row_id)
+        written = audit_files(
+            vectors, table, patient, columns[0], columns[1], out, permutations or 999, seed or 0, row_id
+        )
         _say_audit(json.loads(written.read_text(encoding="utf-8")))
         typer.echo(f"audit: done → {written}")
         return
+    for_arrays = {"--table": table, "--patient": patient, "--clinical": clinical, "--acquisition": acquisition,
+                  "--id": row_id, "--out": out}  # fmt: skip
+    misplaced = [name for name, value in for_arrays.items() if value]
+    if study is not None and misplaced:
+        raise UserError(f"{', '.join(misplaced)} go with --vectors; of a study, study.yaml says what is audited")
     if study is None:
         raise UserError("name a study, or give --vectors, --table, --patient, --clinical, --acquisition and --out")
     from cohort.scan import current_scan
     from embed.stored import choose_vectors
     from probes.verbs import audit_study
 
-    loaded = _study(study, overrides, config)
+    chosen = [f"audit.{k}={v}" for k, v in (("permutations", permutations), ("seed", seed)) if v is not None]
+    loaded = _study(study, [*(overrides or []), *chosen], config)
     scanned = current_scan(loaded)
     run = audit_study(loaded, scanned, choose_vectors(loaded.analysis, scanned, backbone))
     _say_audit(run.read_json("audit.json"))
@@ -353,13 +375,16 @@ def status(
 
 def main() -> None:
     """Entry point of the `pellucid` command: errors become sentences and exit codes."""
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         app()
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted: repeat the command to continue where it stopped", err=True)
-        sys.exit(130)
     except Exception as error:
         sys.exit(_exit_code(error))
+
+
+def _interrupted(number: int, frame: object) -> None:
+    typer.echo("\ninterrupted: repeat the command to continue where it stopped", err=True)
+    raise SystemExit(130)
 
 
 def _exit_code(error: Exception) -> int:

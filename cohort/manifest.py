@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pandas as pd
 
+from cohort.config import did_you_mean
 from cohort.errors import UserError
 from cohort.splits import assign_splits, research_ids
 from cohort.study import FromDicom, FromPath, Study, Variable
-from cohort.table import read_table
+from cohort.table import as_text, read_table
 
-MISSING_WORDS = {"", "na", "n/a", "nan", "none", "null", "unk", "unknown", "missing", "?"}
+_OWN_COLUMNS = {"patient", "split", "duplicate_of"}  # made after the join
 
 
 def build_manifest(study: Study, images: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -42,6 +42,7 @@ def build_manifest(study: Study, images: pd.DataFrame) -> tuple[pd.DataFrame, li
         raise UserError(f"{study.path}: no readable image has a patient; nothing can be studied")
     patients = manifest["patient_source_id"].fillna("").astype(str)
     rule = study.config.split
+    given = _given_split(study, manifest[usable], problems) if rule.column else None
     names = research_ids(patients[usable].tolist(), rule.seed)
     manifest["patient"] = patients.map(names).fillna("")
     manifest["split"] = ""
@@ -49,19 +50,52 @@ def build_manifest(study: Study, images: pd.DataFrame) -> tuple[pd.DataFrame, li
         patients[usable].tolist(),
         test=rule.test,
         seed=rule.seed,
-        column=manifest.loc[usable, rule.column].tolist() if rule.column else None,
+        column=given,
         column_name=rule.column or "",
-        external={n: (manifest.loc[usable, n].tolist(), levels) for n, levels in study.config.external.items()},
+        external=_held_out(study, manifest[usable]),
     )
     problems.extend(_duplicates(manifest))
-    return manifest, problems
+    return manifest.drop(columns="header_patient_id"), problems
+
+
+def _given_split(study: Study, usable: pd.DataFrame, problems: list[str]) -> list[str]:
+    """The table's own split, lower case; an image without a row goes where its patient's others go."""
+    name = str(study.config.split.column)
+    given = as_text(usable[name])
+    given = given.fillna(given.groupby(usable["patient_source_id"]).transform("first"))
+    if given.isna().any():
+        raise UserError(
+            f"split column `{name}`: is empty for {int(given.isna().sum())} image(s): give each row a split"
+        )
+    return [str(value).lower() for value in given]
+
+
+def _held_out(study: Study, usable: pd.DataFrame) -> dict[str, tuple[list[str | None], list[str]]]:
+    """For each external factor the level of each image and the levels held out, both as text.
+
+    Raises:
+        UserError: a level that no image has; held out in name only, it would be trained on.
+    """
+    found = {}
+    for name, levels in study.config.external.items():
+        values = as_text(usable[name])
+        wanted = [str(level) for level in as_text(pd.Series(levels, dtype=object))]
+        known = sorted(set(values.dropna()))
+        for level in wanted:
+            if level not in known:
+                raise UserError(
+                    f"{study.path}: external: no image has `{name}` = `{level}`{did_you_mean(level, known)}; "
+                    f"there are: {', '.join(known[:12])}"
+                )
+        found[name] = (values.tolist(), wanted)
+    return found
 
 
 def _patients_of_images(study: Study, images: pd.DataFrame, problems: list[str]) -> pd.Series:
     rule = study.config.patient
     if isinstance(rule, FromPath):
         pattern = re.compile(rule.from_path)
-        found = images["image_id"].map(lambda path: m.group(1) if (m := pattern.search(path)) else None)
+        found = images["image_id"].map(lambda path: (m.group(1) or None) if (m := pattern.search(path)) else None)
         _say_unmatched(found, images["image_id"], f"patient: {{from_path: {rule.from_path!r}}} fits", problems)
         return found
     if isinstance(rule, FromDicom):
@@ -109,7 +143,7 @@ def _join(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.DataF
         row_of = _match_patients(table[key_column], manifest["patient_source_id"], table_path, problems)
     joined = table.drop(columns=[key_column]).reindex(row_of).set_index(manifest.index)
     if patient_column:
-        ids = _as_text(joined[patient_column])
+        ids = as_text(joined[patient_column])
         manifest["patient_source_id"] = ids
         nameless = int((ids.isna() & (row_of >= 0)).sum())
         if nameless:
@@ -123,10 +157,10 @@ def _join(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.DataF
                 without["reason"] != "", "no row of the table names this image"
             )
     columns = [c for c in wanted if c not in {key_column, patient_column}]
-    clash = [c for c in columns if c in manifest.columns]
+    clash = [c for c in columns if c in manifest.columns or (c in _OWN_COLUMNS and c != config.split.column)]
     if clash:
         raise UserError(f"{table_path}: the column name `{clash[0]}` is one that the manifest uses itself: rename it")
-    manifest[columns] = joined[columns]
+    manifest[columns] = joined[columns]  # the split column, if it is called `split`, is settled and overwritten later
     return manifest
 
 
@@ -134,7 +168,7 @@ def _match_images(
     names: pd.Series, image_ids: pd.Series, study: Study, table_path: Path, problems: list[str], fate: str
 ) -> pd.Series:
     """For each image the label of its table row (−1: none), by the first way of naming files that fits most rows."""
-    text = names.map(lambda v: str(v).strip().replace("\\", "/").removeprefix("./") if pd.notna(v) else "")
+    text = as_text(names).fillna("").map(lambda name: name.replace("\\", "/").removeprefix("./"))
     prefix = ""
     if table_path.parent != study.image_root and study.image_root.is_relative_to(table_path.parent):
         prefix = study.image_root.relative_to(table_path.parent).as_posix() + "/"
@@ -183,7 +217,7 @@ def _match_images(
 
 
 def _match_patients(keys: pd.Series, patients: pd.Series, table_path: Path, problems: list[str]) -> pd.Series:
-    text = _as_text(keys)
+    text = as_text(keys)
     twice = text[text.notna() & text.duplicated(keep=False)]
     if len(twice):
         raise UserError(
@@ -202,20 +236,8 @@ def _match_patients(keys: pd.Series, patients: pd.Series, table_path: Path, prob
     return row_of
 
 
-def _as_text(column: pd.Series) -> pd.Series:
-    """Values as the text a person would write: 17.0 → `17`, True → `True`, a gap → None."""
-
-    def one(value: Any) -> str | None:
-        if pd.isna(value):
-            return None
-        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-        return None if text.lower() in MISSING_WORDS else text
-
-    return column.map(one).astype(object)
-
-
 def _typed_column(column: pd.Series, variable: Variable, table_path: Path) -> pd.Series:
-    text = _as_text(column)
+    text = as_text(column)
     if variable.kind in {"continuous", "ordinal"}:
         numbers = pd.to_numeric(text, errors="coerce")
         wrong = text[text.notna() & numbers.isna()]

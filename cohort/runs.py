@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -123,6 +124,10 @@ def begin_run(
             _sync_folder(final.parent)
         except (Preempted, GeneratorExit):
             raise
+        except UserError:
+            if working.is_dir() and {p.name for p in working.iterdir()} <= {_STATE, "failure.json"}:
+                shutil.rmtree(working)  # nothing was done yet: a mistake in study.yaml is no run that failed
+            raise
         except BaseException as error:
             if working.is_dir():
                 with contextlib.suppress(OSError):  # a full disk is often why we are here
@@ -189,19 +194,21 @@ def _reference(stage_folder: Path, parent: RunFolder) -> dict[str, str]:
 def _exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold an flock for as long as the block runs; the kernel drops it even after kill -9."""
     with path.open("a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise UserError(f"{what}: another process (pid {holder}) is working on this run; wait for it") from None
+        for patience in range(5, -1, -1):  # `status` holds the lock for an instant when it looks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if patience:
+                    time.sleep(0.1)
+                    continue
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                raise UserError(f"{what}: another process (pid {holder}) is working on this run; wait for it") from None
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield  # the file stays: unlinked, it could be locked by one process and made anew by another
 
 
 def parent_of(folder: Path, stage: str) -> Path:

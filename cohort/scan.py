@@ -57,7 +57,7 @@ def current_scan(study: Study) -> RunFolder:
     if found is None:
         earlier = any((study.analysis / "scan").glob("scan-*"))
         why = "images, table or study.yaml changed since the last scan" if earlier else "there is no scan of it yet"
-        raise UserError(f"{study.path}: {why}: run `pellucid scan {study.path.name}`")
+        raise UserError(f"{study.path}: {why}: run `pellucid scan {study.path}`")
     return found
 
 

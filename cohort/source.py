@@ -207,7 +207,7 @@ def _sentences(report: dict[str, Any], n: int) -> list[str]:
     for gap in report["missing"]:
         if gap["n_images"] and gap["role"] != "acquisition":
             said.append(
-                f"{gap['variable']}: missing for {gap['n_images']} of {n} images ({gap['n_patients']} patients)."
+                f"{gap['variable']}: missing for {gap['n_images']} of {n} images ({gap['n_patients']} patient(s))."
             )
     burned = report["burned_in"]
     if burned["images"]:
@@ -215,7 +215,7 @@ def _sentences(report: dict[str, Any], n: int) -> list[str]:
             f"Text-like marks are burned into about {burned['share']:.0%} of the images ({burned['images']} of {n}); "
             "a model can read the device or the view from them."
         )
-        for entry in burned["by_factor"]:
+        for entry in burned["by_factor"] if burned["images"] >= MIN_PATIENTS else []:
             shares = [level["share"] for level in entry["levels"] if level["images"] >= 10]
             if len(shares) > 1 and max(shares) - min(shares) >= 0.1:
                 shown = ", ".join(

@@ -25,7 +25,7 @@ def assign_splits(
     seed: int,
     column: Sequence[object] | None = None,
     column_name: str = "split",
-    external: Mapping[str, tuple[Sequence[object], Sequence[object]]] | None = None,
+    external: Mapping[str, tuple[Sequence[str | None], Sequence[str]]] | None = None,
 ) -> list[str]:
     """A split for each image, whole patients only.
 
@@ -34,7 +34,7 @@ def assign_splits(
         test: share of patients for `test` where no column decides.
         seed: of the hash.
         column: the table's own split of each image (train or test), instead of the hash.
-        external: {factor: (value of each image, levels held out)}; a patient with any image there is external whole.
+        external: {factor: (level of each image, levels held out)}; a patient with any image there is external whole.
 
     Raises:
         UserError: the column has other values, or puts one patient on two sides.
@@ -56,8 +56,8 @@ def assign_splits(
                 "one value"
             )
     for values, levels in (external or {}).values():
-        held_out = {str(level) for level in levels}
-        outside = frame.loc[[str(v) in held_out for v in values], "patient"].unique()
+        held_out = set(levels)
+        outside = frame.loc[[value in held_out for value in values], "patient"].unique()
         frame.loc[frame["patient"].isin(outside), "split"] = "external"
     return [str(side) for side in frame["split"]]
 

@@ -97,6 +97,10 @@ class StudyConfig(Config):
             for name in getattr(self, role):
                 if name in seen:
                     raise ValueError(f"the column `{name}` stands under {seen[name]} and under {role}: choose one")
+                if name in {self.image, self.patient}:
+                    raise ValueError(
+                        f"the column `{name}` names the image or the patient: it cannot be a variable as well"
+                    )
                 seen[name] = role
         if self.table is None and (seen or self.image or self.external or self.split.column):
             raise ValueError("columns are named but there is no `table`")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,8 +103,6 @@ def embed_folder(
     Raises:
         UserError: `out` holds something else, or there is nothing to embed.
     """
-    import json
-
     encoder = load_backbone(backbone, device)
     source = FolderImages(folder)
     wanted = {"backbone": encoder.name, "fingerprint": encoder.fingerprint, "source": list_folder(folder).fingerprint}
@@ -109,7 +111,8 @@ def embed_folder(
         if all(spec.get(k) == v for k, v in wanted.items()):
             return out, [(f["image_id"], f["reason"]) for f in spec["failed"]]
         raise UserError(f"{out}: holds vectors of another backbone or folder; choose another --out")
-    if out.exists() and any(p.name != "parts" and not p.name.startswith(".") for p in out.iterdir()):
+    ours = {"parts", "vectors.npy", "images.parquet", "index.faiss"}  # of an interrupted call; spec.json comes last
+    if out.exists() and any(p.name not in ours and not p.name.startswith(".") for p in out.iterdir()):
         raise UserError(f"{out}: is not empty; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     images = pd.DataFrame({"image_id": source.image_ids, "patient": source.image_ids, "split": ""})
@@ -128,9 +131,11 @@ def _extract(
     extra: dict[str, Any] | None = None,
 ) -> list[tuple[str, str]]:
     parts = folder / "parts"
-    parts.mkdir(exist_ok=True)
+    _fresh_parts(parts, {"fingerprint": encoder.fingerprint, "size_px": encoder.size_px, "batch_size": batch_size,
+                         "chunk": CHUNK_IMAGES, "images": source.image_ids, **(extra or {})})  # fmt: skip
     n = len(images)
-    torch.set_num_threads(joblib.cpu_count())
+    if "OMP_NUM_THREADS" not in os.environ:  # who has set it knows why
+        torch.set_num_threads(joblib.cpu_count())
     with track(f"embedding with {encoder.name}", n, "images", progress) as advance, ThreadPoolExecutor(2) as pool:
         for start in range(0, n, CHUNK_IMAGES):
             rows = range(start, min(start + CHUNK_IMAGES, n))
@@ -161,10 +166,19 @@ def _extract(
     }
     write_index(folder, build_index(values[good]))
     write_vectors(folder, values[good], images.loc[good].reset_index(drop=True), spec)
-    for path in parts.iterdir():
-        path.unlink()
-    parts.rmdir()
+    shutil.rmtree(parts)
     return failed
+
+
+def _fresh_parts(parts: Path, made_from: dict[str, Any]) -> None:
+    """Keep the parts of an interrupted call only if it had the same backbone, images and batches."""
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    mark = parts / "made-from"
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != key:
+        shutil.rmtree(parts, ignore_errors=True)
+        parts.mkdir()
+        with atomic_path(mark) as temporary:
+            temporary.write_text(key, encoding="utf-8")
 
 
 def _embed_rows(

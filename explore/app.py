@@ -48,6 +48,8 @@ def main(arguments: list[str]) -> None:
         patients = findings.images["patient"].nunique()
         st.caption(f"{len(findings.images):,} images of {patients:,} patients")
         st.caption("Patients are shown by research id. Nothing leaves this computer.")
+        if findings.outdated:
+            st.warning(f"What is shown is out of date. {findings.outdated}")
     page.run()
 
 

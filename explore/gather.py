@@ -9,18 +9,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cohort.errors import UserError
-from cohort.runs import RunFolder, list_runs, open_finished
+from cohort.runs import RunFolder, list_runs, newest_runs, open_finished
+from cohort.scan import current_scan
 from cohort.study import Study, Variable
+from embed.stored import newest_vectors
 from explore.words import backbone_label, is_baseline, unticked
 
 PRIVATE_COLUMNS = ("patient_source_id",)
+_EXAMPLE = re.compile(
+    r" ?\(first: (?:row \d+, )?`[^`]*`\)"
+)  # file names for the person at the terminal, not for the page
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Findings:
     probes: dict[str, list[dict[str, Any]]]  # backbone → variables
     audits: dict[str, dict[str, Any]]  # backbone → content of its audit.json
     pretrain: RunFolder | None
+    outdated: str = ""  # why the scan shown is not of the study as it is now
 
     @property
     def variables(self) -> list[Variable]:
@@ -128,7 +134,10 @@ def gather(
         problem_images=unusable[["status", "reason"]].reset_index(drop=True)
         if len(unusable)
         else pd.DataFrame(columns=["status", "reason"]),
-        source=scrub_all(source, manifest),
+        source=scrub_all(
+            source | {"problems": [_EXAMPLE.sub("", said) for said in source.get("problems", [])]} if source else {},
+            manifest,
+        ),
         backbones=backbones,
         probes=probes,
         audits=scrub_all(audits, manifest),
@@ -142,39 +151,34 @@ def gather_newest(study: Study) -> Findings:
     Raises:
         UserError: the study has not been scanned.
     """
-    newest: dict[str, dict[str, RunFolder]] = {}
-    for row in list_runs(study.analysis):
-        if row["state"] in {"done", "stale"}:
-            run = open_finished(Path(row["path"]))
-            newest.setdefault(run.stage, {}).pop(run.name, None)
-            newest[run.stage][run.name] = run
+    try:
+        scan, outdated = current_scan(study), ""
+    except UserError as error:
+        earlier = [
+            row for row in list_runs(study.analysis) if row["stage"] == "scan" and row["state"] in {"done", "stale"}
+        ]
+        if not earlier:
+            raise UserError(
+                f"{study.path}: nothing has been scanned yet; `pellucid run {study.path}` does all steps"
+            ) from None
+        scan, outdated = open_finished(Path(earlier[-1]["path"])), str(error)
+    vectors = newest_vectors(study.analysis, scan)
+    probes, trained = (newest_runs(study.analysis, stage, scan) for stage in ("probe", "pretrain"))
 
-    def last(stage: str) -> RunFolder | None:
-        runs = list(newest.get(stage, {}).values())
-        return runs[-1] if runs else None
+    def of_each(stage: str) -> list[RunFolder]:
+        found = (newest_runs(study.analysis, stage, run) for run in vectors.values())
+        return [runs[-1] for runs in found if runs]
 
-    scan = last("scan")
-    if scan is None:
-        raise UserError(f"{study.path}: nothing has been scanned yet; `pellucid run {study.path.name}` does all steps")
-    vectors: dict[str, RunFolder] = {}
-    for run in newest.get("embed", {}).values():
-        if any(parent["key"] == scan.key for parent in run.record["parents"]):
-            vectors[_backbone_name(run)] = run
-    keys = {run.key for run in vectors.values()}
-
-    def of_these(stage: str) -> list[RunFolder]:
-        runs = newest.get(stage, {}).values()
-        return [run for run in runs if any(parent["key"] in keys for parent in run.record["parents"])]
-
-    return gather(
+    findings = gather(
         study,
         scan,
         list(vectors.values()),
-        list(newest.get("cluster", {}).values()),
-        of_these("probe")[-1] if of_these("probe") else None,
-        of_these("audit"),
-        last("pretrain"),
+        of_each("cluster"),
+        probes[-1] if probes else None,
+        of_each("audit"),
+        trained[-1] if trained else None,
     )
+    return replace(findings, outdated=outdated)
 
 
 def _backbone_name(run: RunFolder) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -80,9 +81,21 @@ def explore(study: Study, port: int = 8501, address: str = "127.0.0.1", override
     gather_newest(study)  # says now, not in the browser, that nothing has been scanned
     house = str(APP.parent.parent)  # Streamlit runs a script by its path: it would not find the packages of a checkout
     paths = os.pathsep.join([house, *filter(None, [os.environ.get("PYTHONPATH")])])
+    _refuse_taken_port(address, port)
     process = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": paths})
     try:
         return process.wait()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C is how it is meant to end
         process.terminate()
-        return process.wait(timeout=10)
+        process.wait(timeout=10)
+        return 0
+
+
+def _refuse_taken_port(address: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((address.strip("[]"), port))
+        except OSError:
+            raise UserError(f"port {port} is taken, perhaps by another explorer: choose another with --port") from None

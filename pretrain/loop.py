@@ -196,6 +196,8 @@ class StopRequests:
         self._heard: str | None = None
 
     def hear(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._heard is not None:  # asked twice: at once
+            raise KeyboardInterrupt
         self._heard = signal.Signals(number).name
 
     def reason(self) -> str | None:
@@ -206,11 +208,11 @@ class StopRequests:
 
 @contextlib.contextmanager
 def stop_requests(folder: Path) -> Iterator[StopRequests]:
-    """Listen for SIGTERM, SIGUSR2 and the PREEMPT file while the block runs."""
+    """Listen for SIGTERM, SIGUSR2, Ctrl-C and the PREEMPT file while the block runs."""
     requests = StopRequests(folder)
     earlier = {}
     if threading.current_thread() is threading.main_thread():  # only there may Python set handlers
-        for number in (signal.SIGTERM, signal.SIGUSR2):
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
             earlier[number] = signal.signal(number, requests.hear)
     try:
         yield requests

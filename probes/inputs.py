@@ -88,6 +88,12 @@ def _check_vectors(vectors: NDArray[np.floating], n_rows: int) -> None:
             f"There are {len(vectors)} vectors but {n_rows} rows in the table; they must be the same images in the same "
             "order (or be joined by an id column)."
         )
+    if len(vectors) > 1 and all(
+        (vectors[first : first + 8192] == vectors[0]).all() for first in range(0, len(vectors), 8192)
+    ):
+        raise UserError(
+            "All vectors are the same: they cannot tell any two images apart, and there is nothing to audit."
+        )
     bad: list[int] = []
     for first in range(0, len(vectors), 8192):
         finite = np.isfinite(vectors[first : first + 8192]).all(axis=1)

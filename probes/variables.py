@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cohort.errors import UserError
 from cohort.patients import IntArray, Patients
+from cohort.table import MISSING_WORDS
 
 Kind = Literal["binary", "categorical", "ordinal", "continuous"]
 Role = Literal["clinical", "acquisition"]
@@ -25,7 +26,6 @@ KINDS: tuple[Kind, ...] = ("binary", "categorical", "ordinal", "continuous")
 MIN_PATIENTS = 10  # per class; under it the answer is a sentence, not a number (statistical contract, point 3)
 MAX_LEVELS_OF_NUMBERS = 10  # a numeric column with more distinct values is taken to be continuous
 POSITIVE = {"1", "true", "yes", "y", "positive", "pos", "present", "malignant", "case", "abnormal", "diseased"}
-MISSING_WORDS = {"", "na", "n/a", "nan", "none", "null", "missing", "?"}
 
 
 @dataclass(frozen=True)

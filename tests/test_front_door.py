@@ -61,7 +61,7 @@ def test_mistakes_are_sentences_and_exit_2(pellucid, own_phantom: Path, tmp_path
     for arguments, said in [
         (["scan", tmp_path / "nowhere"], "no such file; `pellucid init FOLDER` drafts a study.yaml"),
         (["scan", own_phantom, "splt.test=0.3"], "unknown key `splt`; did you mean `split`?"),
-        (["cluster", own_phantom], "there is no scan of it yet: run `pellucid scan study.yaml`"),
+        (["cluster", own_phantom], "there is no scan of it yet: run `pellucid scan "),
         (["explore", own_phantom, "--address", "0.0.0.0"], "has no sign-in"),
         (["audit"], "name a study, or give --vectors"),
         (["audit", "--vectors", "v.npy"], "--vectors needs --table, --patient, --out as well"),
@@ -135,3 +135,13 @@ def test_audit_of_anybodys_arrays(pellucid, tmp_path: Path) -> None:  # type: ig
     wrong = pellucid(*command)
     assert wrong.returncode == 2
     assert "whom" in wrong.stderr
+
+
+def test_options_of_the_other_form_are_refused(pellucid, own_phantom: Path) -> None:  # type: ignore[no-untyped-def]
+    wrong = pellucid("audit", own_phantom, "--clinical", "diagnosis")
+    assert wrong.returncode == 2
+    assert "--clinical go with --vectors; of a study, study.yaml says what is audited" in wrong.stderr
+    both = pellucid("audit", own_phantom, "--vectors", "v.npy")
+    assert both.returncode == 2
+    assert "not both" in both.stderr
+    assert pellucid("--version").stdout.strip().count(".") == 2

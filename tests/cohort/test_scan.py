@@ -213,7 +213,7 @@ def test_source_audit_of_planted_gaps(tmp_path: Path) -> None:
     assert {level["level"]: level["patients"] for level in device["levels"]} == {"A": 10, "B": 10}
     assert device["patients_with_two_levels"] == 0
     assert any("device: no patient was imaged at two levels of it." in s for s in source["sentences"])
-    assert "age: missing for 2 of 40 images (1 patients)." in source["sentences"]
+    assert "age: missing for 2 of 40 images (1 patient(s))." in source["sentences"]
     planted = next(a for a in source["associations"] if a["clinical"] == "diagnosis")
     assert planted["table"] == {"A": {"sick": 0, "well": 10}, "B": {"sick": 10, "well": 0}}
     assert planted["value"] > 0.9
@@ -231,7 +231,7 @@ def test_repeating_is_instant_and_changes_make_it_stale(tmp_path: Path) -> None:
     edit_table(folder, lambda t: t.assign(age=t["age"] + 1))
     states = {row["stage"]: row["state"] for row in study_status(study)}
     assert states == {"read": "done", "scan": "stale"}, "a changed table does not touch what was read"
-    with pytest.raises(UserError, match=r"changed since the last scan: run `pellucid scan study\.yaml`"):
+    with pytest.raises(UserError, match=r"changed since the last scan: run `pellucid scan .*study\.yaml`"):
         current_scan(study)
     assert "inputs have changed" in next_step(study_status(study), folder)
     (folder / "photos" / "img_00.jpg").unlink()
@@ -327,3 +327,61 @@ def test_stretch_keeps_the_whole_picture() -> None:
     square = stretch(half, 20)
     assert square[:, :9].max() == 0
     assert square[:, 11:].min() == 200
+
+
+def numbered_sites(folder: Path, **columns: object) -> Path:
+    photos(folder)
+    edit_table(folder, lambda t: t.assign(site=[1 + i // 4 for i in range(12)], **columns))
+    return folder
+
+
+def test_external_levels_are_held_out_however_numbers_are_stored(tmp_path: Path) -> None:
+    folder = numbered_sites(tmp_path / "study")
+    with (folder / "study.yaml").open("a", encoding="utf-8") as handle:
+        handle.write("external: {site: [3]}\n")
+    for number, change in enumerate([lambda t: t, lambda t: t[t["file_name"] != "img_00.jpg"]]):  # the gap makes floats
+        edit_table(folder, change)
+        manifest, _ = scanned_manifest(load_study(folder))
+        outside = manifest.loc[manifest["split"] == "external", "image_id"].tolist()
+        assert outside == [f"img_{i:02d}.jpg" for i in range(8, 12)], number
+    declared = load_study(folder, ["acquisition.site=ordinal"])
+    assert (scanned_manifest(declared)[0]["split"] == "external").sum() == 4
+    with pytest.raises(UserError, match=r"external: no image has `site` = `33`.*there are: 1, 2, 3"):
+        scan(load_study(folder, ["external.site=[33]"]), progress=False)
+
+
+def test_ids_that_look_like_numbers_stay_apart(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "study")
+    ids = ["12.1", "12.10", "12.2", "12.20", "3E1", "30"]
+    edit_table(folder, lambda t: t.assign(patient_id=[ids[i // 2] for i in range(12)]))
+    assert scanned_manifest(load_study(folder))[0]["patient"].nunique() == 6
+    edit_table(folder, lambda t: t.assign(patient_id=[f"{10**20 + i // 2}" for i in range(12)]))
+    assert scanned_manifest(load_study(folder))[0]["patient"].nunique() == 6
+
+
+def test_split_column_called_split(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "study")
+    edit_table(folder, lambda t: t.assign(split=["test" if i < 4 else "train" for i in range(12)]))
+    manifest, _ = scanned_manifest(load_study(folder, ["split.column=split"]))
+    assert manifest["split"].tolist() == ["test"] * 4 + ["train"] * 8
+    edit_table(folder, lambda t: t.assign(split=t["split"].where(t["patient_id"] != "case5")))
+    with pytest.raises(UserError, match=r"split column `split`: is empty for 2 image\(s\)"):
+        scan(load_study(folder, ["split.column=split"]), progress=False)
+    edit_table(folder, lambda t: t.assign(patient="x"))
+    with pytest.raises(UserError, match="the column name `patient` is one that the manifest uses itself: rename it"):
+        scan(load_study(folder, ["clinical.patient=categorical"]), progress=False)
+
+
+def test_a_mistake_leaves_no_failed_run(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "study")
+    with pytest.raises(UserError):
+        scan(load_study(folder, ["clinical.nothing=binary"]), progress=False)
+    assert [row["stage"] for row in study_status(load_study(folder))] == ["read"]
+
+
+def test_a_column_has_one_use(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "study")
+    with pytest.raises(
+        UserError, match="the column `patient_id` names the image or the patient: it cannot be a variable"
+    ):
+        load_study(folder, ["clinical.patient_id=categorical"])

@@ -138,3 +138,25 @@ def test_kill_in_the_middle_then_repeat_gives_the_same_bytes(
     whole = embed(same, scan(same, progress=False), TINY, device="cpu", progress=False)
     for name in ("vectors.npy", "images.parquet", "index.faiss", "spec.json"):
         assert (whole.path / name).read_bytes() == (again.path / name).read_bytes(), name
+
+
+def test_half_done_vectors_of_another_backbone_are_not_taken_over(
+    scanned: tuple[Study, RunFolder], tmp_path: Path
+) -> None:
+    study, _ = scanned
+    fresh, _ = embed_folder(study.image_root, "timm-random:test_vit@96", tmp_path / "fresh", progress=False)
+    out = tmp_path / "out"
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("embed.extract.write_index", stop)
+        with pytest.raises(Stop):
+            embed_folder(study.image_root, TINY, out, progress=False)
+    assert list((out / "parts").glob("part-*.npz"))
+    embed_folder(study.image_root, "timm-random:test_vit@96", out, progress=False)
+    assert (out / "vectors.npy").read_bytes() == (fresh / "vectors.npy").read_bytes()

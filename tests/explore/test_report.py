@@ -140,3 +140,11 @@ def test_scrub_takes_paths_and_file_names() -> None:
     assert gather.scrub("row 3: a/DOE_JANE_1.png has no date", names) == "row 3: image 1 of P00001 has no date"
     assert gather.scrub("see /srv/jane/study/table.csv", {}) == "see (a path)"
     assert gather.scrub("0.5 in/out of 3/4", {}) == "0.5 in/out of 3/4"
+
+
+def test_file_names_in_what_was_said_of_the_table_stay_out_of_the_report() -> None:
+    said = (
+        "clinical.csv: 1 row(s) name an image that is not there (first: row 41, `DOE_JANE (2).jpg`): they are left out"
+    )
+    assert gather._EXAMPLE.sub("", said) == "clinical.csv: 1 row(s) name an image that is not there: they are left out"
+    assert gather._EXAMPLE.sub("", "4 file(s) have no row (first: `x.jpg`): left") == "4 file(s) have no row: left"

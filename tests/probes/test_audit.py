@@ -265,3 +265,9 @@ def test_an_anti_signal_stays_below_one_half():
     assert found.score < 0.3
     assert found.ci_high < 0.5
     assert found.p_value > 0.9
+
+
+def test_vectors_that_are_all_the_same_are_refused() -> None:
+    table = pd.DataFrame({"who": np.repeat(np.arange(30), 2), "device": np.tile(["a", "b"], 30)})
+    with pytest.raises(UserError, match="All vectors are the same"):
+        audit(np.ones((60, 4)), table, patient="who", clinical=[], acquisition=["device"])
