@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import pellucid as front_door
 from cohort.phantom import PhantomConfig, write_phantom
 from cohort.runs import RunFolder
 from cohort.scan import scan
@@ -58,12 +62,36 @@ def own_phantom(phantom: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pellucid() -> Run:
-    """Run `pellucid …` in a process of its own; gives the completed process."""
+    """Run `pellucid …` in this process: its imports cost seconds each time in one of its own."""
 
-    def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout_s: float = 300):  # type: ignore[no-untyped-def]
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        before, argv = signal.getsignal(signal.SIGINT), sys.argv
+        sys.argv = ["pellucid", *map(str, arguments)]
+        code: object = 0
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                front_door.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            sys.argv = argv
+            signal.signal(signal.SIGINT, before)
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(list(map(str, arguments)), code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def pellucid_process() -> Run:
+    """Run `pellucid …` in a process of its own, as a person does."""
+
+    def run(
+        *arguments: object, env: dict[str, str] | None = None, timeout_s: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "pellucid", *map(str, arguments)],
-            cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
             capture_output=True,
             text=True,

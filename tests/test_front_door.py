@@ -57,6 +57,13 @@ def test_public_names() -> None:
     assert front_door.__version__.count(".") == 2
 
 
+def test_in_a_process_of_its_own(pellucid_process, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert pellucid_process("--help").returncode == 0
+    wrong = pellucid_process("scan", tmp_path)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(f"{tmp_path}/study.yaml: no such file")
+
+
 def test_mistakes_are_sentences_and_exit_2(pellucid, own_phantom: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     for arguments, said in [
         (["scan", tmp_path / "nowhere"], "no such file; `pellucid init FOLDER` drafts a study.yaml"),

@@ -31,8 +31,8 @@ def text_of(report: Path) -> str:
 
 
 @pytest.mark.slow
-def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    done = pellucid("demo", tmp_path / "demo", timeout_s=1500)
+def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid_process, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = pellucid_process("demo", tmp_path / "demo", timeout_s=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "The report: " in done.stdout
     assert "pellucid explore" in done.stdout
@@ -51,10 +51,10 @@ def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid, tm
     harmless = re.search(r"No concern found: ([^.]*)\.", said)
     assert harmless is not None
     assert "operator" in harmless.group(1)
-    again = pellucid("demo", tmp_path / "demo")
+    again = pellucid_process("demo", tmp_path / "demo")
     assert again.returncode == 0
     assert again.stdout.count("already done") >= 8
-    states = json.loads(pellucid("status", tmp_path / "demo", "--json").stdout)["runs"]
+    states = json.loads(pellucid_process("status", tmp_path / "demo", "--json").stdout)["runs"]
     assert {row["state"] for row in states} == {"done"}
     assert {row["stage"] for row in states} == {
         "read",
@@ -70,11 +70,11 @@ def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["busbra", "pad_ufes", "ct_tcga"])
-def test_run_on_real_images(pellucid, shared_data: Path, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
+def test_run_on_real_images(pellucid_process, shared_data: Path, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
     analysis = tmp_path / "analysis"
     options = [f"analysis={analysis}", SHORT, "audit.permutations=199"]
     environment = {"PELLUCID_DATA": str(shared_data)}
-    done = pellucid("run", ROOT / "configs" / "study" / name, *options, env=environment, timeout_s=1500)
+    done = pellucid_process("run", ROOT / "configs" / "study" / name, *options, env=environment, timeout_s=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     source = newest(analysis, "scan", "source.json")
     backbones = newest(analysis, "probe", "probes.json")["backbones"]
@@ -106,7 +106,7 @@ def test_run_on_real_images(pellucid, shared_data: Path, tmp_path: Path, name: s
 
 
 @pytest.mark.slow
-def test_kill_pretrain_then_run_gives_the_report_of_an_undisturbed_one(pellucid, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_kill_pretrain_then_run_gives_the_report_of_an_undisturbed_one(pellucid_process, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """kill -9 in the middle of pretraining, then the same command: the same audit, byte for byte."""
     folder = tmp_path / "study"
     write_phantom(folder, PhantomConfig(patients=40, width_px=128, height_px=96))
@@ -117,7 +117,7 @@ def test_kill_pretrain_then_run_gives_the_report_of_an_undisturbed_one(pellucid,
         "audit.bootstrap=100",
     ]
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    done = pellucid("run", folder, *options, f"analysis={calm}", timeout_s=900)
+    done = pellucid_process("run", folder, *options, f"analysis={calm}", timeout_s=900)
     assert done.returncode == 0, done.stderr[-2000:]
     command = [sys.executable, "-m", "pellucid", "run", str(folder), *options, f"analysis={killed}"]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
@@ -128,7 +128,7 @@ def test_kill_pretrain_then_run_gives_the_report_of_an_undisturbed_one(pellucid,
     process.wait()
     assert list(killed.glob("pretrain/.*.partial/checkpoints/*")), "it had saved"
     assert not list(killed.glob("pretrain/mae*")), "it had not finished"
-    done = pellucid("run", folder, *options, f"analysis={killed}", timeout_s=900)
+    done = pellucid_process("run", folder, *options, f"analysis={killed}", timeout_s=900)
     assert done.returncode == 0, done.stderr[-2000:]
     for pattern in (
         "pretrain/mae*/metrics.jsonl",
