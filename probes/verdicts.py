@@ -109,7 +109,8 @@ def sentence(verdict: str, clinical: Row, acquisition: Row, pair: Row) -> str:
     if verdict == "encoded_not_confounded":
         return (
             f"The embedding encodes both {y} ({figure(clinical)}) and {z} ({figure(acquisition)}), but no association "
-            f"between them was found in this cohort ({strength}): nothing suggests that {y} is read off through {z}."
+            f"between them was found in this cohort ({strength}): there is no sign that {y} is read off through {z}, though a "
+            "weak association may have gone unseen."
         )
     opening = f"{z} goes together with {y} in this cohort ({strength}) and is encoded ({figure(acquisition)}). "
     if verdict == "confounded_survives":
