@@ -54,8 +54,8 @@ class FolderImages:
     """The originals of a plain folder, read as they are asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.root = folder
-        self.image_ids = list(list_folder(folder).image_ids)
+        listing = list_folder(folder)
+        self.root, self.image_ids, self.fingerprint = folder, list(listing.image_ids), listing.fingerprint
 
     def square(self, i: int, size_px: int) -> Pixels:
         data = (self.root / self.image_ids[i]).read_bytes()
@@ -105,7 +105,7 @@ def embed_folder(
     """
     encoder = load_backbone(backbone, device)
     source = FolderImages(folder)
-    wanted = {"backbone": encoder.name, "fingerprint": encoder.fingerprint, "source": list_folder(folder).fingerprint}
+    wanted = {"backbone": encoder.name, "fingerprint": encoder.fingerprint, "source": source.fingerprint}
     if (out / "spec.json").is_file():
         spec = json.loads((out / "spec.json").read_text(encoding="utf-8"))
         if all(spec.get(k) == v for k, v in wanted.items()):
