@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,6 @@ class FromPath(Config):
     @field_validator("from_path")
     @classmethod
     def _one_group(cls, pattern: str) -> str:
-        import re
-
         try:
             groups = re.compile(pattern).groups
         except re.error as error:
@@ -55,6 +54,7 @@ class SplitRule(Config):
     test: float = Field(0.2, ge=0, lt=1)
     seed: int = 0
     column: str | None = None
+    stratify: list[str] | None = None  # variables; None: the outcomes, [] nothing
 
 
 class ScanConfig(Config):
@@ -64,8 +64,22 @@ class ScanConfig(Config):
     jpeg_quality: int = Field(95, ge=50, le=100)
     max_megapixels: float = Field(200, gt=0)  # larger is taken for a decompression bomb
     max_unreadable: float = Field(0.05, ge=0, le=1)  # a larger share stops the scan
+    frames: str = "all"  # of a file that holds several pictures: all, middle, or every N
+    tile_px: int = Field(256, ge=32, le=4096)  # whole slides are cut into tiles of this many pixels …
+    tile_um_per_px: float = Field(0.5, gt=0)  # … at this resolution, in µm per pixel
+    min_tissue: float = Field(0.5, ge=0, le=1)  # share of a tile that must be tissue
+    text: Literal["lines", "ocr"] = "lines"  # burned-in text: found by its form, or read (extra `privacy`)
+    time_limit_s: float = Field(60, gt=0)  # a file that takes longer is set aside
+    memory_limit_gb: float = Field(8, gt=0)  # a file that needs more is set aside
     shard_images: int = Field(256, ge=1)
     workers: int = Field(0, ge=0)  # 0: one per core
+
+    @field_validator("frames")
+    @classmethod
+    def _known_frames(cls, value: str) -> str:
+        if not re.fullmatch(r"all|middle|every [1-9][0-9]*", value):
+            raise ValueError("must be all, middle, or every N, for example `every 10`")
+        return value
 
 
 class StudyConfig(Config):

@@ -23,6 +23,8 @@ class Picture:
         bits: stored bits per channel.
         header: what the header says of how the image came to be (never shown, only joined and counted).
         findings: kinds of identifying content in the header, for example `exif_gps`.
+        jpeg_quality: the IJG quality (1–100) that the quantisation tables speak of; None where nothing was lost to JPEG.
+        how: what was done on the way from the stored pixels to these, for example `DCT scale 1/2`; empty for nothing.
     """
 
     pixels: NDArray[np.uint8]
@@ -32,6 +34,20 @@ class Picture:
     bits: int
     header: dict[str, str] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
+    jpeg_quality: float | None = None
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are turned into pictures; the meaning of each stands in `cohort.study.ScanConfig`."""
+
+    min_side_px: int = 0  # a JPEG may be decoded at a smaller DCT scale that keeps this many pixels on both sides; 0: full
+    max_megapixels: float = 200
+    frames: str = "all"  # of a file that holds several pictures: all, middle, or every N
+    tile_px: int = 256  # whole slides are cut into tiles of this many pixels …
+    tile_um_per_px: float = 0.5  # … at this resolution
+    min_tissue: float = 0.5  # share of a tile that must be tissue
 
 
 def flat_rgb(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
