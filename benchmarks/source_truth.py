@@ -1,0 +1,162 @@
+"""Truth of the source audit, shown by simulation: is quality called random where it is, and not random where it is not?
+
+    python benchmarks/source_truth.py --reps 400            # some ten minutes on one core
+    python benchmarks/source_truth.py --reps 40 --only "random"
+
+Each world is a cohort whose quality, images per patient, gaps and calendar are known. Printed per world, with binomial error:
+how often a single test at 5 % rejects (p ≤ 0.05), how often the audit says that something depends (any q ≤ 0.05: the rate to
+hold under 5 % where nothing does), and beside them what a χ² test that counts images would have said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2_contingency
+
+from cohort.source.columns import Cohort
+from cohort.source.counts import images_per_patient
+from cohort.source.drift import calendar_of, drift
+from cohort.source.missing import who_is_missing
+from cohort.source.permuted import stands
+from cohort.source.quality import quality
+from cohort.study import Study, StudyConfig
+
+CONFIG = {
+    "images": "photos", "table": "clinical.csv", "image": "file", "patient": "id",
+    "clinical": {"diagnosis": "categorical", "age": "continuous"},
+    "outcome": {"recurrence": "binary"},
+    "acquisition": {"device": "categorical", "operator": "categorical", "year": "ordinal"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """A cohort with known answers. Effects shift an image's badness, in units of the noise of one image."""
+
+    name: str
+    n_patients: int = 200
+    images: tuple[int, int] = (1, 8)
+    likeness: float = 1.0  # standard deviation of badness between patients; images of one patient vary with 1
+    poor: float = 0.2  # share of poor images
+    outcome: float = 0.0  # of recurrence on badness
+    device: float = 0.0  # of device B on badness
+    operator: float = 0.0  # of operator Z, who changes from image to image
+    year: float = 0.0  # of each year
+    sizes: float = 0.0  # share of the recurrent who have twice as many images
+    gap: float = 0.0  # added chance that age is missing on device B
+    drifting: float = 0.0  # added chance of device B in the last year over the first
+
+    def draw(self, seed: int) -> tuple[Study, pd.DataFrame]:
+        """The study and its manifest, with grades and measures as a scan writes them."""
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
+        n = self.n_patients
+        recurrence = rng.random(n) < 0.3
+        sizes = rng.integers(self.images[0], self.images[1] + 1, n)
+        sizes = np.where(recurrence & (rng.random(n) < self.sizes), 2 * sizes, sizes)
+        year = rng.integers(2018, 2024, n)
+        device = rng.random(n) < 0.4 + self.drifting * (year - 2020.5) / 5
+        age = np.where(rng.random(n) < 0.15 + self.gap * device, np.nan, rng.normal(60, 12, n).round())
+        of_patient = self.likeness * rng.standard_normal(n)
+        of_patient += self.outcome * recurrence + self.device * device + self.year * (year - 2020.5)
+        codes = np.repeat(np.arange(n), sizes)
+        operator = rng.random(len(codes)) < 0.5
+        badness = of_patient[codes] + rng.standard_normal(len(codes)) + self.operator * operator
+        worst, middling = np.quantile(badness, [1 - self.poor, 1 - 2 * self.poor])
+        names = np.array([f"P{i:05d}" for i in range(n)])
+        frame = pd.DataFrame({"image_id": [f"img_{i:06d}.jpg" for i in range(len(codes))], "patient": names[codes]})
+        frame["status"], frame["reason"], frame["findings"], frame["text_like"] = "ok", "", "", False
+        frame["split"] = np.where(rng.random(n) < 0.2, "test", "train")[codes]
+        frame["diagnosis"] = np.array(["benign", "malignant"])[rng.integers(0, 2, n)][codes]
+        frame["recurrence"] = np.where(recurrence, "1", "0")[codes]
+        frame["age"] = age[codes]
+        frame["device"] = np.where(device, "B", "A")[codes]
+        frame["operator"] = np.where(operator, "Z", "Y")
+        frame["year"] = year[codes].astype(float)
+        frame["grade"] = np.where(badness > worst, "poor", np.where(badness > middling, "borderline", "good"))
+        frame["quality_sharpness"] = -badness
+        other = rng.standard_normal(n)[codes] + rng.standard_normal(len(codes))
+        frame["quality_exposure"] = other
+        return Study(Path("study.yaml"), StudyConfig.model_validate(CONFIG)), frame
+
+
+WORLDS = (
+    World("random quality"),
+    World("random quality, patients very alike", likeness=3.0),
+    World("random quality, 60 patients", n_patients=60),
+    World("random quality, 1 to 40 images", images=(1, 40)),
+    World("random quality, the recurrent have more images", sizes=0.8),
+    World("random quality, rarely poor", poor=0.04),
+    World("quality depends on the outcome", outcome=0.8),
+    World("quality depends on the outcome, strongly", outcome=1.5),
+    World("quality depends on the device", device=1.2),
+    World("quality depends on the operator of each image", operator=0.5),
+    World("quality worsens over the years", year=0.3),
+    World("age is missing on device B", gap=0.4),
+    World("devices change over the years", drifting=0.6),
+)
+
+
+def answers(world: World, seed: int) -> dict[str, Any]:
+    """What the audit and a test of images say of one repetition: name → rejected."""
+    study, manifest = world.draw(seed)
+    cohort = Cohort.of(manifest, study.variables, seed)
+    when = calendar_of(manifest, study.variables)
+    said = quality(cohort, when)
+    found: dict[str, Any] = {}
+    for test in said["tests"]:
+        if test["quality"] == "poor quality" and test["p_value"] is not None:
+            found[f"poor × {test['variable']}, p"] = test["p_value"] <= 0.05
+    for name, verdict in said["verdict"].items():
+        found[f"quality × {name}, called"] = verdict == "depends"
+    found["quality × anything, called"] = "depends" in said["verdict"].values()
+    for name in ("recurrence", "device"):
+        table = pd.crosstab(manifest[name], manifest["grade"] == "poor").to_numpy()
+        found[f"poor × {name}, χ² of images"] = table.shape == (2, 2) and chi2_contingency(table)[1] <= 0.05
+    sizes = images_per_patient(cohort)
+    found["number of images × recurrence, called"] = any(
+        t["variable"] == "recurrence" and stands(t) for t in sizes["tests"]
+    )
+    found["number of images × anything, called"] = any(map(stands, sizes["tests"]))
+    gaps = who_is_missing(cohort, when)["tests"]
+    found["missing × device, called"] = any(t["against"] == "device" and stands(t) for t in gaps)
+    found["missing × anything, called"] = any(map(stands, gaps))
+    course = drift(cohort, when)["tests"]
+    found["calendar × device, called"] = any(t["variable"] == "device" and stands(t) for t in course)
+    found["calendar × anything, called"] = any(map(stands, course))
+    return found
+
+
+def rates(world: World, repetitions: Sequence[int]) -> dict[str, tuple[float, int]]:
+    """Share of repetitions that rejected, and how many could be tested."""
+    seen: dict[str, list[bool]] = defaultdict(list)
+    for seed in repetitions:
+        for name, rejected in answers(world, seed).items():
+            seen[name].append(bool(rejected))
+    return {name: (float(np.mean(values)), len(values)) for name, values in seen.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reps", type=int, default=400)
+    parser.add_argument("--only", default="", help="worlds whose name contains this")
+    arguments = parser.parse_args()
+    for world in (replace(w) for w in WORLDS if arguments.only in w.name):
+        start = time.perf_counter()
+        found = rates(world, range(arguments.reps))
+        print(f"\n{world.name}  ({(time.perf_counter() - start) / arguments.reps:.2f} s a repetition)")
+        for name, (share, n) in found.items():
+            print(f"  {name:45s} {share:.3f} ±{np.sqrt(share * (1 - share) / n):.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

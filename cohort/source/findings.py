@@ -1,0 +1,87 @@
+"""Privacy findings of the scan, counted: what may name a person, and text burned into the pixels, per device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohort.source.columns import MAX_LEVELS_SHOWN, Cohort, Column
+from cohort.source.permuted import MIN_PATIENTS
+
+DETECTORS = {"lines": "rows of drawn characters (no reading)", "ocr": "text recognition (OCR)"}
+
+
+def privacy(cohort: Cohort) -> dict[str, Any]:
+    """Images and patients with each kind of finding."""
+    if "findings" not in cohort.images:
+        return {"findings": [], "n_images": 0, "n_patients": 0, "sentences": []}
+    text = cohort.images["findings"].astype(object).where(cohort.images["findings"].notna(), "").astype(str)
+    codes, combinations = pd.factorize(text)
+    words = sorted({word for combination in combinations for word in combination.split()})
+    found = []
+    for word in words:
+        rows = np.isin(codes, [i for i, combination in enumerate(combinations) if word in combination.split()])
+        found.append({"finding": word, "images": int(rows.sum()), "patients": cohort.patients.count(rows)})
+    found.sort(key=lambda entry: (-entry["images"], entry["finding"]))
+    some = (text.str.strip() != "").to_numpy()
+    report = {"findings": found, "n_images": int(some.sum()), "n_patients": cohort.patients.count(some)}
+    said = []
+    if found:
+        shown = ", ".join(f"{f['finding'].replace('_', ' ')} {f['images']}" for f in found[:5])
+        said.append(
+            f"{report['n_images']} image(s) of {report['n_patients']} patient(s) carry something that may name a person in "
+            f"file, header or picture ({shown}{' …' if len(found) > 5 else ''}): de-identify before sharing."
+        )
+    return report | {"sentences": said}
+
+
+def burned_in(cohort: Cohort, detector: str) -> dict[str, Any]:
+    """Share of images with text in the pixels, overall and per level of each acquisition factor."""
+    marked = np.zeros(len(cohort.images), dtype=bool)
+    if "text_like" in cohort.images:
+        marked = cohort.images["text_like"].fillna(False).to_numpy(dtype=bool)
+    by_factor = []
+    for column in cohort.with_role("acquisition"):
+        if 0 < len(column.shown_levels) <= MAX_LEVELS_SHOWN:
+            by_factor.append({"factor": column.name, "levels": _shares(cohort, column, marked)})
+    report = {
+        "detector": DETECTORS.get(detector, detector),
+        "images": int(marked.sum()),
+        "patients": cohort.patients.count(marked),
+        "share": float(marked.mean()),
+        "by_factor": by_factor,
+    }
+    return report | {"sentences": _burned_sentences(report, len(marked))}
+
+
+def _shares(cohort: Cohort, column: Column, marked: np.ndarray[Any, np.dtype[np.bool_]]) -> list[dict[str, Any]]:
+    levels = []
+    for code, level in enumerate(column.shown_levels):
+        rows = column.shown == code
+        n, with_text = int(rows.sum()), int(marked[rows].sum())
+        levels.append({"level": level, "images": n, "marked": with_text, "share": with_text / n})
+    return levels
+
+
+def _burned_sentences(report: dict[str, Any], n: int) -> list[str]:
+    if not report["images"]:
+        return []
+    said = [
+        f"Text-like marks are burned into about {report['share']:.0%} of the images ({report['images']} of {n}; found by "
+        f"{report['detector']}); a model can read the device or the view from them."
+    ]
+    if report["images"] >= MIN_PATIENTS:
+        for entry in report["by_factor"]:
+            said += _differing(entry["factor"], [level for level in entry["levels"] if level["images"] >= 10])
+    return said
+
+
+def _differing(factor: str, levels: Sequence[dict[str, Any]]) -> list[str]:
+    shares = [level["share"] for level in levels]
+    if len(shares) < 2 or max(shares) - min(shares) < 0.1:
+        return []
+    shown = ", ".join(f"{level['level']} {level['share']:.0%}" for level in levels)
+    return [f"The share of images with burned-in marks differs by {factor}: {shown}."]

@@ -1,0 +1,184 @@
+"""Tests of the source audit: two columns, each patient counting once, p from permuting whole patients.
+
+Where one of the two is the same in all images of a patient, a patient is reduced to one row (shares of levels, mean rank) and
+1,000 permutations are a few matrix products; the statistics are those of `cohort.association.associate`, which does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from statsmodels.stats.multitest import multipletests
+
+from cohort.association import associate, bergsma_v, chi_squared
+from cohort.patients import Patients
+from cohort.ranks import ridits
+from cohort.source.columns import Column
+
+MIN_PATIENTS = 10  # fewer say nothing
+ALPHA = 0.05
+PERMUTATIONS = 999
+MORE_PERMUTATIONS = 4999  # where 999 leave p so small that its steps, multiplied by the family, would hide an effect
+MAX_ROWS = 50_000  # of a test by image, where both columns vary within patients; above, patients are drawn at random
+_CHUNK_CELLS = 1_000_000
+_KEPT_CELLS = 20_000_000
+MEASURES = {"cramers_v": "Cramér's V", "eta_squared": "η²", "spearman": "Spearman's ρ"}
+
+FloatArray = NDArray[np.float64]
+
+
+def compare(left: Column, right: Column, patients: Patients, seed: int) -> dict[str, Any]:
+    """Are two columns associated?
+
+    Returns:
+        measure ("" if not tested), value, p_value (None if not tested), n_patients who have both, note (why not).
+
+    A p-value of at most 5/1000 is computed anew with 4,999 permutations. That keeps its level: at any α the outcomes with
+    p ≤ α are among those that the 999 (α ≥ 0.005) or the 4,999 (α < 0.005) alone would give.
+    """
+    known = left.known & right.known
+    some = patients.subset(known)
+    found: dict[str, Any] = {"measure": "", "value": None, "p_value": None, "n_patients": some.n_patients, "note": ""}
+    if some.n_patients < MIN_PATIENTS:
+        return found | {"note": f"too few patients ({some.n_patients})"}
+    first, second = _side(left, known), _side(right, known)
+    if min(first[1] or len(np.unique(first[0])), second[1] or len(np.unique(second[0]))) < 2:
+        return found | {"note": "all have the same value"}
+    varies = [not some.constant(values).all() for values, _ in (first, second)]
+    result: dict[str, Any] = {}
+    for permutations in (PERMUTATIONS, MORE_PERMUTATIONS):
+        if all(varies):
+            result = _by_image(first, second, some, permutations, seed)
+        else:
+            result = _by_patient(first, second, some, permutations, seed)
+        if result["p_value"] > 5 / (PERMUTATIONS + 1):
+            break
+    return found | result
+
+
+def judge(tests: Sequence[dict[str, Any]]) -> None:
+    """Benjamini–Hochberg over all of these that have a p-value: sets `q_value` (None where there is none)."""
+    tested = [test for test in tests if test["p_value"] is not None]
+    for test in tests:
+        test["q_value"] = None
+    if tested:
+        for test, q in zip(tested, multipletests([t["p_value"] for t in tested], method="fdr_bh")[1], strict=True):
+            test["q_value"] = float(q)
+
+
+def stands(test: dict[str, Any]) -> bool:
+    """Whether a judged association is to be told: q ≤ 0.05 in its family."""
+    return test.get("q_value") is not None and test["q_value"] <= ALPHA
+
+
+def _side(column: Column, rows: NDArray[np.bool_]) -> tuple[NDArray[Any], int]:
+    values = column.values[rows]
+    if not column.levels:
+        return values, 0
+    present, codes = np.unique(values, return_inverse=True)
+    return codes.astype(np.int64), len(present)
+
+
+def _by_image(
+    first: tuple[NDArray[Any], int], second: tuple[NDArray[Any], int], patients: Patients, permutations: int, seed: int
+) -> dict[str, Any]:
+    n = len(patients)
+    rows = np.ones(n, dtype=bool)
+    if n > MAX_ROWS:
+        order = np.random.default_rng([seed, 4]).permutation(patients.n_patients)
+        chosen = np.zeros(patients.n_patients, dtype=bool)
+        chosen[order[: int(np.searchsorted(np.cumsum(patients.sizes[order]), MAX_ROWS, side="right"))]] = True
+        rows = chosen[patients.codes]
+    found = associate(
+        first[0][rows],
+        first[1],
+        second[0][rows],
+        second[1],
+        patients.subset(rows),
+        permutations=permutations,
+        seed=seed,
+    )
+    return asdict(found) | {"n_patients": patients.n_patients, "n_patients_tested": found.n_patients}
+
+
+def _by_patient(
+    first: tuple[NDArray[Any], int], second: tuple[NDArray[Any], int], patients: Patients, permutations: int, seed: int
+) -> dict[str, Any]:
+    (left, left_square), (right, right_square) = (_profile(*side, patients) for side in (first, second))
+    if first[1] == 0 and second[1]:  # numbers stand on the right
+        first, second, left, right, left_square, right_square = second, first, right, left, right_square, left_square
+    mass = left.sum(axis=0)
+
+    def statistic(tables: FloatArray) -> FloatArray:  # (c, levels or 1, levels or 1) sums over patients
+        if first[1] and second[1]:
+            return np.asarray(chi_squared(tables))
+        if first[1]:
+            return np.asarray((tables[:, :, 0] ** 2 / mass).sum(axis=1) / right_square)
+        return np.asarray(np.abs(tables[:, 0, 0]) / np.sqrt(left_square * right_square))
+
+    table = left.T @ right
+    observed = float(statistic(table[None])[0])
+    edge = observed - 1e-9 * max(1.0, observed)
+    as_large = 0
+    for order in _orders(patients.n_patients, permutations, seed):
+        tables = np.empty((order.shape[1], *table.shape))
+        for level in range(table.shape[1]):  # levels add up to the patient: the last one needs no product
+            last = second[1] > 0 and level == table.shape[1] - 1
+            moved = mass[:, None] - tables[:, :, :-1].sum(axis=2).T if last else left.T @ right[:, level].take(order)
+            tables[:, :, level] = moved.T
+        as_large += int((statistic(tables) >= edge).sum())
+    p_value = (1 + as_large) / (1 + permutations)
+    if first[1] and second[1]:
+        return {"measure": "cramers_v", "value": float(bergsma_v(table)), "p_value": p_value}
+    if first[1]:
+        return {"measure": "eta_squared", "value": observed, "p_value": p_value}
+    return {
+        "measure": "spearman",
+        "value": float(table[0, 0] / np.sqrt(left_square * right_square)),
+        "p_value": p_value,
+    }
+
+
+def _profile(values: NDArray[Any], n_levels: int, patients: Patients) -> tuple[FloatArray, float]:
+    """What each patient is: the share of each level, or the mean rank (n_patients, n_levels or 1); Σ weight · rank²."""
+    codes, weights = patients.codes, patients.weights
+    if n_levels:
+        cells = np.bincount(codes * n_levels + values, weights=weights, minlength=patients.n_patients * n_levels)
+        return np.asarray(cells.reshape(-1, n_levels), dtype=np.float64), 0.0
+    ranks = ridits(np.asarray(values, dtype=np.float64)[None], weights, np.zeros(len(codes), dtype=np.int64))[0]
+    mean = np.bincount(codes, weights=weights * ranks, minlength=patients.n_patients)[:, None]
+    return np.asarray(mean, dtype=np.float64), float((weights * ranks**2).sum())
+
+
+def _orders(n_patients: int, permutations: int, seed: int) -> Iterator[NDArray[np.int32]]:
+    """Random orders of the patients in columns, (n_patients, c) at a time."""
+    if n_patients * permutations <= _KEPT_CELLS:
+        whole = _kept_orders(n_patients, permutations, seed)
+        at_once = max(1, _CHUNK_CELLS // n_patients)
+        yield from (whole[:, first : first + at_once] for first in range(0, permutations, at_once))
+        return
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
+    at_once = max(1, _CHUNK_CELLS // n_patients)
+    for first in range(0, permutations, at_once):
+        yield _draw(rng, n_patients, min(at_once, permutations - first))
+
+
+@lru_cache(maxsize=3)
+def _kept_orders(n_patients: int, permutations: int, seed: int) -> NDArray[np.int32]:
+    # Most tests are of the same number of patients; drawing the orders would cost more than using them.
+    return _draw(np.random.default_rng(np.random.SeedSequence([seed, 3])), n_patients, permutations)
+
+
+def forget_orders() -> None:
+    """Free the orders kept for the tests of one audit."""
+    _kept_orders.cache_clear()
+
+
+def _draw(rng: np.random.Generator, n_patients: int, count: int) -> NDArray[np.int32]:
+    rows = np.tile(np.arange(n_patients, dtype=np.int32), (count, 1))
+    return np.ascontiguousarray(rng.permuted(rows, axis=1, out=rows).T)
