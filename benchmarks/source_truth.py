@@ -89,6 +89,35 @@ class World:
         return Study(Path("study.yaml"), StudyConfig.model_validate(CONFIG)), frame
 
 
+def with_every_column(manifest: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The manifest with all else that a scan may record: header fields, findings, duplicates, looks."""
+    rng = np.random.default_rng([seed, 9])
+    n = len(manifest)
+    device = manifest["device"] == "B"
+    frame = manifest.assign(
+        header_manufacturer=np.where(device, "Acme", "Borealis"),
+        header_software=rng.choice(["2.1", "2.2", "3.0"], n),
+        header_date=[f"{y:.0f}-{m:02d}-15" for y, m in zip(manifest["year"], rng.integers(1, 13, n), strict=True)],
+        header_patient_name="DOE^JANE",
+        phenotype_brightness=50 + 5 * device + rng.standard_normal(n),
+        text_like=device & (rng.random(n) < 0.6),
+        findings=rng.choice(["", "", "", "gps", "burned_in exif_comment"], n),
+        grade_sharpness=manifest["grade"],
+        grade_exposure=rng.choice(["good", "good", "borderline"], n),
+        duplicate_of="",
+        duplicate_kind="",
+        duplicate_group="",
+    )
+    patients = frame["patient"].to_numpy()
+    other = int(np.flatnonzero((patients != patients[0]) & (frame["split"] != frame["split"].iloc[0]))[0])
+    apart = ~np.isin(patients, [patients[0], patients[other]]) & frame["patient"].duplicated().to_numpy()
+    same = np.flatnonzero(patients == patients[np.flatnonzero(apart)[0]])[:2].tolist()
+    for group, (kind, first, second) in enumerate([("exact", 0, other), ("near", *same)]):
+        frame.loc[[first, second], "duplicate_group"] = f"g{group}"
+        frame.loc[second, ["duplicate_of", "duplicate_kind"]] = [frame.loc[first, "image_id"], kind]
+    return frame
+
+
 WORLDS = (
     World("random quality"),
     World("random quality, patients very alike", likeness=3.0),

@@ -52,7 +52,7 @@ def _in_years(values: pd.Series) -> NDArray[np.float64]:
     text = values.astype(object).where(values.notna(), None)
     unique = pd.Series(text.dropna().astype(str).unique(), dtype=object)
     parsed = pd.to_datetime(unique, errors="coerce", format="ISO8601")
-    year = (parsed.dt.year + (parsed.dt.dayofyear - 1) / 365.25).where(parsed.dt.year.between(_YEARS[0], _YEARS[1] - 1))
+    year = (parsed.dt.year + (parsed.dt.day_of_year - 1) / 365.25).where(parsed.dt.year.between(_YEARS[0], _YEARS[1] - 1))
     lookup = dict(zip(unique, year.astype(float), strict=True))
     return np.array([lookup.get(str(v), np.nan) if v is not None else np.nan for v in text], dtype=np.float64)
 
