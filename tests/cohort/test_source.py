@@ -127,9 +127,7 @@ def test_quality_that_depends_on_the_outcome_is_called_so() -> None:
 
 
 def test_an_operator_who_changes_from_image_to_image_is_found_within_patients() -> None:
-    shares = called(
-        "quality depends on the operator of each image", 4, operator=1.0, likeness=3.0, n_patients=80, images=(3, 6)
-    )
+    shares = called("quality depends on the operator of each image", 4, operator=1.0, n_patients=100, images=(3, 6))
     assert shares["operator"] == 1
     assert shares["recurrence"] <= 1 / 4
 
