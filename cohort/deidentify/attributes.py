@@ -1,0 +1,114 @@
+"""Which DICOM attributes stay in a de-identified file: what is needed to show and describe the picture, nothing else.
+
+PS3.15 Table E.1-1 lists what must go, several hundred attributes in a table that grows each year, besides private and
+unknown ones and any text that somebody typed into the wrong field. Here the list is turned round: an attribute stays
+only if it stands below. None of KEPT has an action in Table E.1-1 (edition 2026c), but for the two sequences of references
+(X/Z/U*), in which the UIDs are replaced. Those that have one and stay, changed or by one of the standard's options, have a
+group of their own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from pydicom.datadict import tag_for_keyword
+
+# How the pixels are stored and shown (PS3.3 C.7.6.3, C.7.6.5, C.7.6.6, C.11.1, C.11.2).
+_PIXELS = """
+SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit
+PixelRepresentation SmallestImagePixelValue LargestImagePixelValue PixelPaddingValue PixelPaddingRangeLimit PixelSpacing
+PixelAspectRatio PixelSpacingCalibrationType WindowCenter WindowWidth VOILUTFunction RescaleIntercept RescaleSlope
+RescaleType ModalityLUTSequence VOILUTSequence LUTDescriptor LUTData ModalityLUTType PresentationLUTShape
+RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor
+RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData
+SegmentedRedPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData
+SegmentedBluePaletteColorLookupTableData PixelPresentation VolumetricProperties PixelIntensityRelationship
+PixelIntensityRelationshipSign LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod ICCProfile
+FrameIncrementPointer FrameTime FrameTimeVector CineRate RecommendedDisplayFrameRate StartTrim StopTrim
+"""
+
+# What kind of picture it is, and of what.
+_DESCRIPTION = """
+SpecificCharacterSet ImageType SOPClassUID Modality ConversionType BodyPartExamined Laterality ImageLaterality
+FrameLaterality PatientOrientation PatientPosition ViewPosition AnatomicRegionSequence AnatomicRegionModifierSequence
+ViewCodeSequence ViewModifierCodeSequence SeriesNumber InstanceNumber AcquisitionNumber TemporalPositionIndex StackID
+InStackPositionNumber PresentationIntentType QualityControlImage PatientIdentityRemoved
+"""
+
+# Where it lies in space, and how its parts belong together.
+_GEOMETRY = """
+ImagePositionPatient ImageOrientationPatient SliceThickness SpacingBetweenSlices SliceLocation ImagerPixelSpacing
+NominalScannedPixelSpacing EstimatedRadiographicMagnificationFactor GantryDetectorTilt TableHeight
+SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PixelMeasuresSequence PlanePositionSequence
+PlaneOrientationSequence FrameVOILUTSequence PixelValueTransformationSequence FrameContentSequence
+FrameAnatomySequence FrameAcquisitionNumber DimensionIndexValues FrameType CTImageFrameTypeSequence
+MRImageFrameTypeSequence SequenceOfUltrasoundRegions RegionSpatialFormat RegionDataType RegionFlags RegionLocationMinX0
+RegionLocationMinY0 RegionLocationMaxX1 RegionLocationMaxY1 ReferencePixelX0 ReferencePixelY0 PhysicalUnitsXDirection
+PhysicalUnitsYDirection ReferencePixelPhysicalValueX ReferencePixelPhysicalValueY PhysicalDeltaX PhysicalDeltaY
+"""
+
+# How it was taken: numbers and coded words. What an operator types freely (protocol, series description) is not here.
+_ACQUISITION = """
+KVP XRayTubeCurrent ExposureTime Exposure ExposureInuAs FilterType ConvolutionKernel DataCollectionDiameter
+ReconstructionDiameter DistanceSourceToDetector DistanceSourceToPatient RotationDirection FocalSpots SpiralPitchFactor
+SingleCollimationWidth TotalCollimationWidth CTDIvol ScanOptions ScanningSequence SequenceVariant MRAcquisitionType
+AngioFlag RepetitionTime EchoTime InversionTime NumberOfAverages ImagingFrequency ImagedNucleus EchoNumbers
+MagneticFieldStrength NumberOfPhaseEncodingSteps EchoTrainLength PercentSampling PercentPhaseFieldOfView PixelBandwidth
+FlipAngle InPlanePhaseEncodingDirection SAR TransducerFrequency TransducerType DepthOfScanField MechanicalIndex
+BoneThermalIndex CranialThermalIndex SoftTissueThermalIndex PulseRepetitionFrequency ProcessingFunction
+Grid AnodeTargetMaterial BodyPartThickness CompressionForce DetectorType DetectorConfiguration
+PositionerType PositionerPrimaryAngle PositionerSecondaryAngle FieldOfViewShape FieldOfViewDimensions RelativeXRayExposure
+ExposureControlMode FilterMaterial HorizontalFieldOfView PupilDilated IlluminationTypeCodeSequence
+AcquisitionDeviceTypeCodeSequence
+"""
+
+# The make of the device. Table E.1-1 has no action for it: what it protects is the single device (see DEVICE_IDENTITY).
+_MAKE = "Manufacturer ManufacturerModelName SoftwareVersions"
+
+# A coded word; kept only from a public coding scheme (see `dicom.PUBLIC_SCHEMES`).
+_CODES = "CodeValue CodingSchemeDesignator CodingSchemeVersion CodeMeaning"
+
+# Which other images it was made from; the UIDs in them are remapped like all others.
+_REFERENCES = """
+ReferencedImageSequence SourceImageSequence ReferencedSOPClassUID ReferencedFrameNumber DerivationImageSequence
+"""
+
+
+def _group(keywords: str) -> tuple[str, ...]:
+    return tuple(keywords.split())
+
+
+KEPT = _group(" ".join([_PIXELS, _DESCRIPTION, _GEOMETRY, _ACQUISITION, _MAKE, _CODES, _REFERENCES]))
+
+# Table E.1-1 action U: replaced by a UID of ours, the same one wherever the old one stood.
+UIDS = _group("""
+StudyInstanceUID SeriesInstanceUID SOPInstanceUID FrameOfReferenceUID ReferencedSOPInstanceUID
+SynchronizationFrameOfReferenceUID IrradiationEventUID ConcatenationUID
+""")
+
+# Retain Longitudinal Temporal Information With Modified Dates (CID 7050, 113107): shifted. Times of day are not kept.
+DATES = _group("StudyDate SeriesDate AcquisitionDate ContentDate")
+
+# Retain Patient Characteristics (113108); ages over 89 become 90, because so few people have them.
+PATIENT = _group("PatientSex PatientAge PatientSize PatientWeight")
+
+# Which single device it was. Retain Device Identity (113109) keeps it; otherwise a keyed name stands there, so that
+# pictures of one device still belong together.
+DEVICE_IDENTITY = _group("DeviceSerialNumber StationName DetectorID")
+
+# What a viewer expects to be there, even if empty (type 2 of the Patient, Study and Image modules).
+EMPTY = _group("PatientBirthDate AccessionNumber ReferringPhysicianName StudyID StudyTime")
+
+
+@cache
+def tags(group: tuple[str, ...]) -> frozenset[int]:
+    """Tags of a group of keywords.
+
+    Raises:
+        KeyError: a keyword that the DICOM dictionary does not have.
+    """
+    found = {keyword: tag_for_keyword(keyword) for keyword in group}
+    unknown = [keyword for keyword, tag in found.items() if tag is None]
+    if unknown:
+        raise KeyError(f"not in the DICOM dictionary: {', '.join(unknown)}")
+    return frozenset(int(tag) for tag in found.values() if tag is not None)

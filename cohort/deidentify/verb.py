@@ -1,0 +1,410 @@
+"""`deidentify`: originals and table → a study that can be handed on, and a linkage file that may not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import joblib
+import numpy as np
+import pandas as pd
+import pydicom
+from numpy.typing import NDArray
+
+from cohort import ocr
+from cohort.deidentify.dicom import DicomOptions, clean_dicom
+from cohort.deidentify.linkage import Linkage, open_linkage
+from cohort.deidentify.masking import TextFinder, plain_text
+from cohort.deidentify.raster import Cleaned, clean_raster, clean_tiff
+from cohort.deidentify.review import shown_unmasked, thumbnail, write_review
+from cohort.deidentify.table import refuse_personal, write_study, write_table
+from cohort.errors import UserError
+from cohort.files import Listing, list_images
+from cohort.manifest import _join as join_table
+from cohort.matching import patients_of_images
+from cohort.privacy import Box
+from cohort.progress import track
+from cohort.readers import UnreadableImage, read_image, sniff
+from cohort.runs import _exclusive, atomic_path, sha256_file, write_json
+from cohort.study import FromDicom, Study
+
+SCHEMA = "pellucid.deidentified/1"
+_WORK = ".deidentify"  # inside the output: what is done already; names nobody
+_SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Deidentified:
+    """What came of it.
+
+    Attributes:
+        path: the new study folder.
+        already_done: nothing was left to do.
+        written, masked, refused: numbers of files.
+        text: how burned-in text was looked for, `ocr` or `lines`.
+    """
+
+    path: Path
+    already_done: bool
+    written: int
+    masked: int
+    refused: int
+    text: str
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What decides how a file comes out."""
+
+    finder: TextFinder
+    dicom: DicomOptions
+    max_megapixels: float
+
+
+def deidentify_study(
+    study: Study,
+    out: Path,
+    linkage: Path,
+    *,
+    text: Literal["auto", "ocr", "lines"] = "auto",
+    mask: Literal["all", "identifying"] = "all",
+    dates: Literal["shift", "remove"] = "shift",
+    retain_patient: bool = True,
+    retain_device: bool = False,
+    progress: bool = True,
+) -> Deidentified:
+    """Write a copy of a study that names nobody.
+
+    `out` gets `raw/`, `clinical.csv`, `study.yaml`, `review.html` and `SHA256SUMS`. An interrupted call continues; with
+    the same linkage file every patient and image keeps its new name. Output of files that are no longer in the study
+    is deleted.
+
+    Args:
+        study: originals are only read.
+        out: a new folder, or one that this command has made.
+        linkage: where the key lies, and who is who; made if it is not there.
+        text: how burned-in text is found: read by OCR (extra `privacy`), or by its form; auto: OCR if it is installed.
+        mask: all text, or (with OCR) only what holds an identifier, a date, a long number, or is hard to read.
+        dates: shifted by −365 to −1 days, the same for all dates of a patient; or removed.
+        retain_patient: keep sex, age (at most 90), size and weight of DICOM headers.
+        retain_device: keep serial number, station and detector; otherwise each becomes a keyed name.
+        progress: show how far it is.
+
+    Raises:
+        UserError: a place that is not allowed for the linkage file or the output, OCR that is not installed, a declared
+            column that names people, or anything that a scan would refuse about the table.
+    """
+    settings = _settings(study, text, mask, dates, retain_patient, retain_device)
+    _refuse_out(study, out)
+    key = open_linkage(linkage, study, out)
+    listing = list_images(study)
+    frame, problems = _who_and_what(study, listing)
+    refuse_personal(study, frame)
+    if settings.finder.mask == "identifying":
+        settings = replace(settings, finder=replace(settings.finder, everyone=_all_ids(frame)))
+    work = _open_output(out, key)
+    with _exclusive(work / "lock", str(out)):
+        patient_of = dict(zip(frame["image_id"], frame["patient_source_id"].fillna("").astype(str), strict=True))
+        if key.enrol(patient_of):
+            key.save(new=False)  # before any file is written: no name may be lost
+        marks = _marks(listing, patient_of, key, settings)
+        whole = _mark_of_all(study, marks, key)
+        records = _read_records(work, out, key, marks)
+        if _finished(out, work, whole):
+            return _outcome(out, True, records, settings)
+        (out / _SUMS).unlink(missing_ok=True)
+        todo = [image_id for image_id in listing.image_ids if key.files[image_id] not in records]
+        with track("de-identifying", len(listing.image_ids), "files", progress) as advance:
+            advance(len(listing.image_ids) - len(todo))
+            with (work / "records.jsonl").open("a", encoding="utf-8") as log:
+                for stem, record in _clean_all(
+                    listing, todo, patient_of, key, settings, out, study.config.scan.workers
+                ):
+                    records[stem] = record | {"mark": marks[stem]}
+                    log.write(json.dumps({"stem": stem, **records[stem]}) + "\n")
+                    log.flush()
+                    advance(1)
+        _finish(study, out, work, key, frame, records, settings, problems)
+        write_json(work / "finished.json", {"mark": whole})
+    return _outcome(out, False, records, settings)
+
+
+def _settings(
+    study: Study, text: str, mask: Literal["all", "identifying"], dates: str, retain_patient: bool, retain_device: bool
+) -> _Settings:
+    if text == "ocr" and not ocr.available():
+        raise UserError("text=ocr needs rapidocr: install pellucid[privacy], or take text=lines")
+    how: Literal["ocr", "lines"] = "ocr" if text == "ocr" or (text == "auto" and ocr.available()) else "lines"
+    if mask == "identifying" and how == "lines":
+        raise UserError(
+            "mask=identifying needs text that can be read: install pellucid[privacy], or let mask=all mask every text"
+        )
+    options = DicomOptions(dates == "shift", retain_patient, retain_device, pixels_read=how == "ocr")
+    return _Settings(TextFinder(how, mask), options, study.config.scan.max_megapixels)
+
+
+def _refuse_out(study: Study, out: Path) -> None:
+    real = out.resolve()
+    for what, folder in (("the folder of the images", study.image_root), ("the analysis folder", study.analysis)):
+        if real.is_relative_to(folder):
+            raise UserError(f"{out}: the output may not lie in {what} ({folder}): name a folder outside of it")
+    for what, inside in (("study.yaml", study.path), ("the images", study.image_root)):
+        if inside.resolve().is_relative_to(real):
+            raise UserError(f"{out}: holds {what} of the study itself: name a new folder")
+    if real.exists() and not real.is_dir():
+        raise UserError(f"{out}: is a file: name a new folder")
+
+
+def _open_output(out: Path, key: Linkage) -> Path:
+    """The folder of what is done already; binds the output to its linkage file."""
+    work = out / _WORK
+    check = key.digest("output", "belongs to this linkage file").hex()
+    if (work / "output.json").is_file():
+        known = json.loads((work / "output.json").read_text(encoding="utf-8"))
+        if known["check"] != check:
+            raise UserError(
+                f"{out}: was made with another linkage file: name that one, or a new folder (patients would get second "
+                "names here)"
+            )
+        return work
+    if out.is_dir() and any(out.iterdir()) and not work.is_dir():
+        raise UserError(f"{out}: is not empty, and not made by `pellucid deidentify`: name a new folder")
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(work / "output.json", {"schema": SCHEMA, "check": check})
+    return work
+
+
+def _who_and_what(study: Study, listing: Listing) -> tuple[pd.DataFrame, list[str]]:
+    """Patient and declared columns of each file, by the same rules as a scan."""
+    problems: list[str] = []
+    ids = list(listing.image_ids)
+    frame = pd.DataFrame({"image_id": ids, "file": ids}).assign(frame="", status="ok", reason="", header_patient_id="")
+    if isinstance(study.config.patient, FromDicom):
+        frame["header_patient_id"] = [_header_patient(listing.root / name) for name in listing.image_ids]
+    frame["patient_source_id"] = patients_of_images(study, frame, problems)
+    if study.table is not None:
+        frame = join_table(study, frame, problems)
+    return frame, problems
+
+
+def _header_patient(path: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"], force=True)
+            return str(dataset.get("PatientID", "")).strip()
+        except Exception:  # the pass over the files says what is wrong with it
+            return ""
+
+
+def _all_ids(frame: pd.DataFrame) -> frozenset[str]:
+    """Words of all patients' ids, and the ids without what separates their words."""
+    plain = [plain_text(str(p)) for p in frame["patient_source_id"].dropna()]
+    words = {word for text in plain for word in (*text.split(), text.replace(" ", ""))}
+    return frozenset(word for word in words if len(word) >= 4)
+
+
+def _marks(listing: Listing, patient_of: dict[str, str], key: Linkage, settings: _Settings) -> dict[str, str]:
+    """For each new file a mark of all that it is made from: another mark, and it is made again."""
+    how = repr(settings)
+    found = {}
+    for image_id in listing.image_ids:
+        status = (listing.root / image_id).stat()
+        what = f"{image_id}\0{status.st_size}\0{status.st_mtime_ns}\0{patient_of[image_id]}\0{how}"
+        found[key.files[image_id]] = key.digest("mark", what).hex()[:32]
+    return found
+
+
+def _mark_of_all(study: Study, marks: dict[str, str], key: Linkage) -> str:
+    digest = hashlib.sha256("".join(f"{stem}{mark}" for stem, mark in sorted(marks.items())).encode())
+    digest.update(study.config.model_dump_json().encode())
+    digest.update(sha256_file(study.table).encode() if study.table else b"")
+    return key.digest("all", digest.hexdigest()).hex()[:32]
+
+
+def _read_records(work: Path, out: Path, key: Linkage, marks: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What earlier calls did and still holds, by new name."""
+    path = work / "records.jsonl"
+    found: dict[str, dict[str, Any]] = {}
+    if not path.is_file():
+        return found
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+            stem = record.pop("stem")
+        except ValueError:  # the line that a kill cut short
+            continue
+        whole = record["status"] != "ok" or (out / "raw" / record["file"]).is_file()
+        if marks.get(stem) == record["mark"] and whole:
+            found[stem] = record
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            "".join(json.dumps({"stem": s, **r}) + "\n" for s, r in sorted(found.items())), encoding="utf-8"
+        )
+    return found
+
+
+def _finished(out: Path, work: Path, whole: str) -> bool:
+    path = work / "finished.json"
+    return (out / _SUMS).is_file() and path.is_file() and json.loads(path.read_text(encoding="utf-8"))["mark"] == whole
+
+
+def _outcome(out: Path, done: bool, records: dict[str, dict[str, Any]], settings: _Settings) -> Deidentified:
+    good = [r for r in records.values() if r["status"] == "ok"]
+    masked = sum(bool(r["boxes"]) for r in good)
+    return Deidentified(out, done, len(good), masked, len(records) - len(good), settings.finder.how)
+
+
+def _clean_all(
+    listing: Listing,
+    todo: list[str],
+    patient_of: dict[str, str],
+    key: Linkage,
+    settings: _Settings,
+    out: Path,
+    workers: int,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    jobs = (
+        joblib.delayed(_clean_one)(
+            listing.root / image_id,
+            key.files[image_id],
+            patient_of[image_id],
+            _only(key, patient_of[image_id]),
+            settings,
+            out,
+        )
+        for image_id in todo
+    )
+    workers = min(workers or joblib.cpu_count(), max(1, len(todo) // 4))  # a worker takes a second to start
+    yield from joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="2*n_jobs")(jobs)
+
+
+def _only(key: Linkage, patient: str) -> Linkage:
+    """The key with one patient: what a worker needs, however large the study."""
+    return replace(key, patients={patient: key.patients[patient]}, files={})
+
+
+def _clean_one(
+    path: Path, stem: str, patient: str, key: Linkage, settings: _Settings, out: Path
+) -> tuple[str, dict[str, Any]]:
+    cv2.setNumThreads(1)
+    target = out / "raw" / stem
+    for old in target.parent.glob(f"{target.name}.*"):  # of another option, under another ending
+        old.unlink()
+    try:
+        if not patient:
+            raise UnreadableImage("its patient is not known")
+        cleaned = clean_file(path.read_bytes(), key, patient, settings)
+    except UnreadableImage as reason:
+        return stem, {"status": "refused", "reason": str(reason), "boxes": [], "removed": []}
+    except OSError as error:
+        reason_text = f"the file cannot be opened ({type(error).__name__})"
+        return stem, {"status": "refused", "reason": reason_text, "boxes": [], "removed": []}
+    except MemoryError:
+        return stem, {
+            "status": "refused",
+            "reason": "the picture does not fit in memory",
+            "boxes": [],
+            "removed": [],
+        }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target.with_name(target.name + cleaned.suffix)) as temporary:
+        temporary.write_bytes(cleaned.data)
+    if cleaned.boxes:
+        _store_thumbnail(out, stem, thumbnail(cleaned.preview, cleaned.boxes))
+    return stem, {
+        "status": "ok",
+        "reason": "",
+        "file": stem + cleaned.suffix,
+        "sha256": hashlib.sha256(cleaned.data).hexdigest(),
+        "boxes": [list(box) for box in cleaned.boxes],
+        "removed": list(cleaned.removed),
+    }
+
+
+def clean_file(data: bytes, key: Linkage, patient: str, settings: _Settings) -> Cleaned:
+    """One file of any kind, cleaned.
+
+    Raises:
+        UnreadableImage: it cannot be read, or not be cleaned.
+    """
+    kind = sniff(data)
+    limit = settings.max_megapixels
+
+    def find(views: Sequence[NDArray[np.uint8]], names: Iterable[str] = ()) -> list[Box]:
+        return settings.finder.boxes(views, [patient, *names])
+
+    if kind == "dicom":
+        return clean_dicom(data, find, key, patient, settings.dicom, max_megapixels=limit)
+    if kind == "tiff":
+        return clean_tiff(data, find, max_megapixels=limit)
+    if kind in {"jpeg", "png", "webp", "bmp", "gif"}:
+        return clean_raster(data, kind, find, max_megapixels=limit)
+    raise UnreadableImage("the content is not an image of a kind that can be cleaned")
+
+
+def _store_thumbnail(out: Path, stem: str, encoded: str) -> None:
+    folder = out / _WORK / "thumbs"
+    folder.mkdir(exist_ok=True)
+    with atomic_path(folder / f"{stem.rpartition('/')[2]}.txt") as temporary:
+        temporary.write_text(encoded, encoding="ascii")
+
+
+def _finish(
+    study: Study,
+    out: Path,
+    work: Path,
+    key: Linkage,
+    frame: pd.DataFrame,
+    records: dict[str, dict[str, Any]],
+    settings: _Settings,
+    problems: list[str],
+) -> None:
+    """Table, study.yaml, review sheet and checksums; what belongs to no file of the study any more goes."""
+    good = {stem: r for stem, r in records.items() if r["status"] == "ok"}
+    if not good:
+        raise UserError(f"{study.path}: no file could be de-identified; see the reasons in {out / _WORK}/records.jsonl")
+    keep = {out / "raw" / r["file"] for r in good.values()}
+    for path in sorted((out / "raw").rglob("*"), reverse=True):
+        if path.is_file() and path not in keep:
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    stem_of = {key.files[image_id]: image_id for image_id in frame["image_id"]}
+    new_file = {stem_of[stem]: r["file"] for stem, r in good.items()}
+    write_table(out / "clinical.csv", study, frame, new_file, key, keep_dates=settings.dicom.dates)
+    write_study(out / "study.yaml", study)
+    for stem in shown_unmasked(stem for stem, r in good.items() if not r["boxes"]):
+        try:
+            preview = read_image((out / "raw" / good[stem]["file"]).read_bytes()).pixels
+        except UnreadableImage:
+            continue  # the sheet then shows its name without a picture
+        _store_thumbnail(out, stem, thumbnail(preview, ()))
+    for old in out.glob("review*.html"):
+        old.unlink()
+    write_review(out, records, _facts(settings), work / "thumbs")
+    lines = [f"{r['sha256']}  raw/{r['file']}" for r in good.values()]
+    lines += [f"{sha256_file(p)}  {p.name}" for p in sorted(out.iterdir()) if p.is_file() and p.name != _SUMS]
+    with atomic_path(out / _SUMS) as temporary:
+        temporary.write_text("\n".join(sorted(lines, key=lambda line: line[66:])) + "\n", encoding="utf-8")
+
+
+def _facts(settings: _Settings) -> list[str]:
+    finder, options = settings.finder, settings.dicom
+    how = (
+        "was read by OCR" if finder.how == "ocr" else "was looked for by its form only, not read: more of it is missed"
+    )
+    which = "All text that was found is masked." if finder.mask == "all" else "Only identifying text is masked."
+    dates = "are shifted by −365 to −1 days, the same for each patient" if options.dates else "are removed"
+    return [
+        f"Burned-in text {how}. {which}",
+        f"Dates {dates}; times of day are removed. Of DICOM headers only attributes that are known to be needed stay.",
+        f"Sex, age, size and weight {'stay' if options.retain_patient else 'are removed'}; serial number and station of "
+        f"the device {'stay' if options.retain_device else 'are replaced by keyed names'}.",
+    ]
