@@ -1,15 +1,48 @@
-"""One way to read any clinical image: bytes in, a `Picture` or a reason why not out."""
+"""One way to read any clinical image: bytes in, pictures or a reason why not out. docs/reading.md has the rules."""
 
 from __future__ import annotations
 
-from cohort.readers.picture import Picture, UnreadableImage, flat_rgb
-from cohort.readers.sniff import IMAGE_SUFFIXES, sniff
+from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "Picture", "UnreadableImage", "flat_rgb", "read_image", "sniff"]
+from cohort.readers.picture import NoPicture, Picture, ReadOptions, Source, UnreadableImage, flat_rgb
+from cohort.readers.sniff import IMAGE_SUFFIXES, sniff, what_else
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "NoPicture",
+    "Picture",
+    "ReadOptions",
+    "UnreadableImage",
+    "flat_rgb",
+    "read_image",
+    "read_pictures",
+    "sniff",
+]
+
+
+def read_pictures(path: Path, data: bytes, options: ReadOptions) -> Iterator[tuple[str, Picture | UnreadableImage]]:
+    """Every picture of a file, one at a time; what the file is called plays no part.
+
+    Args:
+        path: where the file lies: whole slides are read from there, everything else from `data`.
+        data: the whole file.
+        options: which frames, which tiles, and the limits.
+
+    Yields:
+        A label and the picture. The label is empty where the file holds one picture; else it is the number of the frame
+        or page, counted from 0, or `x{left}-y{top}` of a slide's tile in pixels of its highest resolution. A frame that
+        cannot be decoded stands there as the reason, and the others follow.
+
+    Raises:
+        UnreadableImage: on the first step, where the whole file has no picture to give, with a reason fit for the
+            manifest; its subclass NoPicture where the file is sound but not a picture.
+    """
+    yield from _read(Source(data, path, options))
 
 
 def read_image(data: bytes, *, min_side_px: int = 0, max_megapixels: float = 200) -> Picture:
-    """Decode one image from its bytes; what the file is called plays no part.
+    """Decode one image from its bytes; the middle one of a file of several frames or pages.
 
     Args:
         data: the whole file.
@@ -17,19 +50,32 @@ def read_image(data: bytes, *, min_side_px: int = 0, max_megapixels: float = 200
         max_megapixels: a header that promises more is taken for a decompression bomb and nothing is decoded.
 
     Raises:
-        UnreadableImage: with a reason fit for the manifest.
+        UnreadableImage: with a reason fit for the manifest; whole slides too, which only `read_pictures` reads.
     """
-    kind = sniff(data)
-    if not data:
+    options = ReadOptions(min_side_px=min_side_px, max_megapixels=max_megapixels, frames="middle")
+    _, picture = next(_read(Source(data, None, options)))
+    if isinstance(picture, UnreadableImage):
+        raise picture
+    return picture
+
+
+def _read(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]]:
+    kind = sniff(source.data)
+    if not source.data:
         raise UnreadableImage("the file is empty")
     if kind == "dicom":
         from cohort.readers.dicom import read_dicom
 
-        return read_dicom(data, max_megapixels=max_megapixels)
-    if kind in {"jpeg", "png", "webp", "bmp"}:
+        return read_dicom(source)
+    if kind == "tiff":
+        from cohort.readers.tiff import read_tiff
+
+        return read_tiff(source)
+    if kind is not None:
         from cohort.readers.raster import read_raster
 
-        return read_raster(data, kind, min_side_px=min_side_px, max_megapixels=max_megapixels)
-    if kind is not None:
-        raise UnreadableImage(f"a {kind.upper()} file: this version reads JPEG, PNG, WebP, BMP and single-frame DICOM")
+        return read_raster(source, kind)
+    other = what_else(source.data)
+    if other is not None:
+        raise UnreadableImage(f"{other}: JPEG, PNG, WebP, BMP, GIF, TIFF, DICOM and whole slides are read")
     raise UnreadableImage("the content is not an image of a kind that can be read, whatever the file is called")

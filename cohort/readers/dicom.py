@@ -1,93 +1,234 @@
-"""Single-frame DICOM: modality LUT, VOI window, MONOCHROME1, palette and YBR to the picture a radiologist would see."""
+"""DICOM: every transfer syntax that the decoders handle, frame by frame, to the pictures a radiologist would see."""
 
 from __future__ import annotations
 
 import io
+import logging
 import warnings
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    MediaStorageDirectoryStorage,
+    VLWholeSlideMicroscopyImageStorage,
+)
 
-from cohort.readers.picture import Picture, UnreadableImage, flat_rgb, refuse_bomb
+from cohort.readers.codestream import jpeg_quality, stream_size
+from cohort.readers.dicom_display import Display
+from cohort.readers.dicom_header import dicom_header, header_findings
+from cohort.readers.picture import NoPicture, Picture, Source, UnreadableImage, chosen_frames, refuse_bomb, together
 
-_HEADER = {
-    "manufacturer": "Manufacturer",
-    "model": "ManufacturerModelName",
-    "software": "SoftwareVersions",
-    "modality": "Modality",
-    "patient_id": "PatientID",
-}
-_IDENTITY = ("PatientName", "PatientBirthDate", "PatientAddress", "ReferringPhysicianName", "OperatorsName")
+_DAMAGED = "a DICOM file without a picture, or with a damaged header"
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # the manifest says what was wrong with a file
 
 
-def read_dicom(data: bytes, *, max_megapixels: float) -> Picture:
-    """See `cohort.readers.read_image`."""
+def read_dicom(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]]:
+    """The frames of a DICOM file; see `cohort.readers.read_pictures`."""
+    dataset = _parsed(source.data, source.options.max_megapixels)
+    if dataset.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage:
+        from cohort.readers.dicom_slide import read_dicom_slide
+
+        yield from read_dicom_slide(source, dataset)
+        return
+    file = _File(dataset, source.options.max_megapixels)
+    for number in chosen_frames(file.n_frames, source.options.frames):
+        label = str(number) if file.n_frames > 1 else ""
+        try:
+            yield label, file.frame(number)
+        except UnreadableImage as reason:
+            if file.n_frames == 1:
+                raise
+            yield label, reason
+
+
+def _parsed(data: bytes, max_megapixels: float) -> Any:
+    """The dataset, with a transfer syntax and pixels.
+
+    Raises:
+        NoPicture: it is a sound file of another kind.
+        UnreadableImage: it is not.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # pydicom warns of every value that breaks the standard; the archive is full of them
+        # pydicom warns of every value that breaks the standard; the archive is full of them
+        warnings.simplefilter("ignore")
         try:
+            _refuse_deflate_bomb(data, max_megapixels)
             dataset = pydicom.dcmread(io.BytesIO(data), force=True)
-            rows, columns = int(dataset.Rows), int(dataset.Columns)
-            frames = int(dataset.get("NumberOfFrames") or 1)
+            meta = dataset.file_meta
+            if "TransferSyntaxUID" not in meta:
+                implicit, little = dataset.original_encoding
+                explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+                meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+            kind = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
+            has_pixels = any(name in dataset for name in _PIXELS)
+        except (MemoryError, UnreadableImage):
+            raise
         except Exception:
-            raise UnreadableImage("a DICOM file without a picture, or with a damaged header") from None
-        if frames > 1:
-            raise UnreadableImage(f"a DICOM file of {frames} frames: this version reads single frames")
-        refuse_bomb(columns, rows, max_megapixels)
+            raise UnreadableImage(_DAMAGED) from None
+    if kind == MediaStorageDirectoryStorage:
+        raise NoPicture("a DICOMDIR: the directory of other files, without a picture")
+    if not has_pixels and kind:
+        name = getattr(kind, "name", str(kind)).removesuffix(" Storage")
+        raise NoPicture(f"a DICOM file without a picture ({name})")
+    if not has_pixels or not dataset.get("Rows") or not dataset.get("Columns"):
+        raise UnreadableImage(_DAMAGED)
+    return dataset
+
+
+def _refuse_deflate_bomb(data: bytes, max_megapixels: float) -> None:
+    """A deflated dataset is unpacked by pydicom as a whole: refuse what is larger than any allowed picture's bytes."""
+    if DeflatedExplicitVRLittleEndian.encode() not in data[:4096] or data[128:132] != b"DICM":
+        return
+    stream = io.BytesIO(data)
+    stream.seek(132)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: bool(tag.group != 2))
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    size, rest = 0, stream.read()
+    while rest and not inflate.eof:
+        size += len(inflate.decompress(rest, 2**20))
+        rest = inflate.unconsumed_tail
+        if size > max_megapixels * 8e6:
+            raise UnreadableImage(
+                f"a deflated DICOM file that unpacks to more than {max_megapixels * 8:g} MB "
+                "(scan.max_megapixels × 8 bytes): taken for a decompression bomb"
+            )
+
+
+class _File:
+    """A parsed dataset with what is the same for all its frames."""
+
+    def __init__(self, dataset: Any, max_megapixels: float) -> None:
+        self.dataset, self.max_megapixels = dataset, max_megapixels
+        self.syntax = dataset.file_meta.TransferSyntaxUID
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                self.columns, self.rows = int(dataset.Columns), int(dataset.Rows)
+                self.n_frames = max(1, int(dataset.get("NumberOfFrames") or 1))
+                self.bits = int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 8)
+                self.samples = int(dataset.get("SamplesPerPixel") or 1)
+            except (ValueError, TypeError, AttributeError):
+                raise UnreadableImage(_DAMAGED) from None
+            refuse_bomb(self.columns, self.rows, max_megapixels)
+            if self.samples not in {1, 3}:
+                raise UnreadableImage(f"a DICOM file with {self.samples} samples per pixel: only 1 or 3 are defined")
+            self._decodable()
+            self._whole_frames()
+            try:
+                self.display = Display(dataset)
+                self.header = dicom_header(dataset)
+                self.findings = header_findings(dataset)
+            except (MemoryError, UnreadableImage):
+                raise
+            except Exception as error:
+                raise UnreadableImage(f"a DICOM file with a damaged header ({type(error).__name__})") from None
+
+    def frame(self, number: int) -> Picture:
+        """One frame, decoded and shown.
+
+        Raises:
+            UnreadableImage: of this frame.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                quality = self._stream_facts(number)
+                values = self._values(number)
+                pixels, shown = self.display.show(values, number)
+            except (MemoryError, UnreadableImage):
+                raise
+            except Exception as error:
+                where = f", frame {number}," if self.n_frames > 1 else ""
+                raise UnreadableImage(
+                    f"a DICOM file{where} whose pixels cannot be decoded ({type(error).__name__})"
+                ) from None
+        which = f"frame {number + 1} of {self.n_frames}" if self.n_frames > 1 else ""
+        return Picture(
+            pixels,
+            self.columns,
+            self.rows,
+            "dicom",
+            self.bits,
+            self.header,
+            self.findings,
+            quality,
+            together(which, shown),
+        )
+
+    def _decodable(self) -> None:
         try:
-            pixels = flat_rgb(_displayed(dataset))
-        except Exception as error:
-            raise UnreadableImage(f"a DICOM file whose pixels cannot be decoded ({type(error).__name__})") from None
-    header = {name: str(dataset.get(keyword, "")).strip() for name, keyword in _HEADER.items()}
-    findings = ("dicom_identity",) if any(str(dataset.get(k, "")).strip(" ^") for k in _IDENTITY) else ()
-    return Picture(
-        pixels,
-        columns,
-        rows,
-        "dicom",
-        int(dataset.get("BitsStored", 8)),
-        {name: value for name, value in header.items() if value},
-        findings,
-    )
+            decoder = get_decoder(self.syntax)
+        except NotImplementedError:
+            name = getattr(self.syntax, "name", self.syntax)
+            raise UnreadableImage(f"a DICOM file in {name}: there is no decoder for it") from None
+        if not decoder.is_available:
+            raise UnreadableImage(f"a DICOM file in {self.syntax.name}: its decoder is not installed")
 
+    def _whole_frames(self) -> None:
+        """Native pixels that end early keep the frames that are whole; a promise that no file could hold is refused."""
+        self.n_there = self.n_frames
+        if self.syntax.is_compressed and self.syntax != DeflatedExplicitVRLittleEndian:
+            fragments = len(self.dataset.PixelData) // 8  # an item has a header of 8 bytes
+            if self.n_frames > fragments:
+                raise UnreadableImage(f"the header promises {self.n_frames} frames, more than the file can hold")
+            return
+        name = next(n for n in _PIXELS if n in self.dataset)
+        allocated = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(name) or int(self.dataset.BitsAllocated)
+        halved = self.dataset.get("PhotometricInterpretation") == "YBR_FULL_422"
+        bits = self.rows * self.columns * (2 if halved else self.samples) * allocated
+        data = getattr(self.dataset, name)
+        self.n_there = min(self.n_frames, len(data) * 8 // bits)
+        if self.n_there == 0:
+            raise UnreadableImage("a DICOM file whose pixels end early: the file is cut short")
+        if self.n_frames > 100 * self.n_there + 100:
+            raise UnreadableImage(f"the header promises {self.n_frames} frames, more than the file can hold")
+        if self.n_there < self.n_frames:
+            length = (self.n_there * bits + 7) // 8
+            setattr(self.dataset, name, data[: length + length % 2])
+            self.dataset.NumberOfFrames = self.n_there
 
-def _displayed(dataset: Any) -> NDArray[np.uint8]:
-    values = dataset.pixel_array  # YBR comes out as RGB
-    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    if photometric == "PALETTE COLOR":
-        colours = apply_color_lut(values, dataset)
-        return (colours >> 8).astype(np.uint8) if colours.dtype == np.uint16 else colours.astype(np.uint8)
-    if values.ndim == 3:
-        return values.astype(np.uint8) if values.dtype == np.uint8 else _stretched(values)
-    windowed = "WindowCenter" in dataset or "VOILUTSequence" in dataset
-    values = apply_modality_lut(values, dataset)
-    shown = _stretched(_windowed(values, dataset) if windowed else values, full=windowed)
-    return 255 - shown if photometric == "MONOCHROME1" else shown
+    def _stream_facts(self, number: int) -> float | None:
+        """The JPEG quality of a compressed frame, once its stream is seen not to promise more than the header does."""
+        if not self.syntax.is_encapsulated:
+            return None
+        stream = self._stream(number)
+        size = stream_size(stream)
+        if size is not None:
+            refuse_bomb(*size, self.max_megapixels)
+        return jpeg_quality(stream) if self.syntax in {JPEGBaseline8Bit, JPEGExtended12Bit} else None
 
+    def _stream(self, number: int) -> bytes:
+        return get_frame(self.dataset.PixelData, number, number_of_frames=self.n_frames)
 
-def _windowed(values: NDArray[Any], dataset: Any) -> NDArray[Any]:
-    """The first VOI LUT or window; clipped to the window, so that its ends are black and white (PS3.3 C.11.2)."""
-    if "VOILUTSequence" in dataset:
-        return np.asarray(apply_voi_lut(values, dataset, index=0))
-    first = [
-        v[0] if isinstance(v, pydicom.multival.MultiValue) else v for v in (dataset.WindowCenter, dataset.WindowWidth)
-    ]
-    centre, width = float(first[0]), max(float(first[1]), 1.0)
-    low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
-    return (values.astype(np.float32).clip(low, high) - low) / max(high - low, 1e-6)
+    def _values(self, number: int) -> NDArray[Any]:
+        if number >= self.n_there:
+            raise UnreadableImage(f"frame {number} is not there: the file is cut short")
+        if self.syntax == JPEGExtended12Bit and self.bits > 8:
+            return self._twelve_bits(number)
+        return np.asarray(pixel_array(self.dataset, index=number))  # YBR comes out as RGB
 
+    def _twelve_bits(self, number: int) -> NDArray[Any]:
+        """JPEG process 4, which neither GDCM nor Pillow decodes."""
+        import imagecodecs
 
-def _stretched(values: NDArray[Any], *, full: bool = False) -> NDArray[np.uint8]:
-    """To 0–255: what is already a display range is taken whole; raw values from their 0.5th to 99.5th percentile."""
-    values = values.astype(np.float32)
-    if full and values.min() >= 0 and values.max() <= 1:
-        low, high = 0.0, 1.0
-    elif full:
-        low, high = float(values.min()), float(values.max())
-    else:
-        low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
-    return np.asarray(((values - low) / max(high - low, 1e-6) * 255).clip(0, 255).round(), dtype=np.uint8)
+        values = np.asarray(imagecodecs.jpeg8_decode(self._stream(number)))
+        if values.shape != (self.rows, self.columns):
+            raise ValueError(f"the stream holds {values.shape}")
+        return values

@@ -1,49 +1,90 @@
-"""JPEG, PNG, WebP and BMP: scaled DCT decoding where it serves, Pillow for everything else."""
+"""JPEG, PNG, WebP, BMP and GIF: scaled DCT decoding where it serves, Pillow for everything else."""
 
 from __future__ import annotations
 
 import io
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
-from cohort.readers.picture import Picture, UnreadableImage, flat_rgb, refuse_bomb
+from cohort.readers.codestream import jpeg_quality
+from cohort.readers.colour import bits_in_use, eight_bits, over_black, to_srgb
+from cohort.readers.exif import clean, exif_findings, exif_header, exif_of, orientation_of
+from cohort.readers.picture import (
+    Picture,
+    ReadOptions,
+    Source,
+    UnreadableImage,
+    chosen_frames,
+    refuse_bomb,
+    together,
+    upright,
+)
 
 _PILLOW_LIMIT = threading.Lock()  # it is a global of Pillow's
-_ORIENTATION = ExifTags.Base.Orientation
-_HEADER = {"manufacturer": ExifTags.Base.Make, "model": ExifTags.Base.Model, "software": ExifTags.Base.Software}
-_IDENTITY = (ExifTags.Base.Artist, ExifTags.Base.Copyright, ExifTags.Base.ImageDescription, 0xA430, 0xA431)
+_NOT_A_COMMENT = {"software", "version"}  # text that programs write about themselves
 
 
-def read_raster(data: bytes, kind: str, *, min_side_px: int, max_megapixels: float) -> Picture:
-    """See `cohort.readers.read_image`."""
+def read_raster(source: Source, kind: str) -> Iterator[tuple[str, Picture | UnreadableImage]]:
+    """The picture of a file, or the frames of an animated GIF; see `cohort.readers.read_pictures`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata that breaks a standard; the picture is what counts
         try:
-            image = _open(data, kind)
+            image = _open(source.data, kind)
+        except MemoryError:
+            raise
         except Exception:
             raise UnreadableImage(f"a damaged {kind.upper()}: the header cannot be read") from None
-        refuse_bomb(*image.size, max_megapixels)
-        exif = _exif(image)
-        orientation = int(exif.get(_ORIENTATION, 1) or 1)
-        bits = 16 if image.mode.startswith("I") else 1 if image.mode == "1" else 8
+        refuse_bomb(*image.size, source.options.max_megapixels)
+        n_frames = _n_frames(image) if kind in {"gif", "png", "webp"} else 1
+    if kind != "gif" or n_frames == 1:
+        yield "", _picture(image, source, kind, f"first of {n_frames} frames" if n_frames > 1 else "")
+        return
+    for number in chosen_frames(n_frames, source.options.frames):
         try:
-            pixels = _decode(image, data, kind, min_side_px)
-        except UnreadableImage:
+            image.seek(number)
+            yield str(number), _picture(image, source, kind, f"frame {number + 1} of {n_frames}")
+        except UnreadableImage as reason:
+            yield str(number), reason
+        except (EOFError, OSError, ValueError, SyntaxError) as error:
+            yield str(number), _damaged(kind, error)
+
+
+def _picture(image: Image.Image, source: Source, kind: str, how: str) -> Picture:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exif = exif_of(image)
+        orientation = orientation_of(exif)
+        try:
+            pixels, scale, colour = _decode(image, source.data, kind, source.options)
+        except (UnreadableImage, MemoryError):
             raise
         except Exception as error:
-            cut = "truncated" in str(error).lower()
-            reason = "the file is cut short" if cut else f"the pixels cannot be decoded ({type(error).__name__})"
-            raise UnreadableImage(f"a damaged {kind.upper()}: {reason}") from None
-    pixels = _upright(pixels, orientation)
-    width, height = image.size[::-1] if orientation >= 5 else image.size
-    header = {name: str(exif[tag]).strip("\0 ") for name, tag in _HEADER.items() if tag in exif}
-    return Picture(pixels, width, height, kind, bits, header, _findings(image, exif))
+            raise _damaged(kind, error) from None
+    width, height = image.size[::-1] if 5 <= orientation <= 8 else image.size
+    return Picture(
+        upright(pixels, orientation),
+        width,
+        height,
+        kind,
+        _bits(image, source.data, kind),
+        exif_header(exif),
+        _findings(image, exif),
+        jpeg_quality(source.data) if kind == "jpeg" else None,
+        together(how, scale, colour),
+    )
+
+
+def _damaged(kind: str, error: Exception) -> UnreadableImage:
+    cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
+    reason = "the file is cut short" if cut else f"the pixels cannot be decoded ({type(error).__name__})"
+    return UnreadableImage(f"a damaged {kind.upper()}: {reason}")
 
 
 def _open(data: bytes, kind: str) -> Image.Image:
@@ -56,58 +97,66 @@ def _open(data: bytes, kind: str) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _decode(image: Image.Image, data: bytes, kind: str, min_side_px: int) -> NDArray[np.uint8]:
+def _n_frames(image: Image.Image) -> int:
+    try:
+        return max(1, int(getattr(image, "n_frames", 1)))
+    except Exception:  # cut short somewhere: the first frame may still be whole
+        return 1
+
+
+def _decode(image: Image.Image, data: bytes, kind: str, options: ReadOptions) -> tuple[NDArray[np.uint8], str, str]:
+    """(H, W, 3) sRGB, the DCT scale if any, and what was done to the colours."""
+    profile = image.info.get("icc_profile") or None
     if kind == "jpeg" and image.mode in {"RGB", "L"}:
         try:
             space = "GRAY" if image.mode == "L" else "RGB"
-            side = min(min_side_px, *image.size)
-            return flat_rgb(simplejpeg.decode_jpeg(data, space, min_height=side, min_width=side))
+            side = min(options.min_side_px, *image.size)
+            raw = simplejpeg.decode_jpeg(data, space, min_height=side, min_width=side)
         except ValueError:
             pass  # strict about oddities that Pillow reads; if it is truly damaged, Pillow says how
-    if image.mode.startswith("I"):
-        return flat_rgb(_sixteen_bits(np.asarray(image)))
-    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return flat_rgb(np.asarray(image.convert("RGB")))
+        else:
+            ratio = round(image.width / raw.shape[1])
+            pixels, colour = to_srgb(raw[:, :, 0] if space == "GRAY" else raw, profile)
+            return pixels, f"DCT scale 1/{ratio}" if ratio > 1 else "", colour
+    if kind == "png" and _bits(image, data, kind) == 16:
+        pixels, colour = _deep_png(data, profile)
+        return pixels, "", colour
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        pixels, colour = to_srgb(rgba[:, :, :3], profile)
+        return over_black(pixels, rgba[:, :, 3]), "", colour
+    if image.mode not in {"L", "RGB", "CMYK"}:
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    pixels, colour = to_srgb(np.asarray(image), profile)
+    return pixels, "", colour
 
 
-def _sixteen_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale by the bits really used: 12-bit data in a 16-bit file would come out nearly black otherwise."""
-    bits = max(8, int(values.max()).bit_length())
-    return (values.astype(np.int64) >> (bits - 8)).clip(0, 255).astype(np.uint8)
+def _deep_png(data: bytes, profile: bytes | None) -> tuple[NDArray[np.uint8], str]:
+    """16 bits per channel, of which Pillow would keep 8 and not say how many are in use."""
+    import imagecodecs
+
+    values = np.asarray(imagecodecs.png_decode(data))
+    alpha = values[:, :, -1] if values.ndim == 3 and values.shape[2] in {2, 4} else None
+    if alpha is not None:
+        values = values[:, :, :-1]
+    bits = bits_in_use(values.max())
+    shown = eight_bits(values, bits)
+    pixels, colour = to_srgb(shown[:, :, 0] if shown.ndim == 3 and shown.shape[2] == 1 else shown, profile)
+    how = together(f"{bits} of 16 bits in use" if bits < 16 else "", colour)
+    return (pixels if alpha is None else over_black(pixels, eight_bits(alpha, 16))), how
 
 
-def _exif(image: Image.Image) -> dict[int, Any]:
-    try:
-        exif = image.getexif()
-        merged = dict(exif)
-        merged.update(exif.get_ifd(ExifTags.IFD.Exif))
-        if exif.get_ifd(ExifTags.IFD.GPSInfo):
-            merged[ExifTags.IFD.GPSInfo] = True
-        return merged
-    except Exception:  # a broken EXIF block is no reason to lose the picture
-        return {}
+def _bits(image: Image.Image, data: bytes, kind: str) -> int:
+    if kind == "png" and len(data) > 24:
+        return int(data[24])  # IHDR: bits per channel, or per index of a palette
+    return 1 if image.mode == "1" else 8
 
 
 def _findings(image: Image.Image, exif: dict[int, Any]) -> tuple[str, ...]:
-    found = []
-    if ExifTags.IFD.GPSInfo in exif:
-        found.append("exif_gps")
-    if any(str(exif.get(tag, "")).strip("\0 ") for tag in _IDENTITY):
-        found.append("exif_identity")
-    if image.info.get("comment") or any(
-        isinstance(v, str) and str(k).lower() != "software" for k, v in image.info.items()
-    ):
-        found.append("comment")
-    return tuple(found)
-
-
-def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """EXIF orientation 1–8 undone."""
-    if orientation in {2, 4, 5, 7}:
-        pixels = pixels[:, ::-1] if orientation in {2, 5} else pixels[::-1]
-        if orientation == 7:
-            return np.ascontiguousarray(np.rot90(pixels, 1))
-    turns = {3: 2, 5: 1, 6: 3, 8: 1}.get(orientation, 0)
-    return np.ascontiguousarray(np.rot90(pixels, turns))
+    """Those of EXIF, and exif_comment for a JPEG or GIF comment, PNG text, or an XMP packet."""
+    found = exif_findings(exif)
+    texts = [v for k, v in image.info.items() if isinstance(v, str) and str(k).lower() not in _NOT_A_COMMENT]
+    blocks = [image.info.get("comment"), image.info.get("xmp"), *texts]
+    if "exif_comment" not in found and any(clean(block) for block in blocks):
+        found += ("exif_comment",)
+    return found

@@ -1,0 +1,62 @@
+"""What a DICOM header says of how an image came to be, under the names that EXIF has too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cohort.readers.exif import clean, iso_date
+
+_KEYWORDS = {
+    "manufacturer": ("Manufacturer",),
+    "model": ("ManufacturerModelName",),
+    "station": ("StationName",),
+    "serial": ("DeviceSerialNumber",),
+    "software": ("SoftwareVersions",),
+    "operator": ("OperatorsName",),
+    "institution": ("InstitutionName",),
+    "modality": ("Modality",),
+    "body_part": ("BodyPartExamined",),
+    "view": ("ViewPosition",),
+    "laterality": ("ImageLaterality", "Laterality"),
+    "protocol": ("ProtocolName",),
+    "kernel": ("ConvolutionKernel",),
+    "kvp": ("KVP",),
+    "slice_thickness": ("SliceThickness",),
+    "patient_id": ("PatientID",),
+}
+_DATES = ("AcquisitionDateTime", "AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
+
+
+def dicom_header(dataset: Any) -> dict[str, str]:
+    """The facts of `picture.HEADER_NAMES` that are there, each cleaned of control characters."""
+    header = {name: next(filter(None, (_text(dataset, k) for k in keys)), "") for name, keys in _KEYWORDS.items()}
+    taken = next(filter(None, (iso_date(_text(dataset, keyword)) for keyword in _DATES)), "")
+    header |= {"date": taken, "year": taken[:4], "exposure_time": _seconds(_text(dataset, "ExposureTime"))}
+    return {name: value for name, value in header.items() if value}
+
+
+def header_findings(dataset: Any) -> tuple[str, ...]:
+    """The kinds of identifying attributes, by `cohort.privacy.dicom_findings`; dicom_unchecked where it stumbled."""
+    from cohort.privacy import dicom_findings
+
+    try:
+        return dicom_findings(dataset)
+    except Exception:  # the picture is sound; that its header could not be searched must be seen, not lost
+        return ("dicom_unchecked",)
+
+
+def _text(dataset: Any, keyword: str) -> str:
+    try:
+        value = dataset.get(keyword)
+    except Exception:  # one value that cannot be parsed is no reason to lose the others
+        return ""
+    if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
+        return clean(" ".join(str(v) for v in value))
+    return clean(value)
+
+
+def _seconds(milliseconds: str) -> str:
+    try:
+        return f"{float(milliseconds) / 1000:.6g}"
+    except ValueError:
+        return ""
