@@ -54,6 +54,8 @@ def orientation_of(exif: Mapping[int, Any]) -> int:
 
 def exif_header(exif: Mapping[int, Any]) -> dict[str, str]:
     """The acquisition facts in EXIF tags, under the names of `picture.HEADER_NAMES`; only those that are there."""
+    if not exif:
+        return {}
     header = {name: clean(exif.get(tag)) for name, tag in _TEXT.items()}
     header |= {name: _number(exif.get(tag)) for name, tag in _NUMBERS.items()}
     header["iso"] = _number(exif.get(_BASE.ISOSpeedRatings))

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image, ImageCms
 
 from cohort.readers.colour import eight_bits, over_black, stretched, to_srgb
 from cohort.readers.picture import together
@@ -88,12 +89,8 @@ def _from_ycbcr(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _from_lab(values: NDArray[np.uint8], *, signed: bool) -> NDArray[np.uint8]:
-    """8-bit CIELAB, L* 0–100 in 0–255; a* and b* as signed bytes (section 23), or offset by 128 (the ICC's)."""
-    lab = values.astype(np.float32)
-    lab[:, :, 0] *= 100 / 255
-    chroma = values[:, :, 1:]
-    lab[:, :, 1:] = chroma.view(np.int8) if signed else chroma.astype(np.float32) - 128
-    from skimage.color import lab2rgb
-
-    rgb = lab2rgb(lab, illuminant="D50")
-    return np.asarray(np.rint(rgb * 255).clip(0, 255), dtype=np.uint8)
+    """8-bit CIELAB under D50, L* 0–100 in 0–255; a* and b* as signed bytes (section 23), or offset by 128 (the ICC's)."""
+    stored = np.ascontiguousarray(values if signed else values ^ np.array([0, 128, 128], np.uint8))
+    image = Image.frombuffer("LAB", (values.shape[1], values.shape[0]), stored, "raw", "LAB", 0, 1)
+    transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+    return np.asarray(ImageCms.applyTransform(image, transform), dtype=np.uint8)
