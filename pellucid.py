@@ -116,11 +116,18 @@ def init(
 
 
 @app.command()
-def scan(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None) -> None:
+def scan(
+    study: StudyPath,
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    dask: Annotated[
+        str, typer.Option(help="Address of a Dask scheduler to read with; its workers see the same folders.")
+    ] = "",
+) -> None:
     """Read every image once; join the table; audit the source."""
     from cohort.scan import scan as run_scan
 
-    run = run_scan(_study(study, overrides, config))
+    run = run_scan(_study(study, overrides, config), dask=dask)
     source = run.read_json("source.json")
     for sentence in source["sentences"]:
         typer.echo(f"  {sentence}")

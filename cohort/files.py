@@ -20,12 +20,14 @@ class Listing:
     Attributes:
         root: folder that the ids are relative to.
         image_ids: posix paths relative to `root`, sorted.
+        n_bytes: size of each file.
         ignored: how many files of which ending were passed over.
         fingerprint: sha256 over every file's id, size and time of change.
     """
 
     root: Path
     image_ids: tuple[str, ...]
+    n_bytes: tuple[int, ...]
     ignored: dict[str, int]
     fingerprint: str
 
@@ -77,13 +79,15 @@ def _listing(root: Path, paths: list[Path], empty: str) -> Listing:
             ignored[suffix or "no ending"] += 1
     if not kept:
         seen = ", ".join(f"{n} × {suffix}" for suffix, n in ignored.most_common(5)) or "it is empty"
-        raise UserError(f"{empty} ({seen}); readable are JPEG, PNG, WebP, BMP and DICOM")
+        raise UserError(f"{empty} ({seen}); readable are JPEG, PNG, WebP, BMP, GIF, TIFF, DICOM and whole slides")
     digest = hashlib.sha256()
     ids = tuple(sorted(kept))
+    sizes = []
     for image_id in ids:
         stat = kept[image_id].stat()
+        sizes.append(stat.st_size)
         digest.update(f"{image_id}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return Listing(root, ids, dict(ignored), digest.hexdigest())
+    return Listing(root, ids, tuple(sizes), dict(ignored), digest.hexdigest())
 
 
 def _may_be_dicom(path: Path) -> bool:

@@ -2,100 +2,139 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import cv2
 import joblib
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from cohort.errors import UserError
 from cohort.files import Listing
-from cohort.phenotypes import PHENOTYPES, phenotypes
-from cohort.prepared import encode, shrink, write_shard
-from cohort.privacy import text_lines
-from cohort.readers import UnreadableImage, read_image
+from cohort.phenotypes import PHENOTYPES
+from cohort.prepared import shard_path, write_shard
+from cohort.quality import QUALITY_COLUMNS
 from cohort.runs import atomic_path
+from cohort.sandbox import read_files
 from cohort.study import ScanConfig
 
-_TEXT_SIDE_PX = 480  # burned-in text is looked for at this scale: at the prepared one small characters melt
+_CHUNK_BYTES = 512 << 20  # a chunk ends here even if it has few files: slides are large
+_SHARDS_A_CHUNK = 10_000
+_NUMBERS = ("width", "height", "bits")
+_TEXTS = ("format", "findings", "pixel_hash", "perceptual_hash", "prepared", "text_read")
+# What acquisition factors are made of; a header may hold others beside these, which every manifest has.
+_HEADERS = ("manufacturer", "model", "software", "modality", "year", "patient_id")
 
 
-def read_one(root: Path, image_id: str, config: ScanConfig) -> tuple[dict[str, Any], bytes | None]:
-    """Everything that is ever taken from one original.
-
-    Returns:
-        The row for the manifest, and the prepared image's bytes (None where the file is unreadable).
-    """
-    row: dict[str, Any] = {"image_id": image_id, "status": "unreadable", "reason": "", "sha256": "", "n_bytes": 0}
-    try:
-        data = (root / image_id).read_bytes()
-        row |= {"sha256": hashlib.sha256(data).hexdigest(), "n_bytes": len(data)}
-        side = max(config.size_px, _TEXT_SIDE_PX)
-        picture = read_image(data, min_side_px=side, max_megapixels=config.max_megapixels)
-    except UnreadableImage as reason:
-        return row | {"reason": str(reason)}, None
-    except OSError as error:
-        return row | {"reason": f"the file cannot be opened ({error.strerror or type(error).__name__})"}, None
-    except MemoryError:
-        return row | {"reason": "the picture does not fit in memory"}, None
-    lines = text_lines(shrink(picture.pixels, _TEXT_SIDE_PX))
-    small = shrink(picture.pixels, config.size_px)
-    row |= {
-        "status": "ok",
-        "format": picture.format,
-        "width": picture.width,
-        "height": picture.height,
-        "bits": picture.bits,
-        "text_like": bool(lines),
-        "findings": " ".join([*picture.findings, *(["burned_in_text"] if lines else [])]),
-        **{f"header_{name}": value for name, value in picture.header.items()},
-        **{f"phenotype_{name}": value for name, value in phenotypes(small).items()},
-    }
-    return row, encode(small, config.jpeg_quality)
+def chunks_of(listing: Listing, config: ScanConfig) -> list[list[str]]:
+    """The listing cut into pieces of work; each is resumed, retried and stored as one."""
+    chunks: list[list[str]] = []
+    size = 0
+    for file, n_bytes in zip(listing.image_ids, listing.n_bytes, strict=True):
+        if not chunks or len(chunks[-1]) >= config.shard_images or size + n_bytes > _CHUNK_BYTES:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(file)
+        size += n_bytes
+    return chunks
 
 
-def _read_chunk(folder: Path, root: Path, number: int, image_ids: tuple[str, ...], config: ScanConfig) -> int:
-    cv2.setNumThreads(1)  # one process per core; more threads would only push each other aside
+def _read_chunk(folder: Path, root: Path, number: int, files: list[str], config: ScanConfig) -> int:
     rows: list[dict[str, Any]] = []
     kept: list[str] = []
     encoded: list[bytes] = []
-    for image_id in image_ids:
-        row, prepared = read_one(root, image_id, config)
-        row |= {"shard": number if prepared else -1, "shard_row": len(kept) if prepared else -1}
-        if prepared:
-            kept.append(image_id)
-            encoded.append(prepared)
+    shard = number * _SHARDS_A_CHUNK
+    for row, prepared in read_files(root, files, config):
+        row |= {"shard": shard if prepared else -1, "shard_row": len(kept) if prepared else -1}
         rows.append(row)
-    write_shard(folder / "prepared" / f"shard-{number:05d}.arrow", kept, encoded)
+        if prepared:
+            kept.append(row["image_id"])
+            encoded.append(prepared)
+            if len(kept) == config.shard_images:  # a slide gives thousands of tiles: they do not wait in memory
+                write_shard(shard_path(folder, shard), kept, encoded)
+                kept, encoded, shard = [], [], shard + 1
+    if kept:
+        write_shard(shard_path(folder, shard), kept, encoded)
     with atomic_path(_rows_path(folder, number)) as temporary:  # last: its presence says that the chunk is whole
         _typed(pd.DataFrame(rows)).to_parquet(temporary, index=False)
-    return len(image_ids)
+    return len(files)
 
 
-def read_all(folder: Path, listing: Listing, config: ScanConfig) -> Iterator[int]:
-    """Do the pass into a run folder, resuming after whatever is there; yields how many images each step added.
+def read_all(folder: Path, listing: Listing, config: ScanConfig, dask: str = "") -> Iterator[int]:
+    """Do the pass into a run folder, resuming after whatever is there; yields how many files each step added.
 
-    Writes `prepared/shard-*.arrow` and `images.parquet` (one row per file, in the listing's order).
+    Writes `prepared/shard-*.arrow` and `images.parquet` (a row for each picture, in the listing's order).
+
+    Args:
+        folder: of the run.
+        listing: which files there are.
+        config: how they are read.
+        dask: address of a Dask scheduler whose workers see the same folders; without one, processes of this machine.
+
+    Raises:
+        UserError: the scheduler cannot be reached, or Dask is not installed.
     """
     (folder / "prepared").mkdir(exist_ok=True)
     (folder / "rows").mkdir(exist_ok=True)
-    ids, size = listing.image_ids, config.shard_images
-    chunks = [ids[start : start + size] for start in range(0, len(ids), size)]
+    chunks = chunks_of(listing, config)
     todo = [number for number in range(len(chunks)) if not _rows_path(folder, number).exists()]
-    yield len(ids) - sum(len(chunks[number]) for number in todo)
+    yield len(listing.image_ids) - sum(len(chunks[number]) for number in todo)
     workers = config.workers or joblib.cpu_count()
     jobs = (joblib.delayed(_read_chunk)(folder, listing.root, number, chunks[number], config) for number in todo)
-    parallel = joblib.Parallel(
-        n_jobs=1 if len(todo) <= 1 else min(workers, len(todo)),
-        return_as="generator_unordered",
-        pre_dispatch="2*n_jobs",
-    )
-    yield from parallel(jobs)
-    parts = [pd.read_parquet(_rows_path(folder, number)) for number in range(len(chunks))]
-    with atomic_path(folder / "images.parquet") as temporary:
-        _typed(pd.concat(parts, ignore_index=True)).to_parquet(temporary, index=False)
+    with _cluster(dask) if dask else nullcontext():
+        # Here a thread for each core is enough: it only listens to a process that reads (cohort.sandbox).
+        parallel = joblib.Parallel(
+            n_jobs=-1 if dask else max(1, min(workers, len(todo))),
+            prefer=None if dask else "threads",
+            return_as="generator_unordered",
+            pre_dispatch="2*n_jobs",
+        )
+        yield from parallel(jobs)
+    _join_rows(folder, len(chunks))
+
+
+def _cluster(address: str) -> Any:
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise UserError("--dask needs Dask: install pellucid[cluster]") from None
+    try:
+        client = Client(address, timeout="5s", set_as_default=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--dask {address}: no scheduler answers there ({error})") from None
+    return _closing(client)
+
+
+class _closing:
+    """joblib's Dask backend for the block, and the client closed after it."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.backend = joblib.parallel_config(backend="dask", wait_for_workers_timeout=60)
+
+    def __enter__(self) -> None:
+        self.backend.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.backend.__exit__(*error)
+        self.client.close()
+
+
+def _join_rows(folder: Path, n_chunks: int) -> None:
+    """All rows in one table, a chunk in memory at a time; a header field that one chunk lacks is empty there."""
+    paths = [_rows_path(folder, number) for number in range(n_chunks)]
+    schema = pa.unify_schemas([pq.read_schema(path).remove_metadata() for path in paths])
+    first = [name for name in schema.names if not name.startswith("header_")]
+    schema = pa.schema([schema.field(name) for name in [*first, *sorted(set(schema.names) - set(first))]])
+    with atomic_path(folder / "images.parquet") as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for path in paths:
+            table = pq.read_table(path)
+            for name in set(schema.names) - set(table.column_names):
+                table = table.append_column(name, pa.array([""] * len(table), schema.field(name).type))
+            writer.write_table(table.select(schema.names).cast(schema))
 
 
 def _rows_path(folder: Path, number: int) -> Path:
@@ -104,18 +143,13 @@ def _rows_path(folder: Path, number: int) -> Path:
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     """The same columns and types whatever happened to be in a chunk."""
-    numbers = ["width", "height", "bits"]
-    for name in numbers:
-        frame[name] = pd.to_numeric(frame.get(name, pd.Series(0, index=frame.index))).fillna(0).astype("int64")
-    for name in (f"phenotype_{p}" for p in PHENOTYPES):
-        frame[name] = pd.to_numeric(frame.get(name, pd.Series(index=frame.index, dtype=float))).astype(float)
-    frame["text_like"] = frame.get("text_like", pd.Series(False, index=frame.index)).eq(True)
-    headers = sorted(
-        {c for c in frame.columns if c.startswith("header_")}
-        | {f"header_{name}" for name in ("manufacturer", "model", "software", "modality", "patient_id")}
-    )
-    for name in ("format", "findings", *headers):
-        frame[name] = frame.get(name, pd.Series("", index=frame.index)).fillna("").astype(str)
-    first = ["image_id", "status", "reason", "sha256", "n_bytes", "format", *numbers, "shard", "shard_row"]
-    rest = sorted(c for c in frame.columns if c not in first)
-    return frame[[*first, *rest]]
+    empty = pd.Series(index=frame.index, dtype=object)
+    numbers = {name: pd.to_numeric(frame.get(name, empty)).fillna(0).astype("int64") for name in _NUMBERS}
+    measures = [*(f"phenotype_{name}" for name in PHENOTYPES), *QUALITY_COLUMNS]
+    measured = {name: pd.to_numeric(frame.get(name, empty)).astype(float) for name in measures}
+    headers = sorted({c for c in frame.columns if c.startswith("header_")} | {f"header_{name}" for name in _HEADERS})
+    texts = {name: frame.get(name, empty).fillna("").astype(str) for name in (*_TEXTS, *headers)}
+    first = ["image_id", "file", "frame", "status", "reason", "sha256", "n_bytes"]
+    rest = {"shard": frame["shard"], "shard_row": frame["shard_row"], **numbers, **measured}
+    marked = {"text_like": frame.get("text_like", empty).eq(True)}
+    return pd.DataFrame({**{name: frame[name] for name in first}, **rest, **marked, **texts})

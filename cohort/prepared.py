@@ -32,6 +32,11 @@ def encode(pixels: Pixels, quality: int) -> bytes:
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorsubsampling="444"))
 
 
+def shard_path(folder: Path, shard: int) -> Path:
+    """Where a run of the stage `read` keeps the shard of that number (the manifest's column `shard`)."""
+    return folder / "prepared" / f"shard-{shard:09d}.arrow"
+
+
 def write_shard(path: Path, image_ids: Sequence[str], images: Sequence[bytes]) -> None:
     """One shard, atomically: it is either whole under its name or not there."""
     from cohort.runs import atomic_path
@@ -48,23 +53,38 @@ def write_shard(path: Path, image_ids: Sequence[str], images: Sequence[bytes]) -
 class PreparedImages:
     """Random access to prepared images by row; memory-mapped, thread-safe, and decoding releases the GIL."""
 
-    def __init__(self, shards: Sequence[Path], rows: Sequence[tuple[int, int]], image_ids: Sequence[str]) -> None:
-        """`rows`: for each image, the shard's number and the row in it; `image_ids` in the same order."""
+    def __init__(self, read_folder: Path, rows: Sequence[tuple[int, int]], image_ids: Sequence[str]) -> None:
+        """`rows`: for each image, the shard's number and the row in it; `image_ids` in the same order.
+
+        Raises:
+            UserError: shards are missing.
+        """
         self.image_ids = list(image_ids)
         self._rows = list(rows)
-        self._shards = list(shards)
+        self._folder = read_folder
+        gone = [shard for shard in sorted({shard for shard, _ in rows}) if not shard_path(read_folder, shard).is_file()]
+        if gone:
+            raise UserError(
+                f"{shard_path(read_folder, gone[0])}: is missing, with the prepared images in it; delete "
+                f"{read_folder.name} and scan again"
+            )
         self._columns: dict[int, pa.BinaryArray] = {}
 
     @classmethod
-    def open(cls, scan_folder: Path, image_ids: Sequence[str] | None = None) -> PreparedImages:
+    def open(cls, scan_folder: Path, image_ids: Sequence[str] | None = None, at_least_px: int = 0) -> PreparedImages:
         """All readable images of a scan, or those named, in the order named.
 
+        Args:
+            scan_folder: of the finished scan.
+            image_ids: which; None: all.
+            at_least_px: what will be done with them needs copies whose shorter side has this many pixels.
+
         Raises:
-            UserError: the scan is incomplete, or has no such image.
+            UserError: the scan is incomplete, has no such image, or has prepared its copies too small.
         """
         import pandas as pd
 
-        from cohort.runs import parent_of
+        from cohort.runs import open_finished, parent_of
 
         manifest = pd.read_parquet(
             scan_folder / "manifest.parquet", columns=["image_id", "status", "shard", "shard_row"]
@@ -76,12 +96,15 @@ class PreparedImages:
             if unknown:
                 raise UserError(f"{scan_folder}: has no readable image `{unknown[0]}` ({len(unknown)} not found)")
             usable = usable.loc[list(image_ids)].reset_index()
-        folder = parent_of(scan_folder, "read") / "prepared"
-        shards = sorted(folder.glob("shard-*.arrow"))
-        if len(usable) and int(usable["shard"].max()) >= len(shards):
-            raise UserError(f"{folder}: shards are missing; delete {scan_folder.name} and scan again")
         rows = list(zip(usable["shard"].astype(int), usable["shard_row"].astype(int), strict=True))
-        return cls(shards, rows, usable["image_id"].tolist())
+        read = parent_of(scan_folder, "read")
+        size_px = int(open_finished(read).record["config"].get("size_px", at_least_px))
+        if size_px < at_least_px:  # originals that are smaller themselves are another matter: nothing was lost
+            raise UserError(
+                f"{read.name}: the prepared copies have {size_px} pixels on their shorter side, {at_least_px} are needed: "
+                f"scan again with scan.size_px={at_least_px} (in study.yaml, so that every command knows it)"
+            )
+        return cls(read, rows, usable["image_id"].tolist())
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -91,7 +114,7 @@ class PreparedImages:
         shard, row = self._rows[i]
         column = self._columns.get(shard)
         if column is None:  # two threads may both open it; either result serves
-            table = pa.ipc.open_file(pa.memory_map(str(self._shards[shard]))).read_all()
+            table = pa.ipc.open_file(pa.memory_map(str(shard_path(self._folder, shard)))).read_all()
             column = self._columns[shard] = table.column("image").combine_chunks()
         return bytes(column[row].as_buffer())
 

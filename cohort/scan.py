@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from cohort.duplicates import THUMBNAIL_PX, Thumbnails
 from cohort.errors import UserError
 from cohort.files import Listing, list_images
 from cohort.manifest import build_manifest
 from cohort.onepass import read_all
+from cohort.prepared import PreparedImages
+from cohort.privacy import name_findings
 from cohort.progress import track
+from cohort.quality import apply_annotations, grades, load_thresholds, read_annotations
 from cohort.runs import RunFolder, atomic_path, begin_run, find_run, run_key, sha256_file, write_json
 from cohort.source import source_audit
 from cohort.study import Study
 
 
-def scan(study: Study, *, progress: bool = True) -> RunFolder:
+def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
     """Read every original once (stage `read`), join the table and audit the source (stage `scan`).
+
+    Args:
+        study: what to read.
+        progress: show it.
+        dask: address of a Dask scheduler to read with; its workers must see the same folders under the same paths.
 
     Raises:
         UserError: no images, a table that does not fit, or more unreadable files than `scan.max_unreadable`.
@@ -26,8 +39,8 @@ def scan(study: Study, *, progress: bool = True) -> RunFolder:
     read_config, read_inputs = _read_key(study, listing)
     with begin_run(study.analysis, "read", "read", read_config, inputs=read_inputs) as read:
         if not read.done:
-            with track("reading images", len(listing.image_ids), "images", progress) as advance:
-                for count in read_all(read.path, listing, study.config.scan):
+            with track("reading images", len(listing.image_ids), "files", progress) as advance:
+                for count in read_all(read.path, listing, study.config.scan, dask):
                     advance(count)
     images = pd.read_parquet(read.path / "images.parquet")
     _refuse_too_many(study, images, read)
@@ -36,7 +49,8 @@ def scan(study: Study, *, progress: bool = True) -> RunFolder:
         study.analysis, "scan", "scan", scan_config, [read], scan_inputs, seed=study.config.split.seed
     ) as run:
         if not run.done:
-            manifest, problems = build_manifest(study, images)
+            manifest, problems = build_manifest(study, images, _thumbnails(read, images))
+            manifest = _graded(study, _with_name_findings(study, manifest), problems)
             if listing.ignored:
                 passed = ", ".join(f"{count} × {what}" for what, count in sorted(listing.ignored.items()))
                 problems.append(f"images: passed over files that are not images ({passed})")
@@ -44,6 +58,38 @@ def scan(study: Study, *, progress: bool = True) -> RunFolder:
                 manifest.to_parquet(temporary, index=False)
             write_json(run.path / "source.json", source_audit(study, manifest, problems))
     return run
+
+
+def _thumbnails(read: RunFolder, images: pd.DataFrame) -> Thumbnails:
+    """Small grey copies of images by id, by which near duplicates are verified."""
+    places = images.set_index("image_id")[["shard", "shard_row"]]
+
+    def thumbnails(image_ids: Sequence[str]) -> NDArray[np.uint8]:
+        rows = list(places.loc[list(image_ids)].itertuples(index=False, name=None))
+        prepared = PreparedImages(read.path, rows, image_ids)
+        grey = [cv2.cvtColor(prepared.square(i, THUMBNAIL_PX), cv2.COLOR_RGB2GRAY) for i in range(len(rows))]
+        return np.asarray(grey, dtype=np.uint8)
+
+    return thumbnails
+
+
+def _graded(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+    """Quality grades beside the numbers; a person's grade stands over a computed one."""
+    found = grades(manifest, load_thresholds(study.config.specialty, study.config.quality))
+    found = apply_annotations(found, read_annotations(study.quality_annotations))
+    overruled = int((found["grade_by"] != "").sum())
+    if overruled:
+        problems.append(f"{study.quality_annotations.name}: people graded {overruled} image(s); their word counts")
+    return pd.concat([manifest, found.drop(columns="image_id")], axis=1)
+
+
+def _with_name_findings(study: Study, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Findings of the pass, and what file and folder names give away of the patients that are now known."""
+    known = study.config.patient != "none"
+    ids = manifest["patient_source_id"].astype(object).where(manifest["patient_source_id"].notna() & known, None)
+    found = name_findings(manifest["file"].tolist(), ids.tolist())
+    both = [" ".join([*old.split(), *new]) for old, new in zip(manifest["findings"], found, strict=True)]
+    return manifest.assign(findings=both)
 
 
 def current_scan(study: Study) -> RunFolder:
@@ -79,9 +125,11 @@ def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
     keys = {"table", "image", "patient", "clinical", "acquisition", "outcome", "split", "external"}
     config = study.config.model_dump(include=keys, mode="json")
     config["table"] = study.table.name if study.table else None
+    config["quality"] = load_thresholds(study.config.specialty, study.config.quality).model_dump(mode="json")
     if study.table is not None and not study.table.is_file():
         raise UserError(f"{study.table}: the table is not there; correct its name, or the folder it is relative to")
-    return config, {"table": sha256_file(study.table)} if study.table else {}
+    files = {"table": study.table, "quality annotations": study.quality_annotations}
+    return config, {name: sha256_file(path) for name, path in files.items() if path is not None and path.is_file()}
 
 
 def _refuse_too_many(study: Study, images: pd.DataFrame, read: RunFolder) -> None:

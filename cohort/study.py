@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cohort.config import Config, ConfigT, read_yaml, validate
+from cohort.config import Config, ConfigT, did_you_mean, read_yaml, validate
 
 Kind = Literal["categorical", "binary", "ordinal", "continuous"]
 Role = Literal["clinical", "acquisition", "outcome"]
@@ -20,6 +20,7 @@ _PATH_KEYS = (
     "images",
     "table",
     "analysis",
+    "annotation",
 )  # given on the command line, they are relative to where one stands
 
 
@@ -51,10 +52,24 @@ class FromDicom(Config):
 class SplitRule(Config):
     """How patients are divided: by hash of patient and seed, or by a column of the table."""
 
-    test: float = Field(0.2, ge=0, lt=1)
+    test: float = 0.2  # share of patients, not of images
     seed: int = 0
     column: str | None = None
     stratify: list[str] | None = None  # variables; None: the outcomes, [] nothing
+
+    @field_validator("test")
+    @classmethod
+    def _a_share(cls, value: float) -> float:
+        if not 0 <= value < 1:
+            hint = f"; for {value:g} % write {value / 100:g}" if 1 < value < 100 else ""
+            raise ValueError(f"must be a share of the patients, from 0 to less than 1, for example 0.2{hint}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SplitRule:
+        if self.column is not None and self.stratify:
+            raise ValueError(f"the column `{self.column}` decides, so `stratify` has no say: remove one of the two")
+        return self
 
 
 class ScanConfig(Config):
@@ -96,7 +111,9 @@ class StudyConfig(Config):
     split: SplitRule = SplitRule()
     external: dict[str, list[str | int | float | bool]] = {}
     specialty: str | None = None
+    quality: dict[str, Any] = {}  # thresholds that replace those of the specialty
     analysis: str = "analysis"
+    annotation: str = "annotation"
     scan: ScanConfig = ScanConfig()
     # Checked by the packages that own them, all before the first verb of `run` starts.
     pretrain: dict[str, Any] = {}
@@ -116,7 +133,14 @@ class StudyConfig(Config):
                         f"the column `{name}` names the image or the patient: it cannot be a variable as well"
                     )
                 seen[name] = role
-        if self.table is None and (seen or self.image or self.external or self.split.column):
+        unknown = [name for name in self.split.stratify or () if name not in seen]
+        if unknown:
+            raise ValueError(
+                f"split.stratify names `{unknown[0]}`, which is no declared variable{did_you_mean(unknown[0], seen)}"
+            )
+        columns = [name for name, role in seen.items() if role != "acquisition" or not is_header_fact(name)]
+        columns += [name for name in self.external if not is_header_fact(name)]
+        if self.table is None and (columns or self.image or self.split.column):
             raise ValueError("columns are named but there is no `table`")
         if self.table is None and isinstance(self.patient, str) and self.patient != "none":
             raise ValueError(
@@ -124,6 +148,11 @@ class StudyConfig(Config):
                 "patient: {from_path: '(…)'}, {from_dicom: PatientID} or none"
             )
         return self
+
+
+def is_header_fact(name: str) -> bool:
+    """Is this acquisition factor something that the files themselves say, and no column of the table?"""
+    return name.startswith("header_") or name in {"format", "width", "height", "bits"}
 
 
 @dataclass(frozen=True)
@@ -163,6 +192,11 @@ class Study:
         return (self.path.parent / self.config.analysis).resolve()
 
     @property
+    def quality_annotations(self) -> Path:
+        """What people said of the quality of images; it need not be there."""
+        return (self.path.parent / self.config.annotation / "quality.csv").resolve()
+
+    @property
     def variables(self) -> list[Variable]:
         c = self.config
         named: list[tuple[Role, dict[str, Any]]] = [
@@ -171,6 +205,14 @@ class Study:
             ("acquisition", c.acquisition),
         ]
         return [Variable(name, role, kind) for role, kinds in named for name, kind in kinds.items()]
+
+    @property
+    def strata(self) -> list[str]:
+        """Variables that the split is balanced by."""
+        rule = self.config.split
+        if rule.column is not None:
+            return []
+        return list(self.config.outcome) if rule.stratify is None else rule.stratify
 
     def section(self, name: str, model: type[ConfigT]) -> ConfigT:
         """One verb's section of `study.yaml` as its package's own checked configuration."""

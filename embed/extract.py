@@ -81,7 +81,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
     key = {"backbone": encoder.name, "fit": "stretch", "batch_size": config.batch_size}
     with begin_run(study.analysis, "embed", slug(encoder.name), key, parents, {"weights": encoder.fingerprint}) as run:
         if not run.done:
-            prepared = PreparedImages.open(scan.path)
+            prepared = PreparedImages.open(scan.path, at_least_px=encoder.size_px)
             manifest = pd.read_parquet(scan.path / "manifest.parquet", columns=["image_id", "patient", "split"])
             images = manifest.set_index("image_id").loc[prepared.image_ids].reset_index()
             failed = _extract(run.path, prepared, images, encoder, backbone, config.batch_size, progress)

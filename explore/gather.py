@@ -22,7 +22,7 @@ from cohort.study import Study, Variable
 from embed.stored import newest_vectors
 from explore.words import backbone_label, is_baseline, unticked
 
-PRIVATE_COLUMNS = ("patient_source_id",)
+PRIVATE_COLUMNS = ("patient_source_id", "text_read")
 _EXAMPLE = re.compile(
     r" ?\(first: (?:row \d+, )?`[^`]*`\)"
 )  # file names for the person at the terminal, not for the page

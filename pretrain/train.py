@@ -55,7 +55,7 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
             rows = _rows(ranks, recipe.batch_size)
             workers = recipe.machine.workers or min(16, _cores(ranks))
             batches = Batches(
-                PreparedImages.open(scan.path, chosen["image_id"].tolist()),
+                PreparedImages.open(scan.path, chosen["image_id"].tolist(), at_least_px=recipe.source_px),
                 source_px=recipe.source_px,
                 batch_size=recipe.batch_size,
                 seed=recipe.seed,

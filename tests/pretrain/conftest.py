@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from cohort.prepared import encode, write_shard
+from cohort.prepared import encode, shard_path, write_shard
 from cohort.runs import RunFolder, begin_run
 from cohort.study import Study, load_study
 
@@ -80,7 +80,7 @@ def make_scan(root: Path, n_train: int = 24, n_test: int = 8) -> RunFolder:
         if not read.done:
             (read.path / "prepared").mkdir(exist_ok=True)
             images = [encode(make_image(rng), 95) for _ in rows]
-            write_shard(read.path / "prepared" / "shard-00000.arrow", [str(row["image_id"]) for row in rows], images)
+            write_shard(shard_path(read.path, 0), [str(row["image_id"]) for row in rows], images)
     broken = {**rows[0], "image_id": "train/broken.jpg", "status": "unreadable", "shard": -1, "shard_row": -1}
     with begin_run(root / "analysis", "scan", "scan", {}, parents=[read]) as scan:
         if not scan.done:
