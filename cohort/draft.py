@@ -8,11 +8,14 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from cohort.config import find_recipe
+from cohort.draft_headers import Headers, factor_lines, read_headers
 from cohort.errors import UserError
 from cohort.files import list_folder
 from cohort.runs import atomic_path
-from cohort.study import load_study
-from cohort.table import read_table
+from cohort.splits import SPLITS
+from cohort.study import is_header_fact, load_study
+from cohort.table import as_text, read_table
 
 _PATIENT = re.compile(
     r"(patient|pat|subject|subj|case|person|participant|record|mrn|pid)[ _-]?(id|no|nr|code|key)?$", re.I
@@ -26,6 +29,11 @@ _ACQUISITION = re.compile(
 _OUTCOME = re.compile(r"recur|relapse|death|died|surviv|progress|outcome|pregnan|readmi|event", re.I)
 _IDENTIFIER = re.compile(r"(^|[ _-])(id|serial|code|number|nr|no)($|[ _-])", re.I)  # numbers that only name something
 _MAX_LEVELS = 30
+_TAKEN = frozenset(  # what the manifest calls its own
+    {"image_id", "file", "frame", "status", "reason", "sha256", "n_bytes", "shard", "shard_row", "pixel_hash"}
+    | {"perceptual_hash", "prepared", "text_like", "text_read", "findings", "patient", "patient_source_id", "split"}
+    | {"duplicate_of", "duplicate_kind", "duplicate_group"}
+)
 
 
 @dataclass(frozen=True)
@@ -64,17 +72,19 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
         f"images: {_quoted(images)}  # {len(ids)} image files lie below it",
     ]
     table = table or _only_table(folder)
+    headers = read_headers(folder / images, ids)
     if table is None:
         lines += [
-            "# No table was found: nothing can be audited without one. Add `table: clinical.csv` and what its columns mean.",
-            *_patient_without_table(ids, folder / images),
+            "# No table was found: no diagnosis can be audited without one. Add `table: clinical.csv` and what its columns mean.",
+            *_patient_without_table(ids, headers),
         ]
+        lines += _acquisition([], headers)
+        split = _SPLIT
     else:
-        lines += _table_lines(folder, table, ids)
-    lines += [
-        "split: {test: 0.2, seed: 0}  # by patient",
-        "# specialty: endoscopy | dermatology | fundus | ultrasound | wounds | pathology | radiology",
-    ]
+        frame = read_table(table)
+        split, split_column = _split_line(frame)
+        lines += _table_lines(folder, table, frame, split_column, ids, headers)
+    lines += [split, _specialty_line(headers)]
     with atomic_path(target) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     load_study(target)  # what is drafted must be readable
@@ -90,7 +100,37 @@ def _only_table(folder: Path) -> Path | None:
     return tables[0] if tables else None
 
 
-def _patient_without_table(ids: list[str], root: Path) -> list[str]:
+_SPLIT = (
+    "split: {test: 0.2, seed: 0}  # a fifth of the patients; add `stratify: [VARIABLE, …]` to balance it by more than the "
+    "outcomes (docs/splits.md)"
+)
+
+
+def _split_line(frame: pd.DataFrame) -> tuple[str, str | None]:
+    """The table's own split, and its column, where it has one that can be used as it is."""
+    for name in frame.columns:
+        if re.fullmatch(r"(split|set|subset|partition|fold)", name, re.I):
+            counts = as_text(frame[name]).fillna("").str.lower().value_counts()
+            if len(counts) > 1 and set(counts.index) <= set(SPLITS):
+                shown = ", ".join(f"{n} {side}" for side, n in counts.items())
+                return f"split: {{column: {_quoted(name)}}}  # the table's own: {shown} rows (docs/splits.md)", name
+    return _SPLIT, None
+
+
+def _specialty_line(headers: Headers) -> str:
+    known, modality = headers.specialty
+    if known:
+        try:
+            find_recipe("specialty", known)
+            return f"specialty: {known}  # the headers say modality {modality}"
+        except UserError:
+            return f"# specialty: {known}  # the headers say modality {modality}"
+    return "# specialty: ct | dermatology | endoscopy | fundus | oct | pathology | radiograph | ultrasound | wounds"
+
+
+def _patient_without_table(ids: list[str], headers: Headers) -> list[str]:
+    if headers.names_patients:
+        return [_from_dicom(headers)]
     for pattern, what in (
         (r"^([^/]+)/", "the first folder"),
         (r"([^/_-]+)[_-][^/]*$", "the file name up to its last _ or -"),
@@ -98,13 +138,25 @@ def _patient_without_table(ids: list[str], root: Path) -> list[str]:
         found = [m.group(1) for i in ids if (m := re.search(pattern, i))]
         if len(found) == len(ids) and 1 < len(set(found)) < len(ids):
             return [f"patient: {{from_path: '{pattern}'}}  # {what}: {len(set(found))} patients for {len(ids)} images"]
-    if any(i.lower().endswith((".dcm", ".dicom", ".ima")) for i in ids):
+    if any(i.lower().endswith((".dcm", ".dicom", ".ima")) for i in ids) and any(headers.patients):
         return ["patient: {from_dicom: PatientID}  # the files look like DICOM"]
     return ["patient: none  # NOT KNOWN: every image counts as its own patient, and every result will say so"]
 
 
-def _table_lines(folder: Path, table: Path, ids: list[str]) -> list[str]:
-    frame = read_table(table)
+def _from_dicom(headers: Headers) -> str:
+    n = len(set(headers.patients))
+    return f"patient: {{from_dicom: PatientID}}  # {n} patients in the headers of {headers.n} files looked at"
+
+
+def _acquisition(of_table: list[str], headers: Headers) -> list[str]:
+    kept, left_out = factor_lines(headers)
+    lines = [*of_table, *kept]
+    return ["acquisition:  # how the image came to be", *lines, *left_out] if lines else left_out
+
+
+def _table_lines(
+    folder: Path, table: Path, frame: pd.DataFrame, split_column: str | None, ids: list[str], headers: Headers
+) -> list[str]:
     try:
         shown = table.resolve().relative_to(folder.resolve()).as_posix()
     except ValueError:
@@ -117,22 +169,25 @@ def _table_lines(folder: Path, table: Path, ids: list[str]) -> list[str]:
     else:
         hits = _hits(frame[image], ids)
         lines.append(f"image: {_quoted(image)}  # {hits} of {len(frame)} rows name an image file")
-    if patient is None:
+    if patient is not None:
+        lines.append(f"patient: {_quoted(patient)}  # {frame[patient].nunique()} patients")
+    elif headers.names_patients:
+        lines.append(_from_dicom(headers))
+    else:
         lines.append(
             "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if there is one"
         )
-    else:
-        lines.append(f"patient: {_quoted(patient)}  # {frame[patient].nunique()} patients")
-    guesses = [_guess(frame[c]) for c in frame.columns if c not in {image, patient}]
+    guesses = [_guess(frame[c]) for c in frame.columns if c not in {image, patient, split_column}]
     for role, meaning in (
         ("clinical", "what is known of the patient or the lesion"),
-        ("acquisition", "how the image came to be"),
+        ("acquisition", ""),
         ("outcome", "what is to be predicted"),
     ):
-        chosen = [g for g in guesses if g.role == role]
-        if chosen:
-            lines.append(f"{role}:  # {meaning}")
-            lines += [f"  {_quoted(g.name)}: {g.kind}  # {g.why}" for g in chosen]
+        chosen = [f"  {_quoted(g.name)}: {g.kind}  # {g.why}" for g in guesses if g.role == role]
+        if role == "acquisition":
+            lines += _acquisition(chosen, headers)
+        elif chosen:
+            lines += [f"{role}:  # {meaning}", *chosen]
     for g in guesses:
         if g.role == "skip":
             lines.append(f"# left out: {g.name}: {g.why}")
@@ -167,6 +222,8 @@ def _patient_column(frame: pd.DataFrame, image: str | None) -> str | None:
 def _guess(column: pd.Series) -> _Guess:
     name, values = str(column.name), column.dropna()
     levels = values.nunique()
+    if is_header_fact(name) or name in _TAKEN or name.startswith(("phenotype_", "quality_")):
+        return _Guess(name, "skip", "", "the scan has a column of this name: rename it in the table to use it")
     if levels < 2:
         return _Guess(name, "skip", "", "it has the same value everywhere" if levels else "it is empty")
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from cohort.draft import draft_study
+from cohort.draft_headers import factor_lines, read_headers
 from cohort.errors import UserError
 from cohort.scan import scan
 from cohort.study import FromPath, load_study
@@ -19,7 +23,7 @@ def test_draft_of_a_phantom_finds_roles_and_scans(own_phantom: Path) -> None:
     roles = {v.name: v.role for v in study.variables}
     assert study.config.patient == "patient_id"
     assert study.config.image == "file_name"
-    assert {n for n, role in roles.items() if role == "acquisition"} == {"device", "operator", "site", "year"}
+    assert {n for n, role in roles.items() if role == "acquisition"} == {"device", "operator", "site", "year", "format"}
     assert roles["diagnosis"] == "clinical"
     assert roles["recurrence"] == "outcome"
     assert scan(study, progress=False).read_json("source.json")["n_patients"] == 30
@@ -61,3 +65,79 @@ def test_columns_that_say_nothing_are_left_out_with_the_reason(own_phantom: Path
     assert "# left out: note: it has the same value everywhere" in text
     assert "# left out: hospital_code:" in text
     assert "# left out: exam_day:" in text
+
+
+def with_headers(folder: Path) -> Path:
+    """40 CT slices of 20 patients, two of each, as DICOM files without a table."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+        dataset.Modality, dataset.PatientID, dataset.PatientName = "CT", f"MRN{i // 2:05d}", f"Secret^Patient{i // 2}"
+        dataset.Manufacturer, dataset.ManufacturerModelName = "ACME", ["Alpha", "Beta"][i // 2 % 2]
+        dataset.OperatorsName, dataset.InstitutionName = ["Hidden^Ann", "Hidden^Bob", ""][i % 3], "Nowhere Hospital"
+        dataset.DeviceSerialNumber, dataset.StudyDate = f"SN{i // 8}", f"20{10 + i % 4}0101"
+        dataset.ConvolutionKernel = f"K{i}"
+        dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.BitsAllocated = 48, 64, 1, 8
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 7, 0
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.PixelData = rng.integers(0, 256, (48, 64), dtype=np.uint8).tobytes()
+        dataset.save_as(folder / f"s{i:02d}.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_headers_are_proposed_as_factors_and_the_scan_takes_them(tmp_path: Path) -> None:
+    with_headers(tmp_path / "study" / "dicom")
+    path = draft_study(tmp_path / "study")
+    text = path.read_text(encoding="utf-8")
+    assert "  header_model: categorical  # 2 levels in 40 files looked at: Alpha, Beta\n" in text
+    assert "  header_year: ordinal  # 4 levels in 40 files looked at: 2010, 2011, 2012, 2013\n" in text
+    assert "# left out: header_manufacturer: the same in all 40 files that say it, of 40 files looked at" in text
+    assert "# left out: header_kernel: 40 different values in 40 files looked at" in text
+    assert "patient: {from_dicom: PatientID}  # 20 patients in the headers of 40 files looked at" in text
+    assert "specialty: ct  # the headers say modality CT" in text
+    assert "stratify" in text
+    study = load_study(path)
+    run = scan(study, progress=False)
+    manifest = pd.read_parquet(run.path / "manifest.parquet")
+    assert manifest["patient"].nunique() == 20
+    assert set(manifest["header_operator"].dropna()) - {""} == {"O01", "O02"}
+
+
+def test_a_draft_names_no_person_and_no_machine(tmp_path: Path) -> None:
+    with_headers(tmp_path / "study" / "dicom")
+    text = draft_study(tmp_path / "study").read_text(encoding="utf-8")
+    assert "  header_operator: categorical  # 2 levels in 40 files looked at (not shown" in text
+    for private in ("Hidden", "Secret", "Nowhere", "SN0", "MRN"):
+        assert private not in text
+
+
+def test_time_limits_the_look_and_unreadable_files_are_passed_over(tmp_path: Path) -> None:
+    folder = with_headers(tmp_path / "dicom")
+    (folder / "s00.dcm").write_bytes(b"")
+    ids = sorted(p.name for p in folder.iterdir())
+    assert read_headers(folder, ids).n == 39
+    assert read_headers(folder, ids, time_limit_s=-1).n == 0
+    assert factor_lines(read_headers(folder, ids, time_limit_s=-1)) == ([], [])
+    assert read_headers(folder, ids * 10).n <= 200
+
+
+def test_the_tables_own_split_is_proposed(own_phantom: Path) -> None:
+    (own_phantom / "study.yaml").unlink()
+    table = pd.read_csv(own_phantom / "clinical.csv")
+    order = {p: k for k, p in enumerate(sorted(table["patient_id"].unique()))}
+    table["Set"] = table["patient_id"].map(lambda p: "Test" if order[p] % 4 == 0 else "Train")
+    table["status"] = "ok"
+    table.to_csv(own_phantom / "clinical.csv", index=False)
+    path = draft_study(own_phantom)
+    study = load_study(path)
+    assert study.config.split.column == "Set"
+    assert "Set" not in {v.name for v in study.variables}
+    assert "# left out: status: the scan has a column of this name" in path.read_text(encoding="utf-8")
+    manifest = pd.read_parquet(scan(study, progress=False).path / "manifest.parquet")
+    usable = manifest[manifest["status"] == "ok"]
+    assert (usable["split"] == usable["Set"].str.lower()).all()
