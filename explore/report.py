@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from cohort.runs import RunFolder, atomic_path, begin_run
 from cohort.study import Study
-from explore import figures, probe_figures, verdicts, words
+from explore import figures, probe_figures, source_sections, verdicts, words
 from explore.gather import Backbone, Findings, gather, private_names, scrub, study_title
 from explore.thumbnails import data_uri, thumbnails
 
@@ -28,7 +28,7 @@ SCHEMA = "pellucid.report/1"
 MOST_POINTS = 2500  # of a map in the page; more make it slow, not clearer
 MOST_PANELS = 6
 MOST_PAIRS = 8  # in the figure; the table has them all
-CROSSINGS_OPEN = 4  # the others wait behind a click
+MOST_SOURCE_FIGURES = 14  # of one section of the source audit; the explorer has them all
 MOST_CLUSTERS = 24
 FEW_PATIENTS = 30  # under this the report says at its head that little can be known
 _PANEL_HEIGHT = 380
@@ -210,35 +210,18 @@ def _pair_row(verdict: verdicts.Verdict, variables: Sequence[dict[str, Any]]) ->
 
 def _source(findings: Findings) -> dict[str, Any]:
     source = findings.source
-    crossings: list[dict[str, Any]] = []
-    for item in source.get("associations") or []:
-        if item.get("table"):
-            title = f"{words.humane(item['clinical'])} by {words.humane(item['acquisition'])}"
-            figure = figures.shares_figure(item["table"], item["clinical"], item["acquisition"])
-            pair = (item["clinical"], item["acquisition"])
-            crossings.append(
-                {"pair": pair, "title": title, "figure": _Figures.html(figure, f"crossing-{len(crossings)}")}
-            )
-    factors = [
-        {"name": factor["name"], "figure": _Figures.html(figures.factor_figure(factor), f"factor-{i}")}
-        for i, factor in enumerate(source.get("factors") or [])
-    ]
     reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
-    strength = {
-        (v.clinical, v.acquisition): (v.pair.get("association") or {}).get("value") or 0
-        for v in verdicts.verdicts(findings.audit)
-    }
-    crossings.sort(key=lambda item: -strength.get(item["pair"], 0))
-    return {
-        "open": CROSSINGS_OPEN,
-        "sentences": source.get("sentences") or [],
-        "problems": source.get("problems") or [],
-        "factors": factors,
-        "crossings": crossings,
-        "missing": [item for item in source.get("missing") or [] if item.get("n_images")],
-        "aside": [{"reason": str(reason), "files": int(n)} for reason, n in reasons.items()],
-        "splits": source.get("splits") or {},
-    }
+    shown = []
+    for section in source_sections.sections(source, {str(reason): int(n) for reason, n in reasons.items()}):
+        drawn = [
+            {"title": drawing.title, "figure": _Figures.html(drawing.figure(), f"source-{section.key}-{i}")}
+            for i, drawing in enumerate(section.drawings[:MOST_SOURCE_FIGURES])
+        ]
+        left = len(section.drawings) - len(drawn)
+        shown.append(
+            {"section": section, "open": drawn[: section.n_open], "more": drawn[section.n_open :], "left": left}
+        )
+    return {"problems": source.get("problems") or [], "sections": shown, "splits": source.get("splits") or {}}
 
 
 def _shown_backbone(findings: Findings) -> Backbone | None:

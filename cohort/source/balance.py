@@ -48,14 +48,12 @@ def balance(cohort: Cohort) -> dict[str, Any]:
                 said.append((entry["role"] != "outcome", f"Split: of {entry['variable']}, {shown}."))
         if worst is not None:
             level = f" = {worst['level']}" if worst["level"] is not None else ""
-            of_chance = (
-                f"about as large as chance makes it with {n_a} and {n_b} patients"
-                if worst["difference"] <= 1.3 * chance
-                else f"more than chance alone would make of {n_a} and {n_b} patients"
-            )
+            beyond = worst["difference"] > 1.3 * chance  # the largest of many is a little above what one would be
+            of_chance = "more than chance makes" if beyond else "no more than chance makes"
+            of_chance += f" of {n_a} and {n_b} patients"
             said.append(
                 (
-                    worst["difference"] <= 1.3 * chance,
+                    not beyond,
                     f"Split: the largest difference between {side} and {reference} is in {worst['variable']}{level} "
                     f"({worst['difference']:.2f} standard deviations, {of_chance}).",
                 )

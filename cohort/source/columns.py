@@ -43,8 +43,12 @@ class Column:
     @classmethod
     def of(cls, values: pd.Series, variable: Variable, role: str = "") -> Column:
         """A column of the manifest as its declared kind says."""
-        codes, levels = _coded(levels_of(values, variable))
         numbers = variable.kind in {"ordinal", "continuous"}
+        if numbers:
+            values = pd.to_numeric(values, errors="coerce")
+        elif not pd.api.types.is_numeric_dtype(values):
+            values = values.astype(object).where(values.notna() & (values != ""), None)  # a header says nothing as ""
+        codes, levels = _coded(levels_of(values, variable))
         return cls(
             variable.name,
             role or variable.role,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cohort.patients import Patients
 from cohort.source.columns import Cohort, Column, event_code
-from cohort.source.permuted import MEASURES, MIN_PATIENTS, compare, judge, stands
+from cohort.source.permuted import MIN_PATIENTS, compare, judge, stands, told
 
 FEW_EVENTS = 50
 ASSUMED_AUROC = 0.8
@@ -38,7 +38,7 @@ def sample_size(cohort: Cohort) -> list[dict[str, Any]]:
             for side in sorted(set(sides) - {""}, key=lambda side: (side != "train", side))
         }
         entry = {"variable": column.name, "role": column.role, "kind": column.kind, **whole, "by_split": by_split}
-        found.append(entry | {"sentence": _size_sentence(entry)})
+        found.append(entry | {"sentence": " ".join(filter(None, [_size_sentence(entry), _side_sentence(entry)]))})
     return found
 
 
@@ -96,6 +96,20 @@ def _size_sentence(size: dict[str, Any]) -> str:
     return ""
 
 
+def _side_sentence(size: dict[str, Any]) -> str:
+    """Where the whole would do but a side of the split would not."""
+    if size["half_width"] is None:
+        return ""
+    few = [
+        f"{side} has {part['n_events']} of {part['n_patients']} patients with {size['variable']} = {size['event']}"
+        if size["event"] is not None
+        else f"{side} has {part['n_patients']} patients with {size['variable']}"
+        for side, part in size["by_split"].items()
+        if part["half_width"] is None
+    ]
+    return f"Too few on one side of the split to score {size['variable']} there: {'; '.join(few)}." if few else ""
+
+
 def images_per_patient(cohort: Cohort) -> dict[str, Any]:
     """How many images the patients have, and whether that depends on who they are or how they were imaged."""
     sizes = cohort.patients.sizes
@@ -138,8 +152,7 @@ def _images_sentence(test: dict[str, Any]) -> str:
     name = test["variable"]
     return (
         f"The number of images depends on {name}: {most['mean']:.1f} a patient at {name} = {most['level']}, "
-        f"{least['mean']:.1f} at {least['level']} ({MEASURES[test['measure']]} {abs(test['value']):.2f}, q = "
-        f"{test['q_value']:.3f}, {test['n_patients']} patients). Counts of images must not stand for counts of patients."
+        f"{least['mean']:.1f} at {least['level']} ({told(test)}). Counts of images must not stand for counts of patients."
     )
 
 

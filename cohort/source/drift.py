@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cohort.source.columns import MAX_LEVELS_SHOWN, Cohort, Column
-from cohort.source.permuted import MEASURES, MIN_PATIENTS, compare, judge, stands
+from cohort.source.permuted import MIN_PATIENTS, compare, judge, stands, told
 from cohort.study import Variable
 
 _TIME = re.compile(r"(^|_)(years?|dates?|month|acquired|acquisition_date|exam_date|study_date)($|_)", re.IGNORECASE)
@@ -52,7 +52,9 @@ def _in_years(values: pd.Series) -> NDArray[np.float64]:
     text = values.astype(object).where(values.notna(), None)
     unique = pd.Series(text.dropna().astype(str).unique(), dtype=object)
     parsed = pd.to_datetime(unique, errors="coerce", format="ISO8601")
-    year = (parsed.dt.year + (parsed.dt.day_of_year - 1) / 365.25).where(parsed.dt.year.between(_YEARS[0], _YEARS[1] - 1))
+    year = (parsed.dt.year + (parsed.dt.day_of_year - 1) / 365.25).where(
+        parsed.dt.year.between(_YEARS[0], _YEARS[1] - 1)
+    )
     lookup = dict(zip(unique, year.astype(float), strict=True))
     return np.array([lookup.get(str(v), np.nan) if v is not None else np.nan for v in text], dtype=np.float64)
 
@@ -79,9 +81,9 @@ def drift(cohort: Cohort, when: Column | None) -> dict[str, Any]:
         course = _course(cohort, column, periods)
         tests.append({"variable": column.name, "role": column.role, **found, "course": course})
     judge(tests)
-    told = sorted((test for test in tests if stands(test)), key=lambda test: (test["q_value"], -abs(test["value"])))
+    moved = sorted((test for test in tests if stands(test)), key=lambda test: (test["q_value"], -abs(test["value"])))
     clear = [test["variable"] for test in tests if test["p_value"] is not None and not stands(test)]
-    sentences = [_sentence(test, when.name) for test in told]
+    sentences = [_sentence(test, when.name) for test in moved]
     if clear and tests:
         sentences.append(f"No drift over {when.name} was found in {', '.join(clear)}.")
     return report | {
@@ -145,7 +147,7 @@ def _course(cohort: Cohort, column: Column, periods: Column) -> list[dict[str, A
 
 def _sentence(test: dict[str, Any], when: str) -> str:
     name = test["variable"]
-    how = f"{MEASURES[test['measure']]} {abs(test['value']):.2f}, q = {test['q_value']:.3f}, {test['n_patients']} patients"
+    how = told(test)
     course = [at for at in test["course"] if at["patients"] >= MIN_PATIENTS]
     if len(course) < 2:
         return f"{name} drifts over {when} ({how})."

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cohort.source.columns import MAX_LEVELS_SHOWN, Cohort, Column
-from cohort.source.permuted import MEASURES, compare, judge, stands
+from cohort.source.permuted import compare, judge, stands, told
 from cohort.study import Variable
 
 # What a header says of a person is never listed as a factor, whatever it is called.
@@ -90,8 +90,7 @@ def associations(cohort: Cohort) -> list[dict[str, Any]]:
         if stands(pair):
             pair["sentence"] = (
                 f"{pair['acquisition']} goes together with {pair['clinical']} before any model is asked "
-                f"({MEASURES[pair['measure']]} {pair['value']:.2f}, q = {pair['q_value']:.3f}, {pair['n_patients']} "
-                "patients): a model that sees the one will seem to see the other."
+                f"({told(pair)}): a model that sees the one will seem to see the other."
             )
     return pairs
 

@@ -11,7 +11,7 @@ import pandas as pd
 from cohort.source.columns import MAX_LEVELS_SHOWN, Cohort, Column
 from cohort.source.permuted import MIN_PATIENTS
 
-DETECTORS = {"lines": "rows of drawn characters (no reading)", "ocr": "text recognition (OCR)"}
+DETECTORS = {"lines": "found by its form, not read", "ocr": "read by text recognition (OCR)"}
 
 
 def privacy(cohort: Cohort) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _burned_sentences(report: dict[str, Any], n: int) -> list[str]:
     if not report["images"]:
         return []
     said = [
-        f"Text-like marks are burned into about {report['share']:.0%} of the images ({report['images']} of {n}; found by "
+        f"Text-like marks are burned into about {report['share']:.0%} of the images ({report['images']} of {n}; "
         f"{report['detector']}); a model can read the device or the view from them."
     ]
     if report["images"] >= MIN_PATIENTS:

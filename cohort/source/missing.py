@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort.source.columns import Cohort, Column
-from cohort.source.permuted import MEASURES, MIN_PATIENTS, compare, judge, stands
+from cohort.source.permuted import MIN_PATIENTS, compare, judge, stands, told
 
 
 def missing(cohort: Cohort) -> list[dict[str, Any]]:
@@ -61,12 +61,12 @@ def who_is_missing(cohort: Cohort, year: Column | None = None) -> dict[str, Any]
                 }
             )
     judge(tests)
-    told = sorted((test for test in tests if stands(test)), key=lambda test: (test["q_value"], -abs(test["value"])))
+    standing = sorted((test for test in tests if stands(test)), key=lambda test: (test["q_value"], -abs(test["value"])))
     return {
         "tests": tests,
         "untested": untested,
         "family": "each gap against every other variable",
-        "sentences": [_sentence(test) for test in told],
+        "sentences": [_sentence(test) for test in standing],
     }
 
 
@@ -86,7 +86,7 @@ def _shares(cohort: Cohort, gap: NDArray[np.bool_], other: Column) -> dict[str, 
 
 def _sentence(test: dict[str, Any]) -> str:
     names, against = " and ".join(test["variables"]), test["against"]
-    how = f"{MEASURES[test['measure']]} {abs(test['value']):.2f}, q = {test['q_value']:.3f}, {test['n_patients']} patients"
+    how = told(test)
     shown = [level for level in test["levels"] if level["patients"] >= MIN_PATIENTS]
     if len(shown) < 2:
         return f"Whether {names} is missing goes with {against} ({how})."

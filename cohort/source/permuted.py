@@ -76,6 +76,12 @@ def stands(test: dict[str, Any]) -> bool:
     return test.get("q_value") is not None and test["q_value"] <= ALPHA
 
 
+def told(test: dict[str, Any]) -> str:
+    """The numbers of a judged test for a sentence: `Cramér's V 0.58, q = 0.002, 240 patients`."""
+    q = "q < 0.001" if test["q_value"] < 0.001 else f"q = {test['q_value']:.3f}"
+    return f"{MEASURES[test['measure']]} {abs(test['value']):.2f}, {q}, {test['n_patients']} patients"
+
+
 def _side(column: Column, rows: NDArray[np.bool_]) -> tuple[NDArray[Any], int]:
     values = column.values[rows]
     if not column.levels:

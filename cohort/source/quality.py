@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cohort.patients import Patients
 from cohort.source.columns import Cohort, Column
-from cohort.source.permuted import MEASURES, MIN_PATIENTS, PERMUTATIONS, compare, judge, stands
+from cohort.source.permuted import MIN_PATIENTS, PERMUTATIONS, compare, judge, stands, told
 
 GRADES = ("good", "borderline", "poor")
 # Measures of an older scan that stand in where images were not graded.
@@ -37,7 +37,7 @@ def quality(cohort: Cohort, calendar: Column | None = None) -> dict[str, Any]:
         "by_measure": {
             str(name).removeprefix("grade_"): _grades(images, str(name), patients)
             for name in images.columns
-            if str(name).startswith("grade_")
+            if str(name).startswith("grade_") and set(images[name].dropna().unique()) <= {*GRADES, ""}
         },
         "within_patients": [_alike(column, patients, cohort.seed) for column in (poor, *measures)],
     }
@@ -174,13 +174,13 @@ def _sentences(report: dict[str, Any], cohort: Cohort) -> list[str]:
             f"{report['n_patients']} patients have one), {g['borderline']['images']} borderline."
         )
     of_role = {"outcome": 0, "clinical": 1, "acquisition": 2, "calendar": 2}
-    told = sorted((t for t in report["tests"] if stands(t)), key=lambda t: (of_role.get(t["role"], 3), t["q_value"]))
-    for name in dict.fromkeys(test["variable"] for test in told):
-        said.append(_dependence([test for test in told if test["variable"] == name]))
-    for role, what in (("outcome", "outcome"), ("clinical", "clinical variable")):
-        clear = [c.name for c in cohort.with_role(role) if report["verdict"].get(c.name) == "not found"]
+    found = sorted((t for t in report["tests"] if stands(t)), key=lambda t: (of_role.get(t["role"], 3), t["q_value"]))
+    for i, name in enumerate(dict.fromkeys(test["variable"] for test in found)):
+        said.append(_dependence([test for test in found if test["variable"] == name], first=i == 0))
+    for roles in (("outcome",), ("clinical",), ("acquisition", "calendar")):
+        clear = [c.name for c in cohort.with_role(*roles) if report["verdict"].get(c.name) == "not found"]
         if clear:
-            said.append(_absence(clear, what, report))
+            said.append(_absence(clear, report))
     alike = [a for a in report["within_patients"] if stands(a) and a["value"] >= 0.1]
     if alike:
         shown = ", ".join(f"{a['quality']} {a['value']:.2f}" for a in sorted(alike, key=lambda a: -a["value"])[:4])
@@ -193,36 +193,37 @@ def _sentences(report: dict[str, Any], cohort: Cohort) -> list[str]:
     return said
 
 
-def _dependence(tests: Sequence[dict[str, Any]]) -> str:
+def _dependence(tests: Sequence[dict[str, Any]], first: bool) -> str:
     """One sentence for one variable: the share of poor images if that depends on it, else the measures that do."""
     name, role = tests[0]["variable"], tests[0]["role"]
     of_poor = next((test for test in tests if test["quality"] == "poor quality"), None)
     measures = sorted((t for t in tests if t["quality"] != "poor quality"), key=lambda t: -abs(t["value"]))
     test = of_poor or measures[0]
-    how = f"q = {test['q_value']:.3f}, {test['n_patients']} patients"
     levels = [level for level in test["levels"] if level["patients"] >= MIN_PATIENTS] or test["levels"]
-    strength = f"{MEASURES[test['measure']]} {abs(test['value']):.2f}"
+    numbers = told(test) if of_poor is not None else f"{test['quality']}: {told(test)}"
     if len(levels) > 1:
         high, low = max(levels, key=lambda at: at["value"]), min(levels, key=lambda at: at["value"])
         if of_poor is not None:
-            numbers = f"{high['value']:.0%} of images are poor at {name} = {high['level']}, {low['value']:.0%} at {low['level']}"
+            shown = f"{high['value']:.0%} of images are poor at {name} = {high['level']}, {low['value']:.0%} at {low['level']}"
         else:
-            numbers = f"{test['quality']} {high['value']:.3g} at {name} = {high['level']}, {low['value']:.3g} at {low['level']}"
-        numbers += f"; {strength}, {how}"
-    else:
-        numbers = f"{test['quality']}: {strength}, {how}"
+            shown = f"{test['quality']} {high['value']:.3g} at {name} = {high['level']}, {low['value']:.3g} at {low['level']}"
+        numbers = f"{shown}; {told(test)}"
     more = [t["quality"] for t in measures if t is not test]
     also = f" So do {', '.join(more)}." if len(more) > 1 else f" So does {more[0]}." if more else ""
-    warns = f" A model can learn quality in place of {name}." if role in {"outcome", "clinical"} else ""
-    return f"Quality is not random: it depends on {name} ({numbers}).{also}{warns}"
+    warns = f" A model can learn quality in place of {name}." if first and role in {"outcome", "clinical"} else ""
+    begins = f"Quality is not random: it depends on {name}" if first else f"Quality depends on {name} too"
+    return f"{begins} ({numbers}).{also}{warns}"
 
 
-def _absence(names: Sequence[str], what: str, report: dict[str, Any]) -> str:
+def _absence(names: Sequence[str], report: dict[str, Any]) -> str:
     """Nothing was found, and what would have been."""
-    of_poor = [t for t in report["tests"] if t["quality"] == "poor quality" and t["variable"] in names]
-    sentence = f"No dependence of quality on {'the ' + what if len(names) == 1 else 'these ' + what + 's'} was found: "
-    sentence += ", ".join(names)
-    bounds = [(t, found) for t in of_poor if (found := smallest_difference(t)) is not None]
+    bounds = [
+        (test, found)
+        for test in report["tests"]
+        if test["quality"] == "poor quality" and test["variable"] in names
+        if (found := smallest_difference(test)) is not None
+    ]
+    sentence = f"No dependence of quality on {' or '.join(names)} was found"
     if bounds:
         test, found = max(bounds, key=lambda pair: pair[1]["difference"])
         sentence += (

@@ -1,12 +1,15 @@
-"""The source audit: who was imaged with what, what is missing, what could not be read — all before any model."""
+"""The source audit: who was imaged with what, when and how well, what is missing — all before any model."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
-from explore import figures, words
+from explore import words
 from explore.gather import Findings
+from explore.source_sections import Drawing, Section, sections
 
 _CHART = {"displayModeBar": False}
 
@@ -20,40 +23,39 @@ def show(findings: Findings) -> None:
     tiles[1].metric("Patients", f"{source.get('n_patients', findings.images['patient'].nunique()):,}")
     tiles[2].metric("Could not be read", f"{source.get('n_unreadable', 0):,}")
     tiles[3].metric("With burned-in marks", f"{(source.get('burned_in') or {}).get('share', 0):.0%}")
-    st.markdown("\n".join("- " + words.for_markdown(sentence) for sentence in source.get("sentences") or []))
     problems = source.get("problems") or []
     if problems:
         st.warning("**In the table**\n\n" + "\n".join("- " + words.for_markdown(problem) for problem in problems))
-    factors = source.get("factors") or []
-    if factors:
-        st.subheader("Patients per acquisition factor")
-        columns = st.columns(2, gap="large")
-        for place, factor in enumerate(factors):
-            with columns[place % 2]:
-                st.markdown(f"**{words.for_markdown(words.humane(factor['name']))}**")
+    reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
+    for section in sections(source, {str(reason): int(n) for reason, n in reasons.items()}):
+        _section(section)
+
+
+def _section(section: Section) -> None:
+    st.subheader(section.title)
+    if section.sentences:
+        st.markdown("\n".join("- " + words.for_markdown(sentence) for sentence in section.sentences))
+    if section.lead:
+        st.caption(words.for_markdown(section.lead))
+    _drawings(section.key, section.drawings[: section.n_open])
+    rest = {drawing.title: drawing for drawing in section.drawings[section.n_open :]}
+    if rest:
+        chosen = st.selectbox(
+            f"{len(rest)} more", list(rest), index=None, key=f"{section.key}-more", placeholder="Show …"
+        )
+        if chosen is not None:
+            _drawings(f"{section.key}-chosen", [rest[chosen]])
+    for table in section.tables:
+        if table.title:
+            st.markdown(f"**{words.for_markdown(table.title)}**")
+        st.dataframe(pd.DataFrame(table.rows, columns=pd.Index(table.columns)), hide_index=True, width="stretch")
+
+
+def _drawings(key: str, drawings: Sequence[Drawing]) -> None:
+    for first in range(0, len(drawings), 2):  # row by row, so that titles stand side by side
+        for place, drawing in zip(st.columns(2, gap="large"), drawings[first : first + 2], strict=False):
+            with place:
+                st.markdown(f"**{words.for_markdown(drawing.title)}**")
                 st.plotly_chart(
-                    figures.factor_figure(factor),
-                    width="stretch",
-                    theme=None,
-                    config=_CHART,
-                    key=f"factor-{factor['name']}",
+                    drawing.figure(), width="stretch", theme=None, config=_CHART, key=f"{key}-{drawing.title}"
                 )
-    tables = [item for item in source.get("associations") or [] if item.get("table")]
-    if tables:
-        st.subheader("Who was imaged with what")
-        names = {f"{words.humane(t['clinical'])} by {words.humane(t['acquisition'])}": t for t in tables}
-        chosen = names[st.selectbox("Show", list(names), key="crossing")]
-        figure = figures.shares_figure(chosen["table"], chosen["clinical"], chosen["acquisition"])
-        st.plotly_chart(figure, width="stretch", theme=None, config=_CHART, key="crossing-figure")
-        st.caption("Rows that look alike: the factor says nothing of the patients. Numbers are patients.")
-    missing = [item for item in source.get("missing") or [] if item.get("n_images")]
-    if missing:
-        st.subheader("What is missing")
-        table = pd.DataFrame(missing)[["variable", "role", "n_images", "n_patients"]]
-        table["variable"] = table["variable"].map(words.humane)
-        table.columns = pd.Index(["Variable", "Role", "Images", "Patients"])
-        st.dataframe(table, hide_index=True, width="stretch")
-    if len(findings.problem_images):
-        st.subheader("Set aside")
-        reasons = findings.problem_images["reason"].value_counts().rename_axis("Reason").reset_index(name="Files")
-        st.dataframe(reasons, hide_index=True, width="stretch")

@@ -143,7 +143,7 @@ def test_the_verdict_stands_in_a_sentence_with_its_numbers() -> None:
     )
     assert sentence.endswith("A model can learn quality in place of recurrence.")
     random = quality(cohort_of("random quality", n_patients=2000, images=(1, 1)))
-    absence = next(s for s in random["sentences"] if s.startswith("No dependence of quality on the outcome was found"))
+    absence = next(s for s in random["sentences"] if s.startswith("No dependence of quality on recurrence was found"))
     # 2.8 standard errors of a difference between 600 and 1,400 patients of whom 20 % have a poor image: 5.5 points
     assert (
         "(2000 patients; a difference of 5 points" in absence or "(2000 patients; a difference of 6 points" in absence
@@ -280,7 +280,7 @@ def test_burned_in_text_and_findings_are_counted(everything: tuple[Study, pd.Dat
     assert by["A"] == 0
     assert by["B"] == pytest.approx(manifest[manifest["device"] == "B"]["text_like"].mean())
     assert source["findings"]["gps"] == int((manifest["findings"] == "gps").sum())
-    assert source["burned_in"]["detector"] == "rows of drawn characters (no reading)"
+    assert source["burned_in"]["detector"] == "found by its form, not read"
 
 
 def test_the_sentences_shown_are_few_and_all_of_them_are_kept(
