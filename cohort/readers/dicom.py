@@ -39,13 +39,22 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # the manifest says wha
 
 def read_dicom(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]]:
     """The frames of a DICOM file; see `cohort.readers.read_pictures`."""
-    dataset = _parsed(source.data, source.options.max_megapixels)
-    if dataset.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage:
+    with warnings.catch_warnings():
+        # pydicom warns of every value that breaks the standard; the archive is full of them
+        warnings.simplefilter("ignore")
+        try:
+            dataset = _parsed(source.data, source.options.max_megapixels)
+            is_slide = dataset.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage
+            file = None if is_slide else _File(dataset, source.options.max_megapixels)
+        except (MemoryError, UnreadableImage):
+            raise
+        except Exception:
+            raise UnreadableImage(_DAMAGED) from None
+    if file is None:
         from cohort.readers.dicom_slide import read_dicom_slide
 
         yield from read_dicom_slide(source, dataset)
         return
-    file = _File(dataset, source.options.max_megapixels)
     for number in chosen_frames(file.n_frames, source.options.frames):
         label = str(number) if file.n_frames > 1 else ""
         try:
@@ -61,25 +70,17 @@ def _parsed(data: bytes, max_megapixels: float) -> Any:
 
     Raises:
         NoPicture: it is a sound file of another kind.
-        UnreadableImage: it is not.
+        UnreadableImage: it is not; pydicom's own exceptions pass through.
     """
-    with warnings.catch_warnings():
-        # pydicom warns of every value that breaks the standard; the archive is full of them
-        warnings.simplefilter("ignore")
-        try:
-            _refuse_deflate_bomb(data, max_megapixels)
-            dataset = pydicom.dcmread(io.BytesIO(data), force=True)
-            meta = dataset.file_meta
-            if "TransferSyntaxUID" not in meta:
-                implicit, little = dataset.original_encoding
-                explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-                meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-            kind = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
-            has_pixels = any(name in dataset for name in _PIXELS)
-        except (MemoryError, UnreadableImage):
-            raise
-        except Exception:
-            raise UnreadableImage(_DAMAGED) from None
+    _refuse_deflate_bomb(data, max_megapixels)
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+    meta = dataset.file_meta
+    if "TransferSyntaxUID" not in meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    kind = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
+    has_pixels = any(name in dataset for name in _PIXELS)
     if kind == MediaStorageDirectoryStorage:
         raise NoPicture("a DICOMDIR: the directory of other files, without a picture")
     if not has_pixels and kind:
@@ -117,28 +118,18 @@ class _File:
     def __init__(self, dataset: Any, max_megapixels: float) -> None:
         self.dataset, self.max_megapixels = dataset, max_megapixels
         self.syntax = dataset.file_meta.TransferSyntaxUID
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                self.columns, self.rows = int(dataset.Columns), int(dataset.Rows)
-                self.n_frames = max(1, int(dataset.get("NumberOfFrames") or 1))
-                self.bits = int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 8)
-                self.samples = int(dataset.get("SamplesPerPixel") or 1)
-            except (ValueError, TypeError, AttributeError):
-                raise UnreadableImage(_DAMAGED) from None
-            refuse_bomb(self.columns, self.rows, max_megapixels)
-            if self.samples not in {1, 3}:
-                raise UnreadableImage(f"a DICOM file with {self.samples} samples per pixel: only 1 or 3 are defined")
-            self._decodable()
-            self._whole_frames()
-            try:
-                self.display = Display(dataset)
-                self.header = dicom_header(dataset)
-                self.findings = header_findings(dataset)
-            except (MemoryError, UnreadableImage):
-                raise
-            except Exception as error:
-                raise UnreadableImage(f"a DICOM file with a damaged header ({type(error).__name__})") from None
+        self.columns, self.rows = int(dataset.Columns), int(dataset.Rows)
+        self.n_frames = max(1, int(dataset.get("NumberOfFrames") or 1))
+        self.bits = int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 8)
+        self.samples = int(dataset.get("SamplesPerPixel") or 1)
+        refuse_bomb(self.columns, self.rows, max_megapixels)
+        if self.samples not in {1, 3}:
+            raise UnreadableImage(f"a DICOM file with {self.samples} samples per pixel: only 1 or 3 are defined")
+        self._decodable()
+        self._whole_frames()
+        self.display = Display(dataset)
+        self.header = dicom_header(dataset)
+        self.findings = header_findings(dataset)
 
     def frame(self, number: int) -> Picture:
         """One frame, decoded and shown.

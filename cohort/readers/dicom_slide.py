@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from cohort.readers.dicom_header import dicom_header, header_findings
@@ -20,24 +21,17 @@ def read_dicom_slide(source: Source, dataset: Any) -> Iterator[tuple[str, Pictur
     """
     from cohort.readers.slide import read_slide
 
-    kinds = {str(kind).upper() for kind in dataset.get("ImageType") or ()}
+    try:
+        kinds = dataset.get("ImageType") or ()
+        kinds = {str(kind).upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)}
+        facts, findings = dicom_header(dataset), header_findings(dataset)
+    except Exception:  # pydicom raises whatever it likes on a damaged element
+        raise UnreadableImage("a whole slide as DICOM with a damaged header") from None
     if kinds & {"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"}:
         raise NoPicture("the label, overview or thumbnail of a whole slide, which is not read")
     if "RESAMPLED" in kinds:
         raise NoPicture("a lower resolution of a whole slide: it is read with the file of the full resolution")
-    facts, findings = dicom_header(dataset), header_findings(dataset)
     for label, picture in read_slide(source, "DICOM"):
         if isinstance(picture, Picture):
-            header = {**picture.header, **facts}
-            picture = Picture(
-                picture.pixels,
-                picture.width,
-                picture.height,
-                picture.format,
-                picture.bits,
-                header,
-                findings,
-                picture.jpeg_quality,
-                picture.how,
-            )
+            picture = replace(picture, header={**picture.header, **facts}, findings=findings)
         yield label, picture
