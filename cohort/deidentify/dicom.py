@@ -148,7 +148,8 @@ def _decoded(dataset: FileDataset) -> tuple[NDArray[Any], str]:
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     pixels, described = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(dataset, raw=True)
-    return np.array(pixels), str(described["photometric_interpretation"])
+    photometric = str(described["photometric_interpretation"])
+    return np.array(pixels), photometric.removesuffix("_422")  # decoded, each pixel has its own colour
 
 
 def _views(raw: NDArray[Any], photometric: str, dataset: Dataset) -> list[NDArray[np.uint8]]:

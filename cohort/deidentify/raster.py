@@ -135,7 +135,9 @@ def _views(image: Image.Image) -> list[NDArray[np.uint8]]:
 
 
 def stretched_views(values: NDArray[Any]) -> list[NDArray[np.uint8]]:
-    """(H, W) numbers of any range as RGB views: from least to greatest, and from the 1st to the 99th percentile."""
+    """(H, W) numbers as RGB views: bytes as they are, others from least to greatest and from 1st to 99th percentile."""
+    if values.dtype == np.uint8:
+        return [np.repeat(values[:, :, None], 3, axis=2)]
     found = []
     wide = values.astype(np.float32)
     for low, high in ((wide.min(), wide.max()), np.percentile(wide, (1, 99))):
@@ -152,7 +154,7 @@ def _stored(pixels: NDArray[Any], like: Image.Image, icc: bytes | None) -> tuple
         if "transparency" in like.info:
             image.info["transparency"] = like.info["transparency"]
     elif image.mode != like.mode:
-        image = Image.frombytes(like.mode, like.size, image.convert(like.mode).tobytes())
+        image = Image.frombytes(like.mode, like.size, pixels.tobytes())
     extra: dict[str, Any] = {"icc_profile": icc} if icc else {}
     out = io.BytesIO()
     if like.mode in _AS_PNG:

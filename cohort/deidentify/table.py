@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from cohort.deidentify.facts import declared_facts, fact_column
 from cohort.deidentify.linkage import Linkage
 from cohort.deidentify.masking import plain_text
 from cohort.errors import UserError
 from cohort.runs import atomic_path
-from cohort.study import FromDicom, FromPath, Study
+from cohort.study import Study, is_header_fact
 from cohort.table import as_text
 
 _PERSONAL = re.compile(
@@ -37,7 +38,8 @@ def declared_columns(study: Study) -> list[str]:
     """Columns of the study's table that go into the new one."""
     c = study.config
     names = [v.name for v in study.variables] + list(c.external) + ([c.split.column] if c.split.column else [])
-    return list(dict.fromkeys(names))
+    facts = declared_facts(study)
+    return list(dict.fromkeys(name for name in names if name not in facts))
 
 
 def refuse_personal(study: Study, frame: pd.DataFrame) -> None:
@@ -64,7 +66,14 @@ def refuse_personal(study: Study, frame: pd.DataFrame) -> None:
 
 
 def write_table(
-    path: Path, study: Study, frame: pd.DataFrame, new_file: Mapping[str, str], linkage: Linkage, *, keep_dates: bool
+    path: Path,
+    study: Study,
+    frame: pd.DataFrame,
+    new_file: Mapping[str, str],
+    facts: Mapping[str, Mapping[str, str]],
+    linkage: Linkage,
+    *,
+    keep_dates: bool,
 ) -> None:
     """Write `clinical.csv`: one row for each image that was written.
 
@@ -73,6 +82,7 @@ def write_table(
         study: whose columns are meant.
         frame: image_id, patient_source_id and the declared columns.
         new_file: path of each written image below `raw/`, by image_id.
+        facts: what the headers said of each image, by image_id (see `cohort.deidentify.facts`).
         linkage: gives research ids and date shifts.
         keep_dates: shift full dates; otherwise they become empty.
     """
@@ -94,12 +104,18 @@ def write_table(
             ages = pd.to_numeric(text, errors="coerce")
             text = text.where(~(ages > _OLDEST_SHOWN - 1), str(_OLDEST_SHOWN))
         out[_column(name)] = text
+    for name in map(fact_column, declared_facts(study)):
+        if name in out:
+            raise UserError(f"{study.path}: the column `{name}` stands for what the files say themselves: rename it")
+        out[name] = rows["image_id"].map(lambda image_id, name=name: facts[image_id].get(name))
     out = out.sort_values("image")
     with atomic_path(path) as temporary:
         out.to_csv(temporary, index=False)
 
 
 def _column(name: str) -> str:
+    if is_header_fact(name):
+        return fact_column(name)
     return f"{name}_" if name in {"image", "patient"} else name  # ours come first
 
 
@@ -128,17 +144,15 @@ def _moved(value: Any, days: int) -> str | None:
 def write_study(path: Path, study: Study) -> None:
     """Write the `study.yaml` of the de-identified study, which `pellucid scan` accepts as it is."""
     c = study.config
-    has_columns = c.patient != "none"
-    content: dict[str, Any] = {"images": "raw", "patient": "patient" if has_columns else "none"}
-    if isinstance(c.patient, FromPath | FromDicom | str):
-        content |= {"table": "clinical.csv", "image": "image"}
+    patient = "none" if c.patient == "none" else "patient"
+    content: dict[str, Any] = {"images": "raw", "table": "clinical.csv", "image": "image", "patient": patient}
     for role in ("clinical", "acquisition", "outcome"):
         columns = {_column(name): kind for name, kind in getattr(c, role).items()}
         if columns:
             content[role] = columns
     content["split"] = c.split.model_dump(mode="json", exclude_none=True, exclude_defaults=True) or {"test": 0.2}
     if c.external:
-        content["external"] = {name: list(levels) for name, levels in c.external.items()}
+        content["external"] = {_column(name): list(levels) for name, levels in c.external.items()}
     if c.specialty:
         content["specialty"] = c.specialty
     if c.quality:

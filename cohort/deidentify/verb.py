@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cohort import ocr
 from cohort.deidentify.dicom import DicomOptions, clean_dicom
+from cohort.deidentify.facts import declared_facts, file_facts
 from cohort.deidentify.linkage import Linkage, open_linkage
 from cohort.deidentify.masking import TextFinder, plain_text
 from cohort.deidentify.raster import Cleaned, clean_raster, clean_tiff
@@ -65,6 +66,7 @@ class _Settings:
     finder: TextFinder
     dicom: DicomOptions
     max_megapixels: float
+    facts: tuple[str, ...]  # what the study takes from the originals' headers
 
 
 def deidentify_study(
@@ -146,7 +148,7 @@ def _settings(
             "mask=identifying needs text that can be read: install pellucid[privacy], or let mask=all mask every text"
         )
     options = DicomOptions(dates == "shift", retain_patient, retain_device, pixels_read=how == "ocr")
-    return _Settings(TextFinder(how, mask), options, study.config.scan.max_megapixels)
+    return _Settings(TextFinder(how, mask), options, study.config.scan.max_megapixels, tuple(declared_facts(study)))
 
 
 def _refuse_out(study: Study, out: Path) -> None:
@@ -300,7 +302,8 @@ def _clean_one(
     try:
         if not patient:
             raise UnreadableImage("its patient is not known")
-        cleaned = clean_file(path.read_bytes(), key, patient, settings)
+        data = path.read_bytes()
+        cleaned = clean_file(data, key, patient, settings)
     except UnreadableImage as reason:
         return stem, {"status": "refused", "reason": str(reason), "boxes": [], "removed": []}
     except OSError as error:
@@ -325,6 +328,14 @@ def _clean_one(
         "sha256": hashlib.sha256(cleaned.data).hexdigest(),
         "boxes": [list(box) for box in cleaned.boxes],
         "removed": list(cleaned.removed),
+        "facts": file_facts(
+            data,
+            settings.facts,
+            key,
+            patient,
+            keep_dates=settings.dicom.dates,
+            max_megapixels=settings.max_megapixels,
+        ),
     }
 
 
@@ -378,7 +389,8 @@ def _finish(
             path.rmdir()
     stem_of = {key.files[image_id]: image_id for image_id in frame["image_id"]}
     new_file = {stem_of[stem]: r["file"] for stem, r in good.items()}
-    write_table(out / "clinical.csv", study, frame, new_file, key, keep_dates=settings.dicom.dates)
+    facts = {stem_of[stem]: r["facts"] for stem, r in good.items()}
+    write_table(out / "clinical.csv", study, frame, new_file, facts, key, keep_dates=settings.dicom.dates)
     write_study(out / "study.yaml", study)
     for stem in shown_unmasked(stem for stem, r in good.items() if not r["boxes"]):
         try:
