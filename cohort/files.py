@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cohort.errors import UserError
-from cohort.readers import IMAGE_SUFFIXES
+from cohort.readers import IMAGE_SUFFIXES, sniff
 from cohort.study import Study
 
 
@@ -94,6 +94,6 @@ def _may_be_dicom(path: Path) -> bool:
     """DICOM archives often name files without an ending, or by a UID whose last part looks like one."""
     try:
         with path.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
+            return sniff(handle.read(140)) == "dicom"
     except OSError:
         return False

@@ -16,7 +16,7 @@ from cohort.hashes import perceptual_hash, pixel_hash
 from cohort.prepared import encode, shrink
 from cohort.privacy import text_lines
 from cohort.quality import measure
-from cohort.readers import Picture, ReadOptions, UnreadableImage, read_pictures
+from cohort.readers import NoPicture, Picture, ReadOptions, UnreadableImage, read_pictures
 from cohort.study import ScanConfig
 
 _TEXT_SIDE_PX = 480  # burned-in text is looked for at this scale: at the prepared one small characters melt
@@ -71,6 +71,8 @@ def read_file(root: Path, file: str, config: ScanConfig) -> Iterator[tuple[Row, 
                 yield named | _measured(picture, small, config), encode(small, config.jpeg_quality)
         if not any_picture:
             yield row | {"reason": "there is nothing in the file to look at (a slide without tissue?)"}, None
+    except NoPicture as reason:
+        yield row | {"status": "no_picture", "reason": str(reason)}, None
     except UnreadableImage as reason:
         yield row | {"reason": str(reason)}, None
     except OSError as error:

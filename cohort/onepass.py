@@ -102,7 +102,7 @@ def _cluster(address: str) -> Any:
     except ImportError:
         raise UserError("--dask needs Dask: install pellucid[cluster]") from None
     try:
-        client = Client(address, timeout="5s", set_as_default=True)
+        client = Client(address, timeout="5s", set_as_default=True)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UserError(f"--dask {address}: no scheduler answers there ({error})") from None
     return _closing(client)

@@ -54,6 +54,12 @@ def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
             if listing.ignored:
                 passed = ", ".join(f"{count} × {what}" for what, count in sorted(listing.ignored.items()))
                 problems.append(f"images: passed over files that are not images ({passed})")
+            other = manifest[manifest["status"] == "no_picture"]
+            if len(other):
+                problems.append(
+                    f"images: {len(other)} sound file(s) are no pictures ({other['reason'].iloc[0]}) "
+                    f"(first: `{other['image_id'].iloc[0]}`): passed over"
+                )
             with atomic_path(run.path / "manifest.parquet") as temporary:
                 manifest.to_parquet(temporary, index=False)
             write_json(run.path / "source.json", source_audit(study, manifest, problems))
@@ -133,7 +139,7 @@ def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _refuse_too_many(study: Study, images: pd.DataFrame, read: RunFolder) -> None:
-    bad = images[images["status"] != "ok"]
+    bad = images[images["status"] == "unreadable"]  # a sound file that is no picture (a DICOMDIR) is no loss
     share, limit = len(bad) / len(images), study.config.scan.max_unreadable
     if share <= limit:
         return
