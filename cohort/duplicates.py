@@ -84,8 +84,9 @@ def find_duplicates(
             shown = look(block)
             blank_roots |= {root for root in block if shown[root] is None}
         first = np.unique(groups.roots())  # one image of each picture is enough
-        hashed = [int(i) for i in first if _is_hash(usable["perceptual_hash"].iloc[i])]
-        hashes = np.array([int(usable["perceptual_hash"].iloc[i], 16) for i in hashed], dtype=np.uint64)
+        texts = usable["perceptual_hash"].tolist()
+        hashed = [i for i in first.tolist() if _is_hash(texts[i])]
+        hashes = np.array([int(texts[i], 16) for i in hashed], dtype=np.uint64)
         capped = join_near(groups, np.array(hashed, dtype=np.int64), hashes, look, max_distance, min_correlation)
     columns, blank = _columns(ids, groups.roots(), exact, pixels, blank_roots)
     columns.index = usable.index

@@ -29,8 +29,9 @@ def patients_of_images(study: Study, images: pd.DataFrame, problems: list[str]) 
         _say_unmatched(column[images["status"] == "ok"], images["image_id"], "a DICOM PatientID is in", problems)
         return column
     if rule == "none":
+        frames = " (the frames of one file as one)" if (images["frame"] != "").any() else ""
         problems.append(
-            "patient: none — every image counts as its own patient; results cannot be generalised to patients"
+            f"patient: none — every image counts as its own patient{frames}; results cannot be generalised to patients"
         )
         return images["file"].copy()  # the frames of one file are of one patient, whoever it is
     return pd.Series([None] * len(images), index=images.index, dtype=object)

@@ -111,13 +111,16 @@ def strata_of(units: Sequence[str], values: Mapping[str, Sequence[object]], test
     """
     levels = [unit_levels(units, column) for column in values.values()]
     share = min(test, 1 - test)
-    fewest = math.ceil(1 / share - 1e-9) if share > 0 else 1
     keys = {unit: tuple(found[unit] for found in levels) for unit in dict.fromkeys(units)}
+
+    def enough(n_units: int) -> bool:
+        return n_units * share >= 1 - 1e-9
+
     final: dict[str, tuple[str, ...]] = {}
     for depth in range(len(levels), 0, -1):  # from the finest strata to the coarsest
         sizes = Counter(keys.values())
-        final |= {unit: key for unit, key in keys.items() if sizes[key] >= fewest}
-        keys = {unit: (*key[: depth - 1], "*") for unit, key in keys.items() if sizes[key] < fewest}
+        final |= {unit: key for unit, key in keys.items() if enough(sizes[key])}
+        keys = {unit: (*key[: depth - 1], "*") for unit, key in keys.items() if not enough(sizes[key])}
     return final | keys
 
 
