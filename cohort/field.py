@@ -6,6 +6,7 @@ Read by `cohort.quality`; the field itself (what is not black border) comes from
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -67,7 +68,7 @@ def outline(inside: NDArray[np.uint8]) -> Outline:
     return Outline(filled, min(1.0, within / (np.pi * radius**2)))
 
 
-def _circle(free: Points, hull: NDArray[np.int32]) -> tuple[float, float, float] | None:
+def _circle(free: Points, hull: NDArray[Any]) -> tuple[float, float, float] | None:
     """Centre and radius of the circle that at least half of the free points lie on, or None.
 
     The smallest circle around the hull is the right one, and quickly found, while two opposite ends of the disc are in

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort.phenotypes import halved
+from cohort.prepared import halved
 
 _BANDS = 32
 _PHASH_SIDE_PX = 32
@@ -27,7 +27,7 @@ def pixel_hash(pixels: NDArray[np.uint8], width: int, height: int) -> str:
         pixels: (H, W, 3) uint8 RGB as they were decoded, perhaps at a smaller DCT scale.
         width, height: of the original: so that a scaled decoding never equals a small picture.
     """
-    data = memoryview(np.ascontiguousarray(pixels)).cast("B")
+    data = np.ascontiguousarray(pixels).data.cast("B")
     sizes = np.array([width, height, *pixels.shape], dtype="<u8").tobytes()
     band = max(1, -(-len(data) // _BANDS))
     checks = [zlib.crc32(data[start : start + band]) for start in range(0, len(data), band)]

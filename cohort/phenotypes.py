@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort.prepared import shrink
+from cohort.prepared import halved, shrink
 
 # name → (what it says, unit); the report and the explorer take their words from here.
 PHENOTYPES: dict[str, tuple[str, str]] = {
@@ -104,8 +104,8 @@ def look(pixels: Plane) -> Look:
     """Prepare (H, W, 3) uint8 RGB for measuring; a picture with a longer short side is reduced to `SIDE_PX`."""
     if min(pixels.shape[:2]) > SIDE_PX:
         pixels = shrink(pixels, SIDE_PX)
-    if min(pixels.shape[:2]) < 2:
-        pixels = np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1)
+    if min(pixels.shape[:2]) < 4:  # so that there is a quarter of it
+        pixels = np.repeat(np.repeat(pixels, 4, axis=0), 4, axis=1)
     height, width = (side // 2 * 2 for side in pixels.shape[:2])
     pixels = np.ascontiguousarray(pixels[:height, :width])
     grey = _u8(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
@@ -176,15 +176,6 @@ def variance(plane: NDArray[np.int16], inside: Plane) -> float:
     return float(cv2.norm(masked, cv2.NORM_L2SQR) / n - (cv2.sumElems(masked)[0] / n) ** 2)
 
 
-def halved(picture: Plane) -> Plane:
-    """Half the sides by area averaging; an odd last row or column is left out, for whole blocks are eight times faster."""
-    height, width = picture.shape[:2]
-    if min(height, width) < 2:
-        return picture
-    even = picture[: height // 2 * 2, : width // 2 * 2]
-    return _u8(cv2.resize(even, (width // 2, height // 2), interpolation=cv2.INTER_AREA))
-
-
 def brighter(plane: Plane, level: int) -> Plane:
     """The mask (0 or 255) of what is above a level."""
     return _u8(cv2.threshold(plane, level, 255, cv2.THRESH_BINARY)[1])
@@ -242,7 +233,7 @@ def _colour(seen: Look) -> dict[str, float]:
 def _channel(picture: Plane, channel: int, seen: Look) -> NDArray[np.float64]:
     """(256,) shares of the field at each value of one channel."""
     counts = np.asarray(cv2.calcHist([picture], [channel], seen.tiny_inside, [256], [0, 256]), dtype=np.float64).ravel()
-    return counts / counts.sum()
+    return np.asarray(counts / counts.sum())
 
 
 def grey_level_matrix(seen: Look) -> NDArray[np.float64]:
@@ -265,19 +256,19 @@ def grey_level_matrix(seen: Look) -> NDArray[np.float64]:
             ranges = [1, 1 + _GREY_LEVELS] * 2  # level 0, the border, falls outside and is not counted
             matrix += cv2.calcHist(both, [0, 1], None, [_GREY_LEVELS] * 2, ranges)
     matrix += matrix.T
-    return matrix / max(1.0, matrix.sum())
+    return np.asarray(matrix / max(1.0, matrix.sum()))
 
 
 def _texture(seen: Look) -> dict[str, float]:
     p = grey_level_matrix(seen)
     marginal = p.sum(0)
     contrast = float(np.vdot(p, _APART))
-    variance = float(marginal @ (_STEP - marginal @ _STEP) ** 2)
+    spread = float(marginal @ (_STEP - marginal @ _STEP) ** 2)
     return {
         "texture_contrast": contrast,
         "texture_homogeneity": float(np.vdot(p, 1 / (1 + _APART))),
         # of a symmetric matrix the covariance is variance − contrast / 2; a picture of one level has 1, as in scikit-image
-        "texture_correlation": 1 - contrast / (2 * variance) if variance > 1e-12 else 1.0,
+        "texture_correlation": 1 - contrast / (2 * spread) if spread > 1e-12 else 1.0,
     }
 
 

@@ -21,7 +21,7 @@ from pydantic import model_validator
 from cohort.config import Config, find_recipe, read_yaml, validate
 from cohort.errors import UserError
 from cohort.field import Outline, outline
-from cohort.phenotypes import LSTAR, PHENOTYPES, Look, described, histogram, look, percentile, variance
+from cohort.phenotypes import PHENOTYPES, Look, described, histogram, look, percentile, variance
 
 GRADES = ("good", "borderline", "poor")
 OVERALL, WITHDRAWN = "overall", "withdrawn"
@@ -46,7 +46,10 @@ QUALITY: dict[str, Measure] = {
         "low",
     ),
     "exposure": Measure(
-        "quality_exposure", "share of the field that is too dark or too bright: L* < 10 or > 98", "0–1", "high"
+        "quality_exposure",
+        "share of the field that is nearly black (L* < 10) or burnt out (a colour at its limit)",
+        "0–1",
+        "high",
     ),
     "reflection": Measure("phenotype_reflection", PHENOTYPES["reflection"][0], PHENOTYPES["reflection"][1], "high"),
     "obstruction": Measure(
@@ -68,7 +71,7 @@ QUALITY: dict[str, Measure] = {
 # The columns that this module itself measures; the others are phenotypes.
 QUALITY_COLUMNS = tuple(m.column for m in QUALITY.values() if m.column.startswith("quality_"))
 
-_DARK, _WHITE = 25, 250  # 8-bit L*: below L* 10, above L* 98
+_DARK, _BURNT = 26, 250  # 8-bit: L* 10, and what a channel that has clipped shows after averaging
 _PATCH = np.ones((3, 3), np.uint8)  # 12 × 12 pixels of the full copy; He et al. have 15 × 15
 
 
@@ -113,9 +116,21 @@ def focus(seen: Look) -> float:
 
 
 def exposure(seen: Look, shape: Outline) -> float:
-    """Share of the field, taken with its dark holes, that is nearly black (L* < 10) or clipped to white (L* > 98)."""
-    counts = histogram(seen.lightness, shape.filled)
-    return float((counts[:_DARK].sum() + counts[_WHITE:].sum()) / counts.sum())
+    """Share of the field, dark holes included, that is nearly black (L* < 10) or burnt out (a channel at 250 or more).
+
+    On the quarter copy: patches count, glints have a measure of their own. Red tissue burns out in red alone, long
+    before L* says white.
+    """
+    height, width = seen.tiny_inside.shape
+    field = cv2.resize(shape.filled, (width, height), interpolation=cv2.INTER_NEAREST)
+    dark = cv2.threshold(seen.tiny_lab[:, :, 0], _DARK - 1, 255, cv2.THRESH_BINARY_INV)[1]
+    burnt = cv2.threshold(_brightest(seen), _BURNT - 1, 255, cv2.THRESH_BINARY)[1]
+    return cv2.countNonZero(cv2.bitwise_and(cv2.bitwise_or(dark, burnt), field)) / max(1, cv2.countNonZero(field))
+
+
+def _brightest(seen: Look) -> NDArray[np.uint8]:
+    red, green, blue = cv2.split(seen.tiny)
+    return np.asarray(cv2.max(cv2.max(red, green), blue), dtype=np.uint8)
 
 
 def veil(seen: Look) -> float:
@@ -125,12 +140,11 @@ def veil(seen: Look) -> float:
     as the 99th percentile of the brightest channel. What is pale all over is not told from a veil.
     """
     red, green, blue = cv2.split(seen.tiny)
-    brightest = np.asarray(cv2.max(cv2.max(red, green), blue), dtype=np.uint8)
     darkest = cv2.bitwise_or(
         cv2.min(cv2.min(red, green), blue), cv2.bitwise_not(seen.tiny_inside)
     )  # outside: no minimum
     dark = cv2.mean(cv2.erode(darkest, _PATCH), mask=seen.tiny_inside)[0]
-    light = percentile(histogram(brightest, seen.tiny_inside), 0.99)
+    light = percentile(histogram(_brightest(seen), seen.tiny_inside), 0.99)
     return min(1.0, dark / max(1, light))
 
 
