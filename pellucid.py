@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -72,6 +72,9 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A YAML file with keys of study.yaml that replace those there.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+TextSearch = Literal["auto", "ocr", "lines"]
+Masked = Literal["all", "identifying"]
+Dates = Literal["shift", "remove"]
 BackboneName = Annotated[
     str | None,
     typer.Option("--backbone", help="pixels, timm:NAME, timm-random:NAME or run:FOLDER. Default: the study's own."),
@@ -134,6 +137,42 @@ def scan(
     for sentence in source["problems"]:
         typer.secho(f"  note: {sentence}", fg="yellow")
     _told("scan", run)
+
+
+@app.command()
+def deidentify(
+    study: StudyPath,
+    out: Annotated[Path, typer.Option(help="Folder of the copy: a new one, or one that this command made.")],
+    linkage: Annotated[
+        Path, typer.Option(help="File that says who is who: neither in the study nor in the copy; made if not there.")
+    ],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    text: Annotated[
+        TextSearch, typer.Option(help="Burned-in text: read (ocr), found by its form (lines), or the best installed.")
+    ] = "auto",
+    mask: Annotated[Masked, typer.Option(help="All text, or (with OCR) only what may identify.")] = "all",
+    dates: Annotated[Dates, typer.Option(help="Shifted by the same days for all of a patient, or removed.")] = "shift",
+    retain_patient: Annotated[bool, typer.Option(help="Keep sex, age (at most 90), size and weight.")] = True,
+    retain_device: Annotated[bool, typer.Option(help="Keep serial numbers and station names as they are.")] = False,
+) -> None:
+    """Write a copy of a study that names nobody."""
+    from cohort.deidentify import deidentify_study
+
+    done = deidentify_study(
+        _study(study, overrides, config),
+        out,
+        linkage,
+        text=text,
+        mask=mask,
+        dates=dates,
+        retain_patient=retain_patient,
+        retain_device=retain_device,
+    )
+    how = "read by OCR" if done.text == "ocr" else "found by its form, not read: install pellucid[privacy] for better"
+    typer.echo(f"  {done.written} files written, {done.masked} of them with masked text ({how}); {done.refused} refused")
+    typer.echo(f"deidentify: {'already done, nothing to do' if done.already_done else 'done'} → {done.path}")
+    typer.echo(f"look through {done.path / 'review.html'} before you hand the folder on; keep {linkage} to yourself")
 
 
 @app.command()

@@ -113,6 +113,8 @@ def _explain(model: type[BaseModel], item: dict[str, Any], where: str) -> str:
     if item["type"] == "missing":
         return f"{where}: the key `{key}` is missing"
     message = str(item["msg"]).removeprefix("Value error, ")
+    if not key:  # what is wrong lies between keys: the whole configuration is no help
+        return f"{where}: {message}"
     shown = item.get("input")
     return f"{where}: `{key}` is {shown!r}: {message[0].lower()}{message[1:]}"
 
