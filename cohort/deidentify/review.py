@@ -59,12 +59,15 @@ def write_review(folder: Path, records: Mapping[str, Mapping[str, Any]], facts: 
     refused = {stem: r for stem, r in records.items() if r["status"] != "ok"}
     masked = [stem for stem, r in sorted(done.items()) if r["boxes"]]
     clear = sorted(shown_unmasked(stem for stem, r in done.items() if not r["boxes"]))
+    seen = [stem for stem, r in sorted(done.items()) if r["faces"]]
     kinds = Counter(kind for r in done.values() for kind in r["removed"])
     body = [
         "<h1>Review sheet</h1>",
         f"<p>{len(done)} pictures were written, {len(masked)} of them with masked text; {len(refused)} files were not "
         "copied. <b>A person must look through this sheet before the folder is handed on</b>: text that was not found "
-        "is not masked, and faces are not looked for.</p>",
+        "is not masked, and faces never are: "
+        + (f"{len(seen)} pictures seem to show one</p>" if seen else "none was found, but only frontal ones are.</p>"),
+        _table(("seems to show a face",), [(stem.rpartition("/")[2],) for stem in seen]) if seen else "",
         "".join(f"<p>{escape(fact)}</p>" for fact in facts),
         "<h2>What the headers held, and hold no more</h2>",
         _table(("kind", "files"), kinds.most_common()) if kinds else "<p>Nothing.</p>",

@@ -29,7 +29,7 @@ from cohort.errors import UserError
 from cohort.files import Listing, list_images
 from cohort.manifest import _join as join_table
 from cohort.matching import patients_of_images
-from cohort.privacy import Box
+from cohort.privacy import Box, faces
 from cohort.progress import track
 from cohort.readers import UnreadableImage, read_image, sniff
 from cohort.runs import _exclusive, atomic_path, sha256_file, write_json
@@ -328,6 +328,7 @@ def _clean_one(
         "sha256": hashlib.sha256(cleaned.data).hexdigest(),
         "boxes": [list(box) for box in cleaned.boxes],
         "removed": list(cleaned.removed),
+        "faces": _faces(cleaned.preview),
         "facts": file_facts(
             data,
             settings.facts,
@@ -337,6 +338,12 @@ def _clean_one(
             max_megapixels=settings.max_megapixels,
         ),
     }
+
+
+def _faces(pixels: NDArray[np.uint8]) -> int:
+    """How many faces a colour picture shows; gray ones are not photographs."""
+    coloured = not np.array_equal(pixels[:, :, 0], pixels[:, :, 1]) and min(pixels.shape[:2]) > 0
+    return len(faces(pixels) or []) if coloured else 0
 
 
 def clean_file(data: bytes, key: Linkage, patient: str, settings: _Settings) -> Cleaned:
