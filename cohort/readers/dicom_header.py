@@ -20,10 +20,9 @@ _KEYWORDS = {
     "laterality": ("ImageLaterality", "Laterality"),
     "protocol": ("ProtocolName",),
     "kernel": ("ConvolutionKernel",),
-    "kvp": ("KVP",),
-    "slice_thickness": ("SliceThickness",),
     "patient_id": ("PatientID",),
 }
+_NUMBERS = {"kvp": ("KVP", 1.0), "slice_thickness": ("SliceThickness", 1.0), "exposure_time": ("ExposureTime", 0.001)}
 _DATES = ("AcquisitionDateTime", "AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
 
 
@@ -31,7 +30,8 @@ def dicom_header(dataset: Any) -> dict[str, str]:
     """The facts of `picture.HEADER_NAMES` that are there, each cleaned of control characters."""
     header = {name: next(filter(None, (_text(dataset, k) for k in keys)), "") for name, keys in _KEYWORDS.items()}
     taken = next(filter(None, (iso_date(_text(dataset, keyword)) for keyword in _DATES)), "")
-    header |= {"date": taken, "year": taken[:4], "exposure_time": _seconds(_text(dataset, "ExposureTime"))}
+    header |= {"date": taken, "year": taken[:4]}
+    header |= {name: _number(_text(dataset, keyword), unit) for name, (keyword, unit) in _NUMBERS.items()}
     return {name: value for name, value in header.items() if value}
 
 
@@ -55,8 +55,9 @@ def _text(dataset: Any, keyword: str) -> str:
     return clean(value)
 
 
-def _seconds(milliseconds: str) -> str:
+def _number(text: str, unit: float) -> str:
+    """`000140`, `140.0` and `1.4E+02` are one number; scanners write it in their own ways."""
     try:
-        return f"{float(milliseconds) / 1000:.6g}"
+        return f"{float(text) * unit:.6g}"
     except ValueError:
         return ""

@@ -548,3 +548,13 @@ def test_what_holds_no_picture_says_what_it_is() -> None:
         with pytest.raises(NoPicture) as caught:
             read_image(Path(get_testdata_file(name, download=False)).read_bytes())
         assert str(caught.value) == sentence
+
+
+def test_a_number_is_one_number_however_a_scanner_writes_it() -> None:
+    from cohort.readers.dicom_header import dicom_header
+
+    for kvp, thickness in (("140", "5"), ("000140", "5.000000"), ("1.4E+02", "005.000000E+00")):
+        dataset = pydicom.Dataset()
+        dataset.KVP, dataset.SliceThickness, dataset.ExposureTime = kvp, thickness, "500"
+        found = dicom_header(dataset)
+        assert found == {"kvp": "140", "slice_thickness": "5", "exposure_time": "0.5"}
