@@ -49,51 +49,51 @@ def outline(inside: NDArray[np.uint8]) -> Outline:
     hull = cv2.convexHull(np.concatenate(parts))
     filled = np.zeros_like(inside)
     cv2.fillConvexPoly(filled, hull, 255)
-    _, _, box_width, box_height = cv2.boundingRect(hull)
-    area = cv2.countNonZero(filled)
-    if area >= _FULL * box_width * box_height:
+    left, top, box_width, box_height = cv2.boundingRect(hull)
+    if cv2.countNonZero(filled) >= _FULL * box_width * box_height:
         return Outline(filled, 1.0)
     dense, _ = cv2.findContours(filled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    rim = dense[0][:, 0, :].astype(np.float64)
+    x, y = dense[0][:, 0, :].T.astype(np.float64)
     # Where the outline runs along its own box it may have been cut, by the frame or by a straight band.
-    free = rim[((rim > rim.min(axis=0) + 1) & (rim < rim.max(axis=0) - 1)).all(axis=1)]
-    circle = _circle(free, hull)
+    free = (x > left + 1) & (x < left + box_width - 2) & (y > top + 1) & (y < top + box_height - 2)
+    circle = _circle(x[free], y[free], hull)
     if circle is None:
         return Outline(filled, 1.0)
     disc = np.zeros_like(inside)
-    x, y, radius = circle
+    cx, cy, radius = circle
     # OpenCV takes fixed-point numbers: four bits after the point
-    cv2.circle(disc, (round(16 * x), round(16 * y)), round(16 * radius), 255, thickness=-1, shift=4)
+    cv2.circle(disc, (round(16 * cx), round(16 * cy)), round(16 * radius), 255, thickness=-1, shift=4)
     within = cv2.countNonZero(cv2.bitwise_and(filled, disc))
     return Outline(filled, min(1.0, within / (np.pi * radius**2)))
 
 
-def _circle(free: Points, hull: NDArray[Any]) -> tuple[float, float, float] | None:
+def _circle(x: Points, y: Points, hull: NDArray[Any]) -> tuple[float, float, float] | None:
     """Centre and radius of the circle that at least half of the free points lie on, or None.
 
     The smallest circle around the hull is the right one, and quickly found, while two opposite ends of the disc are in
     the picture; else a fit has to find it.
     """
-    if len(free) < 20:
+    if len(x) < 20:
         return None
-    (x, y), radius = cv2.minEnclosingCircle(hull)
-    for candidate in ((x, y, radius), None):
-        found = candidate or _fit_circle(free[:: 1 + len(free) // 120])  # enough points for a tenth of a pixel
+    (cx, cy), radius = cv2.minEnclosingCircle(hull)
+    every = slice(None, None, 1 + len(x) // 120)  # enough points for a tenth of a pixel
+    for candidate in ((cx, cy, radius), None):
+        found = candidate or _fit_circle(x[every], y[every])
         if found is None:
             return None
-        distance = np.hypot(free[:, 0] - found[0], free[:, 1] - found[1]) - found[2]
-        on_circle = np.abs(distance) <= max(_ON_CIRCLE_PX, 0.015 * found[2])
-        flat = found[2] > 2 * np.ptp(free, axis=0).max()  # so flat an arc may be anything
-        if np.count_nonzero(on_circle) >= _ARC_SHARE * len(free) and not flat:
+        away = np.abs(np.hypot(x - found[0], y - found[1]) - found[2])
+        on_circle = np.count_nonzero(away <= max(_ON_CIRCLE_PX, 0.015 * found[2]))
+        flat = found[2] > 2 * max(np.ptp(x), np.ptp(y))  # so flat an arc may be anything
+        if on_circle >= _ARC_SHARE * len(x) and not flat:
             return found
     return None
 
 
-def _fit_circle(points: Points) -> tuple[float, float, float] | None:
+def _fit_circle(x: Points, y: Points) -> tuple[float, float, float] | None:
     """Kåsa's algebraic fit (IEEE Trans Instrum Meas 1976), reweighted by Cauchy's function of the residuals of the
     round before, so that straight cuts lose their say; None for points on one line."""
-    origin = points.mean(axis=0)
-    x, y = (points - origin).T
+    x_mean, y_mean = float(x.mean()), float(y.mean())
+    x, y = x - x_mean, y - y_mean
     system = np.stack([x, y, np.ones_like(x)])
     square = x * x + y * y
     weight = np.ones_like(x)
@@ -106,4 +106,4 @@ def _fit_circle(points: Points) -> tuple[float, float, float] | None:
         cx, cy = two_x / 2, two_y / 2
         radius = float(np.sqrt(max(1e-9, rest + cx * cx + cy * cy)))
         weight = 1 / (1 + ((np.hypot(x - cx, y - cy) - radius) / scale) ** 2)
-    return float(cx + origin[0]), float(cy + origin[1]), radius
+    return float(cx + x_mean), float(cy + y_mean), radius

@@ -50,7 +50,8 @@ def perceptual_hash(pixels: NDArray[np.uint8]) -> str:
     tiny = cv2.resize(grey, (_PHASH_SIDE_PX, _PHASH_SIDE_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = np.asarray(cv2.dct(tiny - tiny.mean()))[1:9, 1:9]
     low = np.where(np.abs(low) < 0.01, 0, low)  # what symmetry makes zero must not be decided by the last digit
-    return np.packbits((low > np.median(low)).ravel()).tobytes().hex()
+    middle = np.sort(low, axis=None)[31:33].mean()  # the median
+    return np.packbits((low > middle).ravel()).tobytes().hex()
 
 
 def hamming(one: str, other: str) -> int:

@@ -44,6 +44,7 @@ Plane = NDArray[np.uint8]
 
 _LEVELS = np.arange(256)
 LSTAR = _LEVELS * (100 / 255)  # CIELAB L* of an 8-bit lightness
+_LSTAR_POWERS = np.stack([LSTAR, LSTAR**2, LSTAR**3])
 _AXIS = _LEVELS - 128.0  # a* or b* of an 8-bit value
 _CHROMA = np.hypot(*np.meshgrid(_AXIS, _AXIS, indexing="ij"))
 _BRIGHT_GREY = 227  # no sRGB colour of L* > 92 and chroma < 14 has an 8-bit grey below it
@@ -123,8 +124,7 @@ def look(pixels: Plane) -> Look:
     core = _u8(cv2.erode(inside, np.ones((5, 5), np.uint8)))
     core = core if core.any() else inside
     slope = _s16(cv2.Sobel(lightness, cv2.CV_16S, 1, 0)), _s16(cv2.Sobel(lightness, cv2.CV_16S, 0, 1))
-    at_full = _u8(cv2.resize(core, (width, height), interpolation=cv2.INTER_NEAREST))
-    fine = variance(_s16(cv2.Laplacian(grey, cv2.CV_16S)), at_full)
+    fine = variance(_s16(cv2.Laplacian(grey, cv2.CV_16S)), core)
     return Look(
         pixels, grey, small, lab, lightness, inside, core, counts, share, tiny, tiny_lab, tiny_inside, slope, fine
     )
@@ -170,10 +170,16 @@ def percentile(counts: NDArray[np.float64], share: float) -> int:
 
 
 def variance(plane: NDArray[np.int16], inside: Plane) -> float:
-    """Variance of an int16 plane over a mask: exact sums of whole numbers, a tenth of the time of `meanStdDev`."""
-    masked = cv2.copyTo(plane, inside)
-    n = cv2.countNonZero(inside)
-    return float(cv2.norm(masked, cv2.NORM_L2SQR) / n - (cv2.sumElems(masked)[0] / n) ** 2)
+    """Variance of an int16 plane over a mask of its size or half of it.
+
+    Exact sums of whole numbers, in a tenth of the time of `meanStdDev`.
+    """
+    n = cv2.countNonZero(inside) * (plane.size // inside.size)
+    if n < plane.size:
+        if plane.shape != inside.shape:
+            inside = _u8(cv2.resize(inside, plane.shape[::-1], interpolation=cv2.INTER_NEAREST))
+        plane = _s16(cv2.copyTo(plane, inside))
+    return float(cv2.norm(plane, cv2.NORM_L2SQR) / n - (cv2.sumElems(plane)[0] / n) ** 2)
 
 
 def brighter(plane: Plane, level: int) -> Plane:
@@ -191,17 +197,16 @@ def _s16(plane: object) -> NDArray[np.int16]:
 
 def _brightness(seen: Look) -> dict[str, float]:
     p = seen.counts / seen.counts.sum()
-    mean = float(p @ LSTAR)
-    away = LSTAR - mean
-    variance = float(p @ away**2)
+    mean, square, cube = (float(moment) for moment in _LSTAR_POWERS @ p)
+    spread = max(0.0, square - mean**2)
     filled = p[p > 0]
     return {
         "brightness": mean,
-        "contrast": variance**0.5,
+        "contrast": spread**0.5,
         "shadows": float(LSTAR[percentile(seen.counts, 0.05)]),
         "highlights": float(LSTAR[percentile(seen.counts, 0.95)]),
         # below half a step of 8 bits there is no shape of the distribution to speak of
-        "skewness": float(p @ away**3) / variance**1.5 if variance > 0.04 else 0.0,
+        "skewness": (cube - 3 * mean * square + 2 * mean**3) / spread**1.5 if spread > 0.04 else 0.0,
         "entropy": max(0.0, float(-(filled * np.log2(filled)).sum())),
     }
 
@@ -252,9 +257,8 @@ def grey_level_matrix(seen: Look) -> NDArray[np.float64]:
     matrix = np.zeros((_GREY_LEVELS, _GREY_LEVELS))
     for one, other in pairs:
         if one.size:
-            both = [np.ascontiguousarray(one), np.ascontiguousarray(other)]
             ranges = [1, 1 + _GREY_LEVELS] * 2  # level 0, the border, falls outside and is not counted
-            matrix += cv2.calcHist(both, [0, 1], None, [_GREY_LEVELS] * 2, ranges)
+            matrix += cv2.calcHist([one, other], [0, 1], None, [_GREY_LEVELS] * 2, ranges)
     matrix += matrix.T
     return np.asarray(matrix / max(1.0, matrix.sum()))
 
