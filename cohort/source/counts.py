@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from cohort.patients import Patients
@@ -119,6 +118,8 @@ def images_per_patient(cohort: Cohort) -> dict[str, Any]:
     for column in cohort.variables:
         by_patient = _of_patients(column, cohort.patients)
         found = compare(by_patient, number, alone, cohort.seed)
+        if 2 * by_patient.known.sum() < cohort.patients.count(column.known):
+            found |= {"measure": "", "value": None, "p_value": None, "note": "changes within most patients"}
         levels = []
         for code, level in enumerate(by_patient.shown_levels):
             here = sizes[by_patient.shown == code]
@@ -162,18 +163,23 @@ def _histogram(sizes: NDArray[np.int64]) -> list[int]:
 
 
 def _of_patients(column: Column, patients: Patients) -> Column:
-    """One value a patient: the most frequent level, the mean of a number."""
+    """One value a patient; missing for patients in whom the variable changes.
 
-    def typical(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-        out = np.full(patients.n_patients, -1, dtype=np.int64)
-        rows = codes >= 0
-        if rows.any():
-            some = patients.subset(rows)
-            out[np.unique(patients.codes[rows])] = some.typical(codes[rows])
+    The most frequent value would not do: how it is chosen depends on how many images there are, which is what is tested.
+    """
+    known = column.known
+    some = patients.subset(known)
+    same = some.constant(column.values[known])
+    places = np.unique(patients.codes[known])[same]
+    first = np.full(patients.n_patients, -1, dtype=np.int64)
+    rows = np.flatnonzero(known)
+    first[patients.codes[rows[::-1]]] = rows[::-1]
+
+    def of_image(values: NDArray[Any], missing: float) -> NDArray[Any]:
+        out = np.full(patients.n_patients, missing, dtype=values.dtype)
+        out[places] = values[first[places]]
         return out
 
-    shown = typical(column.shown) if column.shown_levels else np.full(patients.n_patients, -1, dtype=np.int64)
-    values: NDArray[Any] = shown
-    if not column.levels:
-        values = pd.Series(column.values).groupby(patients.codes).mean().to_numpy(dtype=np.float64)
+    shown = of_image(column.shown, -1)
+    values = of_image(column.values, -1 if column.levels else np.nan)
     return Column(column.name, column.role, column.kind, values, column.levels, shown, column.shown_levels)

@@ -1,13 +1,12 @@
 """Tests of the source audit: two columns, each patient counting once, p from permuting whole patients.
 
 Where one of the two is the same in all images of a patient, a patient is reduced to one row (shares of levels, mean rank) and
-1,000 permutations are a few matrix products; the statistics are those of `cohort.association.associate`, which does the rest.
+1,000 permutations are a few matrix products; else images are permuted. The statistics are those of `cohort.association.associate`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -15,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from statsmodels.stats.multitest import multipletests
 
-from cohort.association import associate, bergsma_v, chi_squared
-from cohort.patients import Patients
+from cohort.association import bergsma_v, chi_squared
+from cohort.patients import IntArray, PatientPermutations, Patients
 from cohort.ranks import ridits
 from cohort.source.columns import Column
 
@@ -30,6 +29,7 @@ _KEPT_CELLS = 20_000_000
 MEASURES = {"cramers_v": "Cramér's V", "eta_squared": "η²", "spearman": "Spearman's ρ"}
 
 FloatArray = NDArray[np.float64]
+Side = tuple[NDArray[Any], int]  # codes and how many levels, or numbers and 0
 
 
 def compare(left: Column, right: Column, patients: Patients, seed: int) -> dict[str, Any]:
@@ -90,75 +90,102 @@ def _side(column: Column, rows: NDArray[np.bool_]) -> tuple[NDArray[Any], int]:
     return codes.astype(np.int64), len(present)
 
 
-def _by_image(
-    first: tuple[NDArray[Any], int], second: tuple[NDArray[Any], int], patients: Patients, permutations: int, seed: int
-) -> dict[str, Any]:
-    n = len(patients)
-    rows = np.ones(n, dtype=bool)
-    if n > MAX_ROWS:
-        order = np.random.default_rng([seed, 4]).permutation(patients.n_patients)
-        chosen = np.zeros(patients.n_patients, dtype=bool)
+def _by_image(first: Side, second: Side, patients: Patients, permutations: int, seed: int) -> dict[str, Any]:
+    """Both vary within patients: whole blocks go to patients with as many images, and are shuffled there.
+
+    Also a block of equal values goes only to a patient with as many images: a patient of one image has one value whatever
+    the variable is, and moved among those of many images such values would make the null too narrow.
+    """
+    n_all = patients.n_patients
+    if len(patients) > MAX_ROWS:
+        order = np.random.default_rng([seed, 4]).permutation(n_all)
+        chosen = np.zeros(n_all, dtype=bool)
         chosen[order[: int(np.searchsorted(np.cumsum(patients.sizes[order]), MAX_ROWS, side="right"))]] = True
         rows = chosen[patients.codes]
-    found = associate(
-        first[0][rows],
-        first[1],
-        second[0][rows],
-        second[1],
-        patients.subset(rows),
-        permutations=permutations,
-        seed=seed,
-    )
-    return asdict(found) | {"n_patients": patients.n_patients, "n_patients_tested": found.n_patients}
+        first, second, patients = (first[0][rows], first[1]), (second[0][rows], second[1]), patients.subset(rows)
+    first, second = _numbers_right(first, second)
+    weights = patients.weights
+    left, right = (_columns(side, weights) for side in (first, second))
+    plan = PatientPermutations.plan(patients, first[0], patients.sizes, np.zeros(len(patients), dtype=np.int64))
+    weighted = right * weights[:, None]
+
+    def null() -> Iterator[FloatArray]:
+        for source in plan.draw(permutations, seed, max(1, _CHUNK_CELLS // len(patients))):
+            yield np.stack([column.take(source) @ weighted for column in left.T], axis=1)
+
+    squares = [float((weights * side[:, 0] ** 2).sum()) for side in (left, right)]
+    result = _judged(first, second, left.T @ weighted, weights @ left, squares, null())
+    return result | {"n_patients": n_all, "n_patients_tested": patients.n_patients}
 
 
-def _by_patient(
-    first: tuple[NDArray[Any], int], second: tuple[NDArray[Any], int], patients: Patients, permutations: int, seed: int
+def _by_patient(first: Side, second: Side, patients: Patients, permutations: int, seed: int) -> dict[str, Any]:
+    """One of the two is the same in all images of each patient: a patient is one row, and any may get any other's."""
+    first, second = _numbers_right(first, second)
+    codes, weights = patients.codes, patients.weights
+    of_image = [_columns(side, weights) for side in (first, second)]
+    squares = [float((weights * side[:, 0] ** 2).sum()) for side in of_image]
+    left, right = (
+        np.stack([_sums(codes, weights * column, patients.n_patients) for column in side.T], axis=1)
+        for side in of_image
+    )  # (n_patients, levels or 1): shares of levels, mean ranks
+
+    def null() -> Iterator[FloatArray]:
+        mass = left.sum(axis=0)
+        for order in _orders(patients.n_patients, permutations, seed):
+            tables = np.empty((order.shape[1], left.shape[1], right.shape[1]))
+            for level in range(right.shape[1]):  # levels add up to the patient: the last one needs no product
+                last = second[1] > 0 and level == right.shape[1] - 1
+                moved = (
+                    mass[:, None] - tables[:, :, :-1].sum(axis=2).T if last else left.T @ right[:, level].take(order)
+                )
+                tables[:, :, level] = moved.T
+            yield tables
+
+    return _judged(first, second, left.T @ right, left.sum(axis=0), squares, null())
+
+
+def _sums(codes: IntArray, values: FloatArray, n: int) -> FloatArray:
+    return np.asarray(np.bincount(codes, values, n), dtype=np.float64)
+
+
+def _numbers_right(first: Side, second: Side) -> tuple[Side, Side]:
+    return (second, first) if second[1] and not first[1] else (first, second)
+
+
+def _columns(side: Side, weights: FloatArray) -> FloatArray:
+    """(n, levels) indicators, or (n, 1) ranks around 0."""
+    values, n_levels = side
+    if n_levels:
+        return np.asarray(values[:, None] == np.arange(n_levels), dtype=np.float64)
+    one = np.zeros(len(values), dtype=np.int64)
+    return np.asarray(ridits(np.asarray(values, dtype=np.float64)[None], weights, one)[0][:, None])
+
+
+def _judged(
+    first: Side,
+    second: Side,
+    table: FloatArray,  # (levels or 1, levels or 1) sums over patients
+    mass: FloatArray,  # patients at each level of the first
+    squares: Sequence[float],  # Σ weight · rank² of the two
+    null: Iterator[FloatArray],  # (c, levels or 1, levels or 1) under permutation, c at a time
 ) -> dict[str, Any]:
-    (left, left_square), (right, right_square) = (_profile(*side, patients) for side in (first, second))
-    if first[1] == 0 and second[1]:  # numbers stand on the right
-        first, second, left, right, left_square, right_square = second, first, right, left, right_square, left_square
-    mass = left.sum(axis=0)
-
-    def statistic(tables: FloatArray) -> FloatArray:  # (c, levels or 1, levels or 1) sums over patients
+    def statistic(tables: FloatArray) -> FloatArray:
         if first[1] and second[1]:
             return np.asarray(chi_squared(tables))
         if first[1]:
-            return np.asarray((tables[:, :, 0] ** 2 / mass).sum(axis=1) / right_square)
-        return np.asarray(np.abs(tables[:, 0, 0]) / np.sqrt(left_square * right_square))
+            return np.asarray((tables[:, :, 0] ** 2 / mass).sum(axis=1) / squares[1])
+        return np.asarray(np.abs(tables[:, 0, 0]) / np.sqrt(squares[0] * squares[1]))
 
-    table = left.T @ right
     observed = float(statistic(table[None])[0])
     edge = observed - 1e-9 * max(1.0, observed)
-    as_large = 0
-    for order in _orders(patients.n_patients, permutations, seed):
-        tables = np.empty((order.shape[1], *table.shape))
-        for level in range(table.shape[1]):  # levels add up to the patient: the last one needs no product
-            last = second[1] > 0 and level == table.shape[1] - 1
-            moved = mass[:, None] - tables[:, :, :-1].sum(axis=2).T if last else left.T @ right[:, level].take(order)
-            tables[:, :, level] = moved.T
-        as_large += int((statistic(tables) >= edge).sum())
-    p_value = (1 + as_large) / (1 + permutations)
+    as_large = np.concatenate([statistic(tables) >= edge for tables in null])
+    p_value = float((1 + as_large.sum()) / (1 + len(as_large)))
     if first[1] and second[1]:
         return {"measure": "cramers_v", "value": float(bergsma_v(table)), "p_value": p_value}
     if first[1]:
         return {"measure": "eta_squared", "value": observed, "p_value": p_value}
-    return {
-        "measure": "spearman",
-        "value": float(table[0, 0] / np.sqrt(left_square * right_square)),
-        "p_value": p_value,
-    }
-
-
-def _profile(values: NDArray[Any], n_levels: int, patients: Patients) -> tuple[FloatArray, float]:
-    """What each patient is: the share of each level, or the mean rank (n_patients, n_levels or 1); Σ weight · rank²."""
-    codes, weights = patients.codes, patients.weights
-    if n_levels:
-        cells = np.bincount(codes * n_levels + values, weights=weights, minlength=patients.n_patients * n_levels)
-        return np.asarray(cells.reshape(-1, n_levels), dtype=np.float64), 0.0
-    ranks = ridits(np.asarray(values, dtype=np.float64)[None], weights, np.zeros(len(codes), dtype=np.int64))[0]
-    mean = np.bincount(codes, weights=weights * ranks, minlength=patients.n_patients)[:, None]
-    return np.asarray(mean, dtype=np.float64), float((weights * ranks**2).sum())
+    signed = float(table[0, 0] / np.sqrt(squares[0] * squares[1]))
+    return {"measure": "spearman", "value": signed, "p_value": p_value}
 
 
 def _orders(n_patients: int, permutations: int, seed: int) -> Iterator[NDArray[np.int32]]:
