@@ -170,7 +170,9 @@ def deidentify(
         retain_device=retain_device,
     )
     how = "read by OCR" if done.text == "ocr" else "found by its form, not read: install pellucid[privacy] for better"
-    typer.echo(f"  {done.written} files written, {done.masked} of them with masked text ({how}); {done.refused} refused")
+    typer.echo(
+        f"  {done.written} files written, {done.masked} of them with masked text ({how}); {done.refused} refused"
+    )
     typer.echo(f"deidentify: {'already done, nothing to do' if done.already_done else 'done'} → {done.path}")
     typer.echo(f"look through {done.path / 'review.html'} before you hand the folder on; keep {linkage} to yourself")
 
