@@ -239,7 +239,7 @@ def text_lines(pixels: NDArray[np.uint8], min_characters: int = 3) -> list[Box]:
     for contrast in _CONTRASTS:
         drawn = cv2.threshold(ink, contrast, 1, cv2.THRESH_BINARY)[1]
         for line in _rows_of(_characters(drawn)):
-            if len(line) >= min_characters:
+            if len(line) >= min_characters and sum(3 * w > h for _, _, w, h in line) > 1:  # not the ticks of a ruler
                 box = _around(line)
                 parts = [other for other in found if _overlap(box, other)]  # found before, whole or in part
                 found = [other for other in found if other not in parts] + [_around([box, *parts])]
@@ -261,8 +261,10 @@ def _characters(drawn: NDArray[Any]) -> list[Box]:
     for contour in contours:
         if len(contour) > 1:  # one point is one pixel, of which speckle makes many
             x, y, w, h = cv2.boundingRect(contour)
-            if 5 <= h <= 40 and w <= 1.6 * h and 0.2 < cv2.countNonZero(drawn[y : y + h, x : x + w]) / (w * h) < 0.95:
-                boxes.append((x, y, w, h))
+            if 5 <= h <= 40 and w <= 1.6 * h:
+                filled = cv2.countNonZero(drawn[y : y + h, x : x + w]) / (w * h)
+                if 0.2 < filled < 0.95 or 3 * w <= h:  # an I is all stroke
+                    boxes.append((x, y, w, h))
     return sorted(boxes)
 
 

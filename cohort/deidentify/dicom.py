@@ -35,6 +35,7 @@ _DICOM_ROOT = "1.2.840.10008."  # UIDs that the standard itself gives out name k
 _TEXT_VRS = frozenset({"AE", "CS", "DS", "IS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 _OLDEST_SHOWN = 90
 _SAMPLED_FRAMES = 5
+_LARGEST_BITS = 8 * 2**30  # of all frames together, decoded: four copies of them are held
 _CODES = {  # CID 7050
     "113100": "Basic Application Confidentiality Profile",
     "113101": "Clean Pixel Data Option",
@@ -137,6 +138,8 @@ def _refuse(dataset: FileDataset, max_megapixels: float) -> None:
     rows, columns, frames = int(dataset.Rows), int(dataset.Columns), _frames(dataset)
     if rows * columns > max_megapixels * 1e6 or frames < 1:
         raise UnreadableImage("a picture larger than scan.max_megapixels")
+    if rows * columns * frames * int(dataset.get("SamplesPerPixel", 1)) * int(dataset.BitsAllocated) > _LARGEST_BITS:
+        raise UnreadableImage("a DICOM file whose frames together do not fit in memory: split it first")
     bits, high = int(dataset.BitsStored), int(dataset.get("HighBit", int(dataset.BitsStored) - 1))
     if high != bits - 1:
         raise UnreadableImage("a DICOM file whose pixels share their bits with something else (HighBit)")

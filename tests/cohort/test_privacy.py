@@ -185,15 +185,23 @@ def test_drawn_lines_are_found_and_tissue_is_not() -> None:
         picture = speckled(seed)
         assert text_lines(picture) == []
         cv2.putText(picture, "MAMA DIR", (40, 100), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (235, 235, 235), 1)
-        cv2.putText(picture, "QSE", (400, 300), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (200, 200, 200), 1)
+        picture[280:310, 390:470] //= 4  # a margin
+        cv2.putText(picture, "HIP", (400, 300), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (200, 200, 200), 1)
         found = text_lines(picture)
         assert any(y <= 95 <= y + h and x < 60 for x, y, w, h in found)
         assert any(y <= 295 <= y + h and 390 < x < 460 for x, y, w, h in found)  # three letters
         assert len(found) == len(set(found)) == 2
 
 
+def test_the_ticks_of_a_ruler_are_no_text() -> None:
+    picture = np.zeros((300, 400, 3), np.uint8)
+    for x in range(20, 380, 10):
+        picture[280:290, x : x + 2] = 220
+    assert text_lines(picture) == []
+
+
 def test_the_scanners_of_busbra_are_found_by_their_text(shared_data: object) -> None:
-    """Of pictures in which OCR reads a word, the share found by form alone was 1.00, 0.81, 0.89 and 1.00 by scanner."""
+    """Of pictures in which OCR reads a word, the share found by form alone was 1.00, 0.81, 0.94 and 1.00 by scanner."""
     manifest = pd.read_csv(f"{shared_data}/busbra/manifest.csv")
     rows = manifest[manifest["device_model"] == "GE Logiq 5"].head(40)
     found = [bool(text_lines(cv2.imread(f"{shared_data}/busbra/{name}"))) for name in rows["image"]]
@@ -201,9 +209,9 @@ def test_the_scanners_of_busbra_are_found_by_their_text(shared_data: object) -> 
 
 
 @pytest.mark.skipif(not ocr.available(), reason="needs rapidocr")
-@pytest.mark.parametrize(("side", "word"), [("l", "ESQUERDA"), ("r", "DIREITA")])
-def test_ocr_reads_the_breast_side_on_a_real_scan(shared_data: object, side: str, word: str) -> None:
-    picture = cv2.imread(f"{shared_data}/busbra/images/bus_0001-{side}.jpg")[:, :, ::-1]
+@pytest.mark.parametrize(("name", "word"), [("bus_0039-l", "ESQUERDA"), ("bus_0143-l", "DIREITA")])
+def test_ocr_reads_the_breast_side_on_a_real_scan(shared_data: object, name: str, word: str) -> None:
+    picture = cv2.imread(f"{shared_data}/busbra/images/{name}.jpg")[:, :, ::-1]
     read = ocr.TextReader().read_text(np.ascontiguousarray(picture))
     (line,) = [box for box in read if "MAMA" in box.text.upper()]
     assert word in line.text.upper()
