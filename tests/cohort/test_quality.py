@@ -29,7 +29,18 @@ from cohort.quality import (
 )
 
 Pixels = NDArray[np.uint8]
-SPECIALTIES = "default endoscopy dermatology fundus ultrasound wounds pathology radiograph oct ct".split()
+SPECIALTIES = [
+    "default",
+    "endoscopy",
+    "dermatology",
+    "fundus",
+    "ultrasound",
+    "wounds",
+    "pathology",
+    "radiograph",
+    "oct",
+    "ct",
+]
 
 
 def mucosa(seed: int = 0, *, full_frame: bool = False) -> Pixels:
