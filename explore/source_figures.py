@@ -144,7 +144,7 @@ def course_figure(test: Mapping[str, Any]) -> go.Figure:
                 go.Scatter(x=names, y=shares, name=label, mode="lines+markers", line=line, marker={"size": 7})
             )
         figure.update_yaxes(
-            tickformat=".0%", rangemode="tozero", title={"text": "share of patients", "font": {"size": 13}}
+            tickformat=".0%", rangemode="tozero", title={"text": "share, each patient once", "font": {"size": 13}}
         )
     else:
         low = [entry["quartiles"][0] for entry in course]

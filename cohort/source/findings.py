@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cohort.privacy import IDENTITY
 from cohort.source.columns import MAX_LEVELS_SHOWN, Cohort, Column
 from cohort.source.permuted import MIN_PATIENTS
 
+_NAMING = IDENTITY | {"exif_gps", "exif_owner"}
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_WORDS_SHOWN = 12
 DETECTORS = {"lines": "found by its form, not read", "ocr": "read by text recognition (OCR)"}
 
 
@@ -27,15 +32,29 @@ def privacy(cohort: Cohort) -> dict[str, Any]:
         found.append({"finding": word, "images": int(rows.sum()), "patients": cohort.patients.count(rows)})
     found.sort(key=lambda entry: (-entry["images"], entry["finding"]))
     some = (text.str.strip() != "").to_numpy()
-    report = {"findings": found, "n_images": int(some.sum()), "n_patients": cohort.patients.count(some)}
+    naming = np.isin(codes, [i for i, combination in enumerate(combinations) if _NAMING & set(combination.split())])
+    report = {
+        "findings": found,
+        "n_images": int(some.sum()),
+        "n_patients": cohort.patients.count(some),
+        "n_images_naming": int(naming.sum()),
+        "n_patients_naming": cohort.patients.count(naming),
+    }
     said = []
-    if found:
-        shown = ", ".join(f"{f['finding'].replace('_', ' ')} {f['images']}" for f in found[:5])
+    if naming.any():
         said.append(
-            f"{report['n_images']} image(s) of {report['n_patients']} patient(s) carry something that may name a person in "
-            f"file, header or picture ({shown}{' …' if len(found) > 5 else ''}): de-identify before sharing."
+            f"{report['n_images_naming']} image(s) of {report['n_patients_naming']} patient(s) name a person, or lead to one, in "
+            f"header or file name ({_listed([f for f in found if f['finding'] in _NAMING])}): de-identify before sharing."
         )
+    others = [f for f in found if f["finding"] not in _NAMING]
+    if others:
+        said.append(f"What may name a person, or narrow down who it is, also stands in: {_listed(others)}.")
     return report | {"sentences": said}
+
+
+def _listed(found: Sequence[dict[str, Any]]) -> str:
+    shown = ", ".join(f"{f['finding'].replace('_', ' ')} {f['images']}" for f in found[:5])
+    return shown + (" …" if len(found) > 5 else "")
 
 
 def burned_in(cohort: Cohort, detector: str) -> dict[str, Any]:
@@ -53,8 +72,26 @@ def burned_in(cohort: Cohort, detector: str) -> dict[str, Any]:
         "patients": cohort.patients.count(marked),
         "share": float(marked.mean()),
         "by_factor": by_factor,
+        "words": _words(cohort),
     }
     return report | {"sentences": _burned_sentences(report, len(marked))}
+
+
+def _words(cohort: Cohort) -> list[dict[str, Any]]:
+    """Words that OCR read on images of at least ten patients, most patients first; rarer ones may be names."""
+    if "text_read" not in cohort.images:
+        return []
+    read = cohort.images["text_read"].fillna("").astype(str).str.upper()
+    each = pd.DataFrame(
+        {"patient": cohort.images["patient"], "word": read.map(lambda t: sorted(set(_WORD.findall(t))))}
+    )
+    each = each.explode("word").dropna(subset="word")
+    counts = each.groupby("word").agg(images=("patient", "size"), patients=("patient", "nunique"))
+    counts = counts[counts["patients"] >= MIN_PATIENTS].sort_values(["patients", "images"], ascending=False)
+    return [
+        {"word": str(word), "images": int(row["images"]), "patients": int(row["patients"])}
+        for word, row in counts.head(_WORDS_SHOWN).iterrows()
+    ]
 
 
 def _shares(cohort: Cohort, column: Column, marked: np.ndarray[Any, np.dtype[np.bool_]]) -> list[dict[str, Any]]:
@@ -73,6 +110,9 @@ def _burned_sentences(report: dict[str, Any], n: int) -> list[str]:
         f"Text-like marks are burned into about {report['share']:.0%} of the images ({report['images']} of {n}; "
         f"{report['detector']}); a model can read the device or the view from them."
     ]
+    if report["words"]:
+        shown = ", ".join(f"{w['word']} ({w['images'] / n:.0%})" for w in report["words"][:6])
+        said.append(f"What is read most often: {shown} of the images.")
     if report["images"] >= MIN_PATIENTS:
         for entry in report["by_factor"]:
             said += _differing(entry["factor"], [level for level in entry["levels"] if level["images"] >= 10])

@@ -211,7 +211,10 @@ def _dependence(tests: Sequence[dict[str, Any]], first: bool) -> str:
     more = [t["quality"] for t in measures if t is not test]
     also = f" So do {', '.join(more)}." if len(more) > 1 else f" So does {more[0]}." if more else ""
     warns = f" A model can learn quality in place of {name}." if first and role in {"outcome", "clinical"} else ""
-    begins = f"Quality is not random: it depends on {name}" if first else f"Quality depends on {name} too"
+    what = (
+        "Quality" if of_poor is not None else "A measure of quality"
+    )  # poor images are more than a number that shifts
+    begins = f"{what} is not random: it depends on {name}" if first else f"{what} depends on {name} too"
     return f"{begins} ({numbers}).{also}{warns}"
 
 
