@@ -283,6 +283,32 @@ def test_burned_in_text_and_findings_are_counted(everything: tuple[Study, pd.Dat
     assert source["burned_in"]["detector"] == "found by its form, not read"
 
 
+def test_what_names_a_person_is_told_from_what_may(everything: tuple[Study, pd.DataFrame, dict[str, Any]]) -> None:
+    study, manifest, _ = everything
+    usable = manifest.index[manifest["status"] == "ok"]
+    marked = manifest.assign(findings="dicom_uid")
+    marked.loc[usable[:3], "findings"] = "dicom_uid dicom_name"
+    report = source_audit(study, marked, [])["privacy"]
+    assert report["n_images_naming"] == 3
+    assert report["n_images"] == len(usable)
+    assert "3 image(s) of" in report["sentences"][0]
+    assert "(dicom name 3): de-identify before sharing." in report["sentences"][0]
+    assert report["sentences"][1].endswith(f"dicom uid {len(usable)}.")
+
+
+def test_words_read_by_ocr_are_shown_only_where_many_patients_share_them(
+    everything: tuple[Study, pd.DataFrame, dict[str, Any]],
+) -> None:
+    study, manifest, _ = everything
+    patients = sorted(set(manifest.loc[manifest["status"] == "ok", "patient"]))
+    few, many = set(patients[:9]), set(patients[:10])
+    read = manifest["patient"].map(lambda p: f"{'Mama ' if p in many else ''}{'Silva' if p in few else ''}")
+    report = source_audit(study, manifest.assign(text_read=read, text_like=read != ""), [])["burned_in"]
+    assert [word["word"] for word in report["words"]] == ["MAMA"], "nine patients may be one family"
+    assert not any("SILVA" in sentence for sentence in report["sentences"])
+    assert any("What is read most often: MAMA" in sentence for sentence in report["sentences"])
+
+
 def test_the_sentences_shown_are_few_and_all_of_them_are_kept(
     everything: tuple[Study, pd.DataFrame, dict[str, Any]],
 ) -> None:
