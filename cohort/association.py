@@ -69,7 +69,10 @@ def associate(
     """
     weights = patients.weights
     one = np.zeros(len(patients), dtype=np.int64)
-    plan = PatientPermutations.plan(patients, left, one[: patients.n_patients], one)
+    # Where both vary within patients, one who happens to be constant says something else with one image than with ten:
+    # only patients with as many images are exchanged (7.5 % were rejected instead of 5 % without this).
+    both_vary = not (patients.constant(left).all() or patients.constant(right).all())
+    plan = PatientPermutations.plan(patients, left, patients.sizes if both_vary else one[: patients.n_patients], one)
     chunk = int(np.clip(CHUNK_CELLS // (len(patients) * max(left_levels, 1)), 1, 256))
 
     sides: list[NDArray[Any]] = [

@@ -23,6 +23,10 @@ from cohort.runs import RunFolder, atomic_path, begin_run, find_run, run_key, sh
 from cohort.source import source_audit
 from cohort.study import Study
 
+# Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then stale.
+_COLUMNS_VERSION = 2
+_AUDIT_VERSION = 2
+
 
 def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
     """Read every original once (stage `read`), join the table and audit the source (stage `scan`).
@@ -124,13 +128,14 @@ def current_keys(study: Study) -> dict[str, str]:
 
 def _read_key(study: Study, listing: Listing) -> tuple[dict[str, Any], dict[str, str]]:
     config = study.config.scan.model_dump(exclude={"workers", "max_unreadable"})
-    return config, {"files": listing.fingerprint}
+    return {"columns": _COLUMNS_VERSION, **config}, {"files": listing.fingerprint}
 
 
 def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
     keys = {"table", "image", "patient", "clinical", "acquisition", "outcome", "split", "external"}
     config = study.config.model_dump(include=keys, mode="json")
     config["table"] = study.table.name if study.table else None
+    config["version"] = _AUDIT_VERSION
     config["quality"] = load_thresholds(study.config.specialty, study.config.quality).model_dump(mode="json")
     if study.table is not None and not study.table.is_file():
         raise UserError(f"{study.table}: the table is not there; correct its name, or the folder it is relative to")

@@ -8,13 +8,33 @@ from scipy.stats import chi2_contingency, spearmanr
 from scipy.stats.contingency import association
 
 from cohort.association import associate, bergsma_v, chi_squared
-from cohort.patients import Patients
+from cohort.patients import PatientPermutations, Patients
 
 TABLE = np.array([[30.0, 10.0, 5.0], [8.0, 25.0, 12.0]])
 
 
 def alone(n):
     return Patients(np.arange(n), n)
+
+
+def test_patients_are_exchanged_by_number_of_images_where_both_sides_vary(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = []
+    plan = PatientPermutations.plan
+
+    def noted(patients, values, block, within):  # type: ignore[no-untyped-def]
+        blocks.append(block)
+        return plan(patients, values, block, within)
+
+    monkeypatch.setattr(PatientPermutations, "plan", noted)
+    rng = np.random.default_rng(0)
+    patients = Patients.of(np.repeat(np.arange(40), np.tile([1, 2, 3, 4], 10)))
+    by_image, by_patient = rng.integers(0, 2, (2, len(patients)))
+    by_patient = by_patient[patients.codes]
+    for left, right in ((by_image, by_image[::-1]), (by_image, by_patient), (by_patient, by_image)):
+        associate(left, 2, right, 2, patients, permutations=19)
+    assert np.array_equal(blocks[0], patients.sizes)
+    assert not blocks[1].any()
+    assert not blocks[2].any()
 
 
 def test_chi_squared_is_scipys():
