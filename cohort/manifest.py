@@ -38,7 +38,7 @@ def build_manifest(
     manifest["patient_source_id"] = patients_of_images(study, manifest, problems)
     facts = header_facts(study, manifest)
     if study.table is not None:
-        manifest = _join(study, manifest, problems)
+        manifest = join_table(study, manifest, problems)
     manifest[facts.columns] = facts
     unknown = (manifest["status"] == "ok") & manifest["patient_source_id"].isna()
     manifest.loc[unknown & (manifest["reason"] == ""), "reason"] = "its patient is not known"
@@ -109,7 +109,7 @@ def _held_out(study: Study, usable: pd.DataFrame) -> dict[str, tuple[list[str | 
     return found
 
 
-def _join(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+def join_table(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
     config, table_path = study.config, study.table
     assert table_path is not None
     rule = config.patient

@@ -95,7 +95,7 @@ def begin_run(
         return
     final.parent.mkdir(parents=True, exist_ok=True)
     working = final.parent / f".{final.name}.partial"
-    with _exclusive(final.parent / f".{final.name}.lock", f"{stage}/{final.name}"):
+    with exclusive(final.parent / f".{final.name}.lock", f"{stage}/{final.name}"):
         finished = find_run(analysis, stage, name, key)  # another process may have ended it while we waited
         if finished is not None:
             yield finished
@@ -191,7 +191,7 @@ def _reference(stage_folder: Path, parent: RunFolder) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold an flock for as long as the block runs; the kernel drops it even after kill -9."""
     with path.open("a+", encoding="utf-8") as handle:
         for patience in range(5, -1, -1):  # `status` holds the lock for an instant when it looks

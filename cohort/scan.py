@@ -14,6 +14,7 @@ from cohort.duplicates import THUMBNAIL_PX, Thumbnails
 from cohort.errors import UserError
 from cohort.files import Listing, list_images
 from cohort.manifest import build_manifest
+from cohort.ocr import available
 from cohort.onepass import read_all
 from cohort.prepared import PreparedImages
 from cohort.privacy import name_findings
@@ -39,6 +40,8 @@ def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
     Raises:
         UserError: no images, a table that does not fit, or more unreadable files than `scan.max_unreadable`.
     """
+    if study.config.scan.text == "ocr" and not available():
+        raise UserError(f"{study.path}: scan.text is ocr, which needs rapidocr: install pellucid[privacy], or take lines")
     listing = list_images(study)
     read_config, read_inputs = _read_key(study, listing)
     with begin_run(study.analysis, "read", "read", read_config, inputs=read_inputs) as read:

@@ -27,12 +27,12 @@ from cohort.deidentify.review import shown_unmasked, thumbnail, write_review
 from cohort.deidentify.table import refuse_personal, write_study, write_table
 from cohort.errors import UserError
 from cohort.files import Listing, list_images
-from cohort.manifest import _join as join_table
+from cohort.manifest import join_table
 from cohort.matching import patients_of_images
 from cohort.privacy import Box, faces
 from cohort.progress import track
 from cohort.readers import UnreadableImage, read_image, sniff
-from cohort.runs import _exclusive, atomic_path, sha256_file, write_json
+from cohort.runs import atomic_path, exclusive, sha256_file, write_json
 from cohort.study import FromDicom, Study
 
 SCHEMA = "pellucid.deidentified/1"
@@ -111,7 +111,7 @@ def deidentify_study(
     if settings.finder.mask == "identifying":
         settings = replace(settings, finder=replace(settings.finder, everyone=_all_ids(frame)))
     work = _open_output(out, key)
-    with _exclusive(work / "lock", str(out)):
+    with exclusive(work / "lock", str(out)):
         patient_of = dict(zip(frame["image_id"], frame["patient_source_id"].fillna("").astype(str), strict=True))
         if key.enrol(patient_of):
             key.save(new=False)  # before any file is written: no name may be lost

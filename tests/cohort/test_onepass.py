@@ -134,3 +134,31 @@ def test_one_of_each_kind_is_a_study(shared_data: Path, tmp_path: Path) -> None:
     assert frames["emri_small.dcm"] == 10
     assert frames["cmu-1-small-region.svs"] > 10, "tiles with tissue"
     assert len(PreparedImages.open(run.path)) == frames.sum()
+
+
+@pytest.mark.slow
+def test_the_portuguese_on_breast_ultrasound_is_read_and_its_share_per_device_stated(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("rapidocr")
+    busbra = shared_data / "busbra"
+    table = pd.read_csv(busbra / "manifest.csv")
+    chosen = table.groupby("device_model").head(12)
+    (tmp_path / "images").mkdir()
+    for name in chosen["image"].map(lambda path: Path(path).name):
+        (tmp_path / "images" / name).write_bytes((busbra / "images" / name).read_bytes())
+    chosen.to_csv(tmp_path / "clinical.csv", index=False)
+    (tmp_path / "study.yaml").write_text(
+        "images: images\ntable: clinical.csv\nimage: image\npatient: patient_id\nscan: {text: ocr}\n"
+        "clinical: {pathology: binary}\nacquisition: {device_model: categorical}\n",
+        encoding="utf-8",
+    )
+    run = scan(load_study(tmp_path), progress=False)
+    burned = run.read_json("source.json")["burned_in"]
+    shares = {level["level"]: level["share"] for level in burned["by_factor"][0]["levels"]}
+    assert set(shares) == set(table["device_model"])
+    assert shares["GE Logiq 5"] >= 0.9, "every picture of this scanner has the side written on it"
+    assert burned["detector"] == "read by text recognition (OCR)"
+    read = pd.read_parquet(run.path / "manifest.parquet").set_index("device_model")["text_read"]
+    assert read["GE Logiq 5"].str.contains("MAMA (?:DIREITA|ESQUERDA)").mean() > 0.5
+    assert "MAMA" in [word["word"] for word in burned["words"]]
