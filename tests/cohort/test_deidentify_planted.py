@@ -8,6 +8,7 @@ import random
 import re
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -354,9 +355,11 @@ def read_again(path: Path) -> str:
 
 
 def check_pixels(out: Path, everyone: list[Person], stems: list[str]) -> None:
-    for stem in stems:
-        path = next((out / "raw").glob(f"{stem}.*"))
-        seen = re.sub(r"[^a-z0-9]", "", read_again(path).lower())
+    paths = [next((out / "raw").glob(f"{stem}.*")) for stem in stems]
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(read_again, paths))
+    for stem, text in zip(stems, texts, strict=True):
+        seen = re.sub(r"[^a-z0-9]", "", text.lower())
         for person in everyone:
             for word in (person.surname.replace("ü", "u"), person.given, person.number, person.birth[:4]):
                 assert word.lower() not in seen, (stem, word, seen)
