@@ -220,7 +220,8 @@ def _patient_column(frame: pd.DataFrame, image: str | None) -> str | None:
 
 
 def _guess(column: pd.Series) -> _Guess:
-    name, values = str(column.name), column.dropna()
+    name, text = str(column.name), as_text(column)  # what the scan takes for missing is missing here
+    values = column[text.notna()] if pd.api.types.is_numeric_dtype(column) else text.dropna()
     levels = values.nunique()
     if is_header_fact(name) or name in _TAKEN or name.startswith(("phenotype_", "quality_")):
         return _Guess(name, "skip", "", "the scan has a column of this name: rename it in the table to use it")
@@ -240,6 +241,8 @@ def _guess(column: pd.Series) -> _Guess:
         kind, why = "categorical", f"{levels} levels"
     else:
         return _Guess(name, "skip", "", f"{levels} different values: an id, a date or free text?")
+    if not numeric and values.astype(str).str.casefold().nunique() < levels:
+        why += "; SOME DIFFER ONLY IN CAPITALS: make them one in the table"
     gaps = len(column) - len(values)
     role = (
         "outcome"

@@ -29,6 +29,7 @@ _SHOWN = frozenset(
         "kvp",
     }
     | {"slice_thickness", "magnification", "flash", "format", "bits", "width", "height"}
+    | {"exposure_time", "f_number", "iso", "focal_length", "um_per_px"}
 )
 _NEVER = frozenset({"patient_id", "date"})  # the patient is no factor; a date is told by its year
 _OF_FILE = ("format", "bits", "width", "height")
@@ -71,11 +72,11 @@ class Headers:
 
     @property
     def specialty(self) -> tuple[str, str]:
-        """The specialty that most files' modality speaks of, and that modality; empty where none does."""
+        """The specialty that more than half of all files' modality speaks of, and that modality; empty where none does."""
         counts = Counter(value for value in self.facts.get("header_modality", []) if value)
-        modality = counts.most_common(1)[0][0] if counts else ""
+        modality, n = counts.most_common(1)[0] if counts else ("", 0)
         found = _SPECIALTY.get(modality.upper(), "")
-        return (found, modality) if found else ("", "")
+        return (found, modality) if found and 2 * n > self.n else ("", "")
 
 
 def read_headers(root: Path, image_ids: Sequence[str], time_limit_s: float = TIME_LIMIT_S) -> Headers:

@@ -65,7 +65,7 @@ def list_folder(root: Path, skip: Path | None = None) -> Listing:
 
 
 def _listing(root: Path, paths: list[Path], empty: str) -> Listing:
-    kept: dict[str, Path] = {}
+    stats: dict[str, os.stat_result] = {}
     ignored: Counter[str] = Counter()
     resolved_root = root.resolve()
     for path in paths:
@@ -74,17 +74,20 @@ def _listing(root: Path, paths: list[Path], empty: str) -> Listing:
         if outside:
             ignored["link out of the folder"] += 1
         elif suffix in IMAGE_SUFFIXES or ((suffix == "" or suffix[1:].isdigit()) and _may_be_dicom(path)):
-            kept[path.relative_to(root).as_posix()] = path
+            try:
+                stats[path.relative_to(root).as_posix()] = path.stat()
+            except OSError:  # a link to nothing, or a file that went while we looked
+                ignored["link to nothing"] += 1
         else:
             ignored[suffix or "no ending"] += 1
-    if not kept:
+    if not stats:
         seen = ", ".join(f"{n} × {suffix}" for suffix, n in ignored.most_common(5)) or "it is empty"
         raise UserError(f"{empty} ({seen}); readable are JPEG, PNG, WebP, BMP, GIF, TIFF, DICOM and whole slides")
     digest = hashlib.sha256()
-    ids = tuple(sorted(kept))
+    ids = tuple(sorted(stats))
     sizes = []
     for image_id in ids:
-        stat = kept[image_id].stat()
+        stat = stats[image_id]
         sizes.append(stat.st_size)
         digest.update(f"{image_id}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return Listing(root, ids, tuple(sizes), dict(ignored), digest.hexdigest())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -47,6 +48,11 @@ def _say_unmatched(found: pd.Series, ids: pd.Series, what: str, problems: list[s
         )
 
 
+def _composed(name: str) -> str:
+    """`ü` as one character: some systems write it as two into file names, and nobody sees the difference."""
+    return unicodedata.normalize("NFC", name)
+
+
 def match_images(
     names: pd.Series, images: pd.DataFrame, study: Study, table_path: Path, problems: list[str], fate: str
 ) -> pd.Series:
@@ -65,7 +71,7 @@ def match_images(
     Raises:
         UserError: no row names an image, or two rows name one.
     """
-    text = as_text(names).fillna("").map(lambda name: name.replace("\\", "/").removeprefix("./"))
+    text = as_text(names).fillna("").map(lambda name: _composed(name.replace("\\", "/").removeprefix("./")))
     prefix = ""
     if table_path.parent != study.image_root and study.image_root.is_relative_to(table_path.parent):
         prefix = study.image_root.relative_to(table_path.parent).as_posix() + "/"
@@ -80,7 +86,7 @@ def match_images(
     framed = images["frame"] != ""
     best: tuple[int, pd.Series, pd.Series] | None = None
     for way in ways.values():
-        key_of = pd.Series(files.map(way).to_numpy(), index=files)
+        key_of = pd.Series(files.map(way).map(_composed).to_numpy(), index=files)
         by_file = images["file"].map(key_of.where(~key_of.duplicated(keep=False)))  # a name of two files names neither
         by_frame = (by_file + "#" + images["frame"]).where(framed)
         hits = int(text.isin(set(by_file.dropna()) | set(by_frame.dropna())).sum())

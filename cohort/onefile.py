@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,7 +78,9 @@ def read_file(root: Path, file: str, config: ScanConfig) -> Iterator[tuple[Row, 
         yield row | {"reason": str(reason)}, None
     except OSError as error:
         yield row | {"reason": f"the file cannot be opened ({error.strerror or type(error).__name__})"}, None
-    except MemoryError:
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+            raise
         yield row | {"reason": "the picture does not fit in the memory allowed (scan.memory_limit_gb)"}, None
 
 

@@ -24,7 +24,12 @@ from typing import Any
 from cohort.study import ScanConfig
 
 _GRACE_S = 10  # beyond the kernel's own limit: a process stuck in the file system does not even die
-_START = "from cohort.sandbox import serve; serve(int(__import__('sys').argv[1]))"
+# Its modules come from where ours do, never from the folder that one happens to stand in (-P).
+_START = (
+    "import sys; r = sys.argv[2]; r in sys.path or sys.path.insert(0, r); from cohort.sandbox import serve; serve()"
+)
+_READY = "ready"
+_START_S = 120  # a cold file system may take its time
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -104,18 +109,33 @@ def _borrowed() -> Iterator[_Process]:
 
 
 def _start() -> _Process:
+    """A reading process that has said that it is ready.
+
+    Raises:
+        RuntimeError: it did not start: an installation that is broken is no fault of the files.
+    """
     ours, theirs = Pipe()
+    root = str(Path(__file__).resolve().parent.parent)
     with theirs:
-        paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), *sys.path]))
         child = subprocess.Popen(
-            [sys.executable, "-c", _START, str(theirs.fileno())],
+            [sys.executable, "-P", "-c", _START, str(theirs.fileno()), root],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # decoders print
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths, **dict.fromkeys(_ONE_THREAD, "1")},
+            stderr=subprocess.PIPE,  # until it is ready
+            env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
         )
-    return _Process(child, ours)
+    process = _Process(child, ours)
+    assert child.stderr is not None
+    with child.stderr as errors:
+        try:
+            if ours.poll(_START_S) and ours.recv() == _READY:
+                return process
+        except EOFError:
+            pass
+        process.end()
+        said = errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    raise RuntimeError(f"the process that reads files did not start: {said[-1]}")
 
 
 @atexit.register
@@ -129,7 +149,7 @@ def close_readers() -> None:
         process.child.wait()
 
 
-def serve(descriptor: int) -> None:
+def serve() -> None:
     """The life of a reading process: files in, rows out, until the other end is closed."""
     import cv2
 
@@ -138,7 +158,9 @@ def serve(descriptor: int) -> None:
     cv2.setNumThreads(1)  # one process per core; more threads would only push each other aside
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    pipe = Connection(descriptor)
+    pipe = Connection(int(sys.argv[1]))
+    pipe.send(_READY)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders complain there of every damaged stream
     while True:
         try:
             root, file, config = pipe.recv()

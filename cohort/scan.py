@@ -19,7 +19,7 @@ from cohort.onepass import read_all
 from cohort.prepared import PreparedImages
 from cohort.privacy import name_findings
 from cohort.progress import track
-from cohort.quality import apply_annotations, grades, load_thresholds, read_annotations
+from cohort.quality import QualityThresholds, apply_annotations, grades, load_thresholds, read_annotations
 from cohort.runs import RunFolder, atomic_path, begin_run, find_run, run_key, sha256_file, write_json
 from cohort.source import source_audit
 from cohort.study import Study
@@ -41,7 +41,9 @@ def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
         UserError: no images, a table that does not fit, or more unreadable files than `scan.max_unreadable`.
     """
     if study.config.scan.text == "ocr" and not available():
-        raise UserError(f"{study.path}: scan.text is ocr, which needs rapidocr: install pellucid[privacy], or take lines")
+        raise UserError(
+            f"{study.path}: scan.text is ocr, which needs rapidocr: install pellucid[privacy], or take lines"
+        )
     listing = list_images(study)
     read_config, read_inputs = _read_key(study, listing)
     with begin_run(study.analysis, "read", "read", read_config, inputs=read_inputs) as read:
@@ -88,12 +90,22 @@ def _thumbnails(read: RunFolder, images: pd.DataFrame) -> Thumbnails:
 
 def _graded(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
     """Quality grades beside the numbers; a person's grade stands over a computed one."""
-    found = grades(manifest, load_thresholds(study.config.specialty, study.config.quality))
-    found = apply_annotations(found, read_annotations(study.quality_annotations))
+    found = grades(manifest, _thresholds(study))
+    try:
+        found = apply_annotations(found, read_annotations(study.quality_annotations))
+    except UserError as error:
+        raise UserError(f"{study.quality_annotations}: {error}") from None
     overruled = int((found["grade_by"] != "").sum())
     if overruled:
         problems.append(f"{study.quality_annotations.name}: people graded {overruled} image(s); their word counts")
     return pd.concat([manifest, found.drop(columns="image_id")], axis=1)
+
+
+def _thresholds(study: Study) -> QualityThresholds:
+    try:
+        return load_thresholds(study.config.specialty, study.config.quality)
+    except UserError as error:
+        raise UserError(f"{study.path}: {error}") from None
 
 
 def _with_name_findings(study: Study, manifest: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +151,7 @@ def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
     config = study.config.model_dump(include=keys, mode="json")
     config["table"] = study.table.name if study.table else None
     config["version"] = _AUDIT_VERSION
-    config["quality"] = load_thresholds(study.config.specialty, study.config.quality).model_dump(mode="json")
+    config["quality"] = _thresholds(study).model_dump(mode="json")
     if study.table is not None and not study.table.is_file():
         raise UserError(f"{study.table}: the table is not there; correct its name, or the folder it is relative to")
     files = {"table": study.table, "quality annotations": study.quality_annotations}

@@ -78,7 +78,10 @@ def burned_in(cohort: Cohort, detector: str) -> dict[str, Any]:
 
 
 def _words(cohort: Cohort) -> list[dict[str, Any]]:
-    """Words that OCR read on images of at least ten patients, most patients first; rarer ones may be names."""
+    """Words that OCR read on images of at least ten patients, most patients first; rarer ones may be names.
+
+    They stand in source.json only: a word that all images share may still be the name of an operator or a hospital.
+    """
     if "text_read" not in cohort.images:
         return []
     read = cohort.images["text_read"].fillna("").astype(str).str.upper()
@@ -110,9 +113,6 @@ def _burned_sentences(report: dict[str, Any], n: int) -> list[str]:
         f"Text-like marks are burned into about {report['share']:.0%} of the images ({report['images']} of {n}; "
         f"{report['detector']}); a model can read the device or the view from them."
     ]
-    if report["words"]:
-        shown = ", ".join(f"{w['word']} ({w['images'] / n:.0%})" for w in report["words"][:6])
-        said.append(f"What is read most often: {shown} of the images.")
     if report["images"] >= MIN_PATIENTS:
         for entry in report["by_factor"]:
             said += _differing(entry["factor"], [level for level in entry["levels"] if level["images"] >= 10])

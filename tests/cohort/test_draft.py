@@ -141,3 +141,21 @@ def test_the_tables_own_split_is_proposed(own_phantom: Path) -> None:
     manifest = pd.read_parquet(scan(study, progress=False).path / "manifest.parquet")
     usable = manifest[manifest["status"] == "ok"]
     assert (usable["split"] == usable["Set"].str.lower()).all()
+
+
+def test_a_guess_takes_for_missing_what_the_scan_does(tmp_path: Path) -> None:
+    from cohort.draft import _guess
+
+    said = _guess(pd.Series(["ja", "nein", "Nein ", "unknown", None] * 4, name="smoker"))
+    assert (said.kind, said.role) == ("categorical", "clinical")
+    assert said.why == "3 levels; SOME DIFFER ONLY IN CAPITALS: make them one in the table; missing in 8 rows"
+    said = _guess(pd.Series(["ja", "nein", "unknown"] * 4, name="smoker"))
+    assert (said.kind, said.why) == ("binary", "ja / nein; missing in 4 rows")
+
+
+def test_a_specialty_is_drafted_only_where_most_files_speak_of_it() -> None:
+    from cohort.draft_headers import Headers
+
+    ct, photo = {"modality": "CT"}, {"model": "Phone"}
+    assert Headers([ct, ct, photo]).specialty == ("ct", "CT")
+    assert Headers([ct, photo, photo]).specialty == ("", "")

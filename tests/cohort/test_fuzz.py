@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -256,8 +257,38 @@ def test_a_picture_beyond_the_memory_allowed_costs_a_row(tmp_path: Path) -> None
     assert "memory" in rows[0]["reason"]
 
 
+@pytest.mark.parametrize("limit_gb", [0.35, 0.45, 0.6])
+def test_running_out_of_memory_anywhere_costs_a_row(tmp_path: Path, limit_gb: float) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    rows = [row for row, _ in read_files(tmp_path, ["a.jpg"], ScanConfig(memory_limit_gb=limit_gb))]
+    assert len(rows) == 1
+    assert rows[0]["status"] == "ok" or "memory" in rows[0]["reason"]
+
+
 def test_a_fault_of_ours_is_raised_not_hidden(tmp_path: Path) -> None:
     photo(tmp_path, "a.png")
     with pytest.raises(TypeError) as caught:
         list(read_files(tmp_path, ["a.png"], ScanConfig().model_copy(update={"size_px": None})))
     assert "while reading a.png" in caught.value.__notes__
+
+
+def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(tmp_path, "a.png")
+    for module in ("cohort", "copy", "numpy"):
+        (tmp_path / f"{module}.py").write_text("from pathlib import Path\nPath('ran').touch()\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["", *sys.path])
+    close_readers()
+    rows = [row for row, _ in read_files(tmp_path, ["a.png"], ScanConfig())]
+    assert rows[0]["status"] == "ok"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_installation_that_does_not_start_is_no_fault_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path, "a.png")
+    close_readers()
+    monkeypatch.setattr(sandbox, "_START", "raise ImportError('no such decoder')")
+    with pytest.raises(RuntimeError, match="did not start: ImportError: no such decoder"):
+        list(read_files(tmp_path, ["a.png"], ScanConfig()))

@@ -136,6 +136,20 @@ def test_one_of_each_kind_is_a_study(shared_data: Path, tmp_path: Path) -> None:
     assert len(PreparedImages.open(run.path)) == frames.sum()
 
 
+def test_a_link_to_nothing_is_passed_over(tmp_path: Path) -> None:
+    stack(tmp_path / "stack.tiff")
+    (tmp_path / "x.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert set(study_of(tmp_path)["file"]) == {"stack.tiff"}
+
+
+def test_a_composed_and_a_decomposed_umlaut_are_one_name(tmp_path: Path) -> None:
+    composed, decomposed = "M\u00fcller.tiff", "Mu\u0308ller.tiff"
+    stack(tmp_path / decomposed)
+    (tmp_path / "clinical.csv").write_text(f"image,sex\n{composed},f\n", encoding="utf-8")
+    manifest = study_of(tmp_path, yaml="table: clinical.csv\nimage: image\nclinical: {sex: categorical}\n")
+    assert manifest["sex"].tolist() == ["f"] * 5
+
+
 @pytest.mark.slow
 def test_the_portuguese_on_breast_ultrasound_is_read_and_its_share_per_device_stated(
     shared_data: Path, tmp_path: Path

@@ -296,7 +296,7 @@ def test_what_names_a_person_is_told_from_what_may(everything: tuple[Study, pd.D
     assert report["sentences"][1].endswith(f"dicom uid {len(usable)}.")
 
 
-def test_words_read_by_ocr_are_shown_only_where_many_patients_share_them(
+def test_words_read_by_ocr_are_kept_only_where_many_patients_share_them(
     everything: tuple[Study, pd.DataFrame, dict[str, Any]],
 ) -> None:
     study, manifest, _ = everything
@@ -305,8 +305,7 @@ def test_words_read_by_ocr_are_shown_only_where_many_patients_share_them(
     read = manifest["patient"].map(lambda p: f"{'Mama ' if p in many else ''}{'Silva' if p in few else ''}")
     report = source_audit(study, manifest.assign(text_read=read, text_like=read != ""), [])["burned_in"]
     assert [word["word"] for word in report["words"]] == ["MAMA"], "nine patients may be one family"
-    assert not any("SILVA" in sentence for sentence in report["sentences"])
-    assert any("What is read most often: MAMA" in sentence for sentence in report["sentences"])
+    assert not any("MAMA" in sentence for sentence in report["sentences"]), "it may be an operator's name"
 
 
 def test_the_sentences_shown_are_few_and_all_of_them_are_kept(
