@@ -35,4 +35,16 @@ assert found["diagnosis"]["score"] < 0.75, found["diagnosis"]
 from cohort.config import find_recipe
 assert find_recipe("pretrain", "mae-tiny-cpu").is_file()
 EOF
+# The processes that read must find the wheel too, and its thresholds of quality.
+python - <<'EOF'
+import numpy as np
+from pathlib import Path
+from PIL import Image
+Path("photos").mkdir()
+for i in range(24):
+    pixels = np.random.default_rng(i).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(f"photos/case{i // 2}_{i % 2}.png")
+EOF
+printf "images: photos\npatient: {from_path: '(case[0-9]+)_'}\nspecialty: dermatology\n" > study.yaml
+pellucid scan study.yaml | grep "24 images of 12 patients"
 echo "the wheel works from another folder"
