@@ -48,7 +48,8 @@ def privacy(cohort: Cohort) -> dict[str, Any]:
         )
     others = [f for f in found if f["finding"] not in _NAMING]
     if others:
-        said.append(f"What may name a person, or narrow down who it is, also stands in: {_listed(others)}.")
+        also = " also" if said else ""
+        said.append(f"What may name a person, or narrow down who it is,{also} stands in: {_listed(others)}.")
     return report | {"sentences": said}
 
 
