@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import warnings
@@ -22,6 +23,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 from cohort.deidentify import attributes as table
+from cohort.deidentify.display import refuse_other_display
 from cohort.deidentify.jpeg import strip_jpeg, strip_jpeg2000
 from cohort.deidentify.linkage import Linkage
 from cohort.deidentify.masking import fill, plain_text
@@ -32,7 +34,11 @@ from cohort.readers import UnreadableImage
 PUBLIC_SCHEMES = frozenset({"DCM", "SCT", "SRT", "SNM3", "UCUM", "FMA", "RADLEX", "LN", "NDC", "MA", "UBERON"})
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _DICOM_ROOT = "1.2.840.10008."  # UIDs that the standard itself gives out name kinds of things, not things
-_TEXT_VRS = frozenset({"AE", "CS", "DS", "IS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+# Not DS and IS: a number that decides how the picture looks may well be the number that somebody has as an id.
+_TEXT_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+_IMAGE_TYPES = frozenset({"ImageType", "FrameType"})
+_DISPLAY_GROUPS = frozenset({0x0008, 0x0020, 0x0028, 0x0048, 0x2050, 0x5200})
+_PER_FRAME = "PerFrameFunctionalGroupsSequence"
 _OLDEST_SHOWN = 90
 _SAMPLED_FRAMES = 5
 _LARGEST_BITS = 8 * 2**30  # of all frames together, decoded: four copies of them are held
@@ -63,6 +69,7 @@ def clean_dicom(
     options: DicomOptions,
     *,
     max_megapixels: float,
+    stem: str = "",
 ) -> Cleaned:
     """Clean the header and mask burned-in text of one DICOM file.
 
@@ -76,9 +83,11 @@ def clean_dicom(
         patient: own id of the patient.
         options: of the standard.
         max_megapixels: a larger frame is not decoded.
+        stem: new name of the file, by which one without a SOPInstanceUID is told from others.
 
     Raises:
-        UnreadableImage: without a picture, damaged, or of a kind that cannot be cleaned.
+        UnreadableImage: without a picture, damaged, of a kind that cannot be cleaned, or one that would be displayed
+            otherwise afterwards.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -97,12 +106,15 @@ def clean_dicom(
         except Exception as error:
             raise UnreadableImage(f"a DICOM file whose pixels cannot be decoded ({_name(error)})") from None
         before = raw.copy()
-        names = _identifiers(original)
+        names = _identifiers(original) | _words(patient)
         boxes = find(_views(raw, photometric, original), names)
         frames = raw if _frames(original) > 1 else raw[None]
         for frame in frames:
             fill(frame, boxes)
         cleaned = _kept(original, linkage, patient, options, names)
+        if not cleaned.get("SOPInstanceUID"):
+            own = str(original.file_meta.get("MediaStorageSOPInstanceUID", ""))
+            cleaned.SOPInstanceUID = linkage.uid(own or f"SOPInstanceUID of {stem or hashlib.sha256(data).hexdigest()}")
         _say_so(cleaned, linkage, patient, options)
         kept_stream = None if boxes else _stripped_stream(original)
         if kept_stream is None:
@@ -116,6 +128,9 @@ def clean_dicom(
         again, _ = _decoded(pydicom.dcmread(io.BytesIO(out)))
     if not np.array_equal(again, raw) or not _only_boxes_differ(before, raw, boxes, _frames(original)):
         raise UnreadableImage("its pixels cannot be stored without a change")
+    refuse_other_display(
+        data, out, boxes, lambda: _with_pixels(original, raw, photometric), max_megapixels=max_megapixels
+    )
     return Cleaned(out, ".dcm", tuple(boxes), removed, _views(raw, photometric, original)[0])
 
 
@@ -177,6 +192,25 @@ def _shown(frame: NDArray[Any], photometric: str, dataset: Dataset) -> list[NDAr
     return stretched_views(frame)
 
 
+def _with_pixels(original: FileDataset, raw: NDArray[Any], photometric: str) -> bytes:
+    """All of the original header that decides how it is displayed, unfiltered, with the masked pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        masked = Dataset()
+        for tag in original.keys():  # noqa: SIM118 - a dataset iterates over elements, and converts each
+            if tag.group in _DISPLAY_GROUPS:
+                masked.add(original[tag])
+        _store_native(masked, raw, photometric)
+        masked.file_meta = FileMetaDataset()
+        masked.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        out = io.BytesIO()
+        try:
+            pydicom.dcmwrite(out, masked, implicit_vr=False, little_endian=True, force_encoding=True)
+        except Exception as error:
+            raise UnreadableImage(f"a DICOM file with a damaged header ({_name(error)})") from None
+    return out.getvalue()
+
+
 def _identifiers(dataset: Dataset) -> set[str]:
     """Words of names and ids in the file itself: a kept text that holds one of them goes after all."""
     found: set[str] = set()
@@ -186,9 +220,14 @@ def _identifiers(dataset: Dataset) -> set[str]:
             "PatientAddress", "InstitutionName", "MedicalRecordLocator", "AdmissionID", "StudyID",
         }  # fmt: skip
         if by_name and element.value:
-            whole = plain_text(str(element.value))
-            found.update(word for word in (whole, *whole.split()) if len(word) >= 4)
+            found |= _words(str(element.value))
     return found
+
+
+def _words(identifier: str) -> set[str]:
+    """An identifier, its words, and itself without what divides them; short ones stand anywhere by chance."""
+    whole = plain_text(identifier)
+    return {word for word in (whole, *whole.split(), whole.replace(" ", "")) if len(word) >= 4}
 
 
 def _kept(source: Dataset, linkage: Linkage, patient: str, options: DicomOptions, identifiers: set[str]) -> Dataset:
@@ -216,7 +255,10 @@ def _kept(source: Dataset, linkage: Linkage, patient: str, options: DicomOptions
         elif element.VR == "SQ":
             items = [_kept(item, linkage, patient, options, identifiers) for item in element.value if _public(item)]
             if any(len(item) for item in items):
-                out.add(DataElement(tag, "SQ", DicomSequence([item for item in items if len(item)])))
+                numbered = element.keyword == _PER_FRAME  # the item's place is the frame's number
+                out.add(DataElement(tag, "SQ", DicomSequence([item for item in items if len(item) or numbered])))
+        elif element.keyword in _IMAGE_TYPES:
+            out.add(DataElement(tag, "CS", _each(element.value, _defined_type)))
         elif element.keyword == "PatientAge":
             out.add(DataElement(tag, "AS", _each(element.value, lambda age: _capped(str(age)))))
         elif element.VR not in _TEXT_VRS or not _tells(element.value, identifiers):
@@ -228,6 +270,11 @@ def _each(value: Any, change: Any) -> Any:
     if value is None or value == "":
         return ""
     return [change(v) for v in value] if isinstance(value, pydicom.multival.MultiValue) else change(value)
+
+
+def _defined_type(term: str) -> str:
+    known = str(term).strip().upper()
+    return known if known.replace(" ", "_") in table.IMAGE_TYPES else "OTHER"
 
 
 def _uid(uid: str, linkage: Linkage) -> str:
@@ -278,7 +325,7 @@ def _say_so(dataset: Dataset, linkage: Linkage, patient: str, options: DicomOpti
     dataset.LongitudinalTemporalInformationModified = "MODIFIED" if options.dates else "REMOVED"
     if options.pixels_read:
         dataset.BurnedInAnnotation = "NO"
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         if not dataset.get(keyword):
             setattr(dataset, keyword, linkage.uid(f"{keyword} of {patient}"))
     dataset.SpecificCharacterSet = "ISO_IR 192"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
 
 from cohort.deidentify.linkage import Linkage
 from cohort.deidentify.masking import plain_text
 from cohort.errors import UserError
 from cohort.readers import UnreadableImage, read_image
 from cohort.study import Study, is_header_fact
+from cohort.table import as_text
 
 # Makes and settings name nobody. Everything else (station, serial, operator, institution, protocol …) gets a keyed name.
 _PLAIN = frozenset(
@@ -26,14 +30,13 @@ def declared_facts(study: Study) -> list[str]:
     """Names of what the study takes from headers.
 
     Raises:
-        UserError: a level is held out of a fact whose values get other names.
+        UserError: a date is held out, which no image has any more once dates are shifted.
     """
-    for name in study.config.external:
-        if is_header_fact(name) and name not in _PLAIN:
-            raise UserError(
-                f"{study.path}: external: the values of `{name}` get other names when the study is de-identified, and "
-                "no level of it can be held out: take it out of `external`"
-            )
+    if "header_date" in study.config.external:
+        raise UserError(
+            f"{study.path}: external: dates are shifted when the study is de-identified, and no level of `header_date` "
+            "can be held out: take it out of `external`"
+        )
     names = [v.name for v in study.variables if v.role == "acquisition"] + list(study.config.external)
     return list(dict.fromkeys(name for name in names if is_header_fact(name)))
 
@@ -41,6 +44,13 @@ def declared_facts(study: Study) -> list[str]:
 def fact_column(name: str) -> str:
     """Its column in the new table: `header_model` → `file_model`, `width` → `file_width`."""
     return f"file_{name.removeprefix('header_')}"
+
+
+def new_level(name: str, level: Any, key: Linkage) -> Any:
+    """A level that the study holds out, as the new table has it."""
+    if not is_header_fact(name) or name in _PLAIN:
+        return level
+    return key.name(name, str(as_text(pd.Series([level], dtype=object)).iloc[0]), "N")
 
 
 def file_facts(

@@ -176,7 +176,7 @@ def clean_tiff(data: bytes, find: FindBoxes, *, max_megapixels: float) -> Cleane
     """
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            if _is_slide(tiff):
+            if is_slide(tiff):
                 raise UnreadableImage(SLIDE)
             pages = [page for page in tiff.pages if not page.is_reduced]  # type: ignore[union-attr]
             for page in pages:
@@ -216,7 +216,8 @@ SLIDE = (
 )
 
 
-def _is_slide(tiff: tifffile.TiffFile) -> bool:
+def is_slide(tiff: tifffile.TiffFile) -> bool:
+    """Whether a TIFF is a whole slide, by its maker or by its tiles and pages of reduced resolution."""
     vendors = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "vms", "avs", "sis")
     if any(getattr(tiff, f"is_{vendor}", False) for vendor in vendors):
         return True

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from cohort.deidentify.facts import declared_facts, fact_column
+from cohort.deidentify.dates import Order, UnsureDates, is_day, moved, order_of
+from cohort.deidentify.facts import declared_facts, fact_column, new_level
 from cohort.deidentify.linkage import Linkage
 from cohort.deidentify.masking import plain_text
+from cohort.deidentify.personal import capped_ages, id_in, is_age, is_personal
 from cohort.errors import UserError
 from cohort.runs import atomic_path
 from cohort.study import Study, is_header_fact
 from cohort.table import as_text
-
-_PERSONAL = re.compile(
-    r"^names?$|(^|_)((sur|first|last|given|family|full|patient|maiden|mother)s?_?name|(date_of_)?birth(_?da(y|te))?|dob|"
-    r"geburtsdatum|(home|e_?mail|street|postal)?_?address|phone|telephone|e_?mail|mrn|ssn|passport|accession(_?.*)?)$",
-    re.I,
-)
-_AGE = re.compile(r"(^|_)age(_|$)", re.I)
-_OLDEST_SHOWN = 90
-_DATES = (
-    (re.compile(r"\d{4}-\d{2}-\d{2}"), "%Y-%m-%d"),
-    (re.compile(r"(19|20)\d{6}"), "%Y%m%d"),
-    (re.compile(r"\d{1,2}\.\d{1,2}\.\d{4}"), "%d.%m.%Y"),
-    (re.compile(r"\d{4}/\d{2}/\d{2}"), "%Y/%m/%d"),
-)
 
 
 def declared_columns(study: Study) -> list[str]:
@@ -42,27 +28,51 @@ def declared_columns(study: Study) -> list[str]:
     return list(dict.fromkeys(name for name in names if name not in facts))
 
 
-def refuse_personal(study: Study, frame: pd.DataFrame) -> None:
-    """Refuse declared columns that name people.
+def refuse_personal(study: Study, frame: pd.DataFrame, *, keep_dates: bool) -> None:
+    """Refuse declared columns that name people, or hold dates that cannot be shifted with certainty.
 
     Raises:
-        UserError: by the column's own name, or because it repeats the patients' ids.
+        UserError: by the column's own name, because it holds or repeats the patients' ids, or because of its dates.
     """
-    ids = {plain_text(str(p)) for p in frame["patient_source_id"].dropna()} - {""}
+    known = frame["patient_source_id"].dropna().astype(str)
+    ids, holds_id = set(known.map(plain_text)) - {""}, id_in(known.unique())
+    kinds = {v.name: v.kind for v in study.variables}
     for name in declared_columns(study):
-        # `last_name` and `PatientName` alike; `device_name` names no person
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace(" ", "_")
-        if _PERSONAL.search(words) and not re.search(r"device|scanner|site|model|camera|operator", words, re.I):
+        if is_personal(name):
             raise UserError(
                 f"{study.path}: the column `{name}` looks like names, birth dates or addresses and would be written to "
                 "the de-identified table: take it out of study.yaml, or rename it if it is not"
             )
-        values = as_text(frame[name]).dropna().map(plain_text)
+        cells = as_text(frame[name]).dropna().astype(str)
+        values = cells.map(plain_text)
         if len(values) and values.nunique() > 1 and values.isin(ids).mean() > 0.5:
             raise UserError(
                 f"{study.path}: the column `{name}` repeats the patients' own ids and would be written to the "
                 "de-identified table: take it out of study.yaml"
             )
+        distinct = cells.unique()
+        dates = _dates_of(study, name, distinct) if keep_dates else None
+        if kinds.get(name) in {"continuous", "ordinal"}:
+            continue  # measurements: one of them may well be the number that somebody has as an id
+        telling = {v for v in distinct if holds_id(v) and (dates is None or moved(v, 0, dates) is None)}
+        if telling:
+            raise UserError(
+                f"{study.path}: the column `{name}` holds the id of a patient of the study in {int(cells.isin(telling).sum())} "
+                "row(s) and would be written to the de-identified table: take it out of study.yaml, or remove the ids "
+                "from the table"
+            )
+
+
+def _dates_of(study: Study, name: str, values: Iterable[str]) -> Order | None:
+    """In which order a column's days are written; None if it holds none."""
+    try:
+        any_date, order = order_of(values)
+    except UnsureDates as reason:
+        raise UserError(
+            f"{study.path}: the column `{name}` {reason}, so they cannot be shifted: write them as 2019-03-17 in the "
+            "table, take the column out of study.yaml, or give dates=remove"
+        ) from None
+    return order if any_date else None
 
 
 def write_table(
@@ -75,39 +85,45 @@ def write_table(
     *,
     keep_dates: bool,
 ) -> None:
-    """Write `clinical.csv`: one row for each image that was written.
+    """Write `clinical.csv`: one row for each file that was written, and for each frame that had a row of its own.
 
     Args:
         path: of the table.
         study: whose columns are meant.
-        frame: image_id, patient_source_id and the declared columns.
-        new_file: path of each written image below `raw/`, by image_id.
-        facts: what the headers said of each image, by image_id (see `cohort.deidentify.facts`).
+        frame: file, frame, patient_source_id and the declared columns.
+        new_file: path of each written file below `raw/`, by the original's path.
+        facts: what the headers said of each original, by its path (see `cohort.deidentify.facts`).
         linkage: gives research ids and date shifts.
         keep_dates: shift full dates; otherwise they become empty.
     """
-    rows = frame[frame["image_id"].isin(new_file.keys())]
+    rows = frame[frame["file"].isin(new_file.keys()) & frame["patient_source_id"].notna()]
     patients = rows["patient_source_id"].astype(str)
-    out = pd.DataFrame({"image": rows["image_id"].map(new_file), "patient": patients.map(linkage.patients)})
-    kinds = {v.name: v.kind for v in study.variables}
+    images = rows["file"].map(new_file) + rows["frame"].map(lambda frame: f"#{frame}" if frame else "")
+    out = pd.DataFrame({"image": images, "patient": patients.map(linkage.patients)})
     for name in declared_columns(study):
         text = as_text(rows[name])
-        days = text.map(lambda value: _date_form(value) is not None)
-        if days.any():
+        all_values = (
+            as_text(frame[name]).dropna().astype(str).unique()
+        )  # of files that were refused too: as it was checked
+        if keep_dates and (order := _dates_of(study, name, all_values)):
             # once a column holds dates, a value that is not understood as one may be one as well
             text = pd.Series(
-                [_moved(v, linkage.shift_days(p)) if keep_dates else None for v, p in zip(text, patients, strict=True)],
+                [
+                    moved(value, linkage.shift_days(patient), order) if isinstance(value, str) else None
+                    for value, patient in zip(text, patients, strict=True)
+                ],
                 index=text.index,
                 dtype=object,
             )
-        elif _AGE.search(name) and kinds.get(name) in {"continuous", "ordinal"}:
-            ages = pd.to_numeric(text, errors="coerce")
-            text = text.where(~(ages > _OLDEST_SHOWN - 1), str(_OLDEST_SHOWN))
+        elif not keep_dates and any(map(is_day, all_values)):
+            text = pd.Series([None] * len(text), index=text.index, dtype=object)
+        elif is_age(name):
+            text = capped_ages(text, name)
         out[_column(name)] = text
     for name in map(fact_column, declared_facts(study)):
         if name in out:
             raise UserError(f"{study.path}: the column `{name}` stands for what the files say themselves: rename it")
-        out[name] = rows["image_id"].map(lambda image_id, name=name: facts[image_id].get(name))
+        out[name] = rows["file"].map(lambda file, name=name: facts[file].get(name))
     out = out.sort_values("image")
     with atomic_path(path) as temporary:
         out.to_csv(temporary, index=False)
@@ -119,29 +135,7 @@ def _column(name: str) -> str:
     return f"{name}_" if name in {"image", "patient"} else name  # ours come first
 
 
-def _date_form(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return None
-    day = re.split(r"[T ]", value.strip())[0]
-    for pattern, form in _DATES:
-        if pattern.fullmatch(day):
-            try:
-                datetime.strptime(day, form)
-            except ValueError:
-                continue
-            return form
-    return None
-
-
-def _moved(value: Any, days: int) -> str | None:
-    """A date moved, in its own form, without a time of day."""
-    form = _date_form(value)
-    if form is None:
-        return None
-    return (datetime.strptime(re.split(r"[T ]", value.strip())[0], form) + timedelta(days)).strftime(form)
-
-
-def write_study(path: Path, study: Study) -> None:
+def write_study(path: Path, study: Study, linkage: Linkage) -> None:
     """Write the `study.yaml` of the de-identified study, which `pellucid scan` accepts as it is."""
     c = study.config
     patient = "none" if c.patient == "none" else "patient"
@@ -150,9 +144,16 @@ def write_study(path: Path, study: Study) -> None:
         columns = {_column(name): kind for name, kind in getattr(c, role).items()}
         if columns:
             content[role] = columns
-    content["split"] = c.split.model_dump(mode="json", exclude_none=True, exclude_defaults=True) or {"test": 0.2}
+    split = c.split.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    if c.split.column:
+        split["column"] = _column(c.split.column)
+    if c.split.stratify is not None:
+        split["stratify"] = [_column(name) for name in c.split.stratify]
+    content["split"] = split or {"test": c.split.test}
     if c.external:
-        content["external"] = {_column(name): list(levels) for name, levels in c.external.items()}
+        content["external"] = {
+            _column(name): [new_level(name, level, linkage) for level in levels] for name, levels in c.external.items()
+        }
     if c.specialty:
         content["specialty"] = c.specialty
     if c.quality:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,26 +13,25 @@ import cv2
 import joblib
 import numpy as np
 import pandas as pd
-import pydicom
 from numpy.typing import NDArray
 
 from cohort import ocr
 from cohort.deidentify.dicom import DicomOptions, clean_dicom
 from cohort.deidentify.facts import declared_facts, file_facts
+from cohort.deidentify.gate import pass_gate
 from cohort.deidentify.linkage import Linkage, open_linkage
-from cohort.deidentify.masking import TextFinder, plain_text
+from cohort.deidentify.masking import TextFinder
+from cohort.deidentify.people import UNKNOWN_PATIENT, all_ids, patients_of_files, who_and_what
 from cohort.deidentify.raster import Cleaned, clean_raster, clean_tiff
 from cohort.deidentify.review import shown_unmasked, thumbnail, write_review
 from cohort.deidentify.table import refuse_personal, write_study, write_table
 from cohort.errors import UserError
 from cohort.files import Listing, list_images
-from cohort.manifest import join_table
-from cohort.matching import patients_of_images
 from cohort.privacy import Box, faces
 from cohort.progress import track
 from cohort.readers import UnreadableImage, read_image, sniff
 from cohort.runs import atomic_path, exclusive, sha256_file, write_json
-from cohort.study import FromDicom, Study
+from cohort.study import ScanConfig, Study
 
 SCHEMA = "pellucid.deidentified/1"
 _WORK = ".deidentify"  # inside the output: what is done already; names nobody
@@ -67,6 +65,14 @@ class _Settings:
     dicom: DicomOptions
     max_megapixels: float
     facts: tuple[str, ...]  # what the study takes from the originals' headers
+    limits: ScanConfig = field(default_factory=ScanConfig)  # of time and memory
+
+    def mark(self) -> str:
+        """All that another outcome depends on, as text."""
+        finder = {"how": self.finder.how, "mask": self.finder.mask, "everyone": sorted(self.finder.everyone)}
+        content = [SCHEMA, finder, asdict(self.dicom), self.max_megapixels, self.facts]
+        content += [self.limits.time_limit_s, self.limits.memory_limit_gb]
+        return json.dumps(content)
 
 
 def deidentify_study(
@@ -103,22 +109,22 @@ def deidentify_study(
             column that names people, or anything that a scan would refuse about the table.
     """
     settings = _settings(study, text, mask, dates, retain_patient, retain_device)
-    _refuse_out(study, out)
+    _refuse_out(study, out, linkage)
     key = open_linkage(linkage, study, out)
     listing = list_images(study)
-    frame, problems = _who_and_what(study, listing)
-    refuse_personal(study, frame)
+    frame, _ = who_and_what(study, listing)
+    refuse_personal(study, frame, keep_dates=settings.dicom.dates)
     if settings.finder.mask == "identifying":
-        settings = replace(settings, finder=replace(settings.finder, everyone=_all_ids(frame)))
+        settings = replace(settings, finder=replace(settings.finder, everyone=all_ids(frame)))
     work = _open_output(out, key)
     with exclusive(work / "lock", str(out)):
-        patient_of = dict(zip(frame["image_id"], frame["patient_source_id"].fillna("").astype(str), strict=True))
+        patient_of, without = patients_of_files(frame)
         if key.enrol(patient_of):
             key.save(new=False)  # before any file is written: no name may be lost
-        marks = _marks(listing, patient_of, key, settings)
+        marks = _marks(listing, patient_of, without, key, settings)
         whole = _mark_of_all(study, marks, key)
         records = _read_records(work, out, key, marks)
-        if _finished(out, work, whole):
+        if len(records) == len(listing.image_ids) and _finished(out, work, whole, records):
             return _outcome(out, True, records, settings)
         (out / _SUMS).unlink(missing_ok=True)
         todo = [image_id for image_id in listing.image_ids if key.files[image_id] not in records]
@@ -126,13 +132,13 @@ def deidentify_study(
             advance(len(listing.image_ids) - len(todo))
             with (work / "records.jsonl").open("a", encoding="utf-8") as log:
                 for stem, record in _clean_all(
-                    listing, todo, patient_of, key, settings, out, study.config.scan.workers
+                    listing, todo, patient_of, without, key, settings, out, study.config.scan.workers
                 ):
                     records[stem] = record | {"mark": marks[stem]}
                     log.write(json.dumps({"stem": stem, **records[stem]}) + "\n")
                     log.flush()
                     advance(1)
-        _finish(study, out, work, key, frame, records, settings, problems)
+        _finish(study, out, work, key, frame, records, settings)
         write_json(work / "finished.json", {"mark": whole})
     return _outcome(out, False, records, settings)
 
@@ -148,10 +154,12 @@ def _settings(
             "mask=identifying needs text that can be read: install pellucid[privacy], or let mask=all mask every text"
         )
     options = DicomOptions(dates == "shift", retain_patient, retain_device, pixels_read=how == "ocr")
-    return _Settings(TextFinder(how, mask), options, study.config.scan.max_megapixels, tuple(declared_facts(study)))
+    facts, limits = tuple(declared_facts(study)), study.config.scan
+    return _Settings(TextFinder(how, mask), options, limits.max_megapixels, facts, limits)
 
 
-def _refuse_out(study: Study, out: Path) -> None:
+def _refuse_out(study: Study, out: Path, linkage: Path) -> None:
+    """Refuse a wrong output before a linkage file is made: a secret key that belongs to nothing is one too many."""
     real = out.resolve()
     for what, folder in (("the folder of the images", study.image_root), ("the analysis folder", study.analysis)):
         if real.is_relative_to(folder):
@@ -161,6 +169,13 @@ def _refuse_out(study: Study, out: Path) -> None:
             raise UserError(f"{out}: holds {what} of the study itself: name a new folder")
     if real.exists() and not real.is_dir():
         raise UserError(f"{out}: is a file: name a new folder")
+    if real.is_dir() and any(real.iterdir()) and not (real / _WORK).is_dir():
+        raise UserError(f"{out}: is not empty, and not made by `pellucid deidentify`: name a new folder")
+    if (real / _WORK / "output.json").is_file() and not linkage.exists():
+        raise UserError(
+            f"{linkage}: is not there, and {out} was made with a linkage file: name that one, or a new folder (patients "
+            "would get second names here)"
+        )
 
 
 def _open_output(out: Path, key: Linkage) -> Path:
@@ -175,50 +190,21 @@ def _open_output(out: Path, key: Linkage) -> Path:
                 "names here)"
             )
         return work
-    if out.is_dir() and any(out.iterdir()) and not work.is_dir():
-        raise UserError(f"{out}: is not empty, and not made by `pellucid deidentify`: name a new folder")
     work.mkdir(parents=True, exist_ok=True)
     write_json(work / "output.json", {"schema": SCHEMA, "check": check})
     return work
 
 
-def _who_and_what(study: Study, listing: Listing) -> tuple[pd.DataFrame, list[str]]:
-    """Patient and declared columns of each file, by the same rules as a scan."""
-    problems: list[str] = []
-    ids = list(listing.image_ids)
-    frame = pd.DataFrame({"image_id": ids, "file": ids}).assign(frame="", status="ok", reason="", header_patient_id="")
-    if isinstance(study.config.patient, FromDicom):
-        frame["header_patient_id"] = [_header_patient(listing.root / name) for name in listing.image_ids]
-    frame["patient_source_id"] = patients_of_images(study, frame, problems)
-    if study.table is not None:
-        frame = join_table(study, frame, problems)
-    return frame, problems
-
-
-def _header_patient(path: Path) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"], force=True)
-            return str(dataset.get("PatientID", "")).strip()
-        except Exception:  # the pass over the files says what is wrong with it
-            return ""
-
-
-def _all_ids(frame: pd.DataFrame) -> frozenset[str]:
-    """Words of all patients' ids, and the ids without what separates their words."""
-    plain = [plain_text(str(p)) for p in frame["patient_source_id"].dropna()]
-    words = {word for text in plain for word in (*text.split(), text.replace(" ", ""))}
-    return frozenset(word for word in words if len(word) >= 4)
-
-
-def _marks(listing: Listing, patient_of: dict[str, str], key: Linkage, settings: _Settings) -> dict[str, str]:
+def _marks(
+    listing: Listing, patient_of: dict[str, str], without: dict[str, str], key: Linkage, settings: _Settings
+) -> dict[str, str]:
     """For each new file a mark of all that it is made from: another mark, and it is made again."""
-    how = repr(settings)
+    how = hashlib.sha256(settings.mark().encode()).hexdigest()
     found = {}
     for image_id in listing.image_ids:
         status = (listing.root / image_id).stat()
         what = f"{image_id}\0{status.st_size}\0{status.st_mtime_ns}\0{patient_of[image_id]}\0{how}"
+        what += without.get(image_id, "")
         found[key.files[image_id]] = key.digest("mark", what).hex()[:32]
     return found
 
@@ -242,7 +228,7 @@ def _read_records(work: Path, out: Path, key: Linkage, marks: dict[str, str]) ->
             stem = record.pop("stem")
         except ValueError:  # the line that a kill cut short
             continue
-        whole = record["status"] != "ok" or (out / "raw" / record["file"]).is_file()
+        whole = record["status"] != "ok" or _holds(out / "raw" / record["file"], record["sha256"])
         if marks.get(stem) == record["mark"] and whole:
             found[stem] = record
     with atomic_path(path) as temporary:
@@ -252,9 +238,29 @@ def _read_records(work: Path, out: Path, key: Linkage, marks: dict[str, str]) ->
     return found
 
 
-def _finished(out: Path, work: Path, whole: str) -> bool:
+def _holds(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_file(path) == sha256
+
+
+def _finished(out: Path, work: Path, whole: str, records: dict[str, dict[str, Any]]) -> bool:
+    """Whether all that was written is there as it was written; the images have been compared with `records` already."""
     path = work / "finished.json"
-    return (out / _SUMS).is_file() and path.is_file() and json.loads(path.read_text(encoding="utf-8"))["mark"] == whole
+    if not (out / _SUMS).is_file() or not path.is_file():
+        return False
+    if json.loads(path.read_text(encoding="utf-8"))["mark"] != whole:
+        return False
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in _lines(out / _SUMS))}
+    images = {f"raw/{r['file']}": r["sha256"] for r in records.values() if r["status"] == "ok"}
+    others = {name: digest for name, digest in sums.items() if not name.startswith("raw/")}
+    return (
+        images == {name: digest for name, digest in sums.items() if name not in others}
+        and {"clinical.csv", "study.yaml", "review.html"} <= others.keys()
+        and all(_holds(out / name, digest) for name, digest in others.items())
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def _outcome(out: Path, done: bool, records: dict[str, dict[str, Any]], settings: _Settings) -> Deidentified:
@@ -267,6 +273,7 @@ def _clean_all(
     listing: Listing,
     todo: list[str],
     patient_of: dict[str, str],
+    without: dict[str, str],
     key: Linkage,
     settings: _Settings,
     out: Path,
@@ -274,9 +281,11 @@ def _clean_all(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     jobs = (
         joblib.delayed(_clean_one)(
-            listing.root / image_id,
+            listing.root,
+            image_id,
             key.files[image_id],
             patient_of[image_id],
+            without.get(image_id, ""),
             _only(key, patient_of[image_id]),
             settings,
             out,
@@ -293,7 +302,7 @@ def _only(key: Linkage, patient: str) -> Linkage:
 
 
 def _clean_one(
-    path: Path, stem: str, patient: str, key: Linkage, settings: _Settings, out: Path
+    root: Path, image_id: str, stem: str, patient: str, why_not: str, key: Linkage, settings: _Settings, out: Path
 ) -> tuple[str, dict[str, Any]]:
     cv2.setNumThreads(1)
     target = out / "raw" / stem
@@ -301,9 +310,10 @@ def _clean_one(
         old.unlink()
     try:
         if not patient:
-            raise UnreadableImage("its patient is not known")
-        data = path.read_bytes()
-        cleaned = clean_file(data, key, patient, settings)
+            raise UnreadableImage(why_not or UNKNOWN_PATIENT)
+        data = (root / image_id).read_bytes()
+        pass_gate(root, image_id, data, settings.limits)
+        cleaned = clean_file(data, key, patient, settings, stem)
     except UnreadableImage as reason:
         return stem, {"status": "refused", "reason": str(reason), "boxes": [], "removed": []}
     except OSError as error:
@@ -346,7 +356,7 @@ def _faces(pixels: NDArray[np.uint8]) -> int:
     return len(faces(pixels) or []) if coloured else 0
 
 
-def clean_file(data: bytes, key: Linkage, patient: str, settings: _Settings) -> Cleaned:
+def clean_file(data: bytes, key: Linkage, patient: str, settings: _Settings, stem: str) -> Cleaned:
     """One file of any kind, cleaned.
 
     Raises:
@@ -359,7 +369,7 @@ def clean_file(data: bytes, key: Linkage, patient: str, settings: _Settings) -> 
         return settings.finder.boxes(views, [patient, *names])
 
     if kind == "dicom":
-        return clean_dicom(data, find, key, patient, settings.dicom, max_megapixels=limit)
+        return clean_dicom(data, find, key, patient, settings.dicom, max_megapixels=limit, stem=stem)
     if kind == "tiff":
         return clean_tiff(data, find, max_megapixels=limit)
     if kind in {"jpeg", "png", "webp", "bmp", "gif"}:
@@ -382,7 +392,6 @@ def _finish(
     frame: pd.DataFrame,
     records: dict[str, dict[str, Any]],
     settings: _Settings,
-    problems: list[str],
 ) -> None:
     """Table, study.yaml, review sheet and checksums; what belongs to no file of the study any more goes."""
     good = {stem: r for stem, r in records.items() if r["status"] == "ok"}
@@ -394,11 +403,11 @@ def _finish(
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-    stem_of = {key.files[image_id]: image_id for image_id in frame["image_id"]}
+    stem_of = {key.files[image_id]: image_id for image_id in frame["file"].unique()}
     new_file = {stem_of[stem]: r["file"] for stem, r in good.items()}
     facts = {stem_of[stem]: r["facts"] for stem, r in good.items()}
     write_table(out / "clinical.csv", study, frame, new_file, facts, key, keep_dates=settings.dicom.dates)
-    write_study(out / "study.yaml", study)
+    write_study(out / "study.yaml", study, key)
     for stem in shown_unmasked(stem for stem, r in good.items() if not r["boxes"]):
         try:
             preview = read_image((out / "raw" / good[stem]["file"]).read_bytes()).pixels
