@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2_contingency
+from scipy.stats import chi2_contingency, norm
 
-from cohort.source.columns import Cohort
+from cohort.patients import Patients
+from cohort.source.columns import Cohort, Column
 from cohort.source.counts import images_per_patient
 from cohort.source.drift import calendar_of, drift
 from cohort.source.missing import who_is_missing
-from cohort.source.permuted import stands
+from cohort.source.permuted import compare, stands
 from cohort.source.quality import quality
 from cohort.study import Study, StudyConfig
 
@@ -135,6 +136,47 @@ WORLDS = (
 )
 
 
+@dataclass(frozen=True)
+class Few:
+    """A yes-or-no variable whose two classes have unlike numbers of images; a number and a flag that vary within patients."""
+
+    patients: tuple[int, int]  # with and without
+    images: tuple[int, int]  # of each of these
+    likeness: float  # intraclass correlation
+    effect: float = 0.0  # on the number, in its standard deviations
+    poor: float = 0.2
+
+    @property
+    def name(self) -> str:
+        (a, b), (i, j) = self.patients, self.images
+        return f"unlike numbers of images: {a}/{b} patients with {i}/{j}, ICC {self.likeness:g}, effect {self.effect:g}"
+
+    def p_values(self, seed: int) -> dict[str, float]:
+        """p of the variable against the number, and against whether this is among the highest (poor)."""
+        rng = np.random.default_rng([seed, *self.patients, *self.images])
+        having = np.repeat([True, False], self.patients)
+        codes = np.repeat(np.arange(len(having)), np.repeat(self.images, self.patients))
+        number = np.sqrt(self.likeness) * rng.standard_normal(len(having))[codes] + self.effect * having[codes]
+        number += np.sqrt(1 - self.likeness) * rng.standard_normal(len(codes))
+        known, patients = np.ones(len(codes), dtype=bool), Patients(codes, len(having))
+        x = Column.flag("x", "outcome", having[codes], known)
+        flag = Column.flag("poor", "quality", number > norm.isf(self.poor), known)
+        sides = {"number": Column.number("number", "quality", number), "yes or no": flag}
+        return {name: float(compare(x, y, patients, seed)["p_value"] or 1.0) for name, y in sides.items()}
+
+
+FEW = (
+    Few((12, 48), (1, 12), 0.0),
+    Few((15, 150), (1, 4), 0.2),
+    Few((20, 80), (1, 6), 0.3),
+    Few((20, 80), (1, 3), 0.3),
+    Few((40, 60), (1, 3), 0.2),
+    Few((12, 48), (12, 1), 0.0),
+    Few((20, 80), (1, 6), 0.3, effect=0.9),
+    Few((12, 48), (12, 1), 0.0, effect=0.7),
+)
+
+
 def answers(world: World, seed: int) -> dict[str, Any]:
     """What the audit and a test of images say of one repetition: name → rejected."""
     study, manifest = world.draw(seed)
@@ -174,6 +216,12 @@ def rates(world: World, repetitions: Sequence[int]) -> dict[str, tuple[float, in
     return {name: (float(np.mean(values)), len(values)) for name, values in seen.items()}
 
 
+def rates_of_few(world: Few, repetitions: Sequence[int]) -> dict[str, float]:
+    """Share of repetitions with p ≤ 0.05."""
+    found = pd.DataFrame([world.p_values(seed) for seed in repetitions]) <= 0.05
+    return {str(name): float(share) for name, share in found.mean().items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reps", type=int, default=400)
@@ -185,6 +233,10 @@ def main() -> None:
         print(f"\n{world.name}  ({(time.perf_counter() - start) / arguments.reps:.2f} s a repetition)")
         for name, (share, n) in found.items():
             print(f"  {name:45s} {share:.3f} ±{np.sqrt(share * (1 - share) / n):.3f}", flush=True)
+    for few in (w for w in FEW if arguments.only in w.name):
+        print(f"\n{few.name}")
+        for name, share in rates_of_few(few, range(arguments.reps)).items():
+            print(f"  x × {name}, p {share:.3f} ±{np.sqrt(share * (1 - share) / arguments.reps):.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cohort.patients import Patients
 from cohort.source.columns import Cohort, Column, event_code
-from cohort.source.permuted import MIN_PATIENTS, compare, judge, stands, told
+from cohort.source.permuted import MIN_PATIENTS, compare, far_apart, judge, stands, told
 
 FEW_EVENTS = 50
 ASSUMED_AUROC = 0.8
@@ -143,18 +143,18 @@ def images_per_patient(cohort: Cohort) -> dict[str, Any]:
         "histogram_last_holds_more": bool(sizes.max() > _MOST_IMAGES_SHOWN),
         "tests": tests,
         "family": "number of images against every variable, one value a patient",
-        "sentences": [_images_sentence(test) for test in tests if stands(test) and len(test["levels"]) > 1],
+        "sentences": [_images_sentence(test) for test in tests if stands(test)],
     }
 
 
 def _images_sentence(test: dict[str, Any]) -> str:
-    shown = [level for level in test["levels"] if level["patients"] >= MIN_PATIENTS] or test["levels"]
-    most, least = max(shown, key=lambda level: level["mean"]), min(shown, key=lambda level: level["mean"])
-    name = test["variable"]
-    return (
-        f"The number of images depends on {name}: {most['mean']:.1f} a patient at {name} = {most['level']}, "
-        f"{least['mean']:.1f} at {least['level']} ({told(test)}). Counts of images must not stand for counts of patients."
-    )
+    name, apart = test["variable"], far_apart(test["levels"], "mean", "{:.1f}".format)
+    if apart is not None:
+        (high, most), (low, least) = apart
+        numbers = f": {most} a patient at {name} = {high}, {least} at {low} ({told(test)})"
+    else:
+        numbers = f" ({told(test)})"
+    return f"The number of images depends on {name}{numbers}. Counts of images must not stand for counts of patients."
 
 
 def _histogram(sizes: NDArray[np.int64]) -> list[int]:

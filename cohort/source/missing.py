@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort.source.columns import Cohort, Column
-from cohort.source.permuted import MIN_PATIENTS, compare, judge, stands, told
+from cohort.source.permuted import MIN_PATIENTS, compare, far_apart, judge, stands, told
 
 
 def missing(cohort: Cohort) -> list[dict[str, Any]]:
@@ -87,11 +87,11 @@ def _shares(cohort: Cohort, gap: NDArray[np.bool_], other: Column) -> dict[str, 
 def _sentence(test: dict[str, Any]) -> str:
     names, against = " and ".join(test["variables"]), test["against"]
     how = told(test)
-    shown = [level for level in test["levels"] if level["patients"] >= MIN_PATIENTS]
-    if len(shown) < 2:
+    apart = far_apart(test["levels"], "share", "{:.0%}".format)
+    if apart is None:
         return f"Whether {names} is missing goes with {against} ({how})."
-    most, least = max(shown, key=lambda level: level["share"]), min(shown, key=lambda level: level["share"])
+    (high, most), (low, least) = apart
     return (
-        f"{names}: missing does not fall evenly: {most['share']:.0%} of patients at {against} = {most['level']}, "
-        f"{least['share']:.0%} at {least['level']} ({how}). Leaving these patients out changes who is studied."
+        f"{names}: missing does not fall evenly: {most} of patients at {against} = {high}, {least} at {low} ({how}). "
+        "Leaving these patients out changes who is studied."
     )

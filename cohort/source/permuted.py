@@ -2,11 +2,12 @@
 
 Where one of the two is the same in all images of a patient, a patient is reduced to one row (shares of levels, mean rank) and
 1,000 permutations are a few matrix products; else images are permuted. The statistics are those of `cohort.association.associate`.
+A mean of few images scatters more than one of many: `cohort.source.scatter` makes patients exchangeable before they are exchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from statsmodels.stats.multitest import multipletests
 
-from cohort.association import bergsma_v, chi_squared
-from cohort.patients import IntArray, PatientPermutations, Patients
+from cohort.association import bergsma_v
+from cohort.patients import PatientPermutations, Patients
 from cohort.ranks import ridits
 from cohort.source.columns import Column
+from cohort.source.scatter import patient_means, standardised
 
 MIN_PATIENTS = 10  # fewer say nothing
 ALPHA = 0.05
 PERMUTATIONS = 999
 MORE_PERMUTATIONS = 4999  # where 999 leave p so small that its steps, multiplied by the family, would hide an effect
+FEW_A_LEVEL = 3  # where most patients are at levels of fewer, the levels are names
 MAX_ROWS = 50_000  # of a test by image, where both columns vary within patients; above, patients are drawn at random
 _CHUNK_CELLS = 1_000_000
 _KEPT_CELLS = 20_000_000
@@ -49,13 +52,16 @@ def compare(left: Column, right: Column, patients: Patients, seed: int) -> dict[
     first, second = _side(left, known), _side(right, known)
     if min(first[1] or len(np.unique(first[0])), second[1] or len(np.unique(second[0]))) < 2:
         return found | {"note": "all have the same value"}
+    for codes, n_levels in (first, second):
+        if n_levels and _like_an_id(codes, n_levels, some):
+            return found | {"note": f"{n_levels} levels for {some.n_patients} patients: more an id than a factor"}
     varies = [not some.constant(values).all() for values, _ in (first, second)]
     result: dict[str, Any] = {}
     for permutations in (PERMUTATIONS, MORE_PERMUTATIONS):
         if all(varies):
             result = _by_image(first, second, some, permutations, seed)
         else:
-            result = _by_patient(first, second, some, permutations, seed)
+            result = _by_patient(first, second, some, varies, permutations, seed)
         if result["p_value"] > 5 / (PERMUTATIONS + 1):
             break
     return found | result
@@ -80,6 +86,26 @@ def told(test: dict[str, Any]) -> str:
     """The numbers of a judged test for a sentence: `Cramér's V 0.58, q = 0.002, 240 patients`."""
     q = "q < 0.001" if test["q_value"] < 0.001 else f"q = {test['q_value']:.3f}"
     return f"{MEASURES[test['measure']]} {abs(test['value']):.2f}, {q}, {test['n_patients']} patients"
+
+
+def far_apart(
+    levels: Sequence[dict[str, Any]], key: str, printed: Callable[[float], str]
+) -> tuple[tuple[str, str], tuple[str, str]] | None:
+    """The levels with the highest and the lowest number, each (level, number as printed), to name in a sentence.
+
+    None where fewer than two levels have 10 patients, or where the two numbers would be printed alike.
+    """
+    enough = sorted((level for level in levels if level["patients"] >= MIN_PATIENTS), key=lambda level: level[key])
+    if len(enough) < 2:
+        return None
+    low, high = ((level["level"], printed(level[key])) for level in (enough[0], enough[-1]))
+    return (high, low) if high[1] != low[1] else None
+
+
+def _like_an_id(codes: NDArray[Any], n_levels: int, patients: Patients) -> bool:
+    """Whether half of the patients or more are at levels of fewer than 3 patients (a date, a serial number)."""
+    cells = np.unique(patients.codes * n_levels + codes) % n_levels
+    return bool(np.median(np.bincount(cells, minlength=n_levels)[cells]) < FEW_A_LEVEL)
 
 
 def _side(column: Column, rows: NDArray[np.bool_]) -> tuple[NDArray[Any], int]:
@@ -108,44 +134,64 @@ def _by_image(first: Side, second: Side, patients: Patients, permutations: int, 
     left, right = (_columns(side, weights) for side in (first, second))
     plan = PatientPermutations.plan(patients, first[0], patients.sizes, np.zeros(len(patients), dtype=np.int64))
     weighted = right * weights[:, None]
+    masses = weights @ left, weights @ right
+    expected = np.outer(*masses) / patients.n_patients
 
     def null() -> Iterator[FloatArray]:
         for source in plan.draw(permutations, seed, max(1, _CHUNK_CELLS // len(patients))):
-            yield np.stack([column.take(source) @ weighted for column in left.T], axis=1)
+            yield np.stack([column.take(source) @ weighted for column in left.T], axis=1) - expected
 
     squares = [float((weights * side[:, 0] ** 2).sum()) for side in (left, right)]
-    result = _judged(first, second, left.T @ weighted, weights @ left, squares, null())
+    result = _judged(first, second, left.T @ weighted, masses, squares, null())
     return result | {"n_patients": n_all, "n_patients_tested": patients.n_patients}
 
 
-def _by_patient(first: Side, second: Side, patients: Patients, permutations: int, seed: int) -> dict[str, Any]:
-    """One of the two is the same in all images of each patient: a patient is one row, and any may get any other's."""
-    first, second = _numbers_right(first, second)
-    codes, weights = patients.codes, patients.weights
+def _by_patient(
+    first: Side, second: Side, patients: Patients, varies: Sequence[bool], permutations: int, seed: int
+) -> dict[str, Any]:
+    """One of the two is the same in all images of each patient: a patient is one row, and any may get any other's.
+
+    Of the other, a patient's value is a mean over images, and scatters the more the fewer these are. Where the number of
+    images goes with the variable, values as they are would not be exchangeable. So deviations in units of their own
+    scatter are exchanged and multiplied by the scatter of the patient who gets them (Freedman & Lane 1983, weighted as in
+    a random-effects model). Of patients with equally many images, or of two constant sides, that is the plain permutation.
+    """
+    if second[1] and not first[1]:
+        first, second, varies = second, first, varies[::-1]
+    n, weights = patients.n_patients, patients.weights
     of_image = [_columns(side, weights) for side in (first, second)]
     squares = [float((weights * side[:, 0] ** 2).sum()) for side in of_image]
     left, right = (
-        np.stack([_sums(codes, weights * column, patients.n_patients) for column in side.T], axis=1)
-        for side in of_image
+        patient_means(side, patients) for side in of_image
     )  # (n_patients, levels or 1): shares of levels, mean ranks
+    masses = left.sum(axis=0), right.sum(axis=0)
+    kept = right if varies[0] else left
+    kept = kept - kept.mean(axis=0)
+    deviation, error = standardised(of_image[0 if varies[0] else 1], patients)
+    n_moved = error.shape[1]
+    scaled = [_as_wide(kept * column[:, None]) for column in error.T]
+    adds_up = n_moved > 1 and (n_moved == 2 or not any(varies))  # levels add up to the patient: no product for the last
 
     def null() -> Iterator[FloatArray]:
-        mass = left.sum(axis=0)
-        for order in _orders(patients.n_patients, permutations, seed):
-            tables = np.empty((order.shape[1], left.shape[1], right.shape[1]))
-            for level in range(right.shape[1]):  # levels add up to the patient: the last one needs no product
-                last = second[1] > 0 and level == right.shape[1] - 1
-                moved = (
-                    mass[:, None] - tables[:, :, :-1].sum(axis=2).T if last else left.T @ right[:, level].take(order)
-                )
-                tables[:, :, level] = moved.T
-            yield tables
+        for order in _orders(n, permutations, seed):
+            tables = np.empty((order.shape[1], kept.shape[1], n_moved))
+            for level in range(n_moved):
+                if adds_up and level == n_moved - 1:
+                    tables[:, :, level] = -tables[:, :, :-1].sum(axis=2)
+                else:
+                    tables[:, :, level] = (scaled[level].T @ deviation[:, level].take(order)).T
+            yield tables.transpose(0, 2, 1) if varies[0] else tables
 
-    return _judged(first, second, left.T @ right, left.sum(axis=0), squares, null())
+    return _judged(first, second, left.T @ right, masses, squares, null())
 
 
-def _sums(codes: IntArray, values: FloatArray, n: int) -> FloatArray:
-    return np.asarray(np.bincount(codes, values, n), dtype=np.float64)
+def _as_wide(factors: FloatArray) -> FloatArray:
+    """Factors (n, k) of exchanged deviations, enlarged so that their sum scatters as that of independent deviations would.
+
+    Deviations that are dealt out sum to 0, which takes from the scatter where the factors do not sum to 0 themselves.
+    """
+    whole, left = (factors**2).sum(axis=0), ((factors - factors.mean(axis=0)) ** 2).sum(axis=0)
+    return factors * np.sqrt(np.divide(whole, left, out=np.ones_like(whole), where=left > 1e-12 * whole))
 
 
 def _numbers_right(first: Side, second: Side) -> tuple[Side, Side]:
@@ -165,18 +211,20 @@ def _judged(
     first: Side,
     second: Side,
     table: FloatArray,  # (levels or 1, levels or 1) sums over patients
-    mass: FloatArray,  # patients at each level of the first
+    masses: tuple[FloatArray, FloatArray],  # of both: patients at each level, or the sum of ranks (0)
     squares: Sequence[float],  # Σ weight · rank² of the two
-    null: Iterator[FloatArray],  # (c, levels or 1, levels or 1) under permutation, c at a time
+    null: Iterator[FloatArray],  # (c, levels or 1, levels or 1) less what is expected, under permutation, c at a time
 ) -> dict[str, Any]:
-    def statistic(tables: FloatArray) -> FloatArray:
-        if first[1] and second[1]:
-            return np.asarray(chi_squared(tables))
-        if first[1]:
-            return np.asarray((tables[:, :, 0] ** 2 / mass).sum(axis=1) / squares[1])
-        return np.asarray(np.abs(tables[:, 0, 0]) / np.sqrt(squares[0] * squares[1]))
+    expected = np.outer(*masses) / masses[0].sum() if first[1] and second[1] else np.zeros(table.shape)
 
-    observed = float(statistic(table[None])[0])
+    def statistic(deviations: FloatArray) -> FloatArray:
+        if first[1] and second[1]:
+            return np.asarray((deviations**2 / expected).sum(axis=(1, 2)))  # Pearson's χ², the margins being fixed
+        if first[1]:
+            return np.asarray((deviations[:, :, 0] ** 2 / masses[0]).sum(axis=1) / squares[1])
+        return np.asarray(np.abs(deviations[:, 0, 0]) / np.sqrt(squares[0] * squares[1]))
+
+    observed = float(statistic((table - expected)[None])[0])
     edge = observed - 1e-9 * max(1.0, observed)
     as_large = np.concatenate([statistic(tables) >= edge for tables in null])
     p_value = float((1 + as_large.sum()) / (1 + len(as_large)))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cohort.patients import Patients
 from cohort.source.columns import Cohort, Column
-from cohort.source.permuted import MIN_PATIENTS, PERMUTATIONS, compare, judge, stands, told
+from cohort.source.permuted import MIN_PATIENTS, PERMUTATIONS, compare, far_apart, judge, stands, told
 
 GRADES = ("good", "borderline", "poor")
 # Measures of an older scan that stand in where images were not graded.
@@ -199,15 +199,12 @@ def _dependence(tests: Sequence[dict[str, Any]], first: bool) -> str:
     of_poor = next((test for test in tests if test["quality"] == "poor quality"), None)
     measures = sorted((t for t in tests if t["quality"] != "poor quality"), key=lambda t: -abs(t["value"]))
     test = of_poor or measures[0]
-    levels = [level for level in test["levels"] if level["patients"] >= MIN_PATIENTS] or test["levels"]
+    apart = far_apart(test["levels"], "value", "{:.3g}".format if of_poor is None else "{:.0%}".format)
     numbers = told(test) if of_poor is not None else f"{test['quality']}: {told(test)}"
-    if len(levels) > 1:
-        high, low = max(levels, key=lambda at: at["value"]), min(levels, key=lambda at: at["value"])
-        if of_poor is not None:
-            shown = f"{high['value']:.0%} of images are poor at {name} = {high['level']}, {low['value']:.0%} at {low['level']}"
-        else:
-            shown = f"{test['quality']} {high['value']:.3g} at {name} = {high['level']}, {low['value']:.3g} at {low['level']}"
-        numbers = f"{shown}; {told(test)}"
+    if apart is not None:
+        (high, most), (low, least) = apart
+        shown = f"{most} of images are poor" if of_poor is not None else f"{test['quality']} {most}"
+        numbers = f"{shown} at {name} = {high}, {least} at {low}; {told(test)}"
     more = [t["quality"] for t in measures if t is not test]
     also = f" So do {', '.join(more)}." if len(more) > 1 else f" So does {more[0]}." if more else ""
     warns = f" A model can learn quality in place of {name}." if first and role in {"outcome", "clinical"} else ""

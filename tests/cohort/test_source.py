@@ -17,11 +17,13 @@ from cohort.association import associate
 from cohort.patients import Patients
 from cohort.source import source_audit
 from cohort.source.columns import Cohort, Column
-from cohort.source.counts import hanley_mcneil_half_width, images_per_patient, sample_size
+from cohort.source.counts import _images_sentence, hanley_mcneil_half_width, images_per_patient, sample_size
 from cohort.source.drift import calendar_of, drift
 from cohort.source.duplicates import duplicates
+from cohort.source.missing import _sentence as _missing_sentence
 from cohort.source.permuted import compare, judge
-from cohort.source.quality import _alike, quality
+from cohort.source.quality import _alike, _dependence, quality
+from cohort.source.scatter import standardised
 from cohort.study import Study, StudyConfig, Variable
 
 _spec = importlib.util.spec_from_file_location(
@@ -94,6 +96,74 @@ def test_too_few_patients_are_told_not_tested() -> None:
     assert found["note"] == "too few patients (8)"
     judge([found])
     assert found["q_value"] is None
+
+
+def test_unlike_numbers_of_images_are_no_effect() -> None:
+    # Exchanging patients' means as they are rejected 31 % of such worlds; 16 or more of 150 at 6 % would be p = 0.02.
+    assert max(truth.rates_of_few(truth.FEW[0], range(150)).values()) <= 15 / 150
+
+
+def test_an_effect_is_found_where_those_who_have_it_have_many_images() -> None:
+    # Exchanging means as they are found none of these: 12 patients of 12 images each among 48 of one.
+    assert truth.rates_of_few(truth.FEW[-1], range(30))["number"] >= 0.8
+
+
+def test_with_equally_many_images_plain_permutation_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    patients = Patients(np.repeat(np.arange(40), 3), 40)
+    columns = rng.standard_normal((120, 2))
+    deviations, errors = standardised(columns, patients)
+    assert (errors == 1).all()
+    assert deviations == pytest.approx(columns.reshape(40, 3, 2).mean(axis=1) - columns.mean(axis=0))
+
+
+def test_the_scatter_of_means_is_that_planted() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(3000), np.tile([1, 2, 8], 1000))
+    values = 0.5 * rng.standard_normal(3000)[codes] + rng.standard_normal(len(codes))
+    deviations, errors = standardised(values[:, None], Patients(codes, 3000))
+    assert errors[:3, 0] == pytest.approx(np.sqrt(0.25 + 1 / np.array([1, 2, 8])), rel=0.05)
+    assert deviations.reshape(1000, 3).std(axis=0) == pytest.approx(np.ones(3), rel=0.06)
+
+
+def test_a_variable_of_almost_as_many_levels_as_patients_is_not_tested() -> None:
+    patients = Patients(np.arange(60), 60)
+    found = compare(*_columns(np.arange(60) // 2, np.repeat([0, 1], 30)), patients, 0)
+    assert found["p_value"] is None
+    assert found["note"] == "30 levels for 60 patients: more an id than a factor"
+    rare = np.r_[np.repeat(0, 50), np.arange(1, 11)]  # ten rare devices beside one that all others have
+    assert compare(*_columns(rare, np.repeat([0, 1], 30)), patients, 0)["p_value"] is not None
+
+
+def test_levels_are_named_only_where_two_of_ten_patients_differ_as_printed() -> None:
+    def levels(*of: tuple[str, int, float]) -> list[dict[str, Any]]:
+        return [
+            dict(zip(("level", "patients", "value", "mean", "share"), (n, k, v, v, v), strict=True)) for n, k, v in of
+        ]
+
+    numbers = {"measure": "eta_squared", "value": 0.2, "q_value": 0.01, "n_patients": 40, "role": "outcome"}
+    for alike in (
+        levels(("no", 20, 1.0), ("yes", 20, 1.0)),  # a tie
+        levels(("no", 20, 1.0), ("yes", 20, 1.0001)),  # printed alike
+        levels(("no", 31, 0.0), ("yes", 9, 1.0)),  # one has fewer than 10 patients
+        levels(("no", 9, 0.0), ("yes", 8, 1.0)),  # both have
+    ):
+        test = numbers | {
+            "quality": "completeness",
+            "variable": "r",
+            "variables": ["age"],
+            "against": "r",
+            "levels": alike,
+        }
+        assert _dependence([test], first=True).startswith(
+            "A measure of quality is not random: it depends on r (completeness: η² 0.20, q = 0.010, 40 patients)."
+        )
+        assert _images_sentence(test).startswith("The number of images depends on r (η² 0.20, q = 0.010, 40 patients).")
+        assert _missing_sentence(test) == "Whether age is missing goes with r (η² 0.20, q = 0.010, 40 patients)."
+    test["levels"] = levels(("no", 20, 0.2), ("yes", 20, 0.7), ("never", 3, 0.0))
+    assert "completeness 0.7 at r = yes, 0.2 at no;" in _dependence([test], first=True)
+    assert ": 0.7 a patient at r = yes, 0.2 at no (" in _images_sentence(test)
+    assert "70% of patients at r = yes, 20% at no (" in _missing_sentence(test)
 
 
 def _columns(left: Any, right: Any) -> tuple[Column, Column]:
