@@ -191,7 +191,8 @@ def _as_wide(factors: FloatArray) -> FloatArray:
     Deviations that are dealt out sum to 0, which takes from the scatter where the factors do not sum to 0 themselves.
     """
     whole, left = (factors**2).sum(axis=0), ((factors - factors.mean(axis=0)) ** 2).sum(axis=0)
-    return factors * np.sqrt(np.divide(whole, left, out=np.ones_like(whole), where=left > 1e-12 * whole))
+    widened = np.divide(whole, left, out=np.ones_like(whole), where=left > 1e-12 * whole)
+    return np.asarray(factors * np.sqrt(widened))
 
 
 def _numbers_right(first: Side, second: Side) -> tuple[Side, Side]:
