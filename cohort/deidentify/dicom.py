@@ -201,6 +201,7 @@ def _with_pixels(original: FileDataset, raw: NDArray[Any], photometric: str) -> 
             if tag.group in _DISPLAY_GROUPS:
                 masked.add(original[tag])
         _store_native(masked, raw, photometric)
+        masked.preamble = b"\0" * 128
         masked.file_meta = FileMetaDataset()
         masked.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         out = io.BytesIO()

@@ -15,21 +15,25 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from cohort.deidentify import attributes, deidentify_study
+from cohort.deidentify import attributes, deidentify_study, verb
+from cohort.deidentify.dates import moved, order_of
 from cohort.deidentify.dicom import DicomOptions, clean_dicom
+from cohort.deidentify.gate import pass_gate
 from cohort.deidentify.jpeg import strip_jpeg, strip_jpeg2000
 from cohort.deidentify.linkage import Linkage
 from cohort.deidentify.masking import TextFinder, fill
+from cohort.deidentify.personal import capped_ages, is_age, is_personal
 from cohort.deidentify.raster import clean_raster, clean_tiff
 from cohort.errors import UserError
 from cohort.ocr import TextBox
 from cohort.privacy import dicom_findings
-from cohort.readers import UnreadableImage
+from cohort.readers import UnreadableImage, read_image
 from cohort.runs import verify
 from cohort.scan import scan
 from cohort.study import Study, load_study
@@ -549,3 +553,255 @@ def test_text_on_one_frame_is_masked_on_all(key: Linkage) -> None:
     assert seen[0] >= 1
     now = pydicom.dcmread(io.BytesIO(result.data)).pixel_array
     assert all(len(np.unique(frame[8:34, 2:42])) == 1 for frame in now)
+
+
+# --- what a stranger tried
+
+
+def small_study(folder: Path, rows: str, files: dict[str, bytes], *, more: str = "", columns: str = "") -> Study:
+    """A study of few files: `rows` are those of its table below `file,pid,…`."""
+    (folder / "images").mkdir(parents=True)
+    for name, data in files.items():
+        (folder / "images" / name).write_bytes(data)
+    (folder / "clinical.csv").write_text(f"file,pid{columns}\n{rows}\n", encoding="utf-8")
+    (folder / "study.yaml").write_text(
+        f"images: images\ntable: clinical.csv\nimage: file\npatient: pid\n{more}scan: {{workers: 1}}\n"
+    )
+    return load_study(folder)
+
+
+def png() -> bytes:
+    out = io.BytesIO()
+    photo("L").save(out, "PNG")
+    return out.getvalue()
+
+
+def multi(n: int = 4) -> bytes:
+    before = pydicom.dcmread(shipped("MR_small.dcm"))
+    before.PixelData, before.NumberOfFrames = np.repeat(before.pixel_array[None], n, axis=0).tobytes(), n
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, before)
+    return out.getvalue()
+
+
+def test_a_number_that_is_also_an_id_stays_where_it_decides_how_the_picture_looks(key: Linkage) -> None:
+    data = ct(PatientID="1024", RescaleIntercept=-1024, WindowCenter=40, WindowWidth=400, SeriesNumber=1024)
+    for find in (nothing, lambda v, n=(): [(2, 3, 20, 8)]):
+        result = clean_dicom(data, find, key, "17", DicomOptions(), max_megapixels=10)
+        assert pydicom.dcmread(io.BytesIO(result.data)).RescaleIntercept == -1024
+        then, now = read_image(data).pixels, read_image(result.data).pixels
+        assert then.std() > 1  # not all white
+        outside = np.ones(then.shape[:2], bool)
+        if result.boxes:
+            outside[3:11, 2:22] = False
+        np.testing.assert_array_equal(now[outside], then[outside])
+
+
+def test_a_file_that_would_be_displayed_otherwise_is_refused(key: Linkage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attributes, "KEPT", tuple(k for k in attributes.KEPT if k != "RescaleIntercept"))
+    with pytest.raises(UnreadableImage, match="it would be displayed otherwise"):
+        cleaned(ct(WindowCenter=40, WindowWidth=400), key)
+
+
+def test_every_file_without_a_uid_gets_one_of_its_own(key: Linkage) -> None:
+    dataset = pydicom.dcmread(shipped("CT_small.dcm"))
+    media = dataset.file_meta.MediaStorageSOPInstanceUID
+    del dataset.SOPInstanceUID
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, dataset)
+    uids = set()
+    for stem in ("P/P-0001", "P/P-0002"):
+        bare = pydicom.dcmread(io.BytesIO(out.getvalue()))
+        assert cleaned(out.getvalue(), key).SOPInstanceUID == key.uid(media)
+        del bare.file_meta.MediaStorageSOPInstanceUID
+        plain = io.BytesIO()
+        pydicom.dcmwrite(plain, bare)
+        result = clean_dicom(plain.getvalue(), nothing, key, "17", DicomOptions(), max_megapixels=10, stem=stem)
+        uids.add(pydicom.dcmread(io.BytesIO(result.data)).SOPInstanceUID)
+    assert len(uids) == 2
+
+
+def test_the_id_of_the_table_drops_a_text_and_image_types_are_terms(tmp_path: Path) -> None:
+    key = Linkage(tmp_path / "none", "s", "i", bytes(32), {"MUSTER-77": "PABC"})
+    data = ct(PatientID="other", ManufacturerModelName="MUSTER", ImageType=["ORIGINAL", "PRIMARY", "MEIER", "AXIAL"])
+    result = clean_dicom(data, nothing, key, "MUSTER-77", DicomOptions(), max_megapixels=10)
+    after = pydicom.dcmread(io.BytesIO(result.data))
+    assert "ManufacturerModelName" not in after
+    assert list(after.ImageType) == ["ORIGINAL", "PRIMARY", "OTHER", "AXIAL"]
+
+
+def test_an_id_inside_a_declared_column_is_refused_without_being_told(tmp_path: Path) -> None:
+    study = small_study(
+        tmp_path / "s",
+        'a.png,PAT_1122,"Pat. Mustermann, pat 1122",1122\nb.png,PAT_3344,fine,3344',
+        {"a.png": png(), "b.png": png()},
+        columns=",comment,cells",
+        more="clinical: {cells: continuous, comment: categorical}\n",
+    )
+    with pytest.raises(
+        UserError, match=r"the column `comment` holds the id of a patient of the study in 1 row"
+    ) as said:
+        again(study, tmp_path)
+    assert "1122" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "ten_days_before"),
+    [
+        ("3/17/2019", "1/2/2019", "3/07/2019"),
+        ("17/3/2019", "1/2/2019", "07/3/2019"),
+        ("05.03.19", "01.02.19", "23.02.19"),
+        ("2019-3-5", "2019-4-5", "2019-2-23"),
+        ("2019/3/5", "2019/4/5", "2019/2/23"),
+        ("25-03-2019", "05-03-2019", "15-03-2019"),
+        ("5 Mar 2019", "6 April 2019", "23 Feb 2019"),
+        ("05MAR2019", "06APR2019", "23FEB2019"),
+        ("20190305101112.5", "20190305", "20190223"),
+        ("2019-03-05T10:11:12", "2019-03-05", "2019-02-23"),
+    ],
+)
+def test_dates_are_moved_in_the_form_they_have(value: str, other: str, ten_days_before: str) -> None:
+    any_date, order = order_of([value, other])
+    assert any_date
+    assert moved(value, -10, order) == ten_days_before
+
+
+@pytest.mark.parametrize(
+    "value", ["03/04/2019", "05-03-2019", "5. März 2019", "5 de marzo de 2019", "5.3.19", "05032019"]
+)
+def test_a_column_of_days_that_nobody_can_read_for_certain_is_refused(tmp_path: Path, value: str) -> None:
+    study = small_study(
+        tmp_path / "s",
+        f"a.png,PAT_1,{value}\nb.png,PAT_2,{value}",
+        {"a.png": png(), "b.png": png()},
+        columns=",visit",
+        more="acquisition: {visit: categorical}\n",
+    )
+    with pytest.raises(UserError, match=r"the column `visit` .*cannot be shifted"):
+        again(study, tmp_path)
+    assert not list((tmp_path / "out").rglob("*")) if (tmp_path / "out").exists() else True
+
+
+@pytest.mark.parametrize(
+    "values", [["benign", "malignant"], ["12.5", "13.1"], ["3 mm", "5 mm"], ["2019", "2020"], ["T1a"]]
+)
+def test_other_values_are_no_dates(values: list[str]) -> None:
+    assert not order_of(values)[0]
+
+
+@pytest.mark.parametrize("what", ["gone", "changed", "table", "review"])
+def test_what_was_lost_or_changed_is_restored(tmp_path: Path, what: str) -> None:
+    study = small_study(tmp_path / "s", "a.png,PAT_1\nb.png,PAT_2", {"a.png": png(), "b.png": png()})
+    again(study, tmp_path)
+    out = tmp_path / "out"
+    whole = sums(out)
+    image = next((out / "raw").rglob("*.png"))
+    if what == "gone":
+        image.unlink()
+    else:
+        {"changed": image, "table": out / "clinical.csv", "review": out / "review.html"}[what].write_bytes(b"x")
+    assert not again(study, tmp_path).already_done
+    assert sums(out) == whole
+    assert verify(out) == []
+    assert again(study, tmp_path).already_done
+
+
+def test_rows_of_frames_stay_rows_of_frames(tmp_path: Path) -> None:
+    study = small_study(
+        tmp_path / "s",
+        "x.dcm#1,PAT_1,3\nx.dcm#3,PAT_1,4\ny.dcm,PAT_2,5\nz.dcm#0,PAT_2,6\nz.dcm#1,PAT_3,7",
+        {name: multi() for name in ("x.dcm", "y.dcm", "z.dcm")},
+        columns=",extent",
+        more="clinical: {extent: ordinal}\n",
+    )
+    done = again(study, tmp_path)
+    assert (done.written, done.refused) == (2, 1)
+    assert "the table gives its frames to different patients" in (tmp_path / "out" / "review.html").read_text()
+
+    def extents(of: Study) -> list[tuple[str, float]]:
+        run = scan(of, progress=False)
+        manifest = pd.read_parquet(run.path / "manifest.parquet")
+        manifest = manifest[(manifest["status"] == "ok") & ~manifest["file"].str.startswith("z")]
+        return sorted(zip(manifest["frame"], manifest["extent"], strict=True))
+
+    copied = load_study(tmp_path / "out", [f"analysis={tmp_path / 'analysis'}", "scan.workers=1"])
+    assert extents(copied) == extents(study) == [("0", 5), ("1", 3), ("1", 5), ("2", 5), ("3", 4), ("3", 5)]
+
+
+def test_split_and_levels_held_out_are_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)  # copies of one picture would be bound together
+    files = {
+        f"{i}.dcm": ct(StationName=f"CT{i % 2}", PixelData=rng.integers(0, 900, (128, 128), dtype=np.int16).tobytes())
+        for i in range(6)
+    }
+    study = small_study(
+        tmp_path / "s",
+        "\n".join(f"{i}.dcm,PAT_{i}" for i in range(6)),
+        files,
+        more="acquisition: {header_manufacturer: categorical, header_station: categorical}\n"
+        "split: {seed: 7, test: 0.4, stratify: [header_manufacturer]}\nexternal: {header_station: [CT1]}\n",
+    )
+    again(study, tmp_path)
+    copied = load_study(tmp_path / "out", [f"analysis={tmp_path / 'analysis'}", "scan.workers=1"])
+    assert (copied.config.split.seed, copied.config.split.stratify) == (7, ["file_manufacturer"])
+    assert "CT1" not in (tmp_path / "out" / "study.yaml").read_text()
+    manifest = pd.read_parquet(scan(copied, progress=False).path / "manifest.parquet")
+    held = manifest[manifest["split"].str.startswith("external")]
+    assert len(held) == 3
+    assert held["file_station"].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["Age years", "AgeAtDiagnosis", "ageYears", "age.years", "Alter", "âge", "edad", "age", "patient_age"]
+)
+def test_high_ages_are_ninety_whatever_the_column_is_called(name: str) -> None:
+    assert is_age(name)
+    ages = pd.Series(["93", "89", "93 years", "95-99"], dtype=object)
+    assert capped_ages(ages, name).tolist() == ["90", "89", "90", "90"]
+    assert capped_ages(pd.Series(["93", "1200"], dtype=object), "age_months").tolist() == ["93", "1080"]
+
+
+@pytest.mark.parametrize("name", ["stage", "dosage", "image", "alternative", "device_name", "nominal", "case_control"])
+def test_other_columns_are_neither_ages_nor_names(name: str) -> None:
+    assert not is_age(name)
+    assert not is_personal(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pat_name", "Nachname", "Vorname", "geb_datum", "birth_year", "zip", "postcode", "PLZ", "Adresse", "Telefon",
+     "initials", "hospital_number", "case_no", "Fallnummer", "NHS number", "PatientName", "last name", "dob"],
+)  # fmt: skip
+def test_columns_that_name_people_are_known(name: str) -> None:
+    assert is_personal(name)
+
+
+def test_a_wrong_linkage_name_leaves_no_second_key(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "out" / ".deidentify").mkdir(parents=True)
+    (tmp_path / "out" / ".deidentify" / "output.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is not there, and .* was made with a linkage file"):
+        again(study, tmp_path)
+    assert not (tmp_path / "linkage.json").exists()
+
+
+def test_a_new_patient_is_looked_for_in_pictures_already_done() -> None:
+    marks = {
+        verb._Settings(TextFinder("ocr", "identifying", frozenset(ids)), DicomOptions(), 10, ()).mark()
+        for ids in ({"77412"}, {"77412", "88123"})
+    }
+    assert len(marks) == 2
+
+
+def test_a_decoder_that_does_not_end_costs_a_file_and_not_the_call(tmp_path: Path) -> None:
+    study = small_study(tmp_path / "s", "a.png,PAT_1\nb.png,PAT_2", {"a.png": png(), "b.png": png()})
+    limits = study.config.scan.model_copy(update={"time_limit_s": 1e-5})
+    with pytest.raises(UnreadableImage, match="reading took longer than"):
+        pass_gate(study.image_root, "a.png", png(), limits)
+    pass_gate(study.image_root, "a.png", png(), study.config.scan)
+
+
+def test_the_review_sheet_says_how_to_leave_a_picture_out(tmp_path: Path) -> None:
+    again(small_study(tmp_path / "s", "a.png,PAT_1", {"a.png": png()}), tmp_path)
+    assert (
+        "move it out of the images of the study, and repeat the command" in (tmp_path / "out/review.html").read_text()
+    )
