@@ -129,10 +129,10 @@ def table(name: str, specialty: str, pictures: list[Pixels]) -> None:
     )
     for key, ways in SPOILING.items():
         sign = 1 if QUALITY[key].bad == "high" else -1
-        graded = grades(sound, thresholds)[f"grade_{key}"]
+        graded = grades(sound, thresholds)[f"image_grade_{key}"]
         for how, spoil in ways:
             spoilt = measured([spoil(p) for p in pictures])
-            worse = grades(spoilt, thresholds)[f"grade_{key}"]
+            worse = grades(spoilt, thresholds)[f"image_grade_{key}"]
             area = auroc(sign * sound[QUALITY[key].column].to_numpy(), sign * spoilt[QUALITY[key].column].to_numpy())
             print(f"| {key} | {how} | {area:.3f} | {_shares(graded)} | {_shares(worse)} |")
 

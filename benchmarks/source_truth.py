@@ -83,7 +83,7 @@ class World:
         frame["device"] = np.where(device, "B", "A")[codes]
         frame["operator"] = np.where(operator, "Z", "Y")
         frame["year"] = year[codes].astype(float)
-        frame["grade"] = np.where(badness > worst, "poor", np.where(badness > middling, "borderline", "good"))
+        frame["image_grade"] = np.where(badness > worst, "poor", np.where(badness > middling, "borderline", "good"))
         frame["quality_sharpness"] = -badness
         other = rng.standard_normal(n)[codes] + rng.standard_normal(len(codes))
         frame["quality_exposure"] = other
@@ -103,8 +103,8 @@ def with_every_column(manifest: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         phenotype_brightness=50 + 5 * device + rng.standard_normal(n),
         text_like=device & (rng.random(n) < 0.6),
         findings=rng.choice(["", "", "", "gps", "burned_in exif_comment"], n),
-        grade_sharpness=manifest["grade"],
-        grade_exposure=rng.choice(["good", "good", "borderline"], n),
+        image_grade_sharpness=manifest["image_grade"],
+        image_grade_exposure=rng.choice(["good", "good", "borderline"], n),
         duplicate_of="",
         duplicate_kind="",
         duplicate_group="",
@@ -191,7 +191,7 @@ def answers(world: World, seed: int) -> dict[str, Any]:
         found[f"quality × {name}, called"] = verdict == "depends"
     found["quality × anything, called"] = "depends" in said["verdict"].values()
     for name in ("recurrence", "device"):
-        table = pd.crosstab(manifest[name], manifest["grade"] == "poor").to_numpy()
+        table = pd.crosstab(manifest[name], manifest["image_grade"] == "poor").to_numpy()
         found[f"poor × {name}, χ² of images"] = table.shape == (2, 2) and chi2_contingency(table)[1] <= 0.05
     sizes = images_per_patient(cohort)
     found["number of images × recurrence, called"] = any(

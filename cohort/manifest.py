@@ -14,7 +14,7 @@ from cohort.study import Study, is_header_fact
 from cohort.table import as_text, read_table
 
 # Made after the join.
-_OWN_COLUMNS = {"patient", "split", "duplicate_of", "duplicate_kind", "duplicate_group", "file", "frame"}
+_OWN_COLUMNS = {"patient", "split", "duplicate_of", "duplicate_kind", "duplicate_group", "file", "frame", "image_grade"}
 
 
 def build_manifest(
@@ -153,7 +153,11 @@ def join_table(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.
                 without["reason"] != "", "no row of the table names this image"
             )
     columns = [c for c in wanted if c not in {key_column, patient_column}]
-    clash = [c for c in columns if c in manifest.columns or (c in _OWN_COLUMNS and c != config.split.column)]
+    clash = [
+        c
+        for c in columns
+        if c in manifest.columns or ((c in _OWN_COLUMNS or c.startswith("image_grade_")) and c != config.split.column)
+    ]
     if clash:
         raise UserError(_clash(study, clash[0]))
     manifest[columns] = joined[columns]  # the split column, if it is called `split`, is settled and overwritten later

@@ -59,7 +59,7 @@ def read_file(root: Path, file: str, config: ScanConfig) -> Iterator[tuple[Row, 
         data = _bytes_of(root / file)
         row |= {"sha256": hashlib.sha256(data).hexdigest(), "n_bytes": len(data)}
         any_picture = False
-        for frame, picture in read_pictures(root / file, data, options):
+        for frame, picture in _pictures(root / file, data, options):
             any_picture = True
             named = row | {"image_id": f"{file}#{frame}" if frame else file, "frame": frame}
             if isinstance(picture, UnreadableImage):
@@ -82,6 +82,20 @@ def read_file(root: Path, file: str, config: ScanConfig) -> Iterator[tuple[Row, 
         if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
             raise
         yield row | {"reason": "the picture does not fit in the memory allowed (scan.memory_limit_gb)"}, None
+
+
+def _pictures(path: Path, data: bytes, options: ReadOptions) -> Iterator[tuple[str, Picture | UnreadableImage]]:
+    """`read_pictures`, and whatever else a decoder raises as a reason: one odd file must not end the scan of an archive."""
+    try:
+        yield from read_pictures(path, data, options)
+    except (UnreadableImage, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
+            raise
+        raise UnreadableImage(
+            f"the reader stumbled over it ({type(error).__name__}): please report the file"
+        ) from error
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -208,7 +208,7 @@ def grades(frame: pd.DataFrame, thresholds: QualityThresholds) -> pd.DataFrame:
         thresholds: of its specialty.
 
     Returns:
-        `image_id`, `grade_<measure>` for each measure and `grade`, on the index of `frame`: good, borderline, poor,
+        `image_id`, `image_grade_<measure>` for each measure and `image_grade`, on the index of `frame`: good, borderline, poor,
         or "" where there is no number (an unreadable file) or the specialty does not judge by it.
 
     Raises:
@@ -221,8 +221,8 @@ def grades(frame: pd.DataFrame, thresholds: QualityThresholds) -> pd.DataFrame:
         )
     graded = frame[["image_id"]].copy()
     for name, measured in QUALITY.items():
-        graded[f"grade_{name}"] = _grade(frame[measured.column], getattr(thresholds, name), measured.bad)
-    graded["grade"] = _worst(graded)
+        graded[f"image_grade_{name}"] = _grade(frame[measured.column], getattr(thresholds, name), measured.bad)
+    graded["image_grade"] = _worst(graded)
     return graded
 
 
@@ -236,7 +236,7 @@ def _grade(values: pd.Series[Any], limits: Limits | None, bad: str) -> NDArray[n
 
 
 def _worst(graded: pd.DataFrame) -> NDArray[np.object_]:
-    columns = graded[[f"grade_{name}" for name in QUALITY]].to_numpy(dtype=object)
+    columns = graded[[f"image_grade_{name}" for name in QUALITY]].to_numpy(dtype=object)
     conditions = [(columns == grade).any(axis=1) for grade in reversed(GRADES)]
     return np.select(conditions, list(reversed(GRADES)), default="").astype(object)
 
@@ -270,13 +270,13 @@ def apply_annotations(graded: pd.DataFrame, annotations: pd.DataFrame) -> pd.Dat
             borderline, poor, or `withdrawn` to return to the computed one), author, time (ISO 8601).
 
     Returns:
-        The same with `grade` renewed and `grade_by`: who overruled anything in the row, "" if nobody.
+        The same with `image_grade` renewed and `image_grade_by`: who overruled anything in the row, "" if nobody.
 
     Raises:
         UserError: a row names an unknown image, measure, grade or time, or no author.
     """
     result = graded.copy()
-    result["grade_by"] = ""
+    result["image_grade_by"] = ""
     if annotations.empty:
         return result
     rows = _checked(annotations, set(graded["image_id"]))
@@ -284,12 +284,12 @@ def apply_annotations(graded: pd.DataFrame, annotations: pd.DataFrame) -> pd.Dat
     latest = latest[latest["grade"] != WITHDRAWN]
     place = pd.Series(graded.index, index=graded["image_id"])
     for name, chosen in latest[latest["measure"] != OVERALL].groupby("measure"):
-        result.loc[place[chosen["image_id"]], f"grade_{name}"] = chosen["grade"].to_numpy()
-    result["grade"] = _worst(result)
+        result.loc[place[chosen["image_id"]], f"image_grade_{name}"] = chosen["grade"].to_numpy()
+    result["image_grade"] = _worst(result)
     whole = latest[latest["measure"] == OVERALL]
-    result.loc[place[whole["image_id"]], "grade"] = whole["grade"].to_numpy()
+    result.loc[place[whole["image_id"]], "image_grade"] = whole["grade"].to_numpy()
     by = latest.groupby("image_id")["author"].agg(lambda authors: "; ".join(dict.fromkeys(authors)))
-    result.loc[place[by.index], "grade_by"] = by.to_numpy()
+    result.loc[place[by.index], "image_grade_by"] = by.to_numpy()
     return result
 
 

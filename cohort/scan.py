@@ -95,7 +95,7 @@ def _graded(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.Dat
         found = apply_annotations(found, read_annotations(study.quality_annotations))
     except UserError as error:
         raise UserError(f"{study.quality_annotations}: {error}") from None
-    overruled = int((found["grade_by"] != "").sum())
+    overruled = int((found["image_grade_by"] != "").sum())
     if overruled:
         problems.append(f"{study.quality_annotations.name}: people graded {overruled} image(s); their word counts")
     return pd.concat([manifest, found.drop(columns="image_id")], axis=1)

@@ -52,7 +52,9 @@ def read_raster(source: Source, kind: str) -> Iterator[tuple[str, Picture | Unre
             yield str(number), _picture(image, source, kind, f"frame {number + 1} of {n_frames}")
         except UnreadableImage as reason:
             yield str(number), reason
-        except (EOFError, OSError, ValueError, SyntaxError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # a later frame may lie about anything, its size too
             yield str(number), _damaged(kind, error)
 
 

@@ -110,8 +110,8 @@ def _periods(when: Column) -> Column:
 
 def _watched(cohort: Cohort, when: Column) -> list[Column]:
     columns = [c for c in cohort.variables if c.name != when.name]
-    if "grade" in cohort.images:
-        grade = cohort.images["grade"].to_numpy(dtype=object)
+    if "image_grade" in cohort.images:
+        grade = cohort.images["image_grade"].to_numpy(dtype=object)
         columns.append(
             Column.flag("poor quality", "quality", grade == "poor", np.isin(grade, ["good", "borderline", "poor"]))
         )

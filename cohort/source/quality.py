@@ -26,18 +26,22 @@ _FEW_IMAGES = 20_000
 def quality(cohort: Cohort, calendar: Column | None = None) -> dict[str, Any]:
     """Grades, how alike they are within patients, and every dependence on a variable (q over all of these tests)."""
     images, patients = cohort.images, cohort.patients
-    grade = images["grade"].to_numpy(dtype=object) if "grade" in images else np.full(len(images), "", dtype=object)
+    grade = (
+        images["image_grade"].to_numpy(dtype=object)
+        if "image_grade" in images
+        else np.full(len(images), "", dtype=object)
+    )
     poor = Column.flag("poor quality", "quality", grade == "poor", np.isin(grade, GRADES))
     measures = _measures(images)
     report: dict[str, Any] = {
         "graded": bool(poor.known.any()),
         "n_images": int(poor.known.sum()),
         "n_patients": patients.count(poor.known),
-        "grades": _grades(images, "grade", patients),
+        "grades": _grades(images, "image_grade", patients),
         "by_measure": {
-            str(name).removeprefix("grade_"): _grades(images, str(name), patients)
+            str(name).removeprefix("image_grade_"): _grades(images, str(name), patients)
             for name in images.columns
-            if str(name).startswith("grade_") and set(images[name].dropna().unique()) <= {*GRADES, ""}
+            if str(name).startswith("image_grade_") and set(images[name].dropna().unique()) <= {*GRADES, ""}
         },
         "within_patients": [_alike(column, patients, cohort.seed) for column in (poor, *measures)],
     }

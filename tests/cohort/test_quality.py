@@ -276,12 +276,12 @@ def test_grades_follow_the_limits_on_both_sides() -> None:
         ),
         limits(),
     )
-    assert graded["grade_sharpness"].tolist() == ["good", "good", "borderline", "poor", "poor", "", "good"]
-    assert graded["grade_exposure"].tolist() == ["good", "borderline", "good", "good", "poor", "", "borderline"]
-    assert graded["grade"].tolist() == ["good", "borderline", "borderline", "poor", "poor", "", "borderline"]
-    assert set(graded["grade_compression"]) == {""}, "no limits, no grade"
+    assert graded["image_grade_sharpness"].tolist() == ["good", "good", "borderline", "poor", "poor", "", "good"]
+    assert graded["image_grade_exposure"].tolist() == ["good", "borderline", "good", "good", "poor", "", "borderline"]
+    assert graded["image_grade"].tolist() == ["good", "borderline", "borderline", "poor", "poor", "", "borderline"]
+    assert set(graded["image_grade_compression"]) == {""}, "no limits, no grade"
     assert graded.index.tolist() == list(range(10, 17))
-    assert list(graded.columns) == ["image_id", *(f"grade_{name}" for name in QUALITY), "grade"]
+    assert list(graded.columns) == ["image_id", *(f"image_grade_{name}" for name in QUALITY), "image_grade"]
 
 
 def test_an_older_manifest_is_told_to_scan_again() -> None:
@@ -304,11 +304,11 @@ def test_spoilt_phantoms_are_graded_worse_and_sound_ones_good() -> None:
         rows = pd.DataFrame([measure(p, 92.0) for p in pictures])
         return grades(rows.assign(image_id=[str(i) for i in range(len(rows))]), thresholds)
 
-    assert (graded(sound)["grade"] == "good").all()
+    assert (graded(sound)["image_grade"] == "good").all()
     for name, spoil in ways.items():
         found = graded([spoil(p) for p in sound])
-        assert (found[f"grade_{name}"] == "poor").all(), name
-        assert (found["grade"] == "poor").all(), name
+        assert (found[f"image_grade_{name}"] == "poor").all(), name
+        assert (found["image_grade"] == "poor").all(), name
 
 
 # ------------------------------------------------------------------------------------------------ a person's word
@@ -330,11 +330,13 @@ def test_a_person_overrules_the_number_and_the_latest_word_counts() -> None:
             ("3.jpg", "exposure", "borderline", "Ben", "2026-03-02"),
         ),
     )
-    assert result["grade_sharpness"].tolist() == ["good", "borderline", "good", "good"]
-    assert result["grade_exposure"].tolist() == ["good", "good", "borderline", "borderline"]
-    assert result["grade"].tolist() == ["good", "borderline", "borderline", "poor"]
-    assert result["grade_by"].tolist() == ["", "Ben", "Ada", "Ada; Ben"]
-    assert graded["grade_sharpness"].tolist() == ["good", "poor", "poor", "good"], "the computed ones are left alone"
+    assert result["image_grade_sharpness"].tolist() == ["good", "borderline", "good", "good"]
+    assert result["image_grade_exposure"].tolist() == ["good", "good", "borderline", "borderline"]
+    assert result["image_grade"].tolist() == ["good", "borderline", "borderline", "poor"]
+    assert result["image_grade_by"].tolist() == ["", "Ben", "Ada", "Ada; Ben"]
+    assert graded["image_grade_sharpness"].tolist() == ["good", "poor", "poor", "good"], (
+        "the computed ones are left alone"
+    )
 
 
 def test_a_withdrawn_word_gives_the_computed_grade_back() -> None:
@@ -346,14 +348,16 @@ def test_a_withdrawn_word_gives_the_computed_grade_back() -> None:
             ("0.jpg", "sharpness", "withdrawn", "Ada", "2026-03-01T11:00"),
         ),
     )
-    assert result[["grade_sharpness", "grade", "grade_by"]].to_numpy().tolist() == [["poor", "poor", ""]]
+    assert result[["image_grade_sharpness", "image_grade", "image_grade_by"]].to_numpy().tolist() == [
+        ["poor", "poor", ""]
+    ]
 
 
 def test_no_annotations_leave_the_grades_as_they_are(tmp_path: Path) -> None:
     graded = grades(frame(quality_focus=[-5.0]), limits())
     result = apply_annotations(graded, read_annotations(tmp_path / "quality.csv"))
-    pd.testing.assert_frame_equal(result.drop(columns="grade_by"), graded)
-    assert result["grade_by"].tolist() == [""]
+    pd.testing.assert_frame_equal(result.drop(columns="image_grade_by"), graded)
+    assert result["image_grade_by"].tolist() == [""]
 
 
 @pytest.mark.parametrize(
