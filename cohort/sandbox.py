@@ -92,9 +92,15 @@ def _lost(root: Path, file: str, config: ScanConfig, got_frames: int, late: bool
 
 @contextmanager
 def _borrowed() -> Iterator[_Process]:
-    with _lock:
-        process = _idle.pop() if _idle else None
-    process = process or _start()
+    process = None
+    while process is None:
+        with _lock:
+            process = _idle.pop() if _idle else None
+        if process is None:
+            process = _start()
+        elif process.child.poll() is not None:  # it died while it waited: no fault of the next file
+            process.pipe.close()
+            process = None
     whole = False
     try:
         yield process

@@ -257,6 +257,16 @@ def test_a_picture_beyond_the_memory_allowed_costs_a_row(tmp_path: Path) -> None
     assert "memory" in rows[0]["reason"]
 
 
+def test_a_reader_that_died_while_it_waited_is_no_fault_of_the_next_file(tmp_path: Path) -> None:
+    photo(tmp_path, "a.png")
+    list(read_files(tmp_path, ["a.png"], ScanConfig()))
+    for process in sandbox._idle:
+        process.child.kill()
+        process.child.wait()
+    rows = [row for row, _ in read_files(tmp_path, ["a.png"], ScanConfig())]
+    assert [row["status"] for row in rows] == ["ok"]
+
+
 @pytest.mark.parametrize("limit_gb", [0.35, 0.45, 0.6])
 def test_running_out_of_memory_anywhere_costs_a_row(tmp_path: Path, limit_gb: float) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
