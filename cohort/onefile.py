@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cohort.hashes import perceptual_hash, pixel_hash
 from cohort.prepared import encode, shrink
-from cohort.privacy import text_lines
+from cohort.privacy import faces, text_lines
 from cohort.quality import measure
 from cohort.readers import NoPicture, Picture, ReadOptions, UnreadableImage, read_pictures
 from cohort.study import ScanConfig
@@ -106,7 +106,11 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _measured(picture: Picture, small: NDArray[np.uint8], config: ScanConfig) -> Row:
-    found, how = _text(shrink(picture.pixels, _TEXT_SIDE_PX), config.text)
+    middle = shrink(picture.pixels, _TEXT_SIDE_PX)
+    found, how = _text(middle, config.text)
+    marks = ["burned_in_text"] if found else []
+    if config.faces and (middle[..., :1] != middle).any() and faces(middle):  # gray pictures are no photographs
+        marks.append("face")
     shrunk = "" if small.shape == picture.pixels.shape else f"area to {small.shape[1]} × {small.shape[0]}"
     return {
         "status": "ok",
@@ -119,7 +123,7 @@ def _measured(picture: Picture, small: NDArray[np.uint8], config: ScanConfig) ->
         "prepared": ", ".join(filter(None, [picture.how, shrunk, f"JPEG {config.jpeg_quality}"])),
         "text_like": bool(found),
         "text_read": how,
-        "findings": " ".join([*picture.findings, *(["burned_in_text"] if found else [])]),
+        "findings": " ".join([*picture.findings, *marks]),
         **{f"header_{name}": value for name, value in picture.header.items()},
         **measure(small, picture.jpeg_quality),
     }

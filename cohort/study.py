@@ -84,6 +84,7 @@ class ScanConfig(Config):
     tile_um_per_px: float = Field(0.5, gt=0)  # … at this resolution, in µm per pixel
     min_tissue: float = Field(0.5, ge=0, le=1)  # share of a tile that must be tissue
     text: Literal["lines", "ocr"] = "lines"  # burned-in text: found by its form, or read (extra `privacy`)
+    faces: bool = False  # look for faces on colour pictures, about 0.1 s each
     time_limit_s: float = Field(60, gt=0)  # a file that takes longer is set aside
     memory_limit_gb: float = Field(8, gt=0)  # a file that needs more is set aside
     shard_images: int = Field(256, ge=1)

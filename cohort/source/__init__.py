@@ -66,7 +66,7 @@ def source_audit(study: Study, manifest: pd.DataFrame, problems: Sequence[str]) 
         "calendar": drift(cohort, when),
         "duplicates": duplicates(usable),
         "burned_in": burned_in(cohort, study.config.scan.text),
-        "privacy": privacy(cohort),
+        "privacy": privacy(cohort, study.config.scan.faces),
         "splits": {
             str(side): {"images": len(part), "patients": int(part["patient"].nunique())}
             for side, part in usable.groupby("split")

@@ -13,16 +13,16 @@ from cohort.privacy import IDENTITY
 from cohort.source.columns import MAX_LEVELS_SHOWN, Cohort, Column
 from cohort.source.permuted import MIN_PATIENTS
 
-_NAMING = IDENTITY | {"exif_gps", "exif_owner"}
+_NAMING = IDENTITY | {"exif_gps", "exif_owner", "face"}
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _WORDS_SHOWN = 12
 DETECTORS = {"lines": "found by its form, not read", "ocr": "read by text recognition (OCR)"}
 
 
-def privacy(cohort: Cohort) -> dict[str, Any]:
-    """Images and patients with each kind of finding."""
+def privacy(cohort: Cohort, faces: bool = False) -> dict[str, Any]:
+    """Images and patients with each kind of finding; `faces`: whether faces were looked for."""
     if "findings" not in cohort.images:
-        return {"findings": [], "n_images": 0, "n_patients": 0, "sentences": []}
+        return {"findings": [], "n_images": 0, "n_patients": 0, "faces_looked_for": faces, "sentences": []}
     text = cohort.images["findings"].astype(object).where(cohort.images["findings"].notna(), "").astype(str)
     codes, combinations = pd.factorize(text)
     words = sorted({word for combination in combinations for word in combination.split()})
@@ -39,17 +39,19 @@ def privacy(cohort: Cohort) -> dict[str, Any]:
         "n_patients": cohort.patients.count(some),
         "n_images_naming": int(naming.sum()),
         "n_patients_naming": cohort.patients.count(naming),
+        "faces_looked_for": faces,
     }
     said = []
     if naming.any():
         said.append(
             f"{report['n_images_naming']} image(s) of {report['n_patients_naming']} patient(s) name a person, or lead to one, in "
-            f"header or file name ({_listed([f for f in found if f['finding'] in _NAMING])}): de-identify before sharing."
+            f"header, file name or picture ({_listed([f for f in found if f['finding'] in _NAMING])}): de-identify before sharing."
         )
     others = [f for f in found if f["finding"] not in _NAMING]
     if others:
         also = " also" if said else ""
         said.append(f"What may name a person, or narrow down who it is,{also} stands in: {_listed(others)}.")
+    said.append("Faces were looked for." if faces else "Faces were not looked for (scan.faces=true does).")
     return report | {"sentences": said}
 
 

@@ -158,6 +158,21 @@ def test_a_tumours_grade_is_not_the_pictures(tmp_path: Path) -> None:
     assert set(manifest["image_grade"]) <= {"good", "borderline", "poor"}
 
 
+def test_faces_are_flagged_where_they_are_looked_for(tmp_path: Path) -> None:
+    from skimage.data import astronaut
+
+    Image.fromarray(astronaut()).save(tmp_path / "face.png")
+    Image.fromarray(astronaut()).convert("L").save(tmp_path / "gray.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(
+        tmp_path / "noise.png"
+    )
+    looked = study_of(tmp_path, "scan.faces=true").set_index("image_id")["findings"]
+    assert looked.str.split().map(lambda words: "face" in words).to_dict() == {
+        "face.png": True, "gray.png": False, "noise.png": False,
+    }  # fmt: skip
+    assert not study_of(tmp_path)["findings"].str.contains("face").any(), "not by default"
+
+
 @pytest.mark.slow
 def test_the_portuguese_on_breast_ultrasound_is_read_and_its_share_per_device_stated(
     shared_data: Path, tmp_path: Path
