@@ -36,6 +36,7 @@ def test_no_scheduler_is_said_plainly(phantom: Path, tmp_path: Path) -> None:
         scan(load_study(phantom, [f"analysis={tmp_path}"]), progress=False, dask="tcp://127.0.0.1:9")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing(phantom: Path, scanned: tuple[Study, RunFolder], tmp_path: Path) -> None:
     from distributed import Client
 

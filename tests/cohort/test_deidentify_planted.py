@@ -340,17 +340,14 @@ def check_output(folder: Path, out: Path, everyone: list[Person], pixels: dict[s
 
 
 def read_again(path: Path) -> str:
-    """All text that OCR reads in a picture, at one and a half times its size: another look than the one that masked."""
+    """All text that OCR reads in the negative of a picture, however unsure it is: another look than the one that masked."""
     values = (
         pydicom.dcmread(path).pixel_array
         if path.suffix == ".dcm"
         else np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("L"))
     )
-    gray = (values / max(values.max(), 1) * 255).astype(np.uint8)
-    big = np.asarray(
-        Image.fromarray(gray).resize((gray.shape[1] * 3 // 2, gray.shape[0] * 3 // 2), Image.Resampling.LANCZOS)
-    )
-    found = ocr.TextReader(min_confidence=0.2).read_text(np.repeat(big[:, :, None], 3, axis=2))
+    negative = 255 - (values / max(values.max(), 1) * 255).astype(np.uint8)
+    found = ocr.TextReader(min_confidence=0.2).read_text(np.repeat(negative[:, :, None], 3, axis=2))
     return " ".join(box.text for box in found)
 
 
@@ -388,14 +385,19 @@ def test_headers_names_and_hidden_corners_hold_nobody_any_more(tmp_path: Path) -
 @pytest.mark.skipif(not ocr.available(), reason="needs rapidocr")
 def test_burned_in_identifiers_are_masked_and_nothing_else_is_touched(tmp_path: Path) -> None:
     folder, out = tmp_path / "study", tmp_path / "out"
-    everyone, pixels = plant(folder, 3, drawn=2)
+    everyone, pixels = plant(folder, 2, drawn=1)
+    first = everyone[0]
+    original = next((folder / "images").rglob(f"{first.surname}-*.png"))
+    assert first.number.lower() in re.sub(r"[^a-z0-9]", "", read_again(original).lower()), (
+        "this reading does find names"
+    )
     done = deidentify_study(
         load_study(folder, ["scan.workers=1"]), out, tmp_path / "linkage.json", text="ocr", progress=False
     )
-    assert (done.written, done.masked) == (6, 4)
+    assert (done.written, done.masked) == (4, 2)
     check_output(folder, out, everyone, pixels)
     stems = [str(stem) for stem in json.loads((tmp_path / "linkage.json").read_text())["files"].values()]
-    check_pixels(out, everyone, stems[:4])  # those that were drawn on
+    check_pixels(out, everyone, stems[:2])  # those that were drawn on
 
 
 @pytest.mark.slow

@@ -194,6 +194,7 @@ def test_pages(page: Any, explorer: str, screenshots: Path, path: str, heading: 
     _clean(page)
 
 
+@pytest.mark.slow
 def test_hostile_names_ask_nothing_of_the_network(page: Any, hostile_explorer: str) -> None:
     headings = {
         "": "Map of the images",

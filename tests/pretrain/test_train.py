@@ -134,7 +134,7 @@ def test_the_loss_falls(cohort: Cohort, tiny: Tiny, method: str) -> None:
     assert lines[-1]["loss"] < 0.97 * lines[0]["loss"]
 
 
-@pytest.mark.parametrize("method", ["mae", "dino"])
+@pytest.mark.parametrize("method", ["mae", pytest.param("dino", marks=pytest.mark.slow)])
 def test_killed_in_the_middle_and_repeated_gives_the_undisturbed_result(
     cohort: Cohort, tiny: Tiny, method: str
 ) -> None:

@@ -228,7 +228,14 @@ def no_effect(rng, n=40, dim=10, spread=1.0, conditional=False, within=False, ra
 
 @pytest.mark.parametrize(
     "kind",
-    [{}, {"spread": 6.0}, {"conditional": True}, {"within": True}, {"ranked": True}, {"dim": 60}],
+    [
+        {},
+        pytest.param({"spread": 6.0}, marks=pytest.mark.slow),
+        {"conditional": True},
+        pytest.param({"within": True}, marks=pytest.mark.slow),
+        pytest.param({"ranked": True}, marks=pytest.mark.slow),
+        pytest.param({"dim": 60}, marks=pytest.mark.slow),
+    ],
     ids=["no effect", "fingerprint", "conditional", "within patients", "continuous", "more dimensions than patients"],
 )
 def test_null_worlds_are_rejected_about_as_often_as_the_level_says(monkeypatch, kind):
