@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 # faiss-cpu or faiss-gpu, never both: `make demo EXTRA=gpu` where there is a CUDA GPU
 EXTRA ?= cpu
+# Processes that share the tests; each computes with one thread
+JOBS ?= auto
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 4
 BIN := $(VENV)/bin
 READY := $(VENV)/.pellucid-installed
 
@@ -30,11 +33,11 @@ install: $(READY)  ## create .venv and install Pellucid with what its tests need
 demo: $(READY)  ## write a phantom cohort and run everything on it
 	$(BIN)/pellucid demo demo
 
-test: $(READY)  ## the tests (ten to twelve minutes on two cores)
-	$(BIN)/python -m pytest -q
+test: $(READY)  ## the tests (about six minutes on two cores)
+	$(PYTEST)
 
 test-slow: $(READY)  ## the tests that take a minute or more each
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 lint: $(READY)  ## ruff: format and lint
 	$(BIN)/ruff format --check .
