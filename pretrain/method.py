@@ -1,4 +1,4 @@
-"""What the training loop asks of a method; dino.py and mae.py answer, and a new method is one more such file."""
+"""What the training loop asks of a method; dino.py, mae.py and their like answer, and a new method is one more such file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ class Outcome(NamedTuple):
     """What one forward pass gives."""
 
     loss: Tensor  # scalar, float32, mean over this process's images
-    features: Tensor  # (b, d) of the backbone, without gradient: what health.py looks at
+    features: Tensor  # (b, d) float32 of the backbone, without gradient: what health.py looks at
+    partner: Tensor | None = None  # (b, d) of another view of the same images, where the method has one: for alignment
+    terms: dict[str, Tensor] = {}  # named scalars without gradient (parts of the loss, teacher entropy …): for metrics
 
 
 class Method(nn.Module):

@@ -23,7 +23,7 @@ from pretrain.loop import train
 from pretrain.mae import Mae
 from pretrain.method import Method
 from pretrain.ranks import Ranks, join_ranks
-from pretrain.recipe import DinoRecipe, MaeRecipe, load_recipe
+from pretrain.recipe import AnyRecipe, MaeRecipe, load_recipe
 
 
 def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: bool = True) -> RunFolder:
@@ -100,7 +100,7 @@ def training_images(scan_folder: Path, splits: list[str], batch_size: int) -> pd
     return usable[["image_id", "patient"]].reset_index(drop=True)
 
 
-def build_method(recipe: MaeRecipe | DinoRecipe, steps: int) -> Method:
+def build_method(recipe: AnyRecipe, steps: int) -> Method:
     """The recipe's method, initialised from the recipe's seed."""
     with torch.random.fork_rng(devices=[]):  # initialisers know only the global generator
         torch.manual_seed(recipe.seed)
