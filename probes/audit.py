@@ -216,7 +216,7 @@ def _variable_row(
         inside = patients.subset(rows)
         constant = bool(inside.constant(target.data).all())
         estimate = settings.probe(
-            vectors if rows.all() else vectors[rows], target, inside, f"variable {v.name}", logistic=True
+            vectors if rows.all() else vectors[rows], target, inside, f"variable {v.name}", others=True
         )
         estimate = replace(estimate, metric=metric)
     else:
@@ -240,11 +240,14 @@ def _variable_row(
         "probe": "ridge",
         "saturated": saturated,
         "r2": _number(estimate.r2),
-        "logistic": None
-        if estimate.logistic is None
-        else dict(zip(("score", "ci_low", "ci_high"), map(_number, estimate.logistic), strict=True)),
+        "logistic": _beside(estimate.logistic),
+        "knn": _beside(estimate.knn),
         **_estimate_row(estimate, " ".join(notes)),
     }
+
+
+def _beside(scored: tuple[float, float, float] | None) -> dict[str, float | None] | None:
+    return None if scored is None else dict(zip(("score", "ci_low", "ci_high"), map(_number, scored), strict=True))
 
 
 def _pair_row(

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from cohort.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds
 from cohort.ranks import ridits
 from probes import metrics
+from probes.knn import knn_scores
 from probes.linear import FoldedRidge
 from probes.logistic import logistic_scores
 from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
@@ -67,6 +68,7 @@ class Estimate:
     oof: NDArray[np.floating] | None = None  # (columns, n) out-of-fold scores of the observed target
     null: NDArray[np.float64] | None = None  # (permutations,)
     logistic: tuple[float, float, float] | None = None  # score and interval of the logistic probe, where asked for
+    knn: tuple[float, float, float] | None = None  # and of the kNN probe
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def probe(
     folds: int = 5,
     bootstrap: int = 1000,
     seed: int = 0,
-    logistic: bool = False,
+    others: bool = False,
 ) -> Estimate:
     """How well the target can be read off the vectors of unseen patients, beyond the strata if there are any.
 
@@ -178,11 +180,11 @@ def probe(
     stratified by the strata and blind to the target, permutations of patients within strata. Either way the
     folds are as likely under the permuted target as under the observed one, so the test is exact.
     p is one-sided (large scores are evidence): (1 + #{null ≥ observed}) / (1 + permutations).
-    logistic: also score a logistic probe in the same folds (targets with levels, unconditional only).
+    others: also score a logistic probe (targets with levels only) and a kNN probe in the same folds (unconditional only).
     """
     # The products are many and small: BLAS threads would only get in each other's way, and in that of our own.
     with threadpool_limits(1, user_api="blas"):
-        return _probe(vectors, target, patients, strata, permutations, folds, bootstrap, seed, logistic)
+        return _probe(vectors, target, patients, strata, permutations, folds, bootstrap, seed, others)
 
 
 def _probe(
@@ -194,7 +196,7 @@ def _probe(
     folds: int,
     bootstrap: int,
     seed: int,
-    logistic: bool,
+    others: bool,
 ) -> Estimate:
     n = len(patients)
     conditional = strata is not None
@@ -225,12 +227,18 @@ def _probe(
     groups = deal_folds(balance, N_GROUPS, rng_bootstrap)[patients.codes]
     refitted = refit_error(statistic, ridge, fit, groups)
     ci_low, ci_high = interval(statistic, observed, observed_scores, patients, counts, refitted)
-    beside = None
-    if logistic and target.n_levels and not conditional:
-        data = np.asarray(target.data, dtype=np.int64)
-        scores = logistic_scores(vectors, data, columns, patients.codes, weights, patient_folds[patients.codes])
+
+    def beside(scores: NDArray[np.float64]) -> tuple[float, float, float]:
         score = float(statistic(scores, fit)[0])
-        beside = (score, *interval(statistic, score, scores, patients, counts, refitted))
+        return score, *interval(statistic, score, scores, patients, counts, refitted)
+
+    logistic = knn = None
+    if others and not conditional:
+        dealt = patient_folds[patients.codes]
+        knn = beside(knn_scores(vectors, fit, patients.codes, weights, dealt))
+        if target.n_levels:
+            data = np.asarray(target.data, dtype=np.int64)
+            logistic = beside(logistic_scores(vectors, data, columns, patients.codes, weights, dealt))
     return Estimate(
         target.metric,
         target.chance,
@@ -247,7 +255,8 @@ def _probe(
         n_informative=scarcest,
         oof=observed_scores,
         null=null,
-        logistic=beside,
+        logistic=logistic,
+        knn=knn,
     )
 
 
@@ -301,7 +310,7 @@ def interval(
 
     The standard error is the larger of two: the patient bootstrap of the out-of-fold scores (other test patients),
     and the balanced half samples of `probes.refit` (other training and test patients). Student's t with 15 degrees
-    of freedom, on a variance-stabilising scale. (Of the logistic probe the half samples are the ridge probe's.)
+    of freedom, on a variance-stabilising scale. (Of the logistic and the kNN probe the half samples are the ridge probe's.)
     """
     ranked = statistic.target.n_levels == 0
     chunk = max(1, 2 * CHUNK_CELLS // len(patients))
