@@ -135,6 +135,19 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
     return figure
 
 
+def by_neighbours(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The same rows with the kNN probe's score and interval in place of the linear one's; {} if there is none."""
+    found = {
+        name: [
+            {k: v for k, v in (row | row["knn"]).items() if k not in {"p_value", "q_value"}}  # the linear probe's
+            for row in rows
+            if row.get("knn")
+        ]
+        for name, rows in backbones.items()
+    }
+    return {name: rows for name, rows in found.items() if rows}
+
+
 def scales(variables: Sequence[Mapping[str, Any]]) -> list[str]:
     """The scales on which there is a score, AUROC first."""
     found = {words.metric_label(v.get("metric")) for v in variables if v.get("score") is not None}

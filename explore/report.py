@@ -133,6 +133,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
     variables = audit.get("variables") or []
     probes = findings.probes or ({findings.audited: variables} if variables else {})
     found = verdicts.verdicts(audit)
+    neighbours = probe_figures.by_neighbours(probes)
     return {
         "audited": words.backbone_label(findings.audited) if findings.audited else "",
         "headline": verdicts.headline(found),
@@ -144,6 +145,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
             list(dict.fromkeys(words.humane(v["name"]) for rows in probes.values() for v in rows if v.get("saturated")))
         ),
         "probe_figure": _Figures.html(probe_figures.probe_figure(probes), "probes") if probes else None,
+        "knn_figure": _Figures.html(probe_figures.probe_figure(neighbours), "neighbours") if neighbours else None,
         "refused": [
             f"{words.humane(v['name'])}: {str(v['note']).rstrip('.')}"
             for v in next(iter(probes.values()), [])
@@ -158,6 +160,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
                 "backbone": words.backbone_label(name),
                 "baseline": words.is_baseline(name),
                 "score": words.interval(v) if v.get("score") is not None else v.get("note", ""),
+                "knn": words.interval(v["knn"]) if v.get("knn") else "–",
                 "metric": words.metric_label(v.get("metric")),
                 "chance": v.get("chance"),
                 "p": words.p_text(v.get("p_value")) if v.get("score") is not None else "",

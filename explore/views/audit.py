@@ -38,6 +38,11 @@ def show(findings: Findings) -> None:
         st.plotly_chart(
             probe_figures.probe_figure(probes), width="stretch", theme=None, config=_CHART, key="probe-figure"
         )
+        if neighbours := probe_figures.by_neighbours(probes):
+            with st.expander("… and by the twenty most similar other patients (kNN)"):
+                st.plotly_chart(
+                    probe_figures.probe_figure(neighbours), width="stretch", theme=None, config=_CHART, key="knn-figure"
+                )
     pairs = verdicts.worth_drawing(found, 8)
     variables = audit.get("variables") or []
     drawn = [(scale, probe_figures.pair_figure(pairs, variables, scale)) for scale in probe_figures.scales(variables)]
