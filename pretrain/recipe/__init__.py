@@ -13,12 +13,12 @@ from cohort.errors import UserError
 from pretrain.recipe.base import Machine, Optimizer, Recipe
 from pretrain.recipe.health import Health, Watch
 from pretrain.recipe.methods import METHODS, AnyRecipe, DinoConfig, DinoRecipe, MaeConfig, MaeRecipe
-from pretrain.recipe.views import Colour, Crop, DinoViews, LocalCrops, MaeViews, Range
+from pretrain.recipe.views import Acquisition, AlteredCrop, Colour, Crop, DinoViews, LocalCrops, MaeViews, Range, Views
 from pretrain.recipe.warm_start import WarmStart
 
 __all__ = [
-    "METHODS", "AnyRecipe", "Colour", "Crop", "DinoConfig", "DinoRecipe", "DinoViews", "Health", "LocalCrops",
-    "Machine", "MaeConfig", "MaeRecipe", "MaeViews", "Optimizer", "Range", "Recipe", "WarmStart", "Watch", "load_recipe",
+    "METHODS", "Acquisition", "AlteredCrop", "AnyRecipe", "Colour", "Crop", "DinoConfig", "DinoRecipe", "DinoViews", "Health", "LocalCrops",
+    "Machine", "MaeConfig", "MaeRecipe", "MaeViews", "Optimizer", "Range", "Recipe", "Views", "WarmStart", "Watch", "load_recipe",
 ]  # fmt: skip
 
 DEFAULT_RECIPE = "mae-tiny-cpu"
