@@ -1,4 +1,7 @@
-"""Signs of life without labels: is the batch still spread over many directions, or has everything collapsed?"""
+"""Signs of life without labels: is the batch still spread over many directions, or has everything collapsed?
+
+Shapes: b images, d dimensions. Everything is computed in float64, whatever the training computes in.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,68 @@ import torch
 from torch import Tensor
 
 
+def signs(features: Tensor, partner: Tensor | None = None) -> dict[str, float]:
+    """What a line of metrics.jsonl says of the features.
+
+    Args:
+        features: (b, d) of one view of each image, over all processes.
+        partner: (b, d) of another view of the same images, where the method has one.
+
+    Returns:
+        `feature_std`, `effective_rank`, `centred_rank` and `uniformity`; with a partner `alignment` too.
+    """
+    found = {
+        "feature_std": feature_std(features),
+        "effective_rank": effective_rank(features),
+        "centred_rank": effective_rank(features.double() - features.double().mean(dim=0)),
+    }
+    if len(features) > 1:
+        found["uniformity"] = uniformity(features)
+    if partner is not None:
+        found["alignment"] = alignment(features, partner)
+    return found
+
+
 def feature_std(features: Tensor) -> float:
     """Mean over dimensions of the standard deviation over the batch of L2-normalised features; (b, d) → float.
 
     1/√d for features spread evenly over the sphere, 0 after collapse (Chen & He 2021, SimSiam, section 4.1).
     """
-    unit = torch.nn.functional.normalize(features.detach().double(), dim=1)
-    return float(unit.std(dim=0, correction=0).mean())
+    return float(_unit(features).std(dim=0, correction=0).mean())
 
 
 def effective_rank(features: Tensor) -> float:
     """RankMe: exp of the entropy of the normalised singular values; (b, d) → float in [1, min(b, d)], higher is better.
 
-    Garrido et al. 2023, eq. 1–2 (which is Roy & Vetterli's effective rank of 2007).
+    Garrido et al. 2023, eq. 1–2 (which is Roy & Vetterli's effective rank of 2007). A direction that all images share
+    counts here as any other; `centred_rank` is the same after the batch's mean is taken off, and therefore does not
+    look like collapse where features have a large common part, as those of MAE and of random weights have.
     """
     singular = torch.linalg.svdvals(features.detach().double().cpu())
     p = singular / singular.sum().clamp_min(1e-300) + 1e-7
     return float(torch.exp(-(p * p.log()).sum()))
+
+
+def alignment(features: Tensor, partner: Tensor) -> float:
+    """Mean squared distance of two views of an image, L2-normalised; both (b, d) → float in [0, 4], lower is better.
+
+    Wang & Isola 2020, section 4.1, with α = 2. Zero is also what collapse looks like: read it beside `uniformity`.
+    """
+    return float((_unit(features) - _unit(partner)).square().sum(dim=1).mean())
+
+
+def uniformity(features: Tensor) -> float:
+    """log of the mean of exp(−2 ‖x − y‖²) over pairs of different images; (b, d), b > 1 → float ≤ 0, lower is better.
+
+    Wang & Isola 2020, section 4.1, with t = 2: 0 after collapse, and nearly −4 for images spread evenly over a sphere
+    of many dimensions.
+    """
+    unit = _unit(features)
+    b = len(unit)
+    squared = (2 - 2 * unit @ unit.T).clamp_min(0)
+    squared = squared[~torch.eye(b, dtype=torch.bool, device=squared.device)]
+    return float((-2 * squared).exp().mean().log())
+
+
+def _unit(features: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(features.detach().double(), dim=1)
