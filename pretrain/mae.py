@@ -13,13 +13,17 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from lightly.models.modules import MaskedVisionTransformerDecoderTIMM, MaskedVisionTransformerTIMM
+from lightly.models.utils import initialize_2d_sine_cosine_positional_embedding
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cohort.errors import UserError
-from pretrain.method import Method, Outcome, new_backbone, pixel_statistics
+from pretrain.backbones import new_transformer
+from pretrain.draw import Draw
+from pretrain.method import Method, Outcome, pixel_statistics
 from pretrain.recipe import MaeRecipe
-from pretrain.views import Draw, cut, normalize, random_boxes, random_mask
+from pretrain.views import make_view, random_mask
 
 
 class Mae(Method):
@@ -33,16 +37,27 @@ class Mae(Method):
         super().__init__()
         config = recipe.mae
         self.recipe = recipe
-        self.encoder = new_backbone(recipe.backbone, recipe.img_size, drop_path=recipe.drop_path, any_size=False)
+        self.encoder = new_transformer(
+            recipe.backbone, recipe.img_size, drop_path=recipe.drop_path, any_size=False, wanted_by="method mae"
+        )
         vit = self.encoder
-        if vit.num_prefix_tokens != 1 or vit.no_embed_class or vit.cls_token is None or vit.pos_embed is None:
+        if (
+            not vit.num_prefix_tokens
+            or vit.attn_pool is not None
+            or isinstance(vit.norm, nn.Identity)
+            or vit.pos_embed is None
+        ):
             raise UserError(
-                f"`backbone: {recipe.backbone}`: MAE is written for one class token and no registers; choose another "
-                "backbone, for example vit_small_patch16_224"
+                f"`backbone: {recipe.backbone}`: MAE needs a class token or registers, a norm after the last block and "
+                "no pooling with weights, which this network has not; choose another, for example vit_small_patch16_224 or "
+                "vit_small_patch14_reg4_dinov2"
             )
-        # Only for what its constructor does to the encoder, in place: [0]'s initialisation (Xavier) and fixed
-        # sine-cosine positions. Its forward embeds the masked patches too, and throws them away.
-        MaskedVisionTransformerTIMM(self.encoder)
+        # Only for what its constructor does to the encoder, in place: [0]'s initialisation (Xavier). Its forward embeds the
+        # masked patches too, and throws them away.
+        MaskedVisionTransformerTIMM(vit, pos_embed_initialization="skip")
+        self.n_prefix = int(vit.num_prefix_tokens)  # class token and registers
+        self.n_placed = 0 if vit.no_embed_class else self.n_prefix  # those with a position of their own
+        initialize_2d_sine_cosine_positional_embedding(vit.pos_embed, num_prefix_tokens=self.n_placed)  # fixed, [0]
         self.patch_px = int(self.encoder.patch_embed.patch_size[0])
         self.n_patches = int(self.encoder.patch_embed.num_patches)
         if config.decoder_dim % config.decoder_heads or config.decoder_dim % 4:
@@ -67,38 +82,45 @@ class Mae(Method):
     @torch.no_grad()
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
         """→ [crops (b, 3, v, v), kept patches (b, k), masked patches (b, n − k)]. No colour change: [0], table 1e."""
-        views = self.recipe.views
-        boxes = random_boxes(draw, views.crop.scale, views.aspect)
-        crops = cut(images.float(), boxes, self.recipe.img_size, flip=draw.happens(views.flip))
-        keep, masked = random_mask(draw, self.n_patches, self.recipe.mae.mask_ratio)
-        return [normalize(crops, self.mean, self.std), keep, masked]
+        recipe = self.recipe
+        crops = make_view(images, draw, recipe.views.crop, recipe.img_size, recipe.views, self.mean, self.std)
+        keep, masked = random_mask(draw, self.n_patches, recipe.mae.mask_ratio)
+        return [crops, keep, masked]
 
     def forward(self, views: list[Tensor], step: int) -> Outcome:
         crops, keep, masked = views
         patches = patchify(crops, self.patch_px)  # (b, n, 3 · p²)
-        tokens = self.encode(take(patches, keep), keep)  # (b, 1 + k, d)
+        tokens = self.encode(take(patches, keep), keep)  # (b, prefix + k, d)
         predicted = take(self.decode(tokens, keep), masked)  # (b, n − k, 3 · p²)
         loss = reconstruction_loss(predicted, take(patches, masked), normalized=self.recipe.mae.normalize_pixels)
-        return Outcome(loss, tokens.detach()[:, 1:].mean(dim=1).float())
+        return Outcome(loss, tokens.detach()[:, self.n_prefix :].mean(dim=1).float())
 
     def encode(self, visible: Tensor, keep: Tensor) -> Tensor:
-        """(b, k, 3 · p²) visible patches → (b, 1 + k, d): the masked ones are not there, so they cannot leak."""
+        """(b, k, 3 · p²) visible patches → (b, prefix + k, d): the masked ones are not there, so they cannot leak."""
         vit = self.encoder
-        positions, class_token = cast(Tensor, vit.pos_embed), cast(Tensor, vit.cls_token)
+        positions = cast(Tensor, vit.pos_embed)
         embed = vit.patch_embed.proj  # a convolution whose stride is its kernel: a linear map of each patch
         x = F.linear(visible, embed.weight.flatten(1), embed.bias)
-        x = x + take(positions[:, 1:].expand(len(x), -1, -1), keep)
-        cls = (class_token + positions[:, :1]).expand(len(x), -1, -1)
-        x = vit.blocks(vit.norm_pre(torch.cat([cls, x], dim=1)))
-        tokens: Tensor = vit.norm(x)
-        return tokens
+        x = x + take(positions[:, self.n_placed :].expand(len(x), -1, -1), keep)
+        prefix = torch.cat([token for token in (vit.cls_token, vit.reg_token) if token is not None], dim=1)
+        if self.n_placed:
+            prefix = prefix + positions[:, : self.n_placed]
+        x = vit.norm_pre(torch.cat([prefix.expand(len(x), -1, -1).to(x.dtype), x], dim=1))
+        for block in vit.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if vit.grad_checkpointing else block(x)
+        encoded: Tensor = vit.norm(x)
+        return encoded
 
     def decode(self, tokens: Tensor, keep: Tensor) -> Tensor:
-        """(b, 1 + k, d) → (b, n, 3 · p²): encoded tokens at their places, the shared mask token at all others."""
+        """(b, prefix + k, d) → (b, n, 3 · p²): encoded tokens at their places, the shared mask token at all others."""
         x = self.decoder_embed(tokens)
+        patches = x[:, self.n_prefix :]
         full = self.decoder.mask_token.to(x.dtype).expand(len(x), self.n_patches, -1)
-        full = full.scatter(1, keep[:, :, None].expand(-1, -1, x.shape[2]), x[:, 1:])
-        x = self.decoder(torch.cat([x[:, :1], full], dim=1))  # adds its own fixed sine-cosine positions
+        full = full.scatter(1, keep[:, :, None].expand(-1, -1, x.shape[2]), patches)
+        # The decoder adds its own fixed sine-cosine positions, with room for one token before the patches: the class
+        # token, or the mean of all that stand there, so that registers are trained too.
+        first = x[:, : self.n_prefix].mean(dim=1, keepdim=True)
+        x = self.decoder(torch.cat([first, full], dim=1))
         predicted: Tensor = self.decoder_pred(x[:, 1:])
         return predicted
 

@@ -1,18 +1,25 @@
-"""What the training loop asks of a method; dino.py, mae.py and their like answer, and a new method is one more such file."""
+"""What the training loop asks of a method; dino.py, mae.py and their like answer, and a new method is one more such file.
+
+**Micro-batches.** The loop may cut a process's share of the batch into equal micro-batches, call `views` and `forward` for
+each, and add the gradients of their losses, divided by their number; then once `before_update` and `after_update`. What
+is a mean over images (every loss here but the two below) comes out as if the batch were whole. What compares the images
+of a batch with each other sees the micro-batch, on all processes: KoLeo's neighbours, SIGReg's sample, batch norm's
+statistics and the balance of Sinkhorn–Knopp. Centres move once per step, in `after_update`, by the mean of all of it.
+
+**Several processes.** Nothing that a process learns alone may change its later steps: what it adds up itself is summed
+over all of them before it is used.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import NamedTuple
 
-import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cohort.config import did_you_mean
-from cohort.errors import UserError
-from pretrain.views import Draw
+from pretrain.backbones import Backbone, Pooling
+from pretrain.draw import Draw
 
 
 class Outcome(NamedTuple):
@@ -27,7 +34,7 @@ class Outcome(NamedTuple):
 class Method(nn.Module):
     """Modules, views and loss of one way of pretraining."""
 
-    pooling: ClassVar[Literal["cls", "mean"]]  # how the exported backbone's tokens become one vector
+    pooling: Pooling  # how the exported backbone's tokens, or its map, become one vector
 
     @abstractmethod
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
@@ -38,8 +45,12 @@ class Method(nn.Module):
         """The loss of one batch. Called through DDP, so that everything with a gradient happens in here."""
 
     @abstractmethod
-    def backbone(self) -> VisionTransformer:
+    def backbone(self) -> Backbone:
         """The network to export."""
+
+    def trained_backbone(self) -> Backbone:
+        """The network that gets the gradients: the exported one, but for methods that export a teacher."""
+        return self.backbone()
 
     def before_update(self, step: int) -> None:
         """After backward and gradient clipping, before the optimizer's step."""
@@ -48,47 +59,6 @@ class Method(nn.Module):
     def after_update(self, step: int) -> dict[str, float]:
         """After the optimizer's step; returns what the metrics should show."""
         return {}
-
-
-def new_backbone(name: str, img_size: int, *, drop_path: float, any_size: bool) -> VisionTransformer:
-    """A freshly initialised timm Vision Transformer without classifier.
-
-    Args:
-        any_size: whether views of another size than `img_size` will pass through.
-
-    Raises:
-        UserError: not a Vision Transformer that timm knows, or the image size is no multiple of its patches.
-    """
-    if not timm.is_model(name):
-        known = timm.list_models("*vit*")
-        raise UserError(f"`backbone: {name}` is not a model that timm knows{did_you_mean(name, known)}")
-    extra: dict[str, Any] = {"dynamic_img_size": True} if any_size else {}
-    try:
-        model = timm.create_model(
-            name, pretrained=False, num_classes=0, img_size=img_size, drop_path_rate=drop_path, **extra
-        )
-    except TypeError:  # convolutional networks have no `img_size`
-        model = None
-    if not isinstance(model, VisionTransformer):
-        raise UserError(
-            f"`backbone: {name}` is not a Vision Transformer; choose one, for example vit_small_patch16_224"
-        )
-    require_patches(model, img_size, "img_size")
-    return model
-
-
-def require_patches(model: VisionTransformer, size_px: int, key: str) -> None:
-    """Refuse a view that the patches do not tile.
-
-    Raises:
-        UserError: it is no multiple of the patch size.
-    """
-    patch = int(model.patch_embed.patch_size[0])
-    if size_px % patch:
-        raise UserError(
-            f"`{key}` is {size_px}, but the backbone's patches are {patch} pixels wide: choose "
-            f"{max(1, size_px // patch) * patch} or {(size_px // patch + 1) * patch}"
-        )
 
 
 def pixel_statistics(values: tuple[float, float, float]) -> Tensor:

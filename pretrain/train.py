@@ -18,12 +18,14 @@ from cohort.study import Study
 from pretrain.batches import Batches
 from pretrain.checkpoint import list_checkpoints
 from pretrain.dino import Dino
+from pretrain.dinov2 import DinoV2
 from pretrain.export import export_backbone
+from pretrain.lejepa import LeJepa
 from pretrain.loop import train
 from pretrain.mae import Mae
 from pretrain.method import Method
 from pretrain.ranks import Ranks, join_ranks
-from pretrain.recipe import AnyRecipe, MaeRecipe, load_recipe
+from pretrain.recipe import AnyRecipe, DinoRecipe, DinoV2Recipe, LeJepaRecipe, MaeRecipe, load_recipe
 
 
 def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: bool = True) -> RunFolder:
@@ -104,7 +106,15 @@ def build_method(recipe: AnyRecipe, steps: int) -> Method:
     """The recipe's method, initialised from the recipe's seed."""
     with torch.random.fork_rng(devices=[]):  # initialisers know only the global generator
         torch.manual_seed(recipe.seed)
-        return Mae(recipe) if isinstance(recipe, MaeRecipe) else Dino(recipe, steps)
+        match recipe:
+            case MaeRecipe():
+                return Mae(recipe)
+            case DinoRecipe():
+                return Dino(recipe, steps)
+            case DinoV2Recipe():
+                return DinoV2(recipe, steps)
+            case LeJepaRecipe():
+                return LeJepa(recipe)
 
 
 def _rows(ranks: Ranks, batch_size: int) -> slice:

@@ -12,13 +12,25 @@ from cohort.config import did_you_mean, find_recipe, read_yaml, validate
 from cohort.errors import UserError
 from pretrain.recipe.base import Machine, Optimizer, Recipe
 from pretrain.recipe.health import Health, Watch
-from pretrain.recipe.methods import METHODS, AnyRecipe, DinoConfig, DinoRecipe, MaeConfig, MaeRecipe
+from pretrain.recipe.methods import (
+    METHODS,
+    AnyRecipe,
+    DinoConfig,
+    DinoRecipe,
+    DinoV2Config,
+    DinoV2Recipe,
+    LeJepaConfig,
+    LeJepaRecipe,
+    MaeConfig,
+    MaeRecipe,
+)
 from pretrain.recipe.views import Acquisition, AlteredCrop, Colour, Crop, DinoViews, LocalCrops, MaeViews, Range, Views
 from pretrain.recipe.warm_start import WarmStart
 
 __all__ = [
-    "METHODS", "Acquisition", "AlteredCrop", "AnyRecipe", "Colour", "Crop", "DinoConfig", "DinoRecipe", "DinoViews", "Health", "LocalCrops",
-    "Machine", "MaeConfig", "MaeRecipe", "MaeViews", "Optimizer", "Range", "Recipe", "Views", "WarmStart", "Watch", "load_recipe",
+    "METHODS", "Acquisition", "AlteredCrop", "AnyRecipe", "Colour", "Crop", "DinoConfig", "DinoRecipe",
+    "DinoV2Config", "DinoV2Recipe", "DinoViews", "Health", "LeJepaConfig", "LeJepaRecipe", "LocalCrops", "Machine",
+    "MaeConfig", "MaeRecipe", "MaeViews", "Optimizer", "Range", "Recipe", "Views", "WarmStart", "Watch", "load_recipe",
 ]  # fmt: skip
 
 DEFAULT_RECIPE = "mae-tiny-cpu"

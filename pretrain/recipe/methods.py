@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cohort.config import Config
 from pretrain.recipe.base import Recipe
-from pretrain.recipe.views import DinoViews, MaeViews
+from pretrain.recipe.views import DinoViews, MaeViews, Range
 
 
 class MaeConfig(Config):
@@ -35,6 +35,37 @@ class DinoConfig(Config):
     teacher_temp_warmup: float = Field(ge=0, le=1)  # share of the training
     center_momentum: float = Field(ge=0, le=1)
     teacher_momentum: float = Field(ge=0, le=1)
+    centering: Literal["mean", "sinkhorn_knopp"] = "mean"  # the latter needs no momentum, and three sums over the batch
+
+
+class DinoV2Config(DinoConfig):
+    """DINO with masked patches and a spread of the features (Oquab et al. 2023; iBOT, Zhou et al. 2021)."""
+
+    ibot_weight: float = Field(ge=0)
+    koleo_weight: float = Field(ge=0)
+    mask_probability: float = Field(gt=0, le=1)  # of a global view
+    mask_ratio: Range  # share of a masked view's patches
+    separate_heads: bool  # one head for the image and one for the patches, or one for both
+    ibot_output_dim: int | None = Field(None, ge=2)  # of a separate patch head; null: as output_dim
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not 0 < self.mask_ratio[0] <= self.mask_ratio[1] < 1:
+            raise ValueError(f"mask_ratio {list(self.mask_ratio)} needs 0 < smallest ≤ largest < 1")
+        if self.ibot_output_dim is not None and not self.separate_heads:
+            raise ValueError("ibot_output_dim needs separate_heads: true; one head for both has one output_dim")
+        return self
+
+
+class LeJepaConfig(Config):
+    """One encoder whose views predict each other and whose embeddings are kept Gaussian (Balestriero & LeCun 2025)."""
+
+    hidden_dim: int = Field(ge=2)  # of the projector's two hidden layers
+    projection_dim: int = Field(ge=2)
+    sigreg_weight: float = Field(ge=0, le=1)  # λ: the loss is (1 − λ) · prediction + λ · SIGReg
+    directions: int = Field(ge=1)  # random ones, new at each step
+    knots: int = Field(ge=3)  # of the quadrature in [0, t_max]
+    t_max: float = Field(gt=0)
 
 
 class MaeRecipe(Recipe):
@@ -53,5 +84,26 @@ class DinoRecipe(Recipe):
     dino: DinoConfig
 
 
-AnyRecipe = MaeRecipe | DinoRecipe
-METHODS: dict[str, type[AnyRecipe]] = {"mae": MaeRecipe, "dino": DinoRecipe}
+class DinoV2Recipe(Recipe):
+    """A recipe for dinov2.py."""
+
+    method: Literal["dinov2"]
+    views: DinoViews
+    dinov2: DinoV2Config
+
+
+class LeJepaRecipe(Recipe):
+    """A recipe for lejepa.py."""
+
+    method: Literal["lejepa"]
+    views: DinoViews
+    lejepa: LeJepaConfig
+
+
+AnyRecipe = MaeRecipe | DinoRecipe | DinoV2Recipe | LeJepaRecipe
+METHODS: dict[str, type[AnyRecipe]] = {
+    "mae": MaeRecipe,
+    "dino": DinoRecipe,
+    "dinov2": DinoV2Recipe,
+    "lejepa": LeJepaRecipe,
+}
