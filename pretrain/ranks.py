@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cohort.errors import UserError
+from cohort.errors import Preempted, UserError
+from cohort.runs import atomic_path
 
+PREEMPTED_FILE = "PELLUCID_PREEMPTED"  # environment variable; docs/cluster.md says what it is for
+TIMEOUT_S = 1800.0
+# How PyTorch's back ends begin their complaints when another process is gone; few of them have a class of their own.
+_LOST = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "timeout", "broken pipe")
 T = TypeVar("T")
 
 
@@ -61,6 +68,25 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
         return box[0]
 
+    def first_does(self, work: Callable[[], None]) -> None:
+        """Have the first process do `work` while the others wait for it; none goes on if it fails.
+
+        Raises:
+            UserError: in every process, if `work` raised one in the first.
+        """
+        if self.world == 1:
+            work()
+            return
+        problem = None
+        if self.first:
+            try:
+                work()
+            except UserError as error:
+                problem = str(error)
+        problem = self.tell(problem)
+        if problem is not None:
+            raise UserError(problem)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
@@ -90,18 +116,64 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 @contextlib.contextmanager
-def join_ranks(device: str = "auto") -> Iterator[Ranks]:
-    """Join the other processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone without it."""
+def join_ranks(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Iterator[Ranks]:
+    """Join the other processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone without it.
+
+    When the block ends with `Preempted`, the first process leaves word for whoever started it: see `leave_word`.
+
+    Args:
+        timeout_s: how long to wait for a process that does not answer.
+
+    Raises:
+        UserError: no such device; or another process has died or does not answer.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     joined_here = world > 1 and not dist.is_initialized()
-    if joined_here:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    clean = False
     try:
-        yield Ranks(rank, world, chosen)
-    finally:
         if joined_here:
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
+        ranks = Ranks(rank, world, chosen)
+        try:
+            yield ranks
+        except Preempted as stopped:
+            if ranks.first:
+                leave_word(str(stopped))
+            ranks.wait()  # torchrun ends all when one has left: the word must be written by then
+            clean = True
+            raise
+        clean = True
+    except RuntimeError as error:
+        if world == 1 or not _says_lost(error):
+            raise
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"process {rank} of {world}: another process of this training has died, or has not answered for "
+            f"{timeout_s:,.0f} s ({first_line}); its own last words say why. The checkpoints are as they were: repeat the "
+            "command to continue from the newest"
+        ) from error
+    finally:
+        # NCCL may wait for ever for a process that is gone; the end of this one frees everything as well.
+        if joined_here and dist.is_initialized() and (clean or chosen.type == "cpu"):
             dist.destroy_process_group()
+
+
+def _says_lost(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in text for word in _LOST)
+
+
+def leave_word(message: str) -> None:
+    """Write `message` into the file that the environment variable PELLUCID_PREEMPTED names, if it names one.
+
+    torchrun answers 1 whatever its processes answered, so a script that starts it cannot see the 75 of a training that
+    was stopped and has saved itself; it can see this file.
+    """
+    named = os.environ.get(PREEMPTED_FILE)
+    if named:
+        with atomic_path(Path(named)) as temporary:
+            temporary.write_text(message + "\n", encoding="utf-8")

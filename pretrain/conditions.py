@@ -1,0 +1,87 @@
+"""Under what conditions a checkpoint was written, and in which of them the training that takes it up differs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+_PACKAGES = ("pellucid", "torch", "timm", "lightly")
+
+
+def conditions(
+    recipe: Mapping[str, Any], *, world: int, steps: int, device: torch.device, dtype: torch.dtype | None
+) -> dict[str, Any]:
+    """What goes into a checkpoint as `conditions`.
+
+    Args:
+        recipe: `Recipe.content()`.
+        world: number of processes.
+        steps: length of the whole training.
+        dtype: of autocast; None is float32.
+    """
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that was never installed
+            continue
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "world": world,
+        "batch_size": recipe["batch_size"],
+        "steps": steps,
+        "device": kind,
+        "precision": "fp32" if dtype is None else str(dtype).removeprefix("torch."),
+        "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest(),
+        "versions": versions,
+    }
+
+
+def changes(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """One sentence for each condition that is not as it was; none where the result will be the undisturbed one's bytes.
+
+    Args:
+        saved: the `conditions` of the checkpoint; None if it holds none.
+        now: those of this process.
+    """
+    if saved is None:
+        return ["the checkpoint does not say under what conditions it was written"]
+    said = []
+    if saved["world"] != now["world"]:
+        shares = [_share(now["batch_size"], side["world"]) for side in (saved, now)]
+        said.append(
+            f"{_processes(saved['world'])} trained it, {_processes(now['world'])} go on: the batch of {now['batch_size']} "
+            f"and its order stay, the share of a process changes from {shares[0]} to {shares[1]} images; sums are rounded "
+            "in another order, and drop path, if the recipe has any, draws other paths"
+        )
+    for key, what in (("batch_size", "images a batch"), ("steps", "steps of the whole training")):
+        if saved[key] != now[key]:
+            said.append(
+                f"{what}: {saved[key]:,} before, {now[key]:,} from here on; the schedules follow the new number"
+            )
+    if saved["recipe_sha256"] != now["recipe_sha256"]:
+        said.append("the recipe is not the one that the checkpoint was trained with")
+    for key, what in (("device", "device"), ("precision", "precision")):
+        if saved[key] != now[key]:
+            said.append(f"{what}: {saved[key]} before, {now[key]} from here on; results agree up to rounding")
+    before, after = saved["versions"], now["versions"]
+    for package in sorted(before.keys() | after.keys()):
+        if before.get(package) != after.get(package):
+            said.append(
+                f"{package}: {before.get(package, 'none')} before, {after.get(package, 'none')} from here on; "
+                "results may differ"
+            )
+    return said
+
+
+def _processes(world: int) -> str:
+    return "1 process" if world == 1 else f"{world} processes"
+
+
+def _share(batch_size: int, world: int) -> int:
+    return batch_size // world
