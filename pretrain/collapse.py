@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Literal
 
+from pretrain.recipe.base import Recipe
 from pretrain.recipe.health import Health
 
 Kind = Literal[
@@ -110,6 +111,18 @@ class Monitor:
         self._judged: list[Mapping[str, Any]] = []  # for stagnation
         self._peak_lr = 0.0
         self._said: set[str] = set()
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, dim: int, steps: int) -> Monitor:
+        """The recipe's; nothing is judged within its learning rate's warm-up."""
+        own = getattr(recipe, str(getattr(recipe, "method", "")), None)  # the method's own section
+        return cls(
+            recipe.health,
+            dim=dim,
+            steps=steps,
+            grace_steps=round(recipe.optimizer.warmup * steps),
+            teacher_outputs=getattr(own, "output_dim", None),
+        )
 
     @property
     def suspect_since(self) -> int | None:

@@ -36,7 +36,7 @@ class Watch:
     """The sample of images that is looked at.
 
     Attributes:
-        frame: a row per image: image_id, patient, `asked` (whether it is read off, or only a neighbour), and the variables.
+        frame: a row per image: image_id, patient, caption, `asked` (whether it is read off, or only a neighbour), and the variables.
         held_out: image_ids that the training must leave out; empty if nobody is held out.
         every: steps between two looks.
     """
@@ -51,7 +51,7 @@ class Watch:
 
     @classmethod
     def open(cls, study: Study, scan: RunFolder, recipe: Recipe, steps: int) -> Watch | None:
-        """The sample of a study's training patients; None if nothing is known of them or the recipe wants none.
+        """The sample of a study's training patients; None if there are fewer than two or the recipe wants none.
 
         Args:
             steps: length of the training.
@@ -60,14 +60,15 @@ class Watch:
         every = max(1, round(steps / LOOKS)) if config.every is None else config.every
         manifest = pd.read_parquet(scan.path / "manifest.parquet")
         variables = [variable for variable in study.variables if variable.name in manifest]
-        if every == 0 or not variables:
+        if every == 0:
             return None
-        usable = manifest[(manifest["status"] == "ok") & (manifest["split"] == "train")]
+        usable = captioned(manifest[manifest["status"] == "ok"])
+        usable = usable[usable["split"] == "train"]
         # Research ids are dealt anew when patients are added; the patients' own, where known, stay. They go no further.
         own = usable["patient_source_id"] if "patient_source_id" in usable else usable["patient"]
         usable = usable.assign(person=own.fillna(usable["patient"]))
-        columns = ["image_id", "patient", "person", *dict.fromkeys(variable.name for variable in variables)]
-        frame, held_out = sample(usable[columns], config.patients, config.images, recipe.seed)
+        columns = ["image_id", "patient", "person", "caption", *dict.fromkeys(variable.name for variable in variables)]
+        frame, held_out = sample(usable[columns], config.patients if variables else 0.0, config.images, recipe.seed)
         if frame["patient"].nunique() < 2:
             return None
         images = PreparedImages.open(scan.path, frame["image_id"].tolist(), at_least_px=recipe.img_size)
@@ -78,12 +79,11 @@ class Watch:
         """Whether to look after `done` steps (0: at the untrained network) of `steps`."""
         return done == steps or (done % self.every == 0 and steps - done >= self.every / 2)
 
-    def look(self, method: Method, step: int) -> list[dict[str, Any]]:
-        """A line for watch.jsonl for each variable, after `step` steps; the method is left as it was."""
-        vectors = self.vectors(method)
+    def lines(self, vectors: NDArray[np.float32], step: int) -> list[dict[str, Any]]:
+        """A line for watch.jsonl for each variable, from the `vectors` after `step` steps."""
         asked = self.frame["asked"].to_numpy()
         bank = ~asked if self.held_out else np.ones(len(asked), dtype=bool)
-        patients = self.frame["patient"].astype("category").cat.codes.to_numpy(np.int64)
+        patients = np.asarray(self.frame["patient"].astype("category").cat.codes, dtype=np.int64)
         return [
             {
                 "step": step,
@@ -105,7 +105,10 @@ class Watch:
         ]
 
     def vectors(self, method: Method) -> NDArray[np.float32]:
-        """(n, d) as `pellucid embed` would make them of the backbone as it is now, in the frame's order."""
+        """(n, d) as `pellucid embed` would make them of the backbone as it is now, in the frame's order.
+
+        The method is left as it was.
+        """
         model, recipe = method.backbone(), self.recipe
         encoder = Backbone(
             "watched", recipe.img_size, int(model.num_features), "", model=model, pooling=method.pooling,
@@ -138,6 +141,13 @@ class Watch:
             f"Read off the {self.neighbours} nearest images of other patients, for {who}. They are trained on, without "
             f"labels: the cohort is too small to hold {FEWEST_HELD_OUT} patients out."
         )
+
+
+def captioned(usable: pd.DataFrame) -> pd.DataFrame:
+    """With `caption`, `image 2 of P00042`, as the report and the explorer number them."""
+    usable = usable.sort_values("image_id", ignore_index=True)
+    number = usable.groupby("patient").cumcount() + 1
+    return usable.assign(caption="image " + number.astype(str) + " of " + usable["patient"].astype(str))
 
 
 def sample(training: pd.DataFrame, share: float, most_images: int, seed: int) -> tuple[pd.DataFrame, frozenset[str]]:
