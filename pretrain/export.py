@@ -1,4 +1,4 @@
-"""A trained backbone as others load it: `backbone.safetensors` for plain timm, `preprocess.json` for the pixels.
+"""A trained backbone as others load it: weights for plain timm, a description of the pixels, a model card, ONNX on request.
 
 In three lines:
 
@@ -9,41 +9,102 @@ In three lines:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from cohort.errors import UserError
 from cohort.runs import atomic_path, write_json
+from pretrain.backbones import timm_arguments
+from pretrain.checkpoint import list_checkpoints, load_best
 from pretrain.method import Method
+from pretrain.model_card import model_card
 from pretrain.recipe import Recipe
 
 SCHEMA = "pellucid.preprocess/1"
 
 
 def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping[str, Any]) -> None:
-    """Write both files into `folder`.
+    """Write `backbone.safetensors`, `preprocess.json` and `MODEL_CARD.md` into `folder`.
 
     Args:
-        facts: what else a user of the backbone should know (recipe, method, how many images and patients …).
+        facts: what else a user of the backbone should know: recipe, method, images seen, and `patients_of`.
+
+    Raises:
+        UserError: they cannot be written; nothing is left half-written.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in method.backbone().state_dict().items()}
-    with atomic_path(folder / "backbone.safetensors") as temporary:
-        # One entry: safetensors writes several in a random order, and the same weights should be the same bytes.
-        save_file(weights, temporary, metadata={"schema": SCHEMA})
-    write_json(
-        folder / "preprocess.json",
-        {
-            "schema": SCHEMA,
-            "timm_name": recipe.backbone,
-            "timm_kwargs": {"img_size": recipe.img_size},  # for timm.create_model
-            "img_size": recipe.img_size,
-            "mean": list(recipe.mean),
-            "std": list(recipe.std),
-            "fit": "stretch",  # the whole image onto the square: no border is lost
-            "pooling": method.pooling,
-            "dim": int(method.backbone().num_features),
-            **facts,
-        },
-    )
+    backbone = method.backbone()
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    spec = {
+        "schema": SCHEMA,
+        "timm_name": recipe.backbone,
+        "timm_kwargs": timm_arguments(backbone, recipe.img_size),  # for timm.create_model
+        "img_size": recipe.img_size,
+        "mean": list(recipe.mean),
+        "std": list(recipe.std),
+        "fit": "stretch",  # the whole image onto the square: no border is lost
+        "pooling": method.pooling,
+        "dim": int(backbone.num_features),
+        **facts,
+    }
+    try:
+        folder.mkdir(exist_ok=True)
+        with atomic_path(folder / "backbone.safetensors") as temporary:
+            # One entry: safetensors writes several in a random order, and the same weights should be the same bytes.
+            save_file(weights, temporary, metadata={"schema": SCHEMA})
+        write_json(folder / "preprocess.json", spec)
+        with atomic_path(folder / "MODEL_CARD.md") as temporary:
+            temporary.write_text(model_card(spec), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: the backbone cannot be written ({error}); the training is done and in the last checkpoint. Make "
+            "room on the disk and repeat the command: it only writes what is missing"
+        ) from None
+
+
+def export_best(folder: Path, method: Method, recipe: Recipe, facts: Mapping[str, Any]) -> Path | None:
+    """Export the checkpoint with the best RankMe beside the last, into `best-00000800/`, where it is another.
+
+    Call it after `export_backbone`: it leaves the best's weights in `method`. A user names it as any other backbone:
+    `pellucid embed STUDY --backbone run:…/best-00000800`.
+
+    Returns:
+        The folder, or None where the last is the best or nothing was scored.
+    """
+    best, saved = load_best(folder, torch.device("cpu")), list_checkpoints(folder)
+    if best is None or (saved and saved[-1].stem == f"step-{best['step']:08d}"):
+        return None
+    method.load_state_dict(best["method"])
+    step = int(best["step"])
+    apart = folder / f"best-{step:08d}"
+    seen = {"step": step, "effective_rank": best["score"], "images_seen": step * recipe.batch_size}
+    export_backbone(apart, method, recipe, {**facts, **seen})
+    return apart
+
+
+def patients_of(manifest: pd.DataFrame, splits: Sequence[str], scan: str) -> dict[str, Any]:
+    """Who was trained on and who was kept out, as counts: an export names no patient.
+
+    Args:
+        manifest: of the scan; its columns `status`, `patient` and `split` are looked at.
+        splits: those that were trained on.
+        scan: name of the scan's run, whose manifest says which patients these are.
+    """
+    usable = manifest[manifest["status"] == "ok"]
+    trained = usable["split"].isin(list(splits))
+    kept_out = {
+        str(split): {"n_images": len(rows), "n_patients": int(rows["patient"].nunique())}
+        for split, rows in usable[~trained].groupby("split", sort=True)
+    }
+    return {
+        "n_images_trained": int(trained.sum()),
+        "n_patients_trained": int(usable.loc[trained, "patient"].nunique()),
+        "splits_trained": list(splits),
+        "excluded": kept_out,
+        "scan": scan,
+    }
