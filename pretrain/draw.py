@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -28,12 +30,17 @@ class Draw:
         return self.uniform(0, 1) < probability
 
     def chosen(self, probability: float) -> Tensor:
-        """(k,) int64, this process's images that something happens to with `probability`, in order.
+        """(k,) int64, this process's images that something happens to with `probability`, in order."""
+        return self.parted(probability)[0]
 
-        Chosen on the CPU: on a GPU, `happens(p).nonzero()` would wait for all that is under way.
+    def parted(self, *limits: float) -> list[Tensor]:
+        """One number per image: which of this process's images have it below the first limit, from there to the next, ….
+
+        Parted on the CPU: on a GPU, `happens(p).nonzero()` would wait for all that is under way.
         """
         values = torch.rand(self.batch_size, generator=self._generator)[self.rows]
-        return (values < probability).nonzero()[:, 0].to(self.device, non_blocking=True)
+        inside = [(values >= low) & (values < high) for low, high in pairwise((0.0, *limits))]
+        return [part.nonzero()[:, 0].to(self.device, non_blocking=True) for part in inside]
 
     def shared(self, low: float, high: float) -> float:
         """One number in [low, high) for all images of the step, the same in every process."""

@@ -38,6 +38,13 @@ class Pose(NamedTuple):
     largest_angle: float = 0.0  # radians; what the margin must allow for
 
 
+class Focus(NamedTuple):
+    """How much softer or sharper views become along each axis: the detail is what a Gaussian takes away."""
+
+    amount: Tensor  # (b,) −1: all detail gone; 0: as it was; positive: that share added (unsharp masking)
+    sigma_px: Tensor  # (b,) of the Gaussian, in pixels of the view
+
+
 def random_boxes(draw: Draw, scale: Range, aspect: Range) -> Tensor:
     """(b, 4) boxes (left, top, width, height) as shares of the image: Inception's random resized crop.
 
@@ -118,27 +125,47 @@ def blur_matrix(sigma_px: Tensor, view_px: int) -> Tensor:
     return weight.div_(weight.sum(dim=2, keepdim=True))
 
 
-def cut(pixels: Tensor, pose: Pose, view_px: int, *, sigma_px: Tensor | None = None) -> Tensor:
-    """The views at `pose`, blurred where asked.
+def axis_filter(view_px: int, sigma_px: Tensor | None, focus: Focus | None) -> Tensor | None:
+    """(b, v, v) what blur, then focus, do to an axis; None for nothing."""
+    blur = None if sigma_px is None else blur_matrix(sigma_px, view_px)
+    if focus is None:
+        return blur
+    amount = focus.amount[:, None, None]
+    change = blur_matrix(focus.sigma_px, view_px).mul_(-amount)  # (1 + amount) · identity − amount · Gaussian
+    change.diagonal(dim1=1, dim2=2).add_(1 + focus.amount[:, None])
+    return change if blur is None else change @ blur
+
+
+def cut(
+    pixels: Tensor, pose: Pose, view_px: int, *, sigma_px: Tensor | None = None, focus: Focus | None = None
+) -> Tensor:
+    """The views at `pose`, blurred and refocused where asked.
 
     Args:
         pixels: (b, s, s, 3) uint8, or float32 in 0–255.
         sigma_px: (b,) standard deviation of a Gaussian in pixels of the view; None for never.
+        focus: a change of sharpness, after the blur; None for never.
 
     Returns:
-        (b, 3, v, v) float32 in 0–1.
+        (b, 3, v, v) float32 in 0–1; sharpening goes beyond.
     """
-    left, top, width, height = pose.boxes.unbind(1)
     if pose.angle is None:
-        view = _separable(pixels, left, top, width, height, view_px, pose.flip, pose.flip_vertical, sigma_px)
+        change = axis_filter(view_px, sigma_px, focus)
+        view = _separable(pixels, pose.boxes, view_px, pose.flip, pose.flip_vertical, change)
         return _exchanged(view, pose.transpose)
     # The square that holds the view however it is turned, in finer pixels, and one of them more for the sampling.
     reach = math.cos(min(pose.largest_angle, math.pi / 4)) + math.sin(min(pose.largest_angle, math.pi / 4))
     fine_px = math.ceil(view_px * reach * _FINER) + 2
     grown = fine_px / (view_px * _FINER)
-    left, top = left - width * (grown - 1) / 2, top - height * (grown - 1) / 2
-    sigma = None if sigma_px is None else sigma_px * _FINER
-    fine = _separable(pixels, left, top, width * grown, height * grown, fine_px, None, None, sigma)
+    margin = pose.boxes[:, 2:] * ((grown - 1) / 2)
+    boxes = torch.cat([pose.boxes[:, :2] - margin, pose.boxes[:, 2:] * grown], dim=1)
+    # A Gaussian looks the same from every side, so that it may come before the rotation.
+    change = axis_filter(
+        fine_px,
+        None if sigma_px is None else sigma_px * _FINER,
+        None if focus is None else Focus(focus.amount, focus.sigma_px * _FINER),
+    )
+    fine = _separable(pixels, boxes, fine_px, None, None, change)
     # Rows of x and y as grid_sample counts them: from −1 to 1 over the fine square.
     grid = F.affine_grid(_turn(pose) / grown, [len(fine), 3, view_px, view_px], align_corners=False)
     return F.grid_sample(fine, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -182,21 +209,18 @@ def _exchanged(view: Tensor, transpose: Tensor | None) -> Tensor:
 
 def _separable(
     pixels: Tensor,
-    left: Tensor,
-    top: Tensor,
-    width: Tensor,
-    height: Tensor,
+    boxes: Tensor,
     view_px: int,
     flip: Tensor | None,
     flip_vertical: Tensor | None,
-    sigma_px: Tensor | None,
+    change: Tensor | None,
 ) -> Tensor:
     b, s = pixels.shape[:2]
+    left, top, width, height = boxes.unbind(1)
     across = resampling_matrix(left, width, s, view_px, flip)
     down = resampling_matrix(top, height, s, view_px, flip_vertical).div_(255)
-    if sigma_px is not None:
-        blur = blur_matrix(sigma_px, view_px)
-        across, down = blur @ across, blur @ down
+    if change is not None:
+        across, down = change @ across, change @ down
     rows = down @ pixels.float().reshape(b, s, s * 3)  # (b, v, s · 3): no copy of the image for the first axis
     rows = rows.view(b, view_px, s, 3).permute(0, 3, 1, 2).reshape(b, 3 * view_px, s)
     return (rows @ across.transpose(1, 2)).view(b, 3, view_px, view_px)

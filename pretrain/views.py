@@ -12,15 +12,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pretrain.acquisition import acquire, random_focus
 from pretrain.colour import colour_transform, normalize, recolour, solarize
 from pretrain.draw import Draw
-from pretrain.geometry import Pose, random_boxes, random_pose
-from pretrain.geometry import cut as cut_at
+from pretrain.geometry import cut, random_pose
 from pretrain.recipe import AlteredCrop, Crop, DinoViews, Views
 
-__all__ = [
-    "Draw", "colour_transform", "cut", "make_view", "normalize", "random_boxes", "random_mask", "recolour", "solarize"
-]  # fmt: skip
+__all__ = ["Draw", "make_view", "random_mask"]
 
 
 @torch.no_grad()
@@ -37,21 +35,18 @@ def make_view(pixels: Tensor, draw: Draw, crop: Crop, view_px: int, views: Views
         (b, 3, view_px, view_px) float32 on the device of `pixels`.
     """
     pose = random_pose(draw, crop.scale, views)
-    if not (isinstance(views, DinoViews) and isinstance(crop, AlteredCrop)):
-        return normalize(cut_at(pixels, pose, view_px), mean, std)
-    sigma = draw.uniform(*views.blur_sigma_px) * draw.happens(crop.blur)
-    view = cut_at(pixels, pose, view_px, sigma_px=sigma if crop.blur > 0 else None)
-    view = recolour(view, *colour_transform(draw, views.colour, view.mean(dim=(2, 3))))
-    if crop.solarize > 0:
-        view = solarize(view.clamp_(0, 1), draw.happens(crop.solarize))
+    comparing = views if isinstance(views, DinoViews) else None
+    sigma, solarized = None, 0.0
+    if comparing is not None and isinstance(crop, AlteredCrop):
+        sigma = draw.uniform(*comparing.blur_sigma_px) * draw.happens(crop.blur)
+        sigma, solarized = sigma if crop.blur > 0 else None, crop.solarize
+    focus = random_focus(draw, views.acquisition)
+    view = acquire(cut(pixels, pose, view_px, sigma_px=sigma, focus=focus), draw, views.acquisition, pose)
+    if comparing is not None:
+        view = recolour(view, *colour_transform(draw, comparing.colour, view.mean(dim=(2, 3))))
+    if solarized > 0:
+        view = solarize(view.clamp_(0, 1), draw.happens(solarized))
     return normalize(view, mean, std)
-
-
-def cut(
-    pixels: Tensor, boxes: Tensor, view_px: int, *, flip: Tensor | None = None, sigma_px: Tensor | None = None
-) -> Tensor:
-    """Until every method calls `make_view`."""
-    return cut_at(pixels, Pose(boxes, flip), view_px, sigma_px=sigma_px)
 
 
 def random_mask(draw: Draw, n_patches: int, mask_ratio: float) -> tuple[Tensor, Tensor]:
