@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.across import n_processes, total
 
 
-class GlobalBatchNorm(nn.SyncBatchNorm):
-    """PyTorch's SyncBatchNorm, which knows GPUs only, and the same on a CPU; the names of its weights are batch norm's."""
+class GlobalBatchNorm(_BatchNorm):
+    """As PyTorch's SyncBatchNorm, which DDP refuses on a CPU; the names of its weights are batch norm's."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or input.device.type != "cpu":
+        if not self.training:
             return super().forward(input)
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
         x = input.float()  # sums in bfloat16 would lose the small terms
-        count = total(x.new_tensor(float(x.numel() // x.shape[1])))
-        mean = total(x.sum(dim=axes)) / count
+        sums = total(torch.cat([x.sum(dim=axes), x.new_tensor([x.numel() / x.shape[1]])]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
         centred = x - mean.view(shape)
         variance = total(centred.square().sum(dim=axes)) / count  # of the centred values: no cancellation
         self._follow(mean.detach(), (variance * (count / (count - 1))).detach())
@@ -30,6 +32,9 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         return out.to(input.dtype)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of axes behind the channels will do."""
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:

@@ -35,7 +35,19 @@ TINY_DINO = {
     "views": {"local": {"count": 2, "size_px": 16}},
     "dino": {"output_dim": 32, "hidden_dim": 32, "bottleneck_dim": 16, "freeze_last_layer": 0.2},
 }
-TINY_OF = {"mae": TINY_MAE, "dino": TINY_DINO}
+TINY_DINOV2 = {
+    **TINY,
+    "recipe": "dinov2-tiny-cpu",
+    "views": {"local": {"count": 2, "size_px": 16}},
+    "dinov2": {"output_dim": 32, "hidden_dim": 32, "bottleneck_dim": 16, "freeze_last_layer": 0.2},
+}
+TINY_LEJEPA = {
+    **TINY,
+    "recipe": "lejepa-tiny-cpu",
+    "views": {"local": {"count": 2, "size_px": 16}},
+    "lejepa": {"hidden_dim": 32, "projection_dim": 8, "directions": 64},
+}
+TINY_OF = {"mae": TINY_MAE, "dino": TINY_DINO, "dinov2": TINY_DINOV2, "lejepa": TINY_LEJEPA}
 
 
 @pytest.fixture(autouse=True)
