@@ -56,7 +56,7 @@ def test_a_picture_through_our_jpeg_is_the_one_through_pillows(quality: int, hal
         return float(np.abs(ours[0].permute(1, 2, 0).numpy() * 255 - expected).mean())
 
     # Under one level: fixed-point arithmetic and its roundings put some coefficients onto the next step.
-    assert difference(quality) < max(0.75, 0.27 * np.abs(picture - expected).mean())
+    assert difference(quality) < max(0.95, 0.27 * np.abs(picture - expected).mean())
     if quality < 100:  # neighbouring qualities are told apart
         assert difference(quality) < 0.75 * min(difference(quality - 8), difference(min(100, quality + 8)))
 
