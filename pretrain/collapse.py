@@ -175,6 +175,12 @@ class Monitor:
                 f"complete collapse: all images are given nearly the same features (feature_std is {spread / scale:.2g}, "
                 f"less than {least:.2g}; spread evenly it would be {1 / scale:.2g})",
             )  # fmt: skip
+        if line.get("projection_std", 1.0) < c.least_projection:
+            found["complete collapse"] = (
+                "projection_std", float(line["projection_std"]), c.least_projection,
+                f"complete collapse: the projections of all images are nearly the same (projection_std is "
+                f"{float(line['projection_std']):.2g}, less than {c.least_projection:g}; the regulariser wants 1)",
+            )  # fmt: skip
         if self.log_k is not None and "teacher_entropy" in line:
             found |= self._teacher(float(line["teacher_entropy"]), float(line["teacher_kl_uniform"]), self.log_k)
         if not found and "centred_rank" in line:

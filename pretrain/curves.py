@@ -18,12 +18,12 @@ _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 300, 150, 44, 12, 10, 22
 _MOST_POINTS = 300
 
 STYLE = """
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 18px 26px; margin: 12px 0; }
-.curve { margin: 0; break-inside: avoid; min-width: 0; }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(236px, 1fr)); gap: 18px 24px; margin: 12px 0; }
+.curve { margin: 0; break-inside: avoid; min-width: 0; display: flex; flex-direction: column; }
 .curve figcaption { display: flex; justify-content: space-between; gap: 10px; font-size: 14.5px; margin: 0; max-width: none; color: #1f2933; }
 .curve figcaption b { font-weight: 600; } .curve figcaption span { color: #52606d; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .curve .say { font-size: 12.5px; color: #52606d; line-height: 1.35; margin: 1px 0 0; }
-.curve svg { display: block; width: 100%; height: auto; overflow: visible; }
+.curve svg { display: block; width: 100%; height: auto; margin-top: auto; overflow: visible; }
 .curve text { font: 10.5px Inter, "Source Sans 3", "Segoe UI", Roboto, Helvetica, Arial, sans-serif; fill: #52606d; }
 .curve .tip { fill: #1f2933; font-weight: 600; paint-order: stroke; stroke: #fff; stroke-width: 3px; }
 """
@@ -151,11 +151,14 @@ def number(value: float) -> str:
     """Three significant digits, as people write them."""
     if value == 0:
         return "0"
+    if value < 0:
+        return "−" + number(-value)
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     if abs(value) < 1e-3:
-        mantissa, exponent = f"{value:.2g}".split("e") if "e" in f"{value:.2g}" else (f"{value:.1e}".split("e"))
-        return f"{mantissa}·10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+        mantissa, exponent = f"{value:.1e}".split("e")
+        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"{mantissa.removesuffix('.0')}·10{raised}"
     return f"{value:.3g}"
 
 

@@ -40,7 +40,10 @@ def read_off(
 
     Binary and categorical: share of the neighbours of each level, macro-averaged AUROC of the levels that at least
     FEWEST_PATIENTS of the patients asked about have. Ordinal and continuous: mean of the neighbours, Spearman. Patients
-    count alike however many images they have; the interval is the percentile bootstrap over them (95 %).
+    count alike however many images they have; the interval is the percentile bootstrap over patients (95 %).
+
+    Nobody should be both asked and known: read off from all the others, who has a finding leaves fewer with it among them,
+    and so seems told wrong more often than by chance.
 
     Args:
         vectors: (n, d). values: n, missing where not known. patients: (n,) codes. asked, known: rows; k: neighbours.
@@ -84,7 +87,8 @@ def read_off(
         enough = enough[-1:]  # of two levels each says what the other does
     per_level = []
     for level in enough:
-        votes = ((names[rows] == level) * there).sum(axis=1) / there.sum(axis=1)
+        of_level = (names == level).astype(np.float64)
+        votes = (of_level[rows] * there).sum(axis=1) / there.sum(axis=1)
         per_level.append(_auroc(votes, names[asked] == level, weights))
     return answer | _estimate(np.mean(per_level, axis=0))
 

@@ -26,7 +26,7 @@ from pretrain.views import random_mask
 from pretrain.watch import Watch
 
 TILE_PX = 112
-_IMAGES, _QUERIES, _NEIGHBOURS, _VIEWS, _HEADS = 4, 5, 5, 10, 3
+_IMAGES, _QUERIES, _NEIGHBOURS, _VIEWS, _FEW, _HEADS = 4, 5, 5, 10, 5, 3
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def strips(method: Method, recipe: Recipe, watch: Watch, vectors: NDArray[np.flo
         vectors: (n, d) of the watch's images under the backbone as it is.
     """
     chosen = _spread(watch, _IMAGES)
+    if len(chosen) < 2:  # text is burned into nearly all of them
+        return []
     device = next(method.parameters()).device
     source = torch.from_numpy(np.stack([watch.images.square(i, recipe.source_px) for i in chosen])).to(device)
     whole = torch.from_numpy(np.stack([watch.images.square(i, recipe.img_size) for i in chosen])).to(device)
@@ -74,7 +76,7 @@ def strips(method: Method, recipe: Recipe, watch: Watch, vectors: NDArray[np.flo
 
 def _spread(watch: Watch, n: int) -> list[int]:
     """Rows of images of different patients, spread over the sample: the same at every look."""
-    first = watch.frame.drop_duplicates("patient").index.to_numpy()
+    first = watch.frame[watch.frame["shown"]].drop_duplicates("patient").index.to_numpy()
     return [int(first[i]) for i in np.linspace(0, len(first) - 1, min(n, len(first))).round().astype(int)]
 
 
@@ -85,8 +87,8 @@ def _caption(watch: Watch, row: int) -> str:
 def _neighbours(watch: Watch, vectors: NDArray[np.float32]) -> Strip:
     patients = np.asarray(watch.frame["patient"].astype("category").cat.codes, dtype=np.int64)
     chosen = np.asarray(_spread(watch, _QUERIES), dtype=np.int64)
-    everything = np.arange(len(watch.frame), dtype=np.int64)
-    near, similarity = nearest(vectors, chosen, everything, patients, _NEIGHBOURS)
+    drawable = np.flatnonzero(watch.frame["shown"].to_numpy()).astype(np.int64)
+    near, similarity = nearest(vectors, chosen, drawable, patients, _NEIGHBOURS)
     rows = []
     for query, found, cosines in zip(chosen, near, similarity, strict=True):
         row = [_of(watch, int(query))]
@@ -129,8 +131,8 @@ def _reconstructions(method: Mae, recipe: Recipe, whole: Tensor, watch: Watch, c
     )
     return Strip(
         "Reconstructions",
-        f"What the network sees is a quarter of the patches or so ({keep.shape[1]} of {patches.shape[1]}); what it paints into "
-        f"the others shows what it has understood.{lent}",
+        f"The network sees {keep.shape[1]} of {patches.shape[1]} patches; what it paints into the others shows what it has "
+        f"understood.{lent}",
         ["image", "what it sees", "what it paints", "painted, with what it saw"],
         rows,
     )
@@ -161,7 +163,7 @@ def _attention(method: Method, recipe: Recipe, whole: Tensor, watch: Watch, chos
         rows.append(tiles)
     return Strip(
         "Attention",
-        "Where the class token looks in the last block: warm is much, dark is little. The mean of all heads, and the heads that "
+        "Where the class token looks in the last block: warm is more than an even share. The mean of all heads, and the heads that "
         "look at the smallest part.",
         ["image", f"mean of {maps.shape[1]} heads", *(f"head {head + 1}" for head in sharpest)],
         rows,
@@ -169,8 +171,12 @@ def _attention(method: Method, recipe: Recipe, whole: Tensor, watch: Watch, chos
 
 
 def _over(picture: NDArray[np.uint8], attention: NDArray[np.float64]) -> Pixels:
-    """The attention, from its smallest to its largest value, laid over the dimmed picture in warm colour."""
-    share = (attention - attention.min()) / max(float(np.ptp(attention)), 1e-12)
+    """What is more than an even share of the attention, laid over the dimmed picture in warm colour.
+
+    Full warmth is the largest value, or twice the even share where none is as large: little contrast looks like little.
+    """
+    even = 1 / attention.size
+    share = (attention - even) / max(float(attention.max()) - even, even)
     large = cv2.resize(share, (TILE_PX, TILE_PX), interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
     grey = picture.astype(np.float64).mean(axis=2, keepdims=True) * 0.55
     return np.asarray((grey * (1 - large) + (0.35 * picture + 0.65 * np.array([255.0, 140, 20])) * large), np.uint8)
@@ -178,15 +184,16 @@ def _over(picture: NDArray[np.uint8], attention: NDArray[np.float64]) -> Pixels:
 
 def _views(method: Method, recipe: Recipe, source: Tensor, watch: Watch, chosen: Sequence[int]) -> Strip:
     m = len(source)
-    batches = method.views(source, Draw(recipe.seed, 0, m, slice(0, m), source.device))
     rows = [[Tile(_jpeg(source[i].cpu().numpy()), _caption(watch, row))] for i, row in enumerate(chosen)]
-    for views in batches:
-        if views.ndim == 4 and views.shape[1] == 3 and views.is_floating_point():
-            pixels = _pixels(views, recipe).reshape(len(views) // m, m, *views.shape[2:], 3)  # view by view
-            for one in pixels[:_VIEWS]:
-                for row, picture in zip(rows, one, strict=True):
-                    if len(row) <= _VIEWS:
-                        row.append(Tile(_jpeg(picture)))
+    for step in range(_FEW):  # a method with one view an image is asked several times
+        for views in method.views(source, Draw(recipe.seed, step, m, slice(0, m), source.device)):
+            if views.ndim == 4 and views.shape[1] == 3 and views.is_floating_point():  # the others are masks
+                pixels = _pixels(views, recipe).reshape(len(views) // m, m, *views.shape[2:], 3)  # view by view
+                for one in pixels[: max(0, 1 + _VIEWS - len(rows[0]))]:
+                    for shown, picture in zip(rows, one, strict=True):
+                        shown.append(Tile(_jpeg(picture)))
+        if len(rows[0]) > _FEW:
+            break
     return Strip(
         "Views",
         "What the augmentation makes of an image: this is what the network is trained on, and what it learns to ignore. Is the "

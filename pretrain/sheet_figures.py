@@ -76,9 +76,9 @@ def watch_curves(lines: Lines, *, steps: int) -> dict[str, list[Curve]]:
         last, auroc = scored[-1], scored[-1]["metric"] == "auroc"
         group = "acquisition" if last["role"] == "acquisition" else "clinical"
         metric = "AUROC" if auroc else "Spearman correlation"
-        shown = f"{last['score']:.2f}"
+        shown = _two(last["score"])
         if last.get("ci_low") is not None:
-            shown += f" ({last['ci_low']:.2f} to {last['ci_high']:.2f})"
+            shown += f" ({_two(last['ci_low'])} to {_two(last['ci_high'])})"
         low = min(float(line["score"]) for line in scored)
         limits = (min(0.4, low), 1.0) if auroc else (min(-0.2, low), 1.0)
         note = f"; {last['note']}" if last.get("note") else ""
@@ -102,7 +102,7 @@ def watch_curves(lines: Lines, *, steps: int) -> dict[str, list[Curve]]:
 def watch_sentences(lines: Lines) -> list[str]:
     """What became of each group between the first look and the last: sentences, and what could not be asked."""
     sentences = []
-    for role, names in (("acquisition", "device and its like"), ("clinical", "clinical variables")):
+    for role, names in (("acquisition", "how the image came to be"), ("clinical", "what is known of the patient")):
         moved = []
         for name in dict.fromkeys(str(line["variable"]) for line in lines):
             scored = [line for line in lines if line["variable"] == name and line.get("score") is not None]
@@ -113,7 +113,7 @@ def watch_sentences(lines: Lines) -> list[str]:
             if _apart(first, last):
                 word = "easier" if last["score"] > first["score"] else "harder"
                 moved.append(
-                    f"{_plain(name).lower()} has become {word} to tell ({first['score']:.2f}, now {last['score']:.2f})"
+                    f"{_plain(name).lower()} has become {word} to tell ({_two(first['score'])}, now {_two(last['score'])})"
                 )
         if moved:
             sentences.append(f"{names[0].upper() + names[1:]}: " + "; ".join(moved) + ".")
@@ -133,6 +133,10 @@ def _apart(first: Mapping[str, Any], last: Mapping[str, Any]) -> bool:
         return False
     inside = first["ci_low"] <= last["score"] <= first["ci_high"] or last["ci_low"] <= first["score"] <= last["ci_high"]
     return not inside
+
+
+def _two(score: float) -> str:
+    return f"{score:.2f}".replace("-", "−")
 
 
 def _plain(name: str) -> str:

@@ -36,7 +36,8 @@ class Watch:
     """The sample of images that is looked at.
 
     Attributes:
-        frame: a row per image: image_id, patient, caption, `asked` (whether it is read off, or only a neighbour), and the variables.
+        frame: a row per image: image_id, patient, caption, `shown` (whether it may be drawn: there is no text
+            burned into it), `asked` (whether it is read off, or only a neighbour), and the variables.
         held_out: image_ids that the training must leave out; empty if nobody is held out.
         every: steps between two looks.
     """
@@ -66,8 +67,16 @@ class Watch:
         usable = usable[usable["split"] == "train"]
         # Research ids are dealt anew when patients are added; the patients' own, where known, stay. They go no further.
         own = usable["patient_source_id"] if "patient_source_id" in usable else usable["patient"]
-        usable = usable.assign(person=own.fillna(usable["patient"]))
-        columns = ["image_id", "patient", "person", "caption", *dict.fromkeys(variable.name for variable in variables)]
+        text = usable["text_like"].astype(bool) if "text_like" in usable else False
+        usable = usable.assign(person=own.fillna(usable["patient"]), shown=~pd.Series(text, index=usable.index))
+        columns = [
+            "image_id",
+            "patient",
+            "person",
+            "caption",
+            "shown",
+            *dict.fromkeys(variable.name for variable in variables),
+        ]
         frame, held_out = sample(usable[columns], config.patients if variables else 0.0, config.images, recipe.seed)
         if frame["patient"].nunique() < 2:
             return None
@@ -82,7 +91,6 @@ class Watch:
     def lines(self, vectors: NDArray[np.float32], step: int) -> list[dict[str, Any]]:
         """A line for watch.jsonl for each variable, from the `vectors` after `step` steps."""
         asked = self.frame["asked"].to_numpy()
-        bank = ~asked if self.held_out else np.ones(len(asked), dtype=bool)
         patients = np.asarray(self.frame["patient"].astype("category").cat.codes, dtype=np.int64)
         return [
             {
@@ -96,7 +104,7 @@ class Watch:
                     variable.kind,
                     patients,
                     asked=np.flatnonzero(asked).astype(np.int64),
-                    known=np.flatnonzero(bank).astype(np.int64),
+                    known=np.flatnonzero(~asked).astype(np.int64),
                     k=self.neighbours,
                 ),
                 "held_out": bool(self.held_out),
@@ -173,13 +181,16 @@ def sample(training: pd.DataFrame, share: float, most_images: int, seed: int) ->
     order["turn"] = order.groupby("patient").cumcount()
     order = order.sort_values(["turn", "draw", "place"])
     if held.any():
-        asked = order[order["held"]].head(max(1, round(most_images * _QUERY_SHARE)))
-        chosen = pd.concat([asked, order[~order["held"]].head(most_images - len(asked))])
-        flags = chosen["held"]
-    else:
-        chosen = order.head(most_images)
-        flags = pd.Series(True, index=chosen.index)
-    frame = training.assign(asked=flags.reindex(training.index)).loc[training.index.isin(chosen.index)]
+        query, bank, most_asked = order["held"], ~order["held"], max(1, round(most_images * _QUERY_SHARE))
+    else:  # half of the patients ask the other half: read off from all the others, scores lie under chance
+        people = order.drop_duplicates("patient")
+        query = order["patient"].isin(people["patient"].iloc[: len(people) // 2])
+        bank, most_asked = ~query, most_images // 2
+    asked = order[query].head(most_asked)
+    chosen = pd.concat([asked, order[bank].head(most_images - len(asked))])
+    flags = pd.Series(chosen.index.isin(asked.index), index=chosen.index)
+    frame = training.loc[training.index.isin(chosen.index)]
+    frame = frame.assign(asked=flags.reindex(frame.index))
     frame = frame.assign(asked=frame["asked"].astype(bool)).reset_index(drop=True)
     return frame, frozenset(training.loc[held, "image_id"].astype(str))
 

@@ -21,6 +21,7 @@ class Health(Config):
     least_rank: float = Field(1.5, ge=1)  # centred_rank: how many directions tell the images apart
     rank_kept: float = Field(0.2, ge=0, lt=1)  # share of the centred rank of the first lines
     least_information: float = Field(0.02, ge=0)  # nats that the teacher's answers tell of the image
+    least_projection: float = Field(0.1, ge=0)  # standard deviation of LeJEPA's projections, 1 in health
     window: float = Field(0.25, gt=0, le=1)  # share of the training over which something should move
 
 
