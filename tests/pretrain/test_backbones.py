@@ -13,7 +13,7 @@ from timm.layers import DropPath
 
 from cohort.errors import UserError
 from embed.backbone import has_bf16, load_backbone
-from pretrain.backbones import masked_tokens, new_backbone, new_transformer, pooling_of, timm_arguments
+from pretrain.backbones import masked_tokens, new_backbone, new_transformer, timm_arguments
 from pretrain.export import export_backbone
 from pretrain.recipe import load_recipe
 from pretrain.train import build_method
