@@ -21,7 +21,7 @@ from pretrain.draw import Draw
 from pretrain.recipe import Range, Views
 
 _TRIES = 10  # draws of a crop before the whole image is taken, as in torchvision
-_FINER = 1.5  # pixels per view pixel before a free rotation: less, and bilinear sampling blurs what is left
+_FINER = 1.25  # pixels per view pixel before a free rotation: with 1, bilinear sampling takes a fifth of the slopes
 
 
 class Pose(NamedTuple):
@@ -221,6 +221,27 @@ def _separable(
     down = resampling_matrix(top, height, s, view_px, flip_vertical).div_(255)
     if change is not None:
         across, down = change @ across, change @ down
+    if pixels.device.type == "cpu":
+        return _one_by_one(pixels, down, across)
     rows = down @ pixels.float().reshape(b, s, s * 3)  # (b, v, s · 3): no copy of the image for the first axis
     rows = rows.view(b, view_px, s, 3).permute(0, 3, 1, 2).reshape(b, 3 * view_px, s)
     return (rows @ across.transpose(1, 2)).view(b, 3, view_px, view_px)
+
+
+def _one_by_one(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """The same products, but only of the part of each image that its view shows: on a CPU that halves the work."""
+    b, v = down.shape[:2]
+    views = torch.empty(b, 3, v, v)
+    for i, (y, x) in enumerate(zip(_used(down), _used(across), strict=True)):
+        part = pixels[i, y, x].float()  # (h, w, 3)
+        h, w = part.shape[:2]
+        rows = (down[i, :, y] @ part.reshape(h, w * 3)).view(v, w, 3)
+        torch.mm(rows.permute(2, 0, 1).reshape(3 * v, w), across[i, :, x].T, out=views[i].view(3 * v, v))
+    return views
+
+
+def _used(matrix: Tensor) -> list[slice]:
+    """Of each (v, s) matrix, the pixels of the source that count: the others' weights are nothing or next to it."""
+    counts = (matrix.abs().amax(dim=1) > 1e-6).int()
+    first, last = counts.argmax(dim=1), counts.shape[1] - counts.flip(1).argmax(dim=1)
+    return [slice(low, high) for low, high in zip(first.tolist(), last.tolist(), strict=True)]
