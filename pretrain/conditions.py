@@ -55,7 +55,7 @@ def changes(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str
     if saved["world"] != now["world"]:
         shares = [_share(now["batch_size"], side["world"]) for side in (saved, now)]
         said.append(
-            f"{_processes(saved['world'])} trained it, {_processes(now['world'])} go on: the batch of {now['batch_size']} "
+            f"trained by {_processes(saved['world'])} so far, by {_processes(now['world'])} from here on: the batch of {now['batch_size']} "
             f"and its order stay, the share of a process changes from {shares[0]} to {shares[1]} images; sums are rounded "
             "in another order, and drop path, if the recipe has any, draws other paths"
         )

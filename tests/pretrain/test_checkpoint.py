@@ -232,7 +232,7 @@ def test_conditions_survive_a_checkpoint_and_nothing_changed_is_nothing_said(tmp
     [
         (
             {"world": 2},
-            "1 process trained it, 2 processes go on: the batch of 8 and its order stay, the share of a process changes "
+            "trained by 1 process so far, by 2 processes from here on: the batch of 8 and its order stay, the share of a process changes "
             "from 8 to 4 images",
         ),
         ({"steps": 24}, "steps of the whole training: 12 before, 24 from here on; the schedules follow"),
