@@ -68,7 +68,7 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
         return box[0]
 
-    def first_does(self, work: Callable[[], None]) -> None:
+    def first_does(self, work: Callable[[], object]) -> None:
         """Have the first process do `work` while the others wait for it; none goes on if it fails.
 
         Raises:

@@ -76,7 +76,9 @@ def test_one_of_two_processes_is_asked_both_stop_at_the_same_step_and_one_alone_
     run = assert_as_one_process(folder, one)
     (said,) = lines(run / "resumed.jsonl")
     assert said["step"] == 5
-    assert said["changed"].startswith("trained by 2 processes so far, by 1 process from here on: the batch of 8 and its order stay")
+    assert said["changed"].startswith(
+        "trained by 2 processes so far, by 1 process from here on: the batch of 8 and its order stay"
+    )
 
 
 @pytest.mark.slow
