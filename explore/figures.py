@@ -275,35 +275,6 @@ def factor_figure(factor: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def training_figure(metrics: pd.DataFrame) -> go.Figure:
-    """The course of pretraining: the loss, step by step, and its running mean.
-
-    Args:
-        metrics: rows of metrics.jsonl; `step` and `loss` are drawn.
-    """
-    rows = metrics.dropna(subset=["loss"]) if {"step", "loss"} <= set(metrics.columns) else metrics.iloc[:0]
-    if rows.empty:
-        return note_figure("No loss was recorded.")
-    if len(rows) > 2000:
-        rows = rows.iloc[:: len(rows) // 2000 + 1]
-    figure = go.Figure()
-    smooth = rows["loss"].ewm(span=max(2, len(rows) // 25)).mean()
-    figure.add_trace(
-        go.Scatter(
-            x=rows["step"], y=rows["loss"], mode="lines", line={"width": 1, "color": "#bcd3e6"}, name="each step"
-        )
-    )
-    figure.add_trace(
-        go.Scatter(x=rows["step"], y=smooth, mode="lines", line={"width": 3, "color": CLINICAL}, name="running mean")
-    )
-    figure.update_xaxes(title={"text": "training step", "font": {"size": 13}})
-    figure.update_yaxes(title={"text": "loss (lower is better)", "font": {"size": 13}})
-    figure.update_layout(
-        template=TEMPLATE, height=320, legend={"y": 0, "yref": "container", "yanchor": "bottom"}, margin={"b": 76}
-    )
-    return figure
-
-
 def note_figure(sentence: str) -> go.Figure:
     """A sentence where a figure would stand."""
     figure = go.Figure()

@@ -5,7 +5,6 @@ Last in the way of the data: reads finished runs through `gather`, draws with `f
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,9 @@ from cohort.study import Study
 from explore import figures, probe_figures, source_sections, verdicts, words
 from explore.gather import Backbone, Findings, gather, private_names, scrub, study_title
 from explore.thumbnails import data_uri, thumbnails
+from pretrain.curves import SCRIPT, STYLE
+from pretrain.sheet_figures import training_curves, watch_curves, watch_sentences
+from pretrain.sheet_lines import PAGE, WATCH_LINES, read_lines
 
 SCHEMA = "pellucid.report/1"
 MOST_POINTS = 2500  # of a map in the page; more make it slow, not clearer
@@ -300,14 +302,28 @@ def _panel_order(findings: Findings) -> list[Any]:
 
 def _training(findings: Findings) -> dict[str, Any]:
     run = findings.pretrain
-    if run is None or not (run.path / "metrics.jsonl").is_file():
+    metrics = read_lines(run.path / "metrics.jsonl") if run is not None else []
+    if run is None or not metrics:
         return {"any": False}
-    lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    metrics = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+    # Runs of earlier versions have no health.json and were not watched; theirs is the course alone.
+    health = run.read_json("health.json") if (run.path / "health.json").is_file() else {}
+    watched = read_lines(run.path / WATCH_LINES)
+    steps = int(health.get("steps") or metrics[-1]["step"])
+    groups = watch_curves(watched, steps=steps)
+    curves = training_curves(metrics, dim=health.get("dim"), steps=steps, log_k=health.get("log_k"))
+    asked = next((line for line in watched if line.get("score") is not None), None)
     return {
         "any": True,
         "name": words.backbone_label(f"run:{run.path.name}"),
-        "figure": _Figures.html(figures.training_figure(metrics), "training"),
+        "health": health,
+        "curves": [curve.svg() for curve in curves],
+        "acquisition": [curve.svg() for curve in groups["acquisition"]],
+        "clinical": [curve.svg() for curve in groups["clinical"]],
+        "sentences": watch_sentences(watched),
+        "held_out": asked is not None and bool(asked["held_out"]),
+        "sheet": (run.path / PAGE).is_file(),
+        "style": Markup(STYLE),
+        "script": Markup(SCRIPT),
     }
 
 

@@ -6,7 +6,6 @@ health.json. Nothing is fetched and nobody is named: images carry research ids.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,16 +21,16 @@ from cohort.runs import RunFolder, atomic_path, write_json
 from cohort.study import Study
 from pretrain.collapse import Diagnosis, Monitor
 from pretrain.curves import SCRIPT, STYLE
+from pretrain.lines import append_line
 from pretrain.method import Method
 from pretrain.pictures import Strip, strips
 from pretrain.progress import duration
 from pretrain.recipe import Recipe
 from pretrain.sheet_figures import training_curves, watch_curves, watch_sentences
+from pretrain.sheet_lines import PAGE, WATCH_LINES, read_lines
 from pretrain.watch import Watch
 
 HEALTH_SCHEMA = "pellucid.health/1"
-WATCH_LINES = "watch.jsonl"
-PAGE = "training.html"
 _REFRESH_S = 60
 
 
@@ -75,8 +74,8 @@ class Looks:
         self._dim = int(method.backbone().num_features)
         if self.watch is not None:
             vectors = self.watch.vectors(method)
-            with (self.folder / WATCH_LINES).open("a", encoding="utf-8") as handle:
-                handle.writelines(json.dumps(line) + "\n" for line in self.watch.lines(vectors, done))
+            for line in self.watch.lines(vectors, done):
+                append_line(self.folder / WATCH_LINES, line)
             self._strips = self._pictures(method, vectors)
         self.write()
 
@@ -92,6 +91,7 @@ class Looks:
         if stopped is not None:
             diagnoses = [one for one in diagnoses if one.kind != stopped.kind] + [stopped]
         health = health_record(diagnoses, metrics, finished=finished, steps=self.steps, dim=self._dim)
+        health["log_k"] = log_outputs(self.recipe)
         write_json(self.folder / "health.json", health)
         watched = read_lines(self.folder / WATCH_LINES)
         groups = watch_curves(watched, steps=self.steps)
@@ -180,19 +180,6 @@ def log_outputs(recipe: Recipe) -> float | None:
     own = getattr(recipe, str(getattr(recipe, "method", "")), None)
     outputs = getattr(own, "output_dim", None)
     return math.log(outputs) if outputs else None
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of JSON; [] if there is no such file. A line that a kill has torn is passed over."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
 
 
 def _state(metrics: Sequence[Mapping[str, Any]], steps: int, finished: bool, stopped: Diagnosis | None) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from cohort.runs import RunFolder, write_json
 from explore import gather, verdicts, words
 from explore.report import render
 from probes.verdicts import ACCUSING
@@ -148,3 +152,33 @@ def test_file_names_in_what_was_said_of_the_table_stay_out_of_the_report() -> No
     )
     assert gather._EXAMPLE.sub("", said) == "clinical.csv: 1 row(s) name an image that is not there: they are left out"
     assert gather._EXAMPLE.sub("", "4 file(s) have no row (first: `x.jpg`): left") == "4 file(s) have no row: left"
+
+
+def test_the_training_says_what_was_encoded_and_how_it_went(whole: Any, tmp_path: Path) -> None:
+    def look(step: int, name: str, role: str, score: float) -> dict[str, Any]:
+        known = {"kind": "categorical", "metric": "auroc", "chance": 0.5, "patients": 30, "images": 60, "note": ""}
+        asked = {"step": step, "variable": name, "role": role, "score": score, "held_out": True}
+        return {**known, **asked, "ci_low": score - 0.02, "ci_high": score + 0.02}
+
+    lines = [
+        look(s, n, r, v)
+        for s, f in ((0, 0.6), (9, 0.9))
+        for n, r, v in (("device", "acquisition", f), ("diagnosis", "clinical", 0.7))
+    ]
+    (tmp_path / "watch.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 9, "loss": 0.5, "grad_norm": 1.0}), encoding="utf-8")
+    diagnosis = {"kind": "stagnation", "help": "a higher <learning> rate usually helps"}
+    health = {"verdict": "Standing still since step 3.", "diagnoses": [diagnosis], "steps": 9, "dim": 64, "log_k": None}
+    write_json(tmp_path / "health.json", health)
+    findings = replace(gather.gather_newest(whole.study), pretrain=RunFolder(tmp_path, "pretrain", "mae", "k", True))
+    parsed = _Links()
+    page = render(findings)
+    parsed.feed(page)
+    text = " ".join(" ".join(parsed.text).split())
+    assert "Standing still since step 3." in text
+    assert "a higher <learning> rate usually helps" in text
+    assert "in patients of the training split who were not trained on" in text
+    assert "How the image came to be: device has become easier to tell (0.60, now 0.90)." in text
+    assert "0.90 (0.88 to 0.92)" in text
+    assert "diagnosis has become" not in text
+    assert "<learning>" not in page
