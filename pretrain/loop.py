@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import math
-import signal
-import threading
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cohort.errors import Preempted, UserError
-from cohort.runs import atomic_path
 from embed.backbone import has_bf16
 from pretrain.batches import Batches, step_seed
+from pretrain.blocks import checkpoint_activations, compile_blocks
 from pretrain.checkpoint import list_checkpoints, load_newest, save_checkpoint
-from pretrain.health import effective_rank, feature_std
-from pretrain.method import Method
+from pretrain.collapse import Diagnosis, Monitor, last_good, not_finite
+from pretrain.conditions import changes, conditions
+from pretrain.draw import Draw
+from pretrain.health import signs
+from pretrain.lines import append_line, drop_lines_after, read_lines
+from pretrain.method import Method, Outcome
+from pretrain.optimizer import parameter_groups
 from pretrain.progress import Pace, show_progress
 from pretrain.ranks import Ranks
 from pretrain.recipe import Recipe
 from pretrain.schedules import cosine, scaled_lr, warmup_cosine
-from pretrain.views import Draw
+from pretrain.stopping import PREEMPT, stop_requests
+from pretrain.stopwatch import Stopwatch
+from pretrain.upload import uploaded
 
-PREEMPT = "PREEMPT"  # a file of this name in the run's folder asks the training to save itself and stop
+ASK_GPU_EVERY = 10  # steps; whoever asks a GPU for a number makes it wait
+
+
+class Onlooker(Protocol):
+    """Who looks at the training from outside now and then; nothing of it comes back."""
+
+    def due(self, done: int) -> bool:
+        """Whether `at` wants to be called after `done` steps."""
+
+    def at(self, method: Method, done: int) -> None:
+        """In the first process, while the others wait."""
+
+    def write(self, *, stopped: Diagnosis, last_good: Path | None) -> None:
+        """The training ends here, because of `stopped`."""
 
 
 def train(
@@ -42,6 +59,7 @@ def train(
     *,
     name: str,
     steps: int,
+    onlooker: Onlooker | None = None,
     progress: bool = True,
 ) -> None:
     """Train `method` in place for `steps` steps, continuing from the newest checkpoint in `folder`.
@@ -50,108 +68,165 @@ def train(
 
     Raises:
         Preempted: SIGTERM, SIGUSR2 or a file named PREEMPT in `folder`; everything is saved.
-        UserError: the loss or its gradient is not finite, or a checkpoint cannot be written.
+        UserError: the loss or its gradient is not finite, the features have collapsed, or a file cannot be written.
     """
     device, machine = ranks.device, recipe.machine
 
-    # 1. The optimizer. Biases, norms, positions and the class token are not decayed.
+    # 1. The optimizer. Biases, norms, positions and tokens are not decayed; after a warm start lower layers learn more slowly.
     method.to(device)
     trained = [p for p in method.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameter_groups(method), lr=0.0, betas=recipe.optimizer.betas, fused=True)
+    groups = parameter_groups(method, recipe.warm_start.layer_factor)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optimizer.betas, fused=True)
     dtype = autocast_dtype(recipe.precision, device)
+    monitor = Monitor.of(recipe, dim=int(method.backbone().num_features), steps=steps)
 
-    # 2. Take up the thread where the newest checkpoint left it; metrics of steps it does not know are dropped.
+    # 2. Take up the thread where the newest checkpoint left it; lines of steps that it does not know are dropped.
     start, recent = 0, list[float]()  # recent: losses since the last line of metrics
+    here = conditions(recipe.content(), world=ranks.world, steps=steps, device=device, dtype=dtype)
     checkpoint = load_newest(folder, device)
     if checkpoint is not None:
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         start, recent = int(checkpoint["step"]), list(checkpoint["recent"])
     ranks.wait()  # nobody still reads when the first process goes on to write
-    if ranks.first:
-        drop_lines_after(folder / "metrics.jsonl", start)
 
+    def tidy() -> None:
+        drop_lines_after(folder / "metrics.jsonl", start)
+        drop_lines_after(folder / "watch.jsonl", start if start else -1)  # step 0 is looked at again
+        if checkpoint is not None:
+            for change in changes(checkpoint.get("conditions"), here):
+                append_line(folder / "resumed.jsonl", {"step": start, "changed": change})
+                print(f"pretrain {name}: continued from step {start:,}: {change}", file=sys.stderr)
+
+    ranks.first_does(tidy)
+    so_far = read_lines(folder / "metrics.jsonl")
+    monitor.replay(so_far)
+
+    if machine.compile == "on" or (machine.compile == "auto" and device.type == "cuda"):
+        compile_blocks(method)
+    if machine.checkpoint_activations:
+        checkpoint_activations(method)
     model: torch.nn.Module = method
     if ranks.world > 1:
         on = [device.index] if device.type == "cuda" else None
         model = DistributedDataParallel(method, device_ids=on, broadcast_buffers=False)
 
+    rank_me = so_far[-1]["effective_rank"] if so_far else None  # of the last line of metrics
+    ask_every = ASK_GPU_EVERY if device.type == "cuda" else 1
+    unasked: list[Tensor] = []  # (loss, gradient norm) of the steps whose numbers are still on the device
     pace = Pace(recipe.batch_size)
     with (
         stop_requests(folder) as stop,
         show_progress(name, start, steps, recipe.batch_size, wanted=progress and ranks.first) as show,
-        contextlib.closing(batches.stream(start, steps, pin=device.type == "cuda")) as stream,
+        contextlib.closing(batches.stream(start, steps, pin=device.type == "cuda")) as decoded,
+        contextlib.closing(uploaded(decoded, device)) as stream,
     ):
+
+        def look(done: int) -> None:
+            if onlooker is not None and onlooker.due(done):
+                ranks.first_does(functools.partial(onlooker.at, method, done))
+
+        def end(diagnosis: Diagnosis) -> UserError:
+            saved = last_good(
+                ((int(path.stem.rpartition("-")[2]), path) for path in list_checkpoints(folder)), diagnosis
+            )
+            if onlooker is not None and ranks.first:
+                onlooker.write(stopped=diagnosis, last_good=saved)
+            return UserError(diagnosis.sentence(saved))
+
+        if start == 0:
+            look(0)
         for step in range(start, steps):
-            began = time.perf_counter()
+            done = step + 1
+            logged = done % recipe.log_every == 0 or done == steps
+            saved = done % machine.checkpoint_every == 0 or done == steps
+            asked = logged or saved or done % ask_every == 0
+            watch = Stopwatch(device, on=logged)
 
             # 3. Images, as uint8: (b, source_px, source_px, 3).
-            images = next(stream).to(device, non_blocking=True)
-            arrived = time.perf_counter()
+            images = next(stream)
+            watch.lap("wait")
 
-            # 4. Views. All that is random depends on (seed, step) alone: there is no generator state to save.
-            views = method.views(images, Draw(recipe.seed, step, recipe.batch_size, batches.rows, device))
-            torch.manual_seed(step_seed(recipe.seed, step, 1 + ranks.rank))  # for drop path, which knows no other
-            seen = time.perf_counter()
-
-            # 5. Loss and gradient.
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                outcome = model(views, step)
+            # 4. Views, loss and gradient, of the whole batch or part by part. All that is random depends on (seed, step)
+            #    alone: there is no generator state to save.
             optimizer.zero_grad(set_to_none=True)
-            outcome.loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip_grad or math.inf).item()
-            loss = ranks.mean(outcome.loss.detach()).item()
-            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                raise not_finite(folder, step, loss, grad_norm)
+            outcomes: list[Outcome] = []
+            for part, rows in enumerate(micro_batches(batches.rows, recipe.accumulate)):
+                pixels = images[rows.start - batches.rows.start : rows.stop - batches.rows.start]
+                views = method.views(pixels, Draw(recipe.seed, step, recipe.batch_size, rows, device))
+                # For drop path, which knows no other generator.
+                torch.manual_seed(step_seed(recipe.seed, step, 1 + ranks.rank * recipe.accumulate + part))
+                watch.lap("views")
+                with gradients_stay_here(model, done=part + 1 == recipe.accumulate):
+                    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                        outcome = model(views, step)
+                    watch.lap("forward")
+                    (outcome.loss / recipe.accumulate).backward()
+                    watch.lap("backward")
+                outcomes.append(outcome._replace(loss=outcome.loss.detach()))
 
-            # 6. Update: what the schedules say for this step, then the optimizer, then the teacher if there is one.
+            grad_norm = torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip_grad or math.inf)
+            loss = ranks.mean(torch.stack([outcome.loss for outcome in outcomes]).mean())
+            unasked.append(torch.stack([loss, grad_norm.detach().float()]))
+            if asked:
+                numbers = torch.stack(unasked).tolist()
+                unasked.clear()
+                for at, (of_loss, of_norm) in enumerate(numbers, start=done - len(numbers)):
+                    if blown_up := not_finite(at, of_loss, of_norm):
+                        raise end(blown_up)
+                recent += [of_loss for of_loss, _ in numbers]
+
+            # 5. Update: what the schedules say for this step, then the optimizer, then the teacher if there is one.
             lr, weight_decay = scheduled(recipe, step, steps)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_scale"]
                 group["weight_decay"] = weight_decay if group["decayed"] else 0.0
             method.before_update(step)
             optimizer.step()
             extra = method.after_update(step)
+            watch.lap("optimizer")
 
-            # 7. Tell. Nothing that depends on the machine's speed goes into metrics.jsonl.
-            done = step + 1
-            recent.append(loss)
+            # 6. Tell. Nothing that depends on the machine's speed goes into metrics.jsonl.
             images_per_s = pace.tick()
-            show(done, loss, images_per_s)
-            if done % recipe.log_every == 0 or done == steps:
-                features = ranks.gather(outcome.features)
+            if asked:
+                show(done, recent[-1], images_per_s)
+            if logged:
                 line = {
                     "step": done,
                     "images": done * recipe.batch_size,
                     "loss": sum(recent) / len(recent),
                     "lr": lr,
                     "weight_decay": weight_decay,
-                    "grad_norm": grad_norm,
-                    "feature_std": feature_std(features),
-                    "effective_rank": effective_rank(features),
+                    "grad_norm": numbers[-1][1],
+                    **described(outcomes, ranks),
                     **extra,
                 }
                 recent.clear()
+                rank_me = line["effective_rank"]
+                speed = {"step": done, "images_per_s": round(images_per_s, 2), **watch.seconds()}
+                ranks.first_does(functools.partial(append_line, folder / "metrics.jsonl", line))
                 if ranks.first:
-                    append_line(folder / "metrics.jsonl", line)
-                    append_line(
-                        folder / "timings.jsonl",
-                        {
-                            "step": done,
-                            "images_per_s": round(images_per_s, 2),
-                            "step_s": round(time.perf_counter() - began, 5),
-                            "wait_s": round(arrived - began, 5),
-                            "views_s": round(seen - arrived, 5),  # on CUDA: to enqueue them
-                        },
-                    )
+                    append_line(folder / "timings.jsonl", speed)
+                found = ranks.tell(monitor.feed(line))  # the first process's verdict is everybody's
+                if found is not None and found.stops:
+                    raise end(found)
+                if found is not None and ranks.first:
+                    print(f"pretrain {name}: step {done:,}: {found.sentence()}", file=sys.stderr)
+            look(done)
 
-            # 8. Save: at times, at the end, and when asked to stop, which all processes must have heard.
-            stopping = ranks.any(stop.reason() is not None) and done < steps
-            if done % machine.checkpoint_every == 0 or done == steps or stopping:
-                if ranks.first:
-                    state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "recent": recent}
-                    save_checkpoint(folder, done, state, machine.checkpoints)
-                ranks.wait()  # nobody leaves before it is on the disk
+            # 7. Save: at times, at the end, and when asked to stop, which all processes must have heard. While an illness is
+            #    suspected nothing is pruned: the last good state may be an old one.
+            stopping = asked and ranks.any(stop.reason() is not None) and done < steps
+            if saved or stopping:
+                state = {
+                    "method": method.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "recent": recent,
+                    "conditions": here,
+                }
+                keep = machine.checkpoints if monitor.suspect_since is None else sys.maxsize
+                score = rank_me if saved else None  # which one is best must not depend on when somebody stopped it
+                ranks.first_does(functools.partial(save_checkpoint, folder, done, state, keep, score))
             if stopping:
                 if ranks.first:
                     (folder / PREEMPT).unlink(missing_ok=True)  # heard, and not to be heard again
@@ -161,22 +236,35 @@ def train(
                 )
 
 
-def parameter_groups(method: Method) -> list[dict[str, Any]]:
-    """Two groups for AdamW: decayed weights, and vectors, positions and tokens, which are not."""
-    free = ("pos_embed", "cls_token", "reg_token", "mask_token")
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
-    for name, parameter in method.named_parameters():
-        if parameter.requires_grad:
-            exempt = parameter.ndim <= 1 or name.rpartition(".")[2] in free
-            (plain if exempt else decayed).append(parameter)
-    return [{"params": decayed, "decayed": True}, {"params": plain, "decayed": False}]
+def micro_batches(rows: slice, parts: int) -> list[slice]:
+    """This process's rows of the global batch in `parts` equal pieces; the recipe has seen to it that they are equal."""
+    share = (rows.stop - rows.start) // parts
+    return [slice(rows.start + i * share, rows.start + (i + 1) * share) for i in range(parts)]
+
+
+@contextlib.contextmanager
+def gradients_stay_here(model: torch.nn.Module, *, done: bool) -> Iterator[None]:
+    """Under DDP gradients are exchanged once a step, with the last piece of the batch."""
+    with model.no_sync() if isinstance(model, DistributedDataParallel) and not done else contextlib.nullcontext():
+        yield
+
+
+def described(outcomes: list[Outcome], ranks: Ranks) -> dict[str, float]:
+    """What a line of metrics says of one step's features and of the parts of its loss, over all processes."""
+    features = ranks.gather(torch.cat([outcome.features for outcome in outcomes]))
+    partners = [outcome.partner for outcome in outcomes if outcome.partner is not None]
+    partner = ranks.gather(torch.cat(partners)) if partners else None
+    terms = {
+        name: ranks.mean(torch.stack([outcome.terms[name].float() for outcome in outcomes]).mean()).item()
+        for name in outcomes[0].terms
+    }
+    return {**terms, **signs(features, partner)}
 
 
 def scheduled(recipe: Recipe, step: int, steps: int) -> tuple[float, float]:
     """Learning rate and weight decay of step `step` of `steps`."""
     o = recipe.optimizer
-    peak = scaled_lr(o.base_lr, recipe.batch_size)
+    peak = scaled_lr(o.base_lr, recipe.batch_size) * recipe.warm_start.rate_factor
     lr = warmup_cosine(step, steps, round(o.warmup * steps), peak, min(o.final_lr, peak))
     return lr, cosine(step, steps, o.weight_decay, o.final_weight_decay)
 
@@ -186,68 +274,3 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
-
-
-class StopRequests:
-    """Whether somebody has asked the training to stop, and how."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / PREEMPT
-        self._heard: str | None = None
-
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._heard is not None:  # asked twice: at once
-            raise KeyboardInterrupt
-        self._heard = signal.Signals(number).name
-
-    def reason(self) -> str | None:
-        if self._heard is None and self._file.exists():
-            self._heard = f"a file named {PREEMPT}"
-        return self._heard
-
-
-@contextlib.contextmanager
-def stop_requests(folder: Path) -> Iterator[StopRequests]:
-    """Listen for SIGTERM, SIGUSR2, Ctrl-C and the PREEMPT file while the block runs."""
-    requests = StopRequests(folder)
-    earlier = {}
-    if threading.current_thread() is threading.main_thread():  # only there may Python set handlers
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-            earlier[number] = signal.signal(number, requests.hear)
-    try:
-        yield requests
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
-def not_finite(folder: Path, step: int, loss: float, grad_norm: float) -> UserError:
-    """What to tell the user when training has blown up; the weights of this step were not touched by it."""
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
-    saved = list_checkpoints(folder)
-    last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-    return UserError(
-        f"pretraining stopped at step {step + 1}: {what}; {last}. A lower learning rate (optimizer.base_lr), a longer "
-        "warm-up (optimizer.warmup) or precision=fp32 usually helps"
-    )
-
-
-def append_line(path: Path, content: dict[str, Any]) -> None:
-    """One line of JSON."""
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(content) + "\n")
-
-
-def drop_lines_after(path: Path, step: int) -> None:
-    """Keep the whole lines of metrics up to `step`; what a killed process wrote beyond it is written again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:  # torn by the kill
-            continue
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")

@@ -56,6 +56,6 @@ class Stopwatch:
         return {"step_s": round(time.perf_counter() - self._began, 6), **parts}
 
     def _event(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event

@@ -16,7 +16,7 @@ def uploaded(batches: Iterator[Tensor], device: torch.device) -> Generator[Tenso
     if device.type != "cuda":
         yield from batches
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     waiting: Tensor | None = None
     for batch in batches:
         with torch.cuda.stream(stream):

@@ -30,7 +30,11 @@ class Machine(Config):
     workers: int = Field(0, ge=0)  # decoding threads; 0: one per core, at most 16
     cache_gb: float = Field(2.0, ge=0)  # decoded images kept in memory, per process
     checkpoint_every: int = Field(200, ge=1)  # steps
-    checkpoints: int = Field(2, ge=1)  # how many are kept
+    checkpoints: int = Field(2, ge=1)  # how many are kept, beside the best
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of the backbone's blocks; auto: on a GPU
+    checkpoint_activations: bool = False  # compute each block twice and keep a fraction of the memory
+    timeout_s: float = Field(1800.0, gt=0)  # how long a process waits for another one
+    tensorboard: bool = False  # also write the metrics for TensorBoard (extra `tensorboard`)
 
 
 class Recipe(Config):
@@ -46,6 +50,7 @@ class Recipe(Config):
     images_seen: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
     precision: Literal["auto", "fp32", "bf16"]
+    accumulate: int = Field(1, ge=1)  # pieces that a process's share of a batch is computed in, one after another
     seed: int = Field(ge=0)
     include_test: bool
     log_every: int = Field(ge=1)  # steps
