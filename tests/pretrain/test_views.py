@@ -140,7 +140,7 @@ def test_a_rotated_view_is_antialiased() -> None:
     stripes[:, :, ::2] = 255
     pose = Pose(torch.tensor([[0.2, 0.2, 0.6, 0.6]]), angle=torch.tensor([0.3]), largest_angle=0.5)
     view = cut(stripes, pose, 48)
-    assert float((view - 0.5).abs().max()) < 0.02
+    assert float((view - 0.5).abs().max()) < 0.04  # points would give 0.5
 
 
 def test_blur_is_the_same_whether_the_view_is_rotated_or_not() -> None:
