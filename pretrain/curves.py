@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 CLINICAL, ACQUISITION, INK, SOFT, FAINT = "#0072B2", "#D55E00", "#1f2933", "#52606d", "#e4e7eb"  # as explore/figures.py
-_W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 300, 150, 44, 12, 10, 22
+_W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 236, 136, 40, 10, 10, 20
 _MOST_POINTS = 300
 
 STYLE = """
@@ -32,11 +32,11 @@ SCRIPT = """
 document.querySelectorAll('.curve svg').forEach(svg => {
   const data = JSON.parse(svg.dataset.points), dot = svg.querySelector('.dot'), tip = svg.querySelector('.tip');
   svg.addEventListener('pointermove', event => {
-    const box = svg.getBoundingClientRect(), x = (event.clientX - box.left) * 300 / box.width;
+    const box = svg.getBoundingClientRect(), x = (event.clientX - box.left) * svg.viewBox.baseVal.width / box.width;
     let best = data[0];
     for (const p of data) if (Math.abs(p[0] - x) < Math.abs(best[0] - x)) best = p;
     dot.setAttribute('cx', best[0]); dot.setAttribute('cy', best[1]); dot.style.display = tip.style.display = '';
-    tip.textContent = best[2]; tip.setAttribute('x', Math.min(Math.max(best[0], 90), 232));
+    tip.textContent = best[2]; tip.setAttribute('x', Math.min(Math.max(best[0], 80), 176));
     tip.setAttribute('y', best[1] < 34 ? best[1] + 20 : best[1] - 9);
   });
   svg.addEventListener('pointerleave', () => { dot.style.display = tip.style.display = 'none'; });
@@ -66,6 +66,7 @@ class Curve:
     steps: float | None = None  # where the horizontal axis ends
     last: str = ""
     markers: bool = False
+    linear: bool = False  # even where the values span powers of ten
 
     def svg(self) -> Markup:
         """The figure with its caption, as markup for the page."""
@@ -123,7 +124,7 @@ class Curve:
 
     def _logarithmic(self) -> bool:
         values = [value for _, value in self.points]
-        return self.limits is None and min(values) > 0 and max(values) / min(values) > 100
+        return not self.linear and self.limits is None and min(values) > 0 and max(values) / min(values) > 100
 
     def _limits(self, logarithmic: bool) -> tuple[float, float]:
         if self.limits is not None:

@@ -206,7 +206,8 @@ def _pace(
     if not done and metrics:
         found["time left"] = duration((steps - int(metrics[-1]["step"])) * recipe.batch_size / rate)
     else:
-        found["computing time"] = duration(steps * recipe.batch_size / rate)
+        done_steps = int(metrics[-1]["step"]) if metrics else 0
+        found["computing time"] = duration(done_steps * recipe.batch_size / rate)
     return found
 
 

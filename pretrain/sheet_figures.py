@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pretrain.curves import ACQUISITION, CLINICAL, Curve, number
@@ -23,7 +24,7 @@ def training_curves(metrics: Lines, *, dim: int | None, steps: int, log_k: float
 
     even = (1 / math.sqrt(dim), "spread evenly") if dim else None
     told = [
-        (step, log_k - kl - entropy)
+        (step, max(0.0, log_k - kl - entropy))
         for (step, entropy), (_, kl) in zip(points("teacher_entropy"), points("teacher_kl_uniform"), strict=True)
         if log_k is not None
     ]
@@ -53,7 +54,7 @@ def training_curves(metrics: Lines, *, dim: int | None, steps: int, log_k: float
             "How unevenly the prototypes are used over the batch. 0: all alike.",
         ),
         Curve("Gradient norm", points("grad_norm"), "Before clipping."),
-        Curve("Learning rate", points("lr"), "As planned."),
+        Curve("Learning rate", points("lr"), "As planned.", linear=True),
     ]  # fmt: skip
     known = {
         "step", "images", "loss", "lr", "weight_decay", "grad_norm", "feature_std", "effective_rank", "centred_rank",
@@ -146,4 +147,4 @@ def _plain(name: str) -> str:
 
 def _until(curve: Curve, steps: int) -> Curve:
     last = number(float(curve.points[-1][1]))
-    return Curve(curve.title, curve.points, curve.say, curve.colour, reference=curve.reference, steps=steps, last=last)
+    return replace(curve, steps=steps, last=last)

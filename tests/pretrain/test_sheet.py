@@ -161,7 +161,7 @@ def test_what_is_drawn_is_what_was_measured() -> None:
     assert curves[2].reference == (0.25, "spread evenly")
     svg = str(curves[0].svg())
     xs = [float(pair.split(",")[0]) for pair in svg.split('polyline points="')[1].split('"')[0].split()]
-    assert (xs[1] - xs[0]) / (288 - 44) == pytest.approx(0.8, abs=0.01)  # of the whole length, done or not
+    assert (xs[1] - xs[0]) / (226 - 40) == pytest.approx(0.8, abs=0.01)  # of the whole length, done or not
     log_k = math.log(64)
     teacher = [{"step": 1, "loss": 1.0, "teacher_entropy": 1.0, "teacher_kl_uniform": 0.5}]
     told = {curve.title: curve.points for curve in training_curves(teacher, dim=None, steps=1, log_k=log_k)}
