@@ -79,6 +79,13 @@ class Looks:
             self._strips = self._pictures(method, vectors)
         self.write()
 
+    def finish(self, method: Method) -> None:
+        """The training has come to its end, perhaps in an earlier process that was killed before it could say so."""
+        self._dim = int(method.backbone().num_features)
+        if self.watch is not None and not self._strips:
+            self._strips = self._pictures(method, self.watch.vectors(method))
+        self.write(finished=True)
+
     def write(self, *, finished: bool = False, stopped: Diagnosis | None = None, last_good: Path | None = None) -> None:
         """The page and health.json, from what the folder holds; the pictures are those of the last look.
 
