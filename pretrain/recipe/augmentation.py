@@ -131,8 +131,9 @@ def with_preset(recipe: Mapping[str, Any], preset: Augmentation, *, acquisition_
             if name in views["colour"]:
                 views["colour"][name] = min(float(views["colour"][name]), most)
     share = preset.blur.sigma_share if preset.blur is not None else None
-    if share is not None and "blur_sigma_px" in views:
-        most = round(share * float(changed["img_size"]), 3)
+    side = changed.get("img_size")
+    if share is not None and "blur_sigma_px" in views and isinstance(side, int | float):  # else its check will speak
+        most = round(share * side, 3)
         views["blur_sigma_px"] = [min(float(sigma), most) for sigma in views["blur_sigma_px"]]
     if acquisition_robust and preset.acquisition is not None:
         views["acquisition"] = _said(preset.acquisition)

@@ -100,6 +100,8 @@ def test_a_preset_changes_only_what_it_names_and_not_the_recipe_it_was_given() -
     assert with_preset(before, Augmentation()) == before
     assert with_preset(before, load_preset(None)) == before
     assert with_preset({"method": "mae"}, load_preset("ct")) == {"method": "mae"}  # its own check will say what lacks
+    without = {key: value for key, value in before.items() if key != "img_size"}
+    assert with_preset({**without, "img_size": "wide"}, load_preset("ct"))["views"]["blur_sigma_px"] == [0.1, 2.0]
 
 
 def test_a_limit_never_raises_and_orientation_replaces() -> None:
