@@ -1,6 +1,6 @@
 """Pretraining speed, in one run beside lightly's documented example form (PIL transforms in workers) and the hardware's limit.
 
-    python benchmarks/pretrain.py [--method dino mae] [--backbone vit_tiny_patch16_224] [--batch 32] [--rounds 3]
+    python -m benchmarks.pretrain [--method dino mae] [--backbone vit_tiny_patch16_224] [--batch 32] [--rounds 3]
 
 Both sides train the same network on the same 640 × 480 JPEGs of a phantom cohort: DINO with 2 × 224 and 6 × 96 px, MAE at 224 px.
 Ours is `pellucid pretrain` whole, from prepared images to metrics and checkpoint; lightly's side is the loop of its

@@ -56,11 +56,11 @@ class Backbone:
         x = (x - x.new_tensor(self.mean).view(1, 3, 1, 1)) / x.new_tensor(self.std).view(1, 3, 1, 1)
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=has_bf16(weight.device)):
             features = self.model.forward_features(x)  # type: ignore[operator]
-            pooled = _pool(self.model, features, self.pooling)
+            pooled = pool(self.model, features, self.pooling)
         return np.asarray(pooled.float().cpu().numpy(), dtype=np.float32)
 
 
-def _pool(model: Any, features: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+def pool(model: Any, features: torch.Tensor, pooling: Pooling) -> torch.Tensor:
     """(n, tokens, dim) or a convolutional map → (n, dim)."""
     if pooling == "model" or features.ndim != 3:
         return model.forward_head(features, pre_logits=True)  # type: ignore[no-any-return]
@@ -103,7 +103,7 @@ def _from_timm(name: str, rest: str, pretrained: bool, device: torch.device) -> 
         near = did_you_mean(architecture.split(".")[0], timm.list_models())
         raise UserError(f"backbone `{name}`: timm has no model `{architecture}`{near}")
     if pretrained:
-        _require_weights(name, architecture)
+        require_weights(name, architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are a baseline: everybody's must be the same
         try:
@@ -128,7 +128,7 @@ def _from_timm(name: str, rest: str, pretrained: bool, device: torch.device) -> 
     )
 
 
-def _require_weights(name: str, architecture: str) -> None:
+def require_weights(name: str, architecture: str) -> None:
     """Say within seconds that weights are not to be had; the hub client alone would retry for most of a minute."""
     import huggingface_hub
 

@@ -28,7 +28,7 @@ def check_sections(study: Study) -> None:
         lambda: study.section("embed", EmbedConfig),
         lambda: study.section("cluster", ClusterConfig),
         lambda: study.section("audit", AuditConfig),
-        lambda: load_recipe(study.config.pretrain),
+        lambda: load_recipe(study.config.pretrain, "pretrain", study.path.parent, study.config.specialty),
     ]
     for check in checks:
         try:

@@ -23,8 +23,8 @@ from explore import figures, probe_figures, source_sections, verdicts, words
 from explore.gather import Backbone, Findings, gather, private_names, scrub, study_title
 from explore.thumbnails import data_uri, thumbnails
 from pretrain.curves import SCRIPT, STYLE
+from pretrain.lines import PAGE, WATCH_LINES, read_lines
 from pretrain.sheet_figures import training_curves, watch_curves, watch_sentences
-from pretrain.sheet_lines import PAGE, WATCH_LINES, read_lines
 
 SCHEMA = "pellucid.report/1"
 MOST_POINTS = 2500  # of a map in the page; more make it slow, not clearer

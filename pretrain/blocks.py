@@ -11,6 +11,8 @@ from timm.models.vision_transformer import Block
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from cohort.errors import UserError
+
 _KINDS = (Block, ConvNeXtBlock, BasicBlock, Bottleneck)
 _VARIANTS = 128  # of one block's code: sizes of views, with and without gradient, drop path's rate of each depth
 
@@ -33,7 +35,16 @@ def compile_blocks(network: nn.Module) -> int:
 
 
 def checkpoint_activations(network: nn.Module) -> int:
-    """Forget what each block has computed and compute it again for the gradient (Chen et al. 2016); returns how many."""
+    """Forget what each block has computed and compute it again for the gradient (Chen et al. 2016); returns how many.
+
+    Raises:
+        UserError: the network has batch norm.
+    """
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        raise UserError(
+            "`machine.checkpoint_activations: true` would count each batch twice in the statistics of batch norm: leave it "
+            "out, or choose a backbone without, for example a Vision Transformer or ConvNeXt"
+        )
     found = blocks(network)
     for block in found:
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)

@@ -9,7 +9,7 @@ In three lines:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,19 +87,23 @@ def export_best(folder: Path, method: Method, recipe: Recipe, facts: Mapping[str
     return apart
 
 
-def patients_of(manifest: pd.DataFrame, splits: Sequence[str], scan: str) -> dict[str, Any]:
+def patients_of(
+    manifest: pd.DataFrame, splits: Sequence[str], scan: str, held_out: Collection[str] = ()
+) -> dict[str, Any]:
     """Who was trained on and who was kept out, as counts: an export names no patient.
 
     Args:
         manifest: of the scan; its columns `status`, `patient` and `split` are looked at.
         splits: those that were trained on.
+        held_out: image_ids of those splits that were only watched.
         scan: name of the scan's run, whose manifest says which patients these are.
     """
     usable = manifest[manifest["status"] == "ok"]
-    trained = usable["split"].isin(list(splits))
+    watched = usable["image_id"].isin(list(held_out))
+    trained = usable["split"].isin(list(splits)) & ~watched
     kept_out = {
         str(split): {"n_images": len(rows), "n_patients": int(rows["patient"].nunique())}
-        for split, rows in usable[~trained].groupby("split", sort=True)
+        for split, rows in usable[~trained].groupby(usable["split"].mask(watched, "watched"), sort=True)
     }
     return {
         "n_images_trained": int(trained.sum()),

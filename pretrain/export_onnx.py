@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from cohort.errors import UserError
 from cohort.runs import atomic_path
-from embed.backbone import Pooling, load_backbone
-from embed.backbone import _pool as pool
+from embed.backbone import Pooling, load_backbone, pool
 
 
 class Pooled(nn.Module):

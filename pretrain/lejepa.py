@@ -62,7 +62,12 @@ class LeJepa(Method):
             directions = random_directions(recipe.seed, step, config.projection_dim, config.directions)
             gaussian = sigreg(projections, directions, knots=config.knots, t_max=config.t_max)
             loss = (1 - config.sigreg_weight) * prediction + config.sigreg_weight * gaussian
-        terms = {"prediction_loss": prediction.detach(), "sigreg_loss": gaussian.detach()}
+        terms = {
+            "prediction_loss": prediction.detach(),
+            "sigreg_loss": gaussian.detach(),
+            # Without the regulariser it is the projections that collapse; the features may stay as they are.
+            "projection_std": projections.detach()[0].std(dim=0).mean(),
+        }
         seen = features.detach().float()
         return Outcome(loss, seen[:b], seen[b : 2 * b], terms)
 

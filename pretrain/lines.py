@@ -1,4 +1,4 @@
-"""Files of one JSON object a line: what a training tells of itself, step by step."""
+"""What a training tells of itself: files of one JSON object a line, and the page that is made of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 from cohort.errors import UserError
 from cohort.runs import atomic_path
+
+METRICS, WATCH_LINES, TIMINGS, RESUMED = "metrics.jsonl", "watch.jsonl", "timings.jsonl", "resumed.jsonl"
+PAGE = "training.html"
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:

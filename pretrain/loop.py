@@ -6,9 +6,9 @@ import contextlib
 import functools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from pretrain.collapse import Diagnosis, Monitor, last_good, not_finite
 from pretrain.conditions import changes, conditions
 from pretrain.draw import Draw
 from pretrain.health import signs
-from pretrain.lines import append_line, drop_lines_after, read_lines
+from pretrain.lines import METRICS, RESUMED, TIMINGS, WATCH_LINES, append_line, drop_lines_after, read_lines
 from pretrain.method import Method, Outcome
 from pretrain.optimizer import parameter_groups
 from pretrain.progress import Pace, show_progress
@@ -32,6 +32,7 @@ from pretrain.recipe import Recipe
 from pretrain.schedules import cosine, scaled_lr, warmup_cosine
 from pretrain.stopping import PREEMPT, stop_requests
 from pretrain.stopwatch import Stopwatch
+from pretrain.tensorboard import Events
 from pretrain.upload import uploaded
 
 ASK_GPU_EVERY = 10  # steps; whoever asks a GPU for a number makes it wait
@@ -53,6 +54,7 @@ class Onlooker(Protocol):
 def train(
     method: Method,
     recipe: Recipe,
+    content: Mapping[str, Any],
     batches: Batches,
     folder: Path,
     ranks: Ranks,
@@ -63,6 +65,9 @@ def train(
     progress: bool = True,
 ) -> None:
     """Train `method` in place for `steps` steps, continuing from the newest checkpoint in `folder`.
+
+    Args:
+        content: what the run is addressed by; a checkpoint remembers it.
 
     Writes `metrics.jsonl` (the same bytes however often it was interrupted), `timings.jsonl` and `checkpoints/`.
 
@@ -82,7 +87,7 @@ def train(
 
     # 2. Take up the thread where the newest checkpoint left it; lines of steps that it does not know are dropped.
     start, recent = 0, list[float]()  # recent: losses since the last line of metrics
-    here = conditions(recipe.content(), world=ranks.world, steps=steps, device=device, dtype=dtype)
+    here = conditions(content, world=ranks.world, steps=steps, device=device, dtype=dtype)
     checkpoint = load_newest(folder, device)
     if checkpoint is not None:
         method.load_state_dict(checkpoint["method"])
@@ -91,15 +96,15 @@ def train(
     ranks.wait()  # nobody still reads when the first process goes on to write
 
     def tidy() -> None:
-        drop_lines_after(folder / "metrics.jsonl", start)
-        drop_lines_after(folder / "watch.jsonl", start if start else -1)  # step 0 is looked at again
+        drop_lines_after(folder / METRICS, start)
+        drop_lines_after(folder / WATCH_LINES, start if start else -1)  # step 0 is looked at again
         if checkpoint is not None:
             for change in changes(checkpoint.get("conditions"), here):
-                append_line(folder / "resumed.jsonl", {"step": start, "changed": change})
+                append_line(folder / RESUMED, {"step": start, "changed": change})
                 print(f"pretrain {name}: continued from step {start:,}: {change}", file=sys.stderr)
 
     ranks.first_does(tidy)
-    so_far = read_lines(folder / "metrics.jsonl")
+    so_far = read_lines(folder / METRICS)
     monitor.replay(so_far)
 
     if machine.compile == "on" or (machine.compile == "auto" and device.type == "cuda"):
@@ -115,7 +120,10 @@ def train(
     ask_every = ASK_GPU_EVERY if device.type == "cuda" else 1
     unasked: list[Tensor] = []  # (loss, gradient norm) of the steps whose numbers are still on the device
     pace = Pace(recipe.batch_size)
+    events = Events(folder, wanted=machine.tensorboard and ranks.first)
+    events.replay([*so_far, *read_lines(folder / WATCH_LINES)])
     with (
+        contextlib.closing(events),
         stop_requests(folder) as stop,
         show_progress(name, start, steps, recipe.batch_size, wanted=progress and ranks.first) as show,
         contextlib.closing(batches.stream(start, steps, pin=device.type == "cuda")) as decoded,
@@ -125,6 +133,9 @@ def train(
         def look(done: int) -> None:
             if onlooker is not None and onlooker.due(done):
                 ranks.first_does(functools.partial(onlooker.at, method, done))
+                for seen in read_lines(folder / WATCH_LINES) if machine.tensorboard else ():
+                    if seen["step"] == done:
+                        events.line(seen)
 
         def end(diagnosis: Diagnosis) -> UserError:
             saved = last_good(
@@ -204,9 +215,10 @@ def train(
                 recent.clear()
                 rank_me = line["effective_rank"]
                 speed = {"step": done, "images_per_s": round(images_per_s, 2), **watch.seconds()}
-                ranks.first_does(functools.partial(append_line, folder / "metrics.jsonl", line))
+                ranks.first_does(functools.partial(append_line, folder / METRICS, line))
                 if ranks.first:
-                    append_line(folder / "timings.jsonl", speed)
+                    append_line(folder / TIMINGS, speed)
+                events.line(line)
                 found = ranks.tell(monitor.feed(line))  # the first process's verdict is everybody's
                 if found is not None and found.stops:
                     raise end(found)

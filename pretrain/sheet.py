@@ -21,13 +21,12 @@ from cohort.runs import RunFolder, atomic_path, write_json
 from cohort.study import Study
 from pretrain.collapse import Diagnosis, Monitor
 from pretrain.curves import SCRIPT, STYLE
-from pretrain.lines import append_line
+from pretrain.lines import PAGE, WATCH_LINES, append_line, read_lines
 from pretrain.method import Method
 from pretrain.pictures import Strip, strips
 from pretrain.progress import duration
 from pretrain.recipe import Recipe
 from pretrain.sheet_figures import training_curves, watch_curves, watch_sentences
-from pretrain.sheet_lines import PAGE, WATCH_LINES, read_lines
 from pretrain.watch import Watch
 
 HEALTH_SCHEMA = "pellucid.health/1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,31 @@ import torch
 
 from cohort.errors import UserError
 from cohort.prepared import PreparedImages
-from cohort.runs import RunFolder, begin_run
+from cohort.runs import RunFolder, begin_run, write_json
 from cohort.study import Study
 from pretrain.batches import Batches
-from pretrain.checkpoint import list_checkpoints
+from pretrain.checkpoint import finish_checkpoints
 from pretrain.dino import Dino
 from pretrain.dinov2 import DinoV2
-from pretrain.export import export_backbone
+from pretrain.export import export_backbone, export_best, patients_of
 from pretrain.lejepa import LeJepa
 from pretrain.loop import train
 from pretrain.mae import Mae
 from pretrain.method import Method
 from pretrain.ranks import Ranks, join_ranks
-from pretrain.recipe import AnyRecipe, DinoRecipe, DinoV2Recipe, LeJepaRecipe, MaeRecipe, load_recipe
+from pretrain.recipe import (
+    AnyRecipe,
+    DinoRecipe,
+    DinoV2Recipe,
+    LeJepaRecipe,
+    MaeRecipe,
+    augmentation_sentences,
+    load_recipe,
+)
+from pretrain.sampling import levels_of, new_sampler
+from pretrain.sheet import Looks
+from pretrain.warm_start import Weights, addressed, find_weights, normalisation_differs, record, warm_start
+from pretrain.watch import Watch
 
 
 def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: bool = True) -> RunFolder:
@@ -45,61 +58,116 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
         UserError: recipe, images or device are not what they should be, or the training has blown up.
         Preempted: it was asked to stop, and has saved itself.
     """
-    name, recipe = load_recipe(study.config.pretrain, f"{study.path}: pretrain", study.path.parent)
+    section = (study.config.pretrain, f"{study.path}: pretrain", study.path.parent, study.config.specialty)
+    name, recipe = load_recipe(*section)
     splits = ["train", "test"] if recipe.include_test else ["train"]
-    chosen = training_images(scan.path, splits, recipe.batch_size)
-    config = {"recipe": recipe.content(), "splits": splits}
+    content, weights = recipe.content(), None
+    if recipe.warm_start.weights is not None:
+        weights = find_weights(recipe.warm_start.weights, study.path.parent)
+        content = addressed(content, weights)
+    levels = levels_of(recipe.sampling, list(study.config.acquisition))
+    manifest = pd.read_parquet(scan.path / "manifest.parquet")
+    usable = training_images(manifest, splits, recipe.batch_size, scan.path.name)
+    watch = Watch.open(study, scan, recipe, recipe.steps(len(usable)))
+    config = {"recipe": content, "splits": splits}
     with (
-        join_ranks(device) as ranks,
+        join_ranks(device, recipe.machine.timeout_s) as ranks,
         _one_run_for_all(ranks, study.analysis, name, config, scan, recipe.seed) as run,
     ):
-        if not run.done:
-            rows = _rows(ranks, recipe.batch_size)
-            workers = recipe.machine.workers or min(16, _cores(ranks))
-            batches = Batches(
-                PreparedImages.open(scan.path, chosen["image_id"].tolist(), at_least_px=recipe.source_px),
-                source_px=recipe.source_px,
-                batch_size=recipe.batch_size,
-                seed=recipe.seed,
-                rows=rows,
-                workers=workers,
-                cache_gb=recipe.machine.cache_gb,
+        if run.done:
+            return run
+        chosen = usable if watch is None else usable[~usable["image_id"].isin(watch.held_out)].reset_index(drop=True)
+        steps = recipe.steps(len(usable))
+        batches = Batches(
+            PreparedImages.open(scan.path, chosen["image_id"].tolist(), at_least_px=recipe.source_px),
+            source_px=recipe.source_px,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            rows=_rows(ranks, recipe),
+            workers=recipe.machine.workers or min(16, _cores(ranks)),
+            cache_gb=recipe.machine.cache_gb,
+            sampler=new_sampler(chosen, levels, recipe.seed),
+        )
+        facts = {
+            "method": recipe.method,
+            "recipe": name,
+            "images_seen": steps * recipe.batch_size,
+            **patients_of(manifest, splits, scan.path.name, watch.held_out if watch else frozenset()),
+            **({} if weights is None else {"warm_start": weights.source}),
+        }
+        with _tuned(ranks):
+            method = build_method(recipe, steps)
+            said = augmentation_sentences(*section)
+            if levels:
+                said.append(_sampled(recipe.sampling, batches.sampler.passes(steps * recipe.batch_size)))
+            if weights is not None:
+                said += _begin_with(method, weights, recipe, run.path, ranks)
+            if progress and ranks.first:
+                for sentence in said:
+                    print(f"pretrain {name}: {sentence}", file=sys.stderr)
+            looks = Looks(run.path, recipe, name, steps, watch, sheet_facts(facts, recipe, steps), said)
+            train(
+                method,
+                recipe,
+                content,
+                batches,
+                run.path,
+                ranks,
+                name=name,
+                steps=steps,
+                onlooker=looks,
+                progress=progress,
             )
-            steps = recipe.steps(len(chosen))
-            with _tuned(ranks):
-                method = build_method(recipe, steps)
-                train(method, recipe, batches, run.path, ranks, name=name, steps=steps, progress=progress)
-            if ranks.first:
-                facts = {
-                    "method": recipe.method,
-                    "recipe": name,
-                    "n_images_trained": len(chosen),
-                    "n_patients_trained": int(chosen["patient"].nunique()),
-                    "splits_trained": splits,
-                    "images_seen": steps * recipe.batch_size,
-                }
-                export_backbone(run.path, method, recipe, facts)
-                for old in list_checkpoints(run.path)[:-1]:  # the last is enough to train on from
-                    old.unlink()
+
+        def finish() -> None:
+            looks.finish(method)
+            export_backbone(run.path, method, recipe, facts)
+            export_best(run.path, method, recipe, facts)
+            finish_checkpoints(run.path)
+
+        ranks.first_does(finish)
     return run
 
 
-def training_images(scan_folder: Path, splits: list[str], batch_size: int) -> pd.DataFrame:
-    """image_id and patient of the readable images of these splits, in the manifest's order.
+def _begin_with(method: Method, weights: Weights, recipe: AnyRecipe, folder: Path, ranks: Ranks) -> list[str]:
+    """Put the weights into the method, write down what fitted, and say it."""
+    loaded = warm_start(method, weights, allow_partial=recipe.warm_start.allow_partial)
+    ranks.first_does(lambda: write_json(folder / "warm_start.json", record(weights, loaded)))
+    differs = normalisation_differs(weights.about, recipe.mean, recipe.std)
+    return [*loaded.sentences(), *([differs] if differs else [])]
+
+
+def _sampled(sampling: str, passes: tuple[float, float]) -> str:
+    return (
+        f"sampled by {sampling}: the least seen image comes {passes[0]:.1f} times, the most seen {passes[1]:.1f} times"
+    )
+
+
+def sheet_facts(facts: Mapping[str, Any], recipe: AnyRecipe, steps: int) -> dict[str, str]:
+    """What the head of the training sheet says."""
+    return {
+        "method": recipe.method,
+        "backbone": f"{recipe.backbone} at {recipe.img_size} px",
+        "trained on": f"{facts['n_images_trained']:,} images of {facts['n_patients_trained']:,} patients",
+        "batch": f"{recipe.batch_size} images, {steps:,} steps",
+        "sampling": f"by {recipe.sampling}",
+    }
+
+
+def training_images(manifest: pd.DataFrame, splits: list[str], batch_size: int, scan: str) -> pd.DataFrame:
+    """The manifest's rows of the readable images of these splits, in its order.
 
     Raises:
         UserError: fewer than one batch.
     """
-    columns = ["image_id", "status", "patient", "split"]
-    manifest = pd.read_parquet(scan_folder / "manifest.parquet", columns=columns)
     usable = manifest[(manifest["status"] == "ok") & manifest["split"].isin(splits)]
     if len(usable) < batch_size:
         raise UserError(
-            f"{scan_folder.name}: {len(usable)} readable images in the {' and '.join(splits)} split are too few to "
+            f"{scan}: {len(usable)} readable images in the {' and '.join(splits)} split are too few to "
             f"pretrain on, a batch has {batch_size}: add images, or set pretrain.batch_size={max(2, len(usable) // 4)}"
             " or less (a generic backbone may then serve better)"
         )
-    return usable[["image_id", "patient"]].reset_index(drop=True)
+    return usable.reset_index(drop=True)
 
 
 def build_method(recipe: AnyRecipe, steps: int) -> Method:
@@ -117,13 +185,17 @@ def build_method(recipe: AnyRecipe, steps: int) -> Method:
                 return LeJepa(recipe)
 
 
-def _rows(ranks: Ranks, batch_size: int) -> slice:
-    if batch_size % ranks.world:
+def _rows(ranks: Ranks, recipe: AnyRecipe) -> slice:
+    pieces = ranks.world * recipe.accumulate
+    if recipe.batch_size % pieces:
+        among = f"{ranks.world} processes" if ranks.world > 1 else "1 process"
+        if recipe.accumulate > 1:
+            among += f" in {recipe.accumulate} pieces each"
         raise UserError(
-            f"a batch of {batch_size} cannot be shared by {ranks.world} processes: set pretrain.batch_size to a "
-            f"multiple, for example {batch_size // ranks.world * ranks.world or ranks.world}"
+            f"a batch of {recipe.batch_size} cannot be shared by {among}: set pretrain.batch_size to a "
+            f"multiple, for example {recipe.batch_size // pieces * pieces or pieces}"
         )
-    share = batch_size // ranks.world
+    share = recipe.batch_size // ranks.world
     return slice(ranks.rank * share, (ranks.rank + 1) * share)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cohort.config import did_you_mean
 from cohort.errors import UserError
-from embed.backbone import _require_weights as require_weights
+from embed.backbone import require_weights
 from pretrain.method import Method
 
 SCHEMA = "pellucid.warm-start/1"

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from cohort.config import did_you_mean, find_recipe, read_yaml, validate
 from cohort.errors import UserError
+from pretrain.recipe.augmentation import Augmentation, explain, preset_for, with_preset
 from pretrain.recipe.base import Machine, Optimizer, Recipe
 from pretrain.recipe.health import Health, Watch
 from pretrain.recipe.methods import (
@@ -30,31 +31,51 @@ from pretrain.recipe.warm_start import WarmStart
 __all__ = [
     "METHODS", "Acquisition", "AlteredCrop", "AnyRecipe", "Colour", "Crop", "DinoConfig", "DinoRecipe",
     "DinoV2Config", "DinoV2Recipe", "DinoViews", "Health", "LeJepaConfig", "LeJepaRecipe", "LocalCrops", "Machine",
-    "MaeConfig", "MaeRecipe", "MaeViews", "Optimizer", "Range", "Recipe", "Views", "WarmStart", "Watch", "load_recipe",
+    "MaeConfig", "MaeRecipe", "MaeViews", "Optimizer", "Range", "Recipe", "Views", "WarmStart", "Watch",
+    "augmentation_sentences", "load_recipe",
 ]  # fmt: skip
 
 DEFAULT_RECIPE = "mae-tiny-cpu"
 
 
-def load_recipe(section: Mapping[str, Any], where: str = "pretrain", folder: Path = Path()) -> tuple[str, AnyRecipe]:
+def load_recipe(
+    section: Mapping[str, Any], where: str = "pretrain", folder: Path = Path(), specialty: str | None = None
+) -> tuple[str, AnyRecipe]:
     """Name and content of the recipe that a `pretrain:` section asks for.
+
+    The recipe's file < the specialty's word on augmentation (augmentation.py) < what the section says itself.
 
     Args:
         section: `{recipe: NAME or PATH.yaml, key: value that overrides the recipe's, …}`.
         where: how messages name the section.
         folder: what a relative recipe path is relative to.
+        specialty: the study's.
 
     Raises:
         UserError: no such recipe, an unknown key (with the nearest known one), or values out of range.
     """
+    name, _, recipe, _, _ = _resolved(section, where, folder, specialty)
+    return name, recipe
+
+
+def augmentation_sentences(
+    section: Mapping[str, Any], where: str = "pretrain", folder: Path = Path(), specialty: str | None = None
+) -> list[str]:
+    """What the specialty has changed in the recipe's augmentation, and why; arguments as `load_recipe`."""
+    _, base, recipe, preset_name, preset = _resolved(section, where, folder, specialty)
+    return explain(base, recipe.model_dump(mode="json"), preset, preset_name)
+
+
+def _resolved(
+    section: Mapping[str, Any], where: str, folder: Path, specialty: str | None
+) -> tuple[str, dict[str, Any], AnyRecipe, str, Augmentation]:
+    """Name, the file's content, the recipe as it is used, and the preset that has come between them."""
     changes = dict(section)
     named = str(changes.pop("recipe", DEFAULT_RECIPE))
     is_path = named.endswith((".yaml", ".yml"))
     path = folder / named if is_path else find_recipe("pretrain", named)
     base = read_yaml(path)
     recipe = _checked(base, str(path))
-    if not changes:
-        return path.stem, recipe
     if "method" in changes and changes["method"] != recipe.method:
         raise UserError(
             f"{where}: `method` cannot change a recipe's method ({path.stem} is {recipe.method}): name another `recipe`"
@@ -62,9 +83,14 @@ def load_recipe(section: Mapping[str, Any], where: str = "pretrain", folder: Pat
     for key, other in (("images_seen", "epochs"), ("epochs", "images_seen")):
         if changes.get(key) is not None and other not in changes:
             base.pop(other, None)  # the length in the study replaces the recipe's, in whichever unit
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(changes)))
+    asked = {key: changes.get(key, getattr(recipe, key)) for key in ("augmentation", "acquisition_robust")}
+    preset_name, preset = preset_for(str(asked["augmentation"]), specialty)
+    if changes.get("img_size") is not None:
+        base["img_size"] = changes["img_size"]  # limits of blur are shares of it
+    limited = with_preset(base, preset, acquisition_robust=asked["acquisition_robust"] is True)
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(limited), OmegaConf.create(changes)))
     assert isinstance(merged, dict)
-    return path.stem, _checked({str(key): value for key, value in merged.items()}, where)
+    return path.stem, base, _checked({str(key): value for key, value in merged.items()}, where), preset_name, preset
 
 
 def _checked(data: Mapping[str, Any], where: str) -> AnyRecipe:

@@ -55,6 +55,10 @@ class Recipe(Config):
     include_test: bool
     log_every: int = Field(ge=1)  # steps
     optimizer: Optimizer
+    augmentation: str = (
+        "specialty"  # whose preset limits the views: specialty (the study's), recipe (nobody's), or a NAME
+    )
+    acquisition_robust: bool = False  # imitate other devices, at the strength that the preset names
     sampling: str = "image"  # image | patient | patient+COLUMN of an acquisition factor: what comes equally often
     warm_start: WarmStart = WarmStart()
     health: Health = Health()

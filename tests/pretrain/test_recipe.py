@@ -10,16 +10,16 @@ import yaml
 
 from cohort.config import find_recipe
 from cohort.errors import UserError
-from pretrain.recipe import DinoRecipe, MaeRecipe, load_recipe
+from pretrain.recipe import METHODS, MaeRecipe, load_recipe
 
-SHIPPED = ["mae-tiny-cpu", "dino-tiny-cpu", "mae-vits16", "dino-vits16"]
+SHIPPED = [f"{method}-{size}" for method in METHODS for size in ("tiny-cpu", "vits16")]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_are_valid_and_say_hardware_time_and_what_to_expect(name: str) -> None:
     found, recipe = load_recipe({"recipe": name})
     assert found == name
-    assert isinstance(recipe, MaeRecipe if name.startswith("mae") else DinoRecipe)
+    assert type(recipe) is METHODS[name.split("-")[0]]
     header = find_recipe("pretrain", name).read_text(encoding="utf-8").split("method:")[0]
     assert all(f"# {word} " in header for word in ("Hardware", "Time", "Expect"))
 
