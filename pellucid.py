@@ -184,13 +184,20 @@ def pretrain(
     config: ConfigFile = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe in configs/pretrain, or a YAML file.")] = None,
     device: Device = "auto",
+    onnx: Annotated[Path | None, typer.Option(help="Also write the backbone to this ONNX file.")] = None,
 ) -> None:
-    """Pretrain a backbone on the images, without labels."""
+    """Pretrain a backbone on the images, without labels; watch it in its training.html."""
     from cohort.scan import current_scan
     from pretrain.train import pretrain as run_pretrain
 
     loaded = _study(study, [*(overrides or []), *([f"pretrain.recipe={recipe}"] if recipe else [])], config)
-    _told("pretrain", run_pretrain(loaded, current_scan(loaded), device=device))
+    run = run_pretrain(loaded, current_scan(loaded), device=device)
+    _told("pretrain", run)
+    if onnx is not None and os.environ.get("RANK", "0") == "0":
+        from pretrain.export_onnx import export_onnx
+
+        export_onnx(run.path, onnx)
+        typer.echo(f"onnx: done → {onnx}")
 
 
 @app.command()

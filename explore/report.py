@@ -24,6 +24,7 @@ from explore.gather import Backbone, Findings, gather, private_names, scrub, stu
 from explore.thumbnails import data_uri, thumbnails
 from pretrain.curves import SCRIPT, STYLE
 from pretrain.lines import PAGE, WATCH_LINES, read_lines
+from pretrain.model_card import training_sentences
 from pretrain.sheet_figures import training_curves, watch_curves, watch_sentences
 
 SCHEMA = "pellucid.report/1"
@@ -314,6 +315,9 @@ def _training(findings: Findings) -> dict[str, Any]:
     asked = next((line for line in watched if line.get("score") is not None), None)
     return {
         "any": True,
+        "patients": [
+            re.sub(r"[*`]", "", sentence) for sentence in training_sentences(run.read_json("preprocess.json"))
+        ],
         "name": words.backbone_label(f"run:{run.path.name}"),
         "health": health,
         "curves": [curve.svg() for curve in curves],
