@@ -99,7 +99,7 @@ def patients_of(
         scan: name of the scan's run, whose manifest says which patients these are.
     """
     usable = manifest[manifest["status"] == "ok"]
-    watched = usable["image_id"].isin(list(held_out))
+    watched = usable["image_id"].isin(list(held_out)) if held_out else pd.Series(False, index=usable.index)
     trained = usable["split"].isin(list(splits)) & ~watched
     kept_out = {
         str(split): {"n_images": len(rows), "n_patients": int(rows["patient"].nunique())}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pretrain.across import all_rows
 from pretrain.backbones import Backbone, new_backbone, pooling_of, require_size
 from pretrain.batch_norm import share_batch_norm
 from pretrain.draw import Draw
@@ -66,7 +67,7 @@ class LeJepa(Method):
             "prediction_loss": prediction.detach(),
             "sigreg_loss": gaussian.detach(),
             # Without the regulariser it is the projections that collapse; the features may stay as they are.
-            "projection_std": projections.detach()[0].std(dim=0).mean(),
+            "projection_std": all_rows(projections.detach()[0]).std(dim=0).mean(),
         }
         seen = features.detach().float()
         return Outcome(loss, seen[:b], seen[b : 2 * b], terms)

@@ -17,6 +17,7 @@ import jinja2
 import torch
 from markupsafe import Markup
 
+from cohort.errors import UserError
 from cohort.runs import RunFolder, atomic_path, write_json
 from cohort.study import Study
 from pretrain.collapse import Diagnosis, Monitor
@@ -91,7 +92,19 @@ class Looks:
         Args:
             finished: the training has come to its end.
             stopped: why it did not.
+
+        Raises:
+            UserError: it cannot be written.
         """
+        try:
+            self._write(finished=finished, stopped=stopped, last_good=last_good)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder / PAGE}: cannot be written ({error.strerror}). Make room on the disk and repeat the command: it "
+                "continues from the newest checkpoint"
+            ) from None
+
+    def _write(self, *, finished: bool, stopped: Diagnosis | None, last_good: Path | None) -> None:
         metrics = read_lines(self.folder / "metrics.jsonl")
         diagnoses = diagnose(metrics, self.recipe, dim=self._dim or 1, steps=self.steps) if self._dim else []
         if stopped is not None:

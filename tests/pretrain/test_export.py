@@ -123,6 +123,10 @@ def test_who_was_kept_out_is_counted_and_nobody_is_named() -> None:
         "No test patient was seen, so results on them are results on new patients.",
         "Which patients these are stands in the manifest of `scan-12345678`, which stays with the study.",
     ]
+    watched = MANIFEST.assign(image_id=[f"{i}.png" for i in range(len(MANIFEST))])
+    first = watched.index[(watched["status"] == "ok") & (watched["split"] == "train")][0]
+    facts = patients_of(watched, ["train"], "s", {watched.loc[first, "image_id"]})
+    assert (facts["n_images_trained"], facts["excluded"]["watched"]) == (2, {"n_images": 1, "n_patients": 1})
     seen = training_sentences({**patients_of(MANIFEST, ["train", "test"], "s"), "warm_start": "timm:test_vit"})
     assert "**The test patients were trained on**: results on them say nothing about new patients." in seen
     assert "Training began with the weights of `timm:test_vit`" in seen[-1]

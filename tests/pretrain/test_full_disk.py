@@ -37,9 +37,19 @@ def results(run: RunFolder) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize(
     ("full_at", "size", "said"),
     [
-        (5, 600, r"metrics\.jsonl: cannot be written .* Make room on the disk and repeat the command"),
-        (5, 50_000, r"step-00000008\.pt: the checkpoint cannot be written .*step-00000004\.pt is the last good"),
-        ("export", 50_000, r"the backbone cannot be written .* the training is done and in the last checkpoint"),
+        pytest.param(
+            5,
+            600,
+            r"metrics\.jsonl: cannot be written .* Make room on the disk and repeat the command",
+            marks=pytest.mark.slow,
+        ),
+        (5, 1_000_000, r"step-00000008\.pt: the checkpoint cannot be written .*step-00000004\.pt is the last good"),
+        pytest.param(
+            "export",
+            50_000,
+            r"the backbone cannot be written .* the training is done and in the last checkpoint",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_it_says_so_and_continues_to_the_same_bytes(

@@ -123,7 +123,7 @@ def test_test_patients_are_fed_only_if_asked_and_external_ones_never(
     assert run.read_json("preprocess.json")["splits_trained"] == (["train", "test"] if include_test else ["train"])
 
 
-@pytest.mark.parametrize("method", ["mae", "dino"])
+@pytest.mark.parametrize("method", ["mae", pytest.param("dino", marks=pytest.mark.slow)])
 def test_the_loss_falls(cohort: Cohort, tiny: Tiny, method: str) -> None:
     tiny[method].update(images_seen=8 * 48, log_every=8, optimizer={"base_lr": 2e-2})
     # DINO's own loss need not fall while its teacher moves on; against a teacher that stands still it must.
@@ -214,9 +214,10 @@ def test_too_few_images_and_unknown_device_are_sentences(cohort: Cohort, tiny: T
         run_pretrain(study, scan, device="gpu")
 
 
-def test_two_gloo_processes_give_the_single_process_result(cohort: Cohort, tiny: Tiny) -> None:
+@pytest.mark.parametrize("methods", [["mae"], pytest.param(["dino", "dinov2", "lejepa"], marks=pytest.mark.slow)])
+def test_two_gloo_processes_give_the_single_process_result(cohort: Cohort, tiny: Tiny, methods: list[str]) -> None:
     expected, folders = [], []
-    for method in tiny:
+    for method in methods:
         study, scan = cohort(tiny[method], f"one-{method}")
         expected.append(metrics(run_pretrain(study, scan, device="cpu", progress=False)))
         folders.append(cohort(tiny[method], f"two-{method}")[0].path.parent)
@@ -245,3 +246,60 @@ def test_progress_is_a_line_in_a_log_and_nothing_when_not_wanted(
     study, scan = cohort({**tiny["mae"], "seed": 1})
     run_pretrain(study, scan, device="cpu", progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_a_hostile_recipe_collapses_and_is_caught_by_the_verb(cohort: Cohort, tiny: Tiny) -> None:
+    """A centre that never moves and a teacher that follows at once: soon every image gets one answer."""
+    section = tiny["dino"]
+    section.update(images_seen=8 * 80, log_every=1, optimizer={"base_lr": 5e-2, "warmup": 0.05})
+    section["dino"].update(center_momentum=1.0, teacher_momentum=0.5, freeze_last_layer=0.0)
+    study, scan = cohort(section)
+    with pytest.raises(UserError, match=r"pretraining stopped at step \d+: .*collapse.* usually helps") as stopped:
+        run_pretrain(study, scan, device="cpu", progress=False)
+    folder = working_folder(study)
+    health = json.loads((folder / "health.json").read_text(encoding="utf-8"))
+    assert health["healthy"] is False
+    assert "collapse" in health["diagnoses"][-1]["kind"] or health["diagnoses"][-1]["kind"] == "one answer"
+    since = health["diagnoses"][-1]["since"]
+    good = [path for path in (folder / "checkpoints").glob("step-*.pt") if int(path.stem[5:]) < since]
+    assert good, "the state from before the collapse is kept"
+    assert max(good).name in str(stopped.value)
+    assert "Stopped at step" in (folder / "training.html").read_text(encoding="utf-8")
+
+
+def test_a_batch_in_pieces_gives_the_whole_ones_result(cohort: Cohort, tiny: Tiny) -> None:
+    study, scan = cohort(tiny["dino"], "whole")
+    whole = metrics(run_pretrain(study, scan, device="cpu", progress=False))
+    study, scan = cohort({**tiny["dino"], "accumulate": 4}, "pieces")
+    pieces = metrics(run_pretrain(study, scan, device="cpu", progress=False))
+    for one, other in zip(whole, pieces, strict=True):
+        for key in ("loss", "grad_norm", "feature_std", "effective_rank", "teacher_entropy"):
+            assert other[key] == pytest.approx(one[key], rel=1e-3), (one["step"], key)
+    study, scan = cohort({**tiny["dino"], "accumulate": 3}, "uneven")
+    with pytest.raises(UserError, match=r"a batch of 8 cannot be shared by 1 process in 3 pieces each: .* example 6"):
+        run_pretrain(study, scan, device="cpu", progress=False)
+
+
+def test_forgetting_activations_changes_nothing(cohort: Cohort, tiny: Tiny) -> None:
+    study, scan = cohort(tiny["mae"], "kept")
+    expected = results(run_pretrain(study, scan, device="cpu", progress=False))
+    tiny["mae"]["machine"]["checkpoint_activations"] = True
+    study, scan = cohort(tiny["mae"], "forgotten")
+    assert results(run_pretrain(study, scan, device="cpu", progress=False)) == expected
+    section = {**tiny["dino"], "backbone": "test_resnet", "machine": {"checkpoint_activations": True}}
+    section["views"] = {"local": {"count": 0, "size_px": 32}}
+    study, scan = cohort(section, "resnet")
+    with pytest.raises(UserError, match="would count each batch twice in the statistics of batch norm"):
+        run_pretrain(study, scan, device="cpu", progress=False)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_to_the_same_result(cohort: Cohort, tiny: Tiny) -> None:
+    study, scan = cohort(tiny["dino"], "plain")
+    plain = metrics(run_pretrain(study, scan, device="cpu", progress=False))
+    tiny["dino"]["machine"]["compile"] = "on"
+    study, scan = cohort(tiny["dino"], "compiled")
+    run = run_pretrain(study, scan, device="cpu", progress=False)
+    for one, other in zip(plain, metrics(run), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert load_backbone(f"run:{run.path}", "cpu").dim == 64  # names of the weights are those of plain timm
