@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from timm.layers import set_fused_attn, use_fused_attn
 
 from cohort.errors import UserError
 from cohort.prepared import PreparedImages
@@ -210,6 +211,9 @@ def _tuned(ranks: Ranks) -> Iterator[None]:
     """PyTorch's process-wide settings for the time of a training, and as they were after it."""
     threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
     deterministic = torch.backends.cudnn.deterministic
+    fused = bool(use_fused_attn())
+    if ranks.device.type == "cpu":
+        set_fused_attn(False)  # on a CPU explicit products are a tenth faster (benchmarks/LOG.md); heeded by new networks
     if "OMP_NUM_THREADS" not in os.environ:  # who has set it knows why
         torch.set_num_threads(_cores(ranks))
     if ranks.device.type == "cuda":
@@ -218,6 +222,7 @@ def _tuned(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     finally:
+        set_fused_attn(fused)
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.deterministic = deterministic
