@@ -9,6 +9,7 @@ In three lines:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,9 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
         with atomic_path(folder / "backbone.safetensors") as temporary:
             # One entry: safetensors writes several in a random order, and the same weights should be the same bytes.
             save_file(weights, temporary, metadata={"schema": SCHEMA})
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner may read
         write_json(folder / "preprocess.json", spec)
         with atomic_path(folder / "MODEL_CARD.md") as temporary:
             temporary.write_text(model_card(spec), encoding="utf-8")

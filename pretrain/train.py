@@ -213,7 +213,9 @@ def _tuned(ranks: Ranks) -> Iterator[None]:
     deterministic = torch.backends.cudnn.deterministic
     fused = bool(use_fused_attn())
     if ranks.device.type == "cpu":
-        set_fused_attn(False)  # on a CPU explicit products are a tenth faster (benchmarks/LOG.md); heeded by new networks
+        set_fused_attn(
+            False
+        )  # on a CPU explicit products are a tenth faster (benchmarks/LOG.md); heeded by new networks
     if "OMP_NUM_THREADS" not in os.environ:  # who has set it knows why
         torch.set_num_threads(_cores(ranks))
     if ranks.device.type == "cuda":
