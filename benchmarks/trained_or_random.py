@@ -1,10 +1,11 @@
 """Has a few minutes' pretraining taught the backbone anything? The same network, trained and with random weights, probed alike.
 
-    python benchmarks/trained_or_random.py --out FOLDER [pretrain.recipe=lejepa-tiny-cpu …]                 # phantom, 400 patients
-    python benchmarks/trained_or_random.py --out FOLDER --study configs/study/busbra [pretrain.recipe=…]    # real images
+    python -m benchmarks.trained_or_random --out FOLDER [pretrain.recipe=lejepa-tiny-cpu …]                 # phantom, 400 patients
+    python -m benchmarks.trained_or_random --out FOLDER --study configs/study/busbra [pretrain.recipe=…]    # real images
 
 Runs scan, pretrain, embed, probe and report as the commands do, and prints for each variable the score of a linear and of a kNN
-probe with 95 % intervals over patients, and whether the two intervals part. The report lies in FOLDER.
+probe with 95 % intervals over patients, and whether the two intervals part. The report lies in FOLDER. (By -m: run by its path,
+a script in here would take benchmarks/pretrain.py for the package.)
 """
 
 from __future__ import annotations
