@@ -191,11 +191,13 @@ def pretrain(
     from pretrain.train import pretrain as run_pretrain
 
     loaded = _study(study, [*(overrides or []), *([f"pretrain.recipe={recipe}"] if recipe else [])], config)
+    if onnx is not None:
+        from pretrain.export_onnx import can_export, export_onnx
+
+        can_export(onnx)
     run = run_pretrain(loaded, current_scan(loaded), device=device)
     _told("pretrain", run)
     if onnx is not None and os.environ.get("RANK", "0") == "0":
-        from pretrain.export_onnx import export_onnx
-
         export_onnx(run.path, onnx)
         typer.echo(f"onnx: done → {onnx}")
 

@@ -24,6 +24,11 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def switch(value: Any) -> Any:
+    """`on` and `off` as they were written: YAML 1.1 reads them as true and false. For a `BeforeValidator`."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 def _from_env(name: str, default: str | None = None) -> str:
     value = os.environ.get(name, default)
     if value is None:

@@ -27,11 +27,14 @@ def class_attention(model: nn.Module, images: Tensor) -> Tensor | None:
     if not all(hasattr(attention, name) for name in ("qkv", "num_heads", "scale")):
         return None
     heard: list[Tensor] = []
+    last: Any = blocks[-1]
+    compiled, last._compiled_call_impl = last._compiled_call_impl, None  # compiled code hears no hooks
     hook = attention.register_forward_pre_hook(lambda module, given: heard.append(given[0]))
     try:
         vit.forward_features(images)
     finally:
         hook.remove()
+        last._compiled_call_impl = compiled
     x = heard[0]
     m, tokens = x.shape[:2]
     q, k, _ = attention.qkv(x).reshape(m, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)

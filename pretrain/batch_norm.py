@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cohort.errors import UserError
 from pretrain.across import n_processes, total
 
 
@@ -53,6 +54,11 @@ def share_batch_norm(module: nn.Module) -> None:
 
 def _replace(module: nn.Module) -> None:
     for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+            raise UserError(
+                f"`backbone`: its {type(child).__name__} does more than batch norm, which several processes cannot share: "
+                "train it with one process, or choose a backbone with plain batch norm (resnet50) or without (convnext, vit)"
+            )
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             new = GlobalBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats

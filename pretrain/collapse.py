@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Literal
 
+from cohort.errors import UserError
 from pretrain.recipe.base import Recipe
 from pretrain.recipe.health import Health
 
@@ -22,7 +23,7 @@ Kind = Literal[
     "complete collapse", "dimensional collapse", "uniform collapse", "one answer", "not finite", "stagnation"
 ]
 REFERENCE_LINES = 3
-_FEWEST_FOR_STAGNATION = 20  # lines; under this a standstill cannot be told from noise
+FEWEST_FOR_STAGNATION = 20  # lines; under this a standstill cannot be told from noise
 _MOVING = ("loss", "feature_std", "effective_rank", "centred_rank", "teacher_entropy")
 
 _HELP: dict[str, str] = {
@@ -95,6 +96,14 @@ def last_good(checkpoints: Iterable[tuple[int, Path]], diagnosis: Diagnosis) -> 
     """The newest of (step, path) that was saved before the first line with the sign."""
     before = [(step, path) for step, path in checkpoints if step < diagnosis.since]
     return max(before)[1] if before else None
+
+
+class Ill(UserError):
+    """A training that has been stopped because of what `Monitor` or `not_finite` found; `last_good`: checkpoint before it."""
+
+    def __init__(self, diagnosis: Diagnosis, last_good: Path | None) -> None:
+        super().__init__(diagnosis.sentence(last_good))
+        self.last_good = last_good
 
 
 class Monitor:
@@ -222,7 +231,7 @@ class Monitor:
         if start < self.grace_steps or float(line.get("lr", 0.0)) < 0.5 * self._peak_lr:
             return None
         self._judged = window = [one for one in self._judged if int(one["step"]) > start]
-        if len(window) < _FEWEST_FOR_STAGNATION:
+        if len(window) < FEWEST_FOR_STAGNATION:
             return None
         half = len(window) // 2
         for name in _MOVING:

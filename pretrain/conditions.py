@@ -36,6 +36,7 @@ def conditions(
         "batch_size": recipe["batch_size"],
         "steps": steps,
         "device": kind,
+        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
         "precision": "fp32" if dtype is None else str(dtype).removeprefix("torch."),
         "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest(),
         "versions": versions,
@@ -66,8 +67,8 @@ def changes(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str
             )
     if saved["recipe_sha256"] != now["recipe_sha256"]:
         said.append("the recipe is not the one that the checkpoint was trained with")
-    for key, what in (("device", "device"), ("precision", "precision")):
-        if saved[key] != now[key]:
+    for key, what in (("device", "device"), ("precision", "precision"), ("threads", "threads of the processor")):
+        if saved.get(key, now[key]) != now[key]:
             said.append(f"{what}: {saved[key]} before, {now[key]} from here on; results agree up to rounding")
     before, after = saved["versions"], now["versions"]
     for package in sorted(before.keys() | after.keys()):

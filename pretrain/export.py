@@ -71,6 +71,16 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
         ) from None
 
 
+def export_checkpoint(folder: Path, path: Path, method: Method, recipe: Recipe, facts: Mapping[str, Any]) -> Path:
+    """Export a checkpoint of a training that was stopped, into `last-good-00000800/`; leaves its weights in `method`."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    method.load_state_dict(state["method"])
+    step = int(state["step"])
+    apart = folder / f"last-good-{step:08d}"
+    export_backbone(apart, method, recipe, {**facts, "step": step, "images_seen": step * recipe.batch_size})
+    return apart
+
+
 def export_best(folder: Path, method: Method, recipe: Recipe, facts: Mapping[str, Any]) -> Path | None:
     """Export the checkpoint with the best RankMe beside the last, into `best-00000800/`, where it is another.
 

@@ -41,16 +41,7 @@ def export_onnx(run: Path, path: Path) -> Path:
     Raises:
         UserError: a package is missing, the run holds no backbone, or the file cannot be written.
     """
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"--onnx needs {' and '.join(missing)}: install them with `pip install 'pellucid[onnx]'`, and repeat"
-        )
-    path = path.expanduser()
-    if any((folder / "SHA256SUMS").is_file() for folder in path.resolve().parents):
-        raise UserError(f"{path}: lies in a finished run, which is never edited; name another place")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}; make it, or name another place")
+    path = can_export(path)
     backbone = load_backbone(f"run:{run}", "cpu")
     assert backbone.model is not None
     model = Pooled(backbone.model, backbone.pooling).eval()
@@ -74,4 +65,23 @@ def export_onnx(run: Path, path: Path) -> Path:
             program.save(temporary, external_data=False)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error}); make room, or name another place") from None
+    return path
+
+
+def can_export(path: Path) -> Path:
+    """The path with `~` filled in, if ONNX can be written there; to be asked before a night of training.
+
+    Raises:
+        UserError: a package is missing, or the place is none.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--onnx needs {' and '.join(missing)}: install them with `pip install 'pellucid[onnx]'`, and repeat"
+        )
+    path = path.expanduser()
+    if any((folder / "SHA256SUMS").is_file() for folder in path.resolve().parents):
+        raise UserError(f"{path}: lies in a finished run, which is never edited; name another place")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}; make it, or name another place")
     return path

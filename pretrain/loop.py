@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from cohort.errors import Preempted, UserError
+from cohort.errors import Preempted
 from embed.backbone import has_bf16
 from pretrain.batches import Batches, step_seed
 from pretrain.blocks import checkpoint_activations, compile_blocks
 from pretrain.checkpoint import list_checkpoints, load_newest, save_checkpoint
-from pretrain.collapse import Diagnosis, Monitor, last_good, not_finite
+from pretrain.collapse import Diagnosis, Ill, Monitor, last_good, not_finite
 from pretrain.conditions import changes, conditions
 from pretrain.draw import Draw
 from pretrain.health import signs
@@ -73,7 +74,8 @@ def train(
 
     Raises:
         Preempted: SIGTERM, SIGUSR2 or a file named PREEMPT in `folder`; everything is saved.
-        UserError: the loss or its gradient is not finite, the features have collapsed, or a file cannot be written.
+        Ill: the loss or its gradient is not finite, or the features have collapsed.
+        UserError: a file cannot be written.
     """
     device, machine = ranks.device, recipe.machine
 
@@ -114,7 +116,11 @@ def train(
     model: torch.nn.Module = method
     if ranks.world > 1:
         on = [device.index] if device.type == "cuda" else None
-        model = DistributedDataParallel(method, device_ids=on, broadcast_buffers=False)
+        with (
+            warnings.catch_warnings()
+        ):  # a newer PyTorch would rather have its default, but each process keeps its buffers
+            warnings.simplefilter("ignore", FutureWarning)
+            model = DistributedDataParallel(method, device_ids=on, broadcast_buffers=False)
 
     rank_me = so_far[-1]["effective_rank"] if so_far else None  # of the last line of metrics
     ask_every = ASK_GPU_EVERY if device.type == "cuda" else 1
@@ -137,13 +143,13 @@ def train(
                     if seen["step"] == done:
                         events.line(seen)
 
-        def end(diagnosis: Diagnosis) -> UserError:
+        def end(diagnosis: Diagnosis) -> Ill:
             saved = last_good(
                 ((int(path.stem.rpartition("-")[2]), path) for path in list_checkpoints(folder)), diagnosis
             )
             if onlooker is not None and ranks.first:
                 onlooker.write(stopped=diagnosis, last_good=saved)
-            return UserError(diagnosis.sentence(saved))
+            return Ill(diagnosis, saved)
 
         if start == 0:
             look(0)
@@ -216,8 +222,7 @@ def train(
                 rank_me = line["effective_rank"]
                 speed = {"step": done, "images_per_s": round(images_per_s, 2), **watch.seconds()}
                 ranks.first_does(functools.partial(append_line, folder / METRICS, line))
-                if ranks.first:
-                    append_line(folder / TIMINGS, speed)
+                ranks.first_does(functools.partial(append_line, folder / TIMINGS, speed))
                 events.line(line)
                 found = ranks.tell(monitor.feed(line))  # the first process's verdict is everybody's
                 if found is not None and found.stops:
@@ -237,7 +242,8 @@ def train(
                     "conditions": here,
                 }
                 keep = machine.checkpoints if monitor.suspect_since is None else sys.maxsize
-                score = rank_me if saved else None  # which one is best must not depend on when somebody stopped it
+                # Which one is best must not depend on when somebody stopped it; untrained networks rank high without merit.
+                score = rank_me if saved and done > monitor.grace_steps else None
                 ranks.first_does(functools.partial(save_checkpoint, folder, done, state, keep, score))
             if stopping:
                 if ranks.first:

@@ -54,6 +54,14 @@ def training_sentences(spec: Mapping[str, Any]) -> list[str]:
         said.append(f"Kept out: {', '.join(kept)}." if kept else "Nobody was kept out.")
         if "test" in spec.get("splits_trained", []):
             said.append("**The test patients were trained on**: results on them say nothing about new patients.")
+        elif "test" in (spec.get("warm_start_splits") or []):
+            said.append(
+                "**The weights it began with were trained on test patients**: results on them say nothing about new patients."
+            )
+        elif "test" in spec["excluded"] and spec.get("warm_start"):
+            said.append(
+                "This training has seen no test patient; whether the weights that it began with had is not known here."
+            )
         elif "test" in spec["excluded"]:
             said.append("No test patient was seen, so results on them are results on new patients.")
     if "scan" in spec:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from cohort.errors import UserError
 from cohort.runs import RunFolder, atomic_path, write_json
 from cohort.study import Study
-from pretrain.collapse import Diagnosis, Monitor
+from pretrain.collapse import FEWEST_FOR_STAGNATION, Diagnosis, Monitor
 from pretrain.curves import SCRIPT, STYLE
 from pretrain.lines import PAGE, WATCH_LINES, append_line, read_lines
 from pretrain.method import Method
@@ -109,7 +109,7 @@ class Looks:
         diagnoses = diagnose(metrics, self.recipe, dim=self._dim or 1, steps=self.steps) if self._dim else []
         if stopped is not None:
             diagnoses = [one for one in diagnoses if one.kind != stopped.kind] + [stopped]
-        health = health_record(diagnoses, metrics, finished=finished, steps=self.steps, dim=self._dim)
+        health = health_record(diagnoses, metrics, self.recipe, finished=finished, steps=self.steps, dim=self._dim)
         health["log_k"] = log_outputs(self.recipe)
         write_json(self.folder / "health.json", health)
         watched = read_lines(self.folder / WATCH_LINES)
@@ -159,7 +159,13 @@ class Looks:
 
 
 def health_record(
-    diagnoses: Sequence[Diagnosis], metrics: Sequence[Mapping[str, Any]], *, finished: bool, steps: int, dim: int | None
+    diagnoses: Sequence[Diagnosis],
+    metrics: Sequence[Mapping[str, Any]],
+    recipe: Recipe,
+    *,
+    finished: bool,
+    steps: int,
+    dim: int | None,
 ) -> dict[str, Any]:
     """Content of health.json: a verdict in a sentence, the diagnoses, and the last values of the signs."""
     if diagnoses:
@@ -169,7 +175,7 @@ def health_record(
         verdict = "Nothing can be said yet."
     else:
         so_far = "" if finished else f" in the first {int(metrics[-1]['step']):,} steps"
-        verdict = f"No sign of collapse, blow-up or standstill{so_far}."
+        verdict = _nothing_found(metrics, recipe, steps, so_far)
     names = (
         "loss", "feature_std", "effective_rank", "centred_rank", "uniformity", "alignment", "teacher_entropy",
         "teacher_kl_uniform", "grad_norm",
@@ -185,6 +191,21 @@ def health_record(
         "dim": dim,
         "last": {name: last[name] for name in names if name in last},
     }
+
+
+def _nothing_found(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, steps: int, so_far: str) -> str:
+    """That no sign was found, as far as it was looked for."""
+    health, grace = recipe.health, round(recipe.optimizer.warmup * steps)
+    judged = sum(int(line["step"]) > grace for line in metrics)
+    if health.collapse == "off":
+        return f"No blow-up{so_far}. Signs of collapse were not looked for (health.collapse: off)."
+    if judged < health.patience:
+        return (
+            f"No blow-up{so_far}. Too short to be judged for collapse: {judged} lines of metrics after the warm-up, "
+            f"{health.patience} are needed."
+        )
+    long_enough = health.stagnation != "off" and health.window * judged >= FEWEST_FOR_STAGNATION
+    return f"No sign of collapse{', blow-up or standstill' if long_enough else ' or blow-up'}{so_far}."
 
 
 def diagnose(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, *, dim: int, steps: int) -> list[Diagnosis]:

@@ -19,9 +19,10 @@ from cohort.runs import RunFolder, begin_run, write_json
 from cohort.study import Study
 from pretrain.batches import Batches
 from pretrain.checkpoint import finish_checkpoints
+from pretrain.collapse import Ill
 from pretrain.dino import Dino
 from pretrain.dinov2 import DinoV2
-from pretrain.export import export_backbone, export_best, patients_of
+from pretrain.export import export_backbone, export_best, export_checkpoint, patients_of
 from pretrain.lejepa import LeJepa
 from pretrain.loop import train
 from pretrain.mae import Mae
@@ -68,8 +69,10 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
         content = addressed(content, weights)
     levels = levels_of(recipe.sampling, list(study.config.acquisition))
     manifest = pd.read_parquet(scan.path / "manifest.parquet")
-    usable = training_images(manifest, splits, recipe.batch_size, scan.path.name)
-    watch = Watch.open(study, scan, recipe, recipe.steps(len(usable)))
+    usable = manifest[(manifest["status"] == "ok") & manifest["split"].isin(splits)]
+    watch = Watch.open(study, scan, recipe, recipe.steps(max(1, len(usable))))
+    chosen = usable if watch is None else usable[~usable["image_id"].isin(watch.held_out)]
+    chosen = enough(chosen.reset_index(drop=True), splits, recipe.batch_size, scan.path.name)
     config = {"recipe": content, "splits": splits}
     with (
         join_ranks(device, recipe.machine.timeout_s) as ranks,
@@ -77,8 +80,7 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
     ):
         if run.done:
             return run
-        chosen = usable if watch is None else usable[~usable["image_id"].isin(watch.held_out)].reset_index(drop=True)
-        steps = recipe.steps(len(usable))
+        steps = recipe.steps(len(chosen))
         batches = Batches(
             PreparedImages.open(scan.path, chosen["image_id"].tolist(), at_least_px=recipe.source_px),
             source_px=recipe.source_px,
@@ -94,7 +96,7 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
             "recipe": name,
             "images_seen": steps * recipe.batch_size,
             **patients_of(manifest, splits, scan.path.name, watch.held_out if watch else frozenset()),
-            **({} if weights is None else {"warm_start": weights.source}),
+            **({} if weights is None else _began_with(weights)),
         }
         with _tuned(ranks):
             method = build_method(recipe, steps)
@@ -107,18 +109,20 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
                 for sentence in said:
                     print(f"pretrain {name}: {sentence}", file=sys.stderr)
             looks = Looks(run.path, recipe, name, steps, watch, sheet_facts(facts, recipe, steps), said)
-            train(
-                method,
-                recipe,
-                content,
-                batches,
-                run.path,
-                ranks,
-                name=name,
-                steps=steps,
-                onlooker=looks,
-                progress=progress,
-            )
+            try:
+                train(
+                    method, recipe, content, batches, run.path, ranks,
+                    name=name, steps=steps, onlooker=looks, progress=progress,
+                )  # fmt: skip
+            except Ill as ill:
+                good = ill.last_good
+                if good is None:
+                    raise
+                ranks.first_does(lambda: export_checkpoint(run.path, good, method, recipe, facts))
+                raise UserError(
+                    f"{ill}. What was good of it is exported; to begin from there with better settings: "
+                    f"pretrain.warm_start.weights=run:{run.path / good.stem.replace('step-', 'last-good-')}"
+                ) from None
 
         def finish() -> None:
             looks.finish(method)
@@ -128,6 +132,12 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
 
         ranks.first_does(finish)
     return run
+
+
+def _began_with(weights: Weights) -> dict[str, Any]:
+    """For preprocess.json: where the weights come from, and every split that they or their forerunners have seen."""
+    splits = {*(weights.about.get("splits_trained") or []), *(weights.about.get("warm_start_splits") or [])}
+    return {"warm_start": weights.source, "warm_start_splits": sorted(splits)}
 
 
 def _begin_with(method: Method, weights: Weights, recipe: AnyRecipe, folder: Path, ranks: Ranks) -> list[str]:
@@ -155,20 +165,19 @@ def sheet_facts(facts: Mapping[str, Any], recipe: AnyRecipe, steps: int) -> dict
     }
 
 
-def training_images(manifest: pd.DataFrame, splits: list[str], batch_size: int, scan: str) -> pd.DataFrame:
-    """The manifest's rows of the readable images of these splits, in its order.
+def enough(chosen: pd.DataFrame, splits: list[str], batch_size: int, scan: str) -> pd.DataFrame:
+    """The images that will be trained on, if there are enough of them.
 
     Raises:
         UserError: fewer than one batch.
     """
-    usable = manifest[(manifest["status"] == "ok") & manifest["split"].isin(splits)]
-    if len(usable) < batch_size:
+    if len(chosen) < batch_size:
         raise UserError(
-            f"{scan}: {len(usable)} readable images in the {' and '.join(splits)} split are too few to "
-            f"pretrain on, a batch has {batch_size}: add images, or set pretrain.batch_size={max(2, len(usable) // 4)}"
+            f"{scan}: {len(chosen)} readable images in the {' and '.join(splits)} split are too few to "
+            f"pretrain on, a batch has {batch_size}: add images, or set pretrain.batch_size={max(2, len(chosen) // 4)}"
             " or less (a generic backbone may then serve better)"
         )
-    return usable.reset_index(drop=True)
+    return chosen
 
 
 def build_method(recipe: AnyRecipe, steps: int) -> Method:

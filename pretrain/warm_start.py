@@ -98,21 +98,36 @@ def find_weights(named: str, folder: Path = Path()) -> Weights:
         data = timm.data.resolve_data_config({}, model=model)
         about = {"timm_name": rest, "mean": list(data["mean"]), "std": list(data["std"])}
     elif kind == "run":
-        path = folder / Path(rest).expanduser()
+        path = _found(rest, folder)
         description = path / "preprocess.json"
         tensors = _read(path / "backbone.safetensors", named)
         if description.is_file():
             said = json.loads(description.read_text(encoding="utf-8"))
-            keys = ("timm_name", "method", "recipe", "n_images_trained", "splits_trained", "mean", "std")
+            keys = (
+                "timm_name",
+                "method",
+                "recipe",
+                "n_images_trained",
+                "splits_trained",
+                "warm_start_splits",
+                "mean",
+                "std",
+            )
             about = {key: said[key] for key in keys if key in said}
     else:
-        tensors = _read(folder / Path(rest).expanduser(), named)
+        tensors = _read(_found(rest, folder), named)
     sick = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if sick:
         raise UserError(
             f"`warm_start.weights: {named}`: not all numbers in {_names(sick)} are finite; use other weights"
         )
     return Weights(tensors, named, fingerprint(tensors), about)
+
+
+def _found(rest: str, folder: Path) -> Path:
+    """Relative to the study, or to where the command is given, as `pellucid embed` takes it."""
+    path = Path(rest).expanduser()
+    return path if not (folder / path).exists() and path.exists() else folder / path
 
 
 def _read(path: Path, named: str) -> dict[str, Tensor]:

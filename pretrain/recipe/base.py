@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from cohort.config import Config
+from cohort.config import Config, switch
 from pretrain.recipe.health import Health, Watch
 from pretrain.recipe.warm_start import WarmStart
 
@@ -31,7 +31,9 @@ class Machine(Config):
     cache_gb: float = Field(2.0, ge=0)  # decoded images kept in memory, per process
     checkpoint_every: int = Field(200, ge=1)  # steps
     checkpoints: int = Field(2, ge=1)  # how many are kept, beside the best
-    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of the backbone's blocks; auto: on a GPU
+    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch)] = (
+        "auto"  # torch.compile of the backbone's blocks; auto: on a GPU
+    )
     checkpoint_activations: bool = False  # compute each block twice and keep a fraction of the memory
     timeout_s: float = Field(1800.0, gt=0)  # how long a process waits for another one
     tensorboard: bool = False  # also write the metrics for TensorBoard (extra `tensorboard`)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from cohort.config import Config
+from cohort.config import Config, switch
 
-Reaction = Literal["stop", "warn", "off"]
+Reaction = Annotated[Literal["stop", "warn", "off"], BeforeValidator(switch)]
 
 
 class Health(Config):

@@ -203,3 +203,23 @@ def test_onnx_refuses_with_a_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(pretrain.export_onnx.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--onnx needs onnx and onnxscript: install them with .*pellucid\[onnx\]"):
         export_onnx(tmp_path, tmp_path / "b.onnx")
+
+
+@pytest.mark.parametrize(
+    ("began_with", "said"),
+    [
+        ({}, "No test patient was seen, so results on them"),
+        (
+            {"warm_start": "run:x", "warm_start_splits": ["train"]},
+            "whether the weights that it began with had is not known",
+        ),
+        (
+            {"warm_start": "run:x", "warm_start_splits": ["test", "train"]},
+            "**The weights it began with were trained on test",
+        ),
+    ],
+)
+def test_what_came_with_the_first_weights_is_not_forgotten(began_with: dict[str, object], said: str) -> None:
+    sentences = training_sentences({**patients_of(MANIFEST, ["train"], "s"), **began_with})
+    assert sum(said in sentence for sentence in sentences) == 1
+    assert any("No test patient was seen" in sentence for sentence in sentences) == (not began_with)

@@ -30,6 +30,15 @@ def test_overrides_reach_into_sections_and_leave_the_rest() -> None:
     assert (recipe.optimizer.base_lr, recipe.optimizer.weight_decay, recipe.seed) == (1e-3, 0.05, 7)
 
 
+@pytest.mark.parametrize(("written", "read"), [(False, "off"), (True, "on"), ("off", "off")])
+def test_off_and_on_may_be_written_bare(written: bool | str, read: str) -> None:
+    """YAML 1.1, and so the command line, reads them as booleans."""
+    _, recipe = load_recipe({"recipe": "mae-tiny-cpu", "machine": {"compile": written}})
+    assert recipe.machine.compile == read
+    _, recipe = load_recipe({"recipe": "mae-tiny-cpu", "health": {"collapse": False, "stagnation": False}})
+    assert (recipe.health.collapse, recipe.health.stagnation) == ("off", "off")
+
+
 def test_a_length_replaces_the_recipes_in_either_unit() -> None:
     _, recipe = load_recipe({"recipe": "mae-tiny-cpu", "epochs": 2})
     assert (recipe.images_seen, recipe.epochs) == (None, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from embed.backbone import load_backbone
 from pretrain.mae import Mae
 from pretrain.method import Outcome
 from pretrain.train import pretrain as run_pretrain
+from pretrain.warm_start import find_weights
 
 Cohort = Callable[..., tuple[Study, RunFolder]]
 Tiny = dict[str, dict[str, Any]]
@@ -264,6 +266,10 @@ def test_a_hostile_recipe_collapses_and_is_caught_by_the_verb(cohort: Cohort, ti
     good = [path for path in (folder / "checkpoints").glob("step-*.pt") if int(path.stem[5:]) < since]
     assert good, "the state from before the collapse is kept"
     assert max(good).name in str(stopped.value)
+    named = re.search(r"pretrain\.warm_start\.weights=(run:\S+)", str(stopped.value))
+    assert named, "what to begin anew from is said as it is to be written"
+    weights = find_weights(named[1])
+    assert weights.about["method"] == "dino"
     assert "Stopped at step" in (folder / "training.html").read_text(encoding="utf-8")
 
 
