@@ -313,11 +313,10 @@ def _training(findings: Findings) -> dict[str, Any]:
     groups = watch_curves(watched, steps=steps)
     curves = training_curves(metrics, dim=health.get("dim"), steps=steps, log_k=health.get("log_k"))
     asked = next((line for line in watched if line.get("score") is not None), None)
+    spec = run.read_json("preprocess.json") if (run.path / "preprocess.json").is_file() else {}
     return {
         "any": True,
-        "patients": [
-            re.sub(r"[*`]", "", sentence) for sentence in training_sentences(run.read_json("preprocess.json"))
-        ],
+        "patients": [re.sub(r"[*`]", "", sentence) for sentence in training_sentences(spec)] if spec else [],
         "name": words.backbone_label(f"run:{run.path.name}"),
         "health": health,
         "curves": [curve.svg() for curve in curves],

@@ -44,6 +44,8 @@ TINY_DINOV2 = {
 TINY_LEJEPA = {
     **TINY,
     "recipe": "lejepa-tiny-cpu",
+    # Imitated JPEG rounds: what differs by a float's last digit there comes out a grey level apart.
+    "acquisition_robust": False,
     "views": {"local": {"count": 2, "size_px": 16}},
     "lejepa": {"hidden_dim": 32, "projection_dim": 8, "directions": 64},
 }
