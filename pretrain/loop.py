@@ -116,9 +116,8 @@ def train(
     model: torch.nn.Module = method
     if ranks.world > 1:
         on = [device.index] if device.type == "cuda" else None
-        with (
-            warnings.catch_warnings()
-        ):  # a newer PyTorch would rather have its default, but each process keeps its buffers
+        with warnings.catch_warnings():
+            # It would rather share buffers, but a centre or statistic that all agree on is the methods' own affair.
             warnings.simplefilter("ignore", FutureWarning)
             model = DistributedDataParallel(method, device_ids=on, broadcast_buffers=False)
 
@@ -147,8 +146,8 @@ def train(
             saved = last_good(
                 ((int(path.stem.rpartition("-")[2]), path) for path in list_checkpoints(folder)), diagnosis
             )
-            if onlooker is not None and ranks.first:
-                onlooker.write(stopped=diagnosis, last_good=saved)
+            if onlooker is not None:
+                ranks.first_does(functools.partial(onlooker.write, stopped=diagnosis, last_good=saved))
             return Ill(diagnosis, saved)
 
         if start == 0:
