@@ -404,6 +404,45 @@ def run(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None
 
 
 @app.command()
+def forget(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY|FOLDER", help="A study, or, with --image, a folder that `embed --out` made.")
+    ],
+    patients: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATIENT]...",
+            help="Ids as in the table, the path or the header, or research ids; overrides as KEY=VALUE.",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    image: Annotated[list[str] | None, typer.Option("--image", help="An image_id of the folder; may be repeated.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only said what would go.")] = False,
+) -> None:
+    """Take patients who withdrew consent out of everything that was made of them."""
+    from cohort.errors import UserError
+    from cohort.study import StudyConfig
+
+    if image or (study / "vectors.npy").is_file():
+        if patients or not image:
+            raise UserError(f"{study}: of a folder of vectors, images are forgotten by --image ID, patients of a study")
+        from embed.forget import forget_in_store
+
+        found = forget_in_store(study, image, yes=yes)
+        typer.echo(f"{found['images']} vector(s) {'went' if yes else 'would go'}, {found['left']} stay")
+        if not yes:
+            typer.echo("nothing has been changed; repeat the command with --yes to do it (it cannot be undone)")
+        return
+    from explore.forget import forget_patients
+
+    keys = {name for name in patients or [] if name.partition("=")[0].partition(".")[0] in StudyConfig.model_fields}
+    overrides = [name for name in patients or [] if "=" in name and name in keys]
+    forget_patients(
+        _study(study, overrides, config), [name for name in patients or [] if name not in overrides], yes=yes, say=typer.echo
+    )
+
+
+@app.command()
 def status(
     study: StudyPath,
     overrides: Overrides = None,

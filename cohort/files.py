@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from cohort.errors import UserError
 from cohort.readers import IMAGE_SUFFIXES, sniff
-from cohort.study import Study
+from cohort.study import FromPath, Study
+from cohort.withdrawn import Withdrawn
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Listing:
         n_bytes: size of each file.
         ignored: how many files of which ending were passed over.
         fingerprint: sha256 over every file's id, size and time of change.
+        withdrawn: how many files were passed over because consent was withdrawn; they are in none of the above.
     """
 
     root: Path
@@ -30,18 +33,24 @@ class Listing:
     n_bytes: tuple[int, ...]
     ignored: dict[str, int]
     fingerprint: str
+    withdrawn: int = 0
 
 
-def list_images(study: Study) -> Listing:
+def list_images(study: Study, withdrawn: Withdrawn | None = None) -> Listing:
     """Walk the study's image folder, or expand its globs.
 
     Hidden files and the analysis folder are passed over; a link that leads out of the root, or in a circle, is not
-    followed.
+    followed. Files of patients who withdrew consent are not even opened.
+
+    Args:
+        withdrawn: who withdrew; None: the study's own list.
 
     Raises:
         UserError: the folder is missing, or there is no image in it.
     """
     root = study.image_root
+    withdrawn = Withdrawn.load(study.withdrawn) if withdrawn is None else withdrawn
+    rule = study.config.patient.from_path if isinstance(study.config.patient, FromPath) else None
     images = study.config.images
     if isinstance(images, str):
         if not root.is_dir():
@@ -49,22 +58,32 @@ def list_images(study: Study) -> Listing:
                 f"{study.path}: `images` is {images!r}, but {root} is not a folder: correct it, or give "
                 "images=FOLDER on the command line"
             )
-        return list_folder(root, skip=study.analysis)
+        return list_folder(root, study.analysis, withdrawn, rule)
     paths = sorted({path for pattern in images for path in root.glob(pattern) if path.is_file()})
-    return _listing(root, paths, f"{study.path}: no file matches `images: {images}` below {root}")
+    return _listing(root, paths, f"{study.path}: no file matches `images: {images}` below {root}", withdrawn, rule)
 
 
-def list_folder(root: Path, skip: Path | None = None) -> Listing:
-    """Every image below a folder; see `list_images`."""
+def list_folder(
+    root: Path, skip: Path | None = None, withdrawn: Withdrawn | None = None, patient_rule: str | None = None
+) -> Listing:
+    """Every image below a folder; see `list_images`.
+
+    Args:
+        skip: a folder that is passed over.
+        withdrawn: whose files are passed over.
+        patient_rule: regular expression whose group is the patient's own id, by which new files of hers are known.
+    """
     found: list[Path] = []
     for folder, subfolders, files in os.walk(root, followlinks=False):
         here = Path(folder)
         subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and here / s != skip)
         found.extend(here / name for name in files if not name.startswith("."))
-    return _listing(root, found, f"{root}: there is no image in this folder")
+    return _listing(root, found, f"{root}: there is no image in this folder", withdrawn, patient_rule)
 
 
-def _listing(root: Path, paths: list[Path], empty: str) -> Listing:
+def _listing(
+    root: Path, paths: list[Path], empty: str, withdrawn: Withdrawn | None = None, patient_rule: str | None = None
+) -> Listing:
     stats: dict[str, os.stat_result] = {}
     ignored: Counter[str] = Counter()
     resolved_root = root.resolve()
@@ -80,6 +99,9 @@ def _listing(root: Path, paths: list[Path], empty: str) -> Listing:
                 ignored["link to nothing"] += 1
         else:
             ignored[suffix or "no ending"] += 1
+    gone = _withdrawn(list(stats), withdrawn, patient_rule)
+    for image_id in gone:
+        del stats[image_id]
     if not stats:
         seen = ", ".join(f"{n} × {suffix}" for suffix, n in ignored.most_common(5)) or "it is empty"
         raise UserError(f"{empty} ({seen}); readable are JPEG, PNG, WebP, BMP, GIF, TIFF, DICOM and whole slides")
@@ -90,7 +112,18 @@ def _listing(root: Path, paths: list[Path], empty: str) -> Listing:
         stat = stats[image_id]
         sizes.append(stat.st_size)
         digest.update(f"{image_id}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return Listing(root, ids, tuple(sizes), dict(ignored), digest.hexdigest())
+    return Listing(root, ids, tuple(sizes), dict(ignored), digest.hexdigest(), len(gone))
+
+
+def _withdrawn(files: list[str], withdrawn: Withdrawn | None, patient_rule: str | None) -> list[str]:
+    if withdrawn is None or not withdrawn.entries:
+        return []
+    gone = withdrawn.which_files(files)
+    if patient_rule is not None:
+        pattern = re.compile(patient_rule)
+        owners = [match.group(1) if (match := pattern.search(file)) else None for file in files]
+        gone |= withdrawn.which_patients(owners)
+    return [file for file, out in zip(files, gone, strict=True) if out]
 
 
 def _may_be_dicom(path: Path) -> bool:

@@ -12,9 +12,24 @@ from cohort.matching import match_images, match_patients, patients_of_images
 from cohort.splits import assign_splits, research_ids
 from cohort.study import Study, is_header_fact
 from cohort.table import as_text, read_table
+from cohort.withdrawn import Withdrawn
 
 # Made after the join.
 _OWN_COLUMNS = {"patient", "split", "duplicate_of", "duplicate_kind", "duplicate_group", "file", "frame", "image_grade"}
+
+
+class LateWithdrawal(UserError):
+    """Pictures of somebody who withdrew consent were read, because only the join tells whose they are.
+
+    Attributes:
+        images: image_id, file, frame and patient_source_id of every picture.
+        theirs: which of them are hers, (n,).
+    """
+
+    def __init__(self, images: pd.DataFrame, theirs: pd.Series) -> None:
+        super().__init__("there are images of a patient who withdrew consent")
+        self.images = images[["image_id", "file", "frame", "patient_source_id"]]
+        self.theirs = theirs
 
 
 def build_manifest(
@@ -32,13 +47,16 @@ def build_manifest(
 
     Raises:
         UserError: the table or a column is missing, a value does not fit its declared kind, or no row fits an image.
+        LateWithdrawal: there are pictures of somebody who withdrew.
     """
+    withdrawn = Withdrawn.load(study.withdrawn)
     problems: list[str] = []
     manifest = _with_files(images)
     manifest["patient_source_id"] = patients_of_images(study, manifest, problems)
+    _refuse_withdrawn(manifest, withdrawn)
     facts = header_facts(study, manifest)
     if study.table is not None:
-        manifest = join_table(study, manifest, problems)
+        manifest = join_table(study, manifest, problems, withdrawn)
     manifest[facts.columns] = facts
     unknown = (manifest["status"] == "ok") & manifest["patient_source_id"].isna()
     manifest.loc[unknown & (manifest["reason"] == ""), "reason"] = "its patient is not known"
@@ -109,7 +127,31 @@ def _held_out(study: Study, usable: pd.DataFrame) -> dict[str, tuple[list[str | 
     return found
 
 
-def join_table(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+def _refuse_withdrawn(manifest: pd.DataFrame, withdrawn: Withdrawn) -> None:
+    known = manifest["patient_source_id"].astype(object)
+    theirs = pd.Series(withdrawn.which_patients(known.where(known.notna(), None).tolist()), index=manifest.index)
+    if theirs.any():
+        raise LateWithdrawal(manifest, theirs)
+
+
+def _without_withdrawn(
+    table: pd.DataFrame, key_column: str, patient_column: str | None, withdrawn: Withdrawn, keyed_by_patient: bool
+) -> pd.DataFrame:
+    """The table without the rows of those who withdrew: no message shall name them, and no level be theirs alone."""
+
+    def texts(name: str) -> list[str | None]:
+        column = as_text(table[name]).astype(object)
+        return column.where(column.notna(), None).tolist()
+
+    gone = withdrawn.which_patients(texts(key_column)) if keyed_by_patient else withdrawn.which_rows(texts(key_column))
+    if patient_column:
+        gone = gone | withdrawn.which_patients(texts(patient_column))
+    return table[~gone] if gone.any() else table
+
+
+def join_table(
+    study: Study, manifest: pd.DataFrame, problems: list[str], withdrawn: Withdrawn | None = None
+) -> pd.DataFrame:
     config, table_path = study.config, study.table
     assert table_path is not None
     rule = config.patient
@@ -131,6 +173,12 @@ def join_table(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.
     if twice_given:
         raise UserError(_clash(study, twice_given[0]))
     table = table[wanted]
+    if withdrawn is not None and withdrawn.entries:
+        if patient_column and config.image:  # new images of hers are known by the table alone
+            row_of = match_images(table[key_column], manifest, study, table_path, [], "")
+            own = as_text(table[patient_column]).reindex(row_of).set_axis(manifest.index)
+            _refuse_withdrawn(manifest.assign(patient_source_id=own), withdrawn)
+        table = _without_withdrawn(table, key_column, patient_column, withdrawn, keyed_by_patient=not config.image)
     table = table.assign(**{v.name: typed_from_table(table[v.name], v, table_path) for v in declared})
     if config.image:
         fate = "they are left out" if patient_column else "their variables are missing"

@@ -20,6 +20,7 @@ from cohort.quality import QUALITY_COLUMNS
 from cohort.runs import atomic_path
 from cohort.sandbox import read_files
 from cohort.study import ScanConfig
+from cohort.withdrawn import Withdrawn
 
 _CHUNK_BYTES = 512 << 20  # a chunk ends here even if it has few files: slides are large
 _SHARDS_A_CHUNK = 10_000
@@ -42,12 +43,16 @@ def chunks_of(listing: Listing, config: ScanConfig) -> list[list[str]]:
     return chunks
 
 
-def _read_chunk(folder: Path, root: Path, number: int, files: list[str], config: ScanConfig) -> int:
+def _read_chunk(
+    folder: Path, root: Path, number: int, files: list[str], config: ScanConfig, withdrawn: Withdrawn | None
+) -> int:
     rows: list[dict[str, Any]] = []
     kept: list[str] = []
     encoded: list[bytes] = []
     shard = number * _SHARDS_A_CHUNK
     for row, prepared in read_files(root, files, config):
+        if withdrawn is not None and withdrawn.holds_image(row["image_id"]):
+            continue  # a frame of somebody who withdrew, in a file that others share
         row |= {"shard": shard if prepared else -1, "shard_row": len(kept) if prepared else -1}
         rows.append(row)
         if prepared:
@@ -63,7 +68,9 @@ def _read_chunk(folder: Path, root: Path, number: int, files: list[str], config:
     return len(files)
 
 
-def read_all(folder: Path, listing: Listing, config: ScanConfig, dask: str = "") -> Iterator[int]:
+def read_all(
+    folder: Path, listing: Listing, config: ScanConfig, dask: str = "", withdrawn: Withdrawn | None = None
+) -> Iterator[int]:
     """Do the pass into a run folder, resuming after whatever is there; yields how many files each step added.
 
     Writes `prepared/shard-*.arrow` and `images.parquet` (a row for each picture, in the listing's order).
@@ -73,6 +80,7 @@ def read_all(folder: Path, listing: Listing, config: ScanConfig, dask: str = "")
         listing: which files there are.
         config: how they are read.
         dask: address of a Dask scheduler whose workers see the same folders; without one, processes of this machine.
+        withdrawn: whose frames are left out of files that stay.
 
     Raises:
         UserError: the scheduler cannot be reached, or Dask is not installed.
@@ -83,7 +91,8 @@ def read_all(folder: Path, listing: Listing, config: ScanConfig, dask: str = "")
     todo = [number for number in range(len(chunks)) if not _rows_path(folder, number).exists()]
     yield len(listing.image_ids) - sum(len(chunks[number]) for number in todo)
     workers = config.workers or joblib.cpu_count()
-    jobs = (joblib.delayed(_read_chunk)(folder, listing.root, number, chunks[number], config) for number in todo)
+    frames = withdrawn if withdrawn is not None and withdrawn.frames_fingerprint else None
+    jobs = (joblib.delayed(_read_chunk)(folder, listing.root, i, chunks[i], config, frames) for i in todo)
     with _cluster(dask) if dask else nullcontext():
         # Here a thread for each core is enough: it only listens to a process that reads (cohort.sandbox).
         parallel = joblib.Parallel(

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from cohort.duplicates import THUMBNAIL_PX, Thumbnails
 from cohort.errors import UserError
 from cohort.files import Listing, list_images
-from cohort.manifest import build_manifest
+from cohort.forget import forget_late, read_inputs
+from cohort.manifest import LateWithdrawal, build_manifest
 from cohort.ocr import available
 from cohort.onepass import read_all
 from cohort.prepared import PreparedImages
@@ -23,6 +24,7 @@ from cohort.quality import QualityThresholds, apply_annotations, grades, load_th
 from cohort.runs import RunFolder, atomic_path, begin_run, find_run, run_key, sha256_file, write_json
 from cohort.source import source_audit
 from cohort.study import Study
+from cohort.withdrawn import Withdrawn, refuse_pending
 
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then stale.
 _COLUMNS_VERSION = 2
@@ -40,20 +42,36 @@ def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
     Raises:
         UserError: no images, a table that does not fit, or more unreadable files than `scan.max_unreadable`.
     """
+    refuse_pending(study.withdrawn, study.path)
     if study.config.scan.text == "ocr" and not available():
         raise UserError(
             f"{study.path}: scan.text is ocr, which needs rapidocr: install pellucid[privacy], or take lines"
         )
     listing = list_images(study)
-    read_config, read_inputs = _read_key(study, listing)
-    with begin_run(study.analysis, "read", "read", read_config, inputs=read_inputs) as read:
+    read_config, files = _read_key(study, listing)
+    with begin_run(study.analysis, "read", "read", read_config, inputs=files) as read:
         if not read.done:
             with track("reading images", len(listing.image_ids), "files", progress) as advance:
-                for count in read_all(read.path, listing, study.config.scan, dask):
+                for count in read_all(read.path, listing, study.config.scan, dask, Withdrawn.load(study.withdrawn)):
                     advance(count)
     images = pd.read_parquet(read.path / "images.parquet")
     _refuse_too_many(study, images, read)
     scan_config, scan_inputs = _scan_key(study)
+    try:
+        return _join(study, listing, images, read, scan_config, scan_inputs)
+    except LateWithdrawal as late:  # their patient was not known before they were read
+        forget_late(study, late.images, late.theirs)
+        return scan(study, progress=progress, dask=dask)
+
+
+def _join(
+    study: Study,
+    listing: Listing,
+    images: pd.DataFrame,
+    read: RunFolder,
+    scan_config: dict[str, Any],
+    scan_inputs: dict[str, str],
+) -> RunFolder:
     with begin_run(
         study.analysis, "scan", "scan", scan_config, [read], scan_inputs, seed=study.config.split.seed
     ) as run:
@@ -63,6 +81,11 @@ def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
             if listing.ignored:
                 passed = ", ".join(f"{count} × {what}" for what, count in sorted(listing.ignored.items()))
                 problems.append(f"images: passed over files that are not images ({passed})")
+            if listing.withdrawn:
+                problems.append(
+                    f"images: passed over {listing.withdrawn} file(s) of patients who withdrew consent; the originals are "
+                    "still there, and yours to delete"
+                )
             other = manifest[manifest["status"] == "no_picture"]
             if len(other):
                 problems.append(
@@ -123,6 +146,7 @@ def current_scan(study: Study) -> RunFolder:
     Raises:
         UserError: it was not scanned, or images, table or study.yaml have changed since.
     """
+    refuse_pending(study.withdrawn, study.path)
     key = current_keys(study)["scan"]
     found = find_run(study.analysis, "scan", "scan", key)
     if found is None:
@@ -143,7 +167,7 @@ def current_keys(study: Study) -> dict[str, str]:
 
 def _read_key(study: Study, listing: Listing) -> tuple[dict[str, Any], dict[str, str]]:
     config = study.config.scan.model_dump(exclude={"workers", "max_unreadable"})
-    return {"columns": _COLUMNS_VERSION, **config}, {"files": listing.fingerprint}
+    return {"columns": _COLUMNS_VERSION, **config}, read_inputs(listing.fingerprint, Withdrawn.load(study.withdrawn))
 
 
 def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:

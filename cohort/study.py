@@ -198,6 +198,11 @@ class Study:
         return (self.path.parent / self.config.annotation / "quality.csv").resolve()
 
     @property
+    def withdrawn(self) -> Path:
+        """The list of who withdrew consent, by salted hashes; it need not be there."""
+        return (self.path.parent / self.config.annotation / "withdrawn.json").resolve()
+
+    @property
     def variables(self) -> list[Variable]:
         c = self.config
         named: list[tuple[Role, dict[str, Any]]] = [

@@ -46,6 +46,11 @@ def training_sentences(spec: Mapping[str, Any]) -> list[str]:
             f"Trained on {_count(spec['n_images_trained'], 'image')} of {_count(spec['n_patients_trained'], 'patient')}"
             + (f" ({splits})." if splits else ".")
         )
+    if spec.get("n_images_withdrawn"):
+        said.append(
+            f"**{_count(spec['n_images_withdrawn'], 'image')} of these (at most) are of patients who withdrew consent later**: "
+            "weights cannot unlearn them. Whether they may still be used is for those to say who gave the approval."
+        )
     if "excluded" in spec:
         kept = [
             f"{_count(n['n_images'], 'image')} of {_count(n['n_patients'], 'patient')} ({split})"
