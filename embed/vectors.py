@@ -1,4 +1,10 @@
-"""The vector store: `vectors.npy` beside `images.parquet` in the same order, and `spec.json` saying what they are."""
+"""The vector store: `vectors.npy` beside `images.parquet` in the same order, and `spec.json` saying what they are.
+
+Schema `pellucid.vectors/2`. A folder MUST hold `vectors.npy` (n, dim) float32, `images.parquet` (n rows, at least image_id,
+patient and split) and `spec.json` (`backbone`, `n`, `dim`, and the keys of `embed.space.SPACE_KEYS` with their hash `space`).
+It MAY hold `tokens.npy` (n, patches, width) float16, which `spec["tokens"]` then describes. Folders of
+`pellucid.vectors/1`, which said neither space nor layers nor views, are read as what they were.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +19,12 @@ from numpy.typing import NDArray
 
 from cohort.errors import UserError
 from cohort.runs import atomic_path, write_json
+from embed.space import completed
 
-SCHEMA = "pellucid.vectors/1"
+SCHEMA = "pellucid.vectors/2"
+READ_TOO = ("pellucid.vectors/1",)
+TOKENS = "tokens.npy"
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -23,29 +33,62 @@ class Vectors:
 
     Attributes:
         values: (n, dim) float32, memory-mapped.
-        images: n rows with image_id, patient and split, in the same order.
+        images: n rows with image_id, patient and split, in the same order. Of patient vectors there is a row a patient,
+            whose image_id is the patient's most typical image (`embed.patients`).
         spec: backbone, weights, pooling, preprocessing.
         folder: where they lie.
+        tokens: (n, patches, width) float16, memory-mapped, row by row of `spec["tokens"]["grid"]`; None if not stored.
     """
 
     values: NDArray[np.float32]
     images: pd.DataFrame
     spec: dict[str, Any]
     folder: Path
+    tokens: NDArray[np.float16] | None = None
 
     @property
     def name(self) -> str:
         """The backbone's name."""
         return str(self.spec["backbone"])
 
+    @property
+    def space(self) -> str:
+        """Hex sha256 of what makes them comparable with others (`embed.space`)."""
+        return str(self.spec["space"])
+
 
 def write_vectors(folder: Path, values: NDArray[np.float32], images: pd.DataFrame, spec: dict[str, Any]) -> None:
-    """Write the three files, the specification last."""
+    """Write the three files, the specification last.
+
+    Args:
+        values: (n, dim) float32; a memory map is copied piece by piece.
+        images: n rows.
+        spec: as `Backbone.spec()` gives it, and what else there is to say.
+    """
     with atomic_path(folder / "vectors.npy") as temporary, temporary.open("wb") as handle:
         np.save(handle, np.ascontiguousarray(values, dtype=np.float32))
     with atomic_path(folder / "images.parquet") as temporary:
         images.to_parquet(temporary, index=False)
-    write_json(folder / "spec.json", {"schema": SCHEMA, **spec, "n": len(images), "dim": int(values.shape[1])})
+    write_spec(folder, spec, len(images), int(values.shape[1]))
+
+
+def write_spec(folder: Path, spec: dict[str, Any], n: int, dim: int) -> None:
+    """`spec.json` of `n` vectors of length `dim`: the last file of a store, for who writes the others himself."""
+    write_json(folder / "spec.json", {"schema": SCHEMA, **completed(spec), "n": n, "dim": dim})
+
+
+def create_tokens(path: Path, n: int, patches: int, width: int) -> NDArray[np.float16]:
+    """A new (n, patches, width) float16 memory map to write to, for instance the temporary path of `atomic_path`.
+
+    Assign `half(tokens)` to its rows and `flush()` it before the block ends. All of it is on disk, nothing in memory.
+    """
+    made: NDArray[np.float16] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(n, patches, width))
+    return made
+
+
+def half(tokens: NDArray[np.float32]) -> NDArray[np.float16]:
+    """float32 → float16; what would overflow becomes the largest number that it knows, and NaN stays NaN."""
+    return np.clip(tokens, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
 
 
 def load_vectors(folder: Path) -> Vectors:
@@ -57,17 +100,44 @@ def load_vectors(folder: Path) -> Vectors:
     missing = [n for n in ("vectors.npy", "images.parquet", "spec.json") if not (folder / n).is_file()]
     if missing:
         raise UserError(f"{folder}: holds no vectors ({missing[0]} is missing); `pellucid embed` makes them")
-    spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    if spec.get("schema") != SCHEMA:
-        raise UserError(f"{folder}: has schema {spec.get('schema')!r}; this version reads {SCHEMA}")
     try:
-        values = np.load(folder / "vectors.npy", mmap_mode="r")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder / 'vectors.npy'}: is damaged ({error}); run `pellucid embed` again") from None
+        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / 'spec.json'}: is damaged ({error}); run `pellucid embed` again") from None
+    if spec.get("schema") not in {SCHEMA, *READ_TOO}:
+        raise UserError(f"{folder}: has schema {spec.get('schema')!r}; this version reads {SCHEMA}")
+    told, spec = spec.get("space"), completed(spec)
+    if told is not None and told != spec["space"]:
+        raise UserError(f"{folder / 'spec.json'}: was changed by hand: its `space` is not that of what it says")
+    values = _mapped(folder / "vectors.npy")
     images = pd.read_parquet(folder / "images.parquet")
     if values.shape != (len(images), spec["dim"]) or values.dtype != np.float32:
         raise UserError(
             f"{folder}: vectors.npy is {values.shape} {values.dtype}, but images.parquet has {len(images)} rows and "
             f"spec.json says {spec['dim']} dimensions: the files do not belong together; run `pellucid embed` again"
         )
-    return Vectors(values, images, spec, folder)
+    return Vectors(values, images, spec, folder, _tokens(folder, spec, len(images)))
+
+
+def _tokens(folder: Path, spec: dict[str, Any], n: int) -> NDArray[np.float16] | None:
+    said = spec.get("tokens")
+    if said is None:
+        return None
+    if not (folder / TOKENS).is_file():
+        raise UserError(f"{folder / TOKENS}: is missing; run `pellucid embed` again")
+    tokens = _mapped(folder / TOKENS)
+    rows, columns = said["grid"]
+    if tokens.shape != (n, rows * columns, said["width"]) or tokens.dtype != np.float16:
+        raise UserError(
+            f"{folder / TOKENS}: is {tokens.shape} {tokens.dtype}, but {n} images of {rows} × {columns} patches of "
+            f"{said['width']} numbers are expected: the files do not belong together; run `pellucid embed` again"
+        )
+    return tokens
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: is damaged ({error}); run `pellucid embed` again") from None
+    return mapped

@@ -10,22 +10,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from cohort.errors import UserError
 from cohort.runs import atomic_path
-from embed.backbone import Pooling, load_backbone, pool
-
-
-class Pooled(nn.Module):
-    """(b, 3, s, s) float32 normalised pixels → (b, d) float32, as `pellucid embed` computes it."""
-
-    def __init__(self, model: nn.Module, pooling: Pooling) -> None:
-        super().__init__()
-        self.model, self.pooling = model, pooling
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return pool(self.model, self.model.forward_features(pixels), self.pooling)  # type: ignore[operator]
+from embed.backbone import load_backbone
 
 
 def export_onnx(run: Path, path: Path) -> Path:
@@ -43,8 +31,7 @@ def export_onnx(run: Path, path: Path) -> Path:
     """
     path = can_export(path)
     backbone = load_backbone(f"run:{run}", "cpu")
-    assert backbone.model is not None
-    model = Pooled(backbone.model, backbone.pooling).eval()
+    model = backbone.reader.eval()  # normalised pixels → vectors, as `pellucid embed` computes them
     pixels = torch.zeros(2, 3, backbone.size_px, backbone.size_px)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # about PyTorch's own use of itself

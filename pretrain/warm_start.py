@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,16 +12,15 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
-from torch import Tensor, nn
+from torch import Tensor
 
 from cohort.config import did_you_mean
 from cohort.errors import UserError
-from embed.backbone import require_weights
+from embed.fitting import Loaded, fingerprint, fit, listed
+from embed.timm_backbone import require_weights
 from pretrain.method import Method
 
 SCHEMA = "pellucid.warm-start/1"
-_SHOWN = 8  # names in a message; warm_start.json has all
 
 
 @dataclass(frozen=True)
@@ -34,39 +31,6 @@ class Weights:
     source: str  # as the recipe names it
     sha256: str  # of names, shapes and values: the same weights from anywhere have the same
     about: dict[str, Any] = field(default_factory=dict)  # what the source says of itself
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What became of each tensor. All lists are of names in timm's state dict of the backbone."""
-
-    loaded: list[str]
-    resampled: list[str]  # positional embeddings, brought to another grid; among the loaded
-    missing: list[str]  # begin with random values
-    unexpected: list[str]  # nothing here is called so
-    mismatching: list[dict[str, Any]]  # {name, theirs, ours}: shapes; begin with random values
-    classifier: list[str]  # of the source's own task, which nothing here has a use for
-
-    @property
-    def whole(self) -> bool:
-        """Whether all fitted."""
-        return not (self.missing or self.unexpected or self.mismatching)
-
-    def sentences(self) -> list[str]:
-        """For people: what fitted, what was changed, and what did not fit."""
-        said = [f"{len(self.loaded)} tensors loaded"]
-        if self.resampled:
-            said.append(f"{_names(self.resampled)}: positions brought to this image size by bicubic interpolation")
-        if self.classifier:
-            said.append(f"{_names(self.classifier)}: the source's classifier, left out")
-        if self.missing:
-            said.append(f"{len(self.missing)} missing, left at random values: {_names(self.missing)}")
-        if self.unexpected:
-            said.append(f"{len(self.unexpected)} unexpected, left out: {_names(self.unexpected)}")
-        if self.mismatching:
-            shapes = [f"{m['name']} {m['theirs']} for {m['ours']}" for m in self.mismatching]
-            said.append(f"{len(shapes)} of another shape, left at random values: {_names(shapes)}")
-        return said
 
 
 def find_weights(named: str, folder: Path = Path()) -> Weights:
@@ -119,7 +83,7 @@ def find_weights(named: str, folder: Path = Path()) -> Weights:
     sick = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if sick:
         raise UserError(
-            f"`warm_start.weights: {named}`: not all numbers in {_names(sick)} are finite; use other weights"
+            f"`warm_start.weights: {named}`: not all numbers in {listed(sick)} are finite; use other weights"
         )
     return Weights(tensors, named, fingerprint(tensors), about)
 
@@ -139,15 +103,6 @@ def _read(path: Path, named: str) -> dict[str, Tensor]:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"`warm_start.weights: {named}`: {path} cannot be read ({error})") from None
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Hex sha256 over names, types, shapes and values, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def addressed(content: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
@@ -177,51 +132,6 @@ def warm_start(method: Method, weights: Weights, *, allow_partial: bool) -> Load
     return loaded
 
 
-@torch.no_grad()
-def fit(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Loaded:
-    """Copy into `backbone`, in place, each tensor that has a counterpart of its name and shape there."""
-    ours = backbone.state_dict()
-    cut = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
-    prefixes = tuple(f"{name}." for name in ((cut,) if isinstance(cut, str) else cut))
-    found = Loaded([], [], [], [], [], [])
-    for name, theirs in tensors.items():
-        if name not in ours:
-            (found.classifier if prefixes and name.startswith(prefixes) else found.unexpected).append(name)
-            continue
-        wanted = ours[name]
-        value = resampled_positions(backbone, theirs) if name == "pos_embed" else theirs
-        if value is None or value.shape != wanted.shape:
-            found.mismatching.append({"name": name, "theirs": list(theirs.shape), "ours": list(wanted.shape)})
-            continue
-        wanted.copy_(value)
-        found.loaded.append(name)
-        if value is not theirs:
-            found.resampled.append(name)
-    found.missing.extend(name for name in ours if name not in tensors)
-    return found
-
-
-def resampled_positions(vit: Any, positions: Tensor) -> Tensor | None:
-    """(1, prefix + n, d) positions of a square grid → those of `vit`'s grid; None where they cannot be meant for it.
-
-    The positions of class token and registers, where they have any, are no place in the grid and stay as they are. Bicubic
-    with antialiasing, as timm does it when it loads pretrained weights for another image size.
-    """
-    grid: tuple[int, int] = vit.patch_embed.grid_size
-    n_prefix = 0 if vit.no_embed_class else int(vit.num_prefix_tokens)
-    if positions.ndim != 3 or positions.shape[2] != vit.pos_embed.shape[2] or positions.shape[1] <= n_prefix:
-        return None
-    side = math.isqrt(positions.shape[1] - n_prefix)
-    if side * side != positions.shape[1] - n_prefix:
-        return None
-    if (side, side) == tuple(grid):
-        return positions
-    new: Tensor = resample_abs_pos_embed(
-        positions, list(grid), [side, side], num_prefix_tokens=n_prefix, interpolation="bicubic", antialias=True
-    )
-    return new
-
-
 def normalisation_differs(about: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> str | None:
     """A sentence if the source was fed pixels of another mean and standard deviation than the recipe's."""
     if "mean" not in about:
@@ -240,8 +150,3 @@ def record(weights: Weights, loaded: Loaded) -> dict[str, Any]:
     return {
         "schema": SCHEMA, "source": weights.source, "sha256": weights.sha256, "about": weights.about, **asdict(loaded),
     }  # fmt: skip
-
-
-def _names(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

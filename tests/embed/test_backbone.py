@@ -152,7 +152,7 @@ def test_weights_that_are_not_to_be_had_are_said_at_once(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("resnet50", "backbone `resnet50` is not known: write pixels, timm:NAME, timm-random:NAME or run:FOLDER"),
+        ("resnet50", "backbone `resnet50` is not known: write pixels, timm:NAME, timm-random:NAME, run:FOLDER, hf:"),
         ("timm:", "is not known"),
         (
             "timm-random:vit_tiny_patch16_242",

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cohort.errors import UserError
+from embed.fitting import resampled_positions
 from pretrain.method import Method
 from pretrain.recipe import WarmStart
 from pretrain.warm_start import (
@@ -25,7 +26,6 @@ from pretrain.warm_start import (
     fit,
     normalisation_differs,
     record,
-    resampled_positions,
     warm_start,
 )
 
