@@ -75,6 +75,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 TextSearch = Literal["auto", "ocr", "lines"]
 Masked = Literal["all", "identifying"]
 Dates = Literal["shift", "remove"]
+ExportFormat = Literal["parquet", "h5ad", "projector", "atlas"]
 BackboneName = Annotated[
     str | None,
     typer.Option("--backbone", help="pixels, timm:NAME, timm-random:NAME or run:FOLDER. Default: the study's own."),
@@ -401,6 +402,43 @@ def run(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None
     finished = run_study(_study(study, overrides, config), device=device, say=typer.echo)
     again = " ".join(["pellucid explore", str(study), *(overrides or [])])
     typer.echo(f"\nThe report:   {finished.path / 'report.html'}\nThe explorer: {again}")
+
+
+@app.command()
+def export(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder that `embed --out` made.")
+    ],
+    to: Annotated[ExportFormat, typer.Option(help="Which program is to read it.")],
+    out: Annotated[Path, typer.Option(help="The file (projector: the folder) to write.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    backbone: BackboneName = None,
+    columns: Annotated[str, typer.Option(help="Columns of the manifest, separated by commas. Default: the usual.")] = "",
+    keep_image_ids: Annotated[
+        bool, typer.Option("--keep-image-ids", help="Call images by their paths instead of research ids.")
+    ] = False,
+    pictures: Annotated[bool, typer.Option(help="Small pictures for the projector.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write the vectors for other programs, by research ids."""
+    from embed.export import choose_folder, choose_study, export_vectors
+
+    named = [name.strip() for name in columns.split(",") if name.strip()]
+    if (study / "vectors.npy").is_file():
+        chosen = choose_folder(study, named, keep_image_ids=keep_image_ids)
+    else:
+        from cohort.scan import current_scan
+        from embed.stored import choose_vectors
+
+        loaded = _study(study, overrides, config)
+        scanned = current_scan(loaded)
+        run = choose_vectors(loaded.analysis, scanned, backbone)
+        chosen = choose_study(loaded, scanned, run, named, keep_image_ids=keep_image_ids)
+    said = export_vectors(chosen, to, out, overwrite=overwrite, pictures=pictures)
+    typer.echo(f"export: {len(chosen.frame)} vectors of {chosen.vectors.name} → {out}")
+    for sentence in said:
+        typer.echo(f"  {sentence}")
 
 
 @app.command()
