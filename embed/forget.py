@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cohort.config import did_you_mean
-from cohort.editing import edit_folder, filter_parquet, filter_rows, forgotten, remove_folder, roll_forward
+from cohort.editing import edit_folder, filter_parquet, filter_rows, forgotten, remove_folder
 from cohort.errors import UserError
 from cohort.forget import withdrawn_rows
-from cohort.runs import RunFolder, write_json
+from cohort.runs import RunFolder, exclusive, write_json
 from cohort.withdrawn import Withdrawal, Withdrawn
 from embed.vectors import load_vectors
-
-WITHDRAWN = "withdrawn.json"  # in a folder that `embed --out` made
+from embed.versions import LOCK, WITHDRAWN, making, publish, tidy
 
 
 def forget_in_embed(run: RunFolder, withdrawn: Withdrawn, entry: Withdrawal) -> Path | None:
@@ -54,7 +53,6 @@ def forget_in_store(folder: Path, image_ids: Sequence[str], *, yes: bool) -> dic
     Raises:
         UserError: no such folder, or an image that it does not hold.
     """
-    roll_forward(folder)
     withdrawn = Withdrawn.load(folder / WITHDRAWN)
     stored = load_vectors(folder)
     known = stored.images["image_id"].astype(str)
@@ -62,21 +60,22 @@ def forget_in_store(folder: Path, image_ids: Sequence[str], *, yes: bool) -> dic
     missing = [name for name in image_ids if name not in set(known) | failed and not withdrawn.holds_image(name)]
     if missing:
         raise UserError(f"{folder}: holds no image `{missing[0]}`{did_you_mean(missing[0], known)}")
-    wanted = set(image_ids)
-    gone = known.isin(wanted).to_numpy() | withdrawn.which(known.tolist())
+    gone = known.isin(set(image_ids)).to_numpy() | withdrawn.which(known.tolist())
     result = {"images": int(gone.sum()), "left": int((~gone).sum())}
     if not yes:
         return result
     if gone.all():
         raise UserError(f"{folder}: nothing would be left: delete the folder")
-    new = [name for name in image_ids if not withdrawn.holds_image(name)]
-    if new:
-        entry = withdrawn.new(len(new))
-        entry.files |= {withdrawn.hash("files", name) for name in new}
-        withdrawn.save()
-    if gone.any() or _failures(folder, withdrawn):
-        edit_folder(folder, lambda staged: _without(folder, staged, gone, withdrawn))
-    if withdrawn.pending:
+    with exclusive(folder / LOCK, str(folder)):
+        if new := [name for name in image_ids if not withdrawn.holds_image(name)]:
+            entry = withdrawn.new(len(new))
+            entry.files |= {withdrawn.hash("files", name) for name in new}
+            withdrawn.save()  # first: killed from here on, neither a repeated call nor `embed` brings them back
+        if gone.any() or _failures(folder, withdrawn):
+            staged = making(folder)
+            _without(folder, staged, gone, withdrawn)
+            publish(folder, f"without-{secrets.token_hex(4)}")
+        tidy(folder)
         for entry in withdrawn.pending:
             entry.done = True
         withdrawn.save()
@@ -102,8 +101,6 @@ def _without(folder: Path, staged: Path, gone: NDArray[np.bool_], withdrawn: Wit
             filter_parquet(path, staged / path.name, ~withdrawn.which(ids))
         elif path.name.startswith("index"):
             removed.append(path.name)
-        elif path.name == "parts" and path.is_dir():  # of an interrupted call
-            shutil.rmtree(path)
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     unread = set(_failures(folder, withdrawn))
     spec["n"] = int((~gone).sum())

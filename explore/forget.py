@@ -83,7 +83,8 @@ def plan(analysis: Path, withdrawn: Withdrawn) -> list[Step]:
                 touched.add(run.key)
                 growing = True
     for run in runs:
-        if run.stage in _REWRITTEN:
+        derived = run.stage == "embed" and any(parent["stage"] == "embed" for parent in run.record["parents"])
+        if run.stage in _REWRITTEN and not derived:  # of patient vectors nothing is left without the patient's row
             if held[run.path]:
                 steps.append(Step(run.path, run.stage, "rewritten", held[run.path]))
         elif run.stage == "pretrain":
