@@ -56,7 +56,7 @@ def read_file(root: Path, file: str, config: ScanConfig) -> Iterator[tuple[Row, 
     )
     frame = ""
     try:
-        data = _bytes_of(root / file)
+        data = bytes_of(root / file)
         row |= {"sha256": hashlib.sha256(data).hexdigest(), "n_bytes": len(data)}
         any_picture = False
         for frame, picture in _pictures(root / file, data, options):
@@ -98,7 +98,8 @@ def _pictures(path: Path, data: bytes, options: ReadOptions) -> Iterator[tuple[s
         ) from error
 
 
-def _bytes_of(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
+    """A file's content; a large one mapped, which reads alike."""
     if path.stat().st_size <= _MAPPED_BYTES:
         return path.read_bytes()
     with path.open("rb") as handle:

@@ -139,6 +139,48 @@ def begin_run(
         run.path, run.record = final, record
 
 
+@contextlib.contextmanager
+def join_run(
+    analysis: Path,
+    stage: str,
+    name: str,
+    config: Mapping[str, Any],
+    parents: Sequence[RunFolder] = (),
+    inputs: Mapping[str, str] | None = None,
+    patience_s: float = 60,
+) -> Iterator[RunFolder]:
+    """The run that another process of the same command has begun (the first of torchrun's); to work in the same folder.
+
+    Leaving the block cleanly waits until that process has ended the run.
+
+    Raises:
+        UserError: nobody has worked on the run for `patience_s`, and it is not finished.
+    """
+    key = run_key(stage, config, parents, inputs)
+    final = analysis / stage / f"{name}-{key[:8]}"
+    working, lock = final.parent / f".{final.name}.partial", final.parent / f".{final.name}.lock"
+
+    def finished_or(begun: bool) -> RunFolder:
+        idle_since = time.monotonic()
+        while True:
+            finished = find_run(analysis, stage, name, key)
+            if finished is not None:
+                return finished
+            if is_held(lock):
+                idle_since = time.monotonic()
+                if begun and (working / _STATE).is_file():
+                    return RunFolder(working, stage, name, key, False)
+            elif time.monotonic() - idle_since > patience_s:
+                raise UserError(f"{stage}/{final.name}: the first process has not begun or not finished it: see its words")
+            time.sleep(0.2)
+
+    run = finished_or(begun=True)
+    yield run
+    if not run.done:
+        whole = finished_or(begun=False)
+        run.path, run.record = whole.path, whole.record
+
+
 def _started(working: Path, stage: str, name: str, key: str) -> dict[str, Any]:
     """The record of the first start survives interruptions, so that run.json says when the work really began."""
     path = working / _STATE
@@ -296,6 +338,18 @@ def _is_locked(path: Path) -> bool:
     with path.open("a+", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process works under the lock that `exclusive` takes. It is asked for by a lock that many may hold."""
+    if not path.exists():
+        return False
+    with path.open("r", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         return False

@@ -24,6 +24,7 @@ from embed.space import completed
 SCHEMA = "pellucid.vectors/2"
 READ_TOO = ("pellucid.vectors/1",)
 TOKENS = "tokens.npy"
+CURRENT = ".current"  # the link to the version that counts, see `embed.versions`
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -77,17 +78,8 @@ def write_spec(folder: Path, spec: dict[str, Any], n: int, dim: int) -> None:
     write_json(folder / "spec.json", {"schema": SCHEMA, **completed(spec), "n": n, "dim": dim})
 
 
-def create_tokens(path: Path, n: int, patches: int, width: int) -> NDArray[np.float16]:
-    """A new (n, patches, width) float16 memory map to write to, for instance the temporary path of `atomic_path`.
-
-    Assign `half(tokens)` to its rows and `flush()` it before the block ends. All of it is on disk, nothing in memory.
-    """
-    made: NDArray[np.float16] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(n, patches, width))
-    return made
-
-
 def half(tokens: NDArray[np.float32]) -> NDArray[np.float16]:
-    """float32 → float16; what would overflow becomes the largest number that it knows, and NaN stays NaN."""
+    """Patch tokens as `tokens.npy` holds them: float32 → float16; what would overflow becomes the largest number that it knows, and NaN stays NaN."""
     return np.clip(tokens, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
 
 
@@ -97,6 +89,21 @@ def load_vectors(folder: Path) -> Vectors:
     Raises:
         UserError: not such a folder, another schema, or files that do not belong together.
     """
+    try:
+        return _loaded(present(folder))
+    except (UserError, FileNotFoundError):
+        if present(folder) == folder:
+            raise
+        return _loaded(present(folder))  # `embed` brought the store up to date while it was being opened
+
+
+def present(folder: Path) -> Path:
+    """Where the files of a store really lie: a store that `embed --out` keeps up to date has versions."""
+    link = folder / CURRENT
+    return link.resolve() if link.is_symlink() and link.exists() else folder
+
+
+def _loaded(folder: Path) -> Vectors:
     missing = [n for n in ("vectors.npy", "images.parquet", "spec.json") if not (folder / n).is_file()]
     if missing:
         raise UserError(f"{folder}: holds no vectors ({missing[0]} is missing); `pellucid embed` makes them")

@@ -1,0 +1,105 @@
+"""A vector store outside a study is brought up to date in one step: a kill leaves the old one or the new one, whole.
+
+Each version of the store is a folder of its own under `.versions`; the link `.current` names the one that counts, and
+`vectors.npy` and its neighbours are links through it. Renaming one link over another is atomic, so all files change at
+once, under names that stay.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from cohort.errors import UserError
+from embed.parts import clear_parts
+from embed.vectors import CURRENT, present
+
+_VERSIONS, _MAKING = ".versions", "making"
+FILES = ("vectors.npy", "images.parquet", "spec.json", "index.faiss", "index.json", "tokens.npy")
+LOCK, PARTS, WITHDRAWN = ".lock", ".parts", "withdrawn.json"
+
+
+def is_ours(out: Path) -> bool:
+    """Whether a folder holds nothing but a store, whole or begun, or nothing at all."""
+    return not out.exists() or all(
+        path.name in (*FILES, WITHDRAWN, "parts") or path.name.startswith(".") for path in out.iterdir()
+    )
+
+
+def tidy(out: Path) -> None:
+    """Remove everything that is not the store's present content: parts, versions begun, versions before."""
+    clear_parts(out / PARTS)
+    clear_parts(out / "parts")  # of a call from before there were versions
+    kept = present(out)
+    for folder in (out / _VERSIONS).glob("*"):
+        if folder.resolve() != kept:
+            shutil.rmtree(folder)
+
+
+def making(out: Path) -> Path:
+    """An empty folder for the next version."""
+    folder = out / _VERSIONS / _MAKING
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def publish(out: Path, name: str) -> Path:
+    """Make what lies in `making` the store's content, and remove the version before.
+
+    Args:
+        name: of the version, new each time.
+
+    Raises:
+        UserError: the file system knows no symbolic links.
+    """
+    versions = out / _VERSIONS
+    made = versions / name
+    shutil.rmtree(made, ignore_errors=True)
+    (versions / _MAKING).rename(made)
+    for folder in (made, versions):
+        _sync(folder)
+    try:
+        if not (out / CURRENT).is_symlink():
+            _link(out / CURRENT, _kept(out, made).relative_to(out))
+        for file in FILES:
+            if not (out / file).is_symlink():
+                _link(out / file, Path(CURRENT) / file)  # whoever reads meanwhile finds the same content as before
+        _link(out / CURRENT, made.relative_to(out))
+    except OSError as error:
+        raise UserError(f"{out}: links cannot be made there ({error.strerror}); choose another --out") from None
+    _sync(out)
+    for file in FILES:
+        if not (out / file).exists():
+            (out / file).unlink()
+    tidy(out)
+    return made
+
+
+def _kept(out: Path, made: Path) -> Path:
+    """A version made of the files of a store from before there were versions; the new one where there is none."""
+    if not (out / "spec.json").is_file():
+        return made
+    plain = out / _VERSIONS / "before"
+    shutil.rmtree(plain, ignore_errors=True)
+    plain.mkdir()
+    for file in FILES:
+        if (out / file).is_file():
+            os.link(out / file, plain / file)
+    return plain
+
+
+def _link(path: Path, target: Path) -> None:
+    temporary = path.with_name(f".{path.name}.link")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(path)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
