@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from embed.index import search_elsewhere
 from explore import figures, words
 from explore.gather import Backbone, Findings, labelled
-from explore.nearest import nearest_elsewhere
-from explore.views.loading import index_of, map_points, picture, unit_vectors
+from explore.views.loading import index_of, map_points, patient_codes, picture, unit_vectors
 
 N_NEIGHBOURS = 12
 
@@ -156,7 +156,11 @@ def _neighbours(findings: Findings, backbone: Backbone, points: pd.DataFrame) ->
     values, rows = unit_vectors(backbone.vectors.path)
     query = int(np.flatnonzero(rows["image_id"].to_numpy() == here["image_id"].iloc[0])[0])
     index = index_of(backbone.vectors.path)
-    found = nearest_elsewhere(index, values[query], rows["patient"].to_numpy(), query, N_NEIGHBOURS)
+    groups = patient_codes(backbone.vectors.path)
+    similarities, others = search_elsewhere(
+        index, values[query : query + 1], N_NEIGHBOURS, groups, groups[query : query + 1], one_each=True
+    )
+    found = [(int(row), float(s)) for row, s in zip(others[0], similarities[0], strict=True) if row >= 0]
     known = points.set_index("image_id")
     told_by = [
         next((v for v in findings.variables if (v.role == "acquisition") is acquired and v.kind != "continuous"), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from cohort.prepared import PreparedImages, encode
 from cohort.runs import list_runs
 from cohort.study import Study
-from embed.index import read_index
+from embed.index import Index, open_index
+from embed.index.elsewhere import codes_of
 from embed.neighbours import normalised
 from embed.vectors import load_vectors
 from explore.clusters import principal_directions
@@ -55,9 +55,15 @@ def unit_vectors(folder: Path) -> tuple[NDArray[np.float32], pd.DataFrame]:
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
-def index_of(folder: Path) -> Any:
+def index_of(folder: Path) -> Index:
     """The search index that `embed` stored with the vectors."""
-    return read_index(folder, len(load_vectors(folder).images))
+    return open_index(folder, load_vectors(folder))
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)
+def patient_codes(folder: Path) -> NDArray[np.int64]:
+    """The patient of each vector as a number."""
+    return codes_of(load_vectors(folder).images["patient"])
 
 
 @st.cache_resource(max_entries=6, show_spinner="Drawing the map …")

@@ -154,7 +154,7 @@ def test_half_done_vectors_of_another_backbone_are_not_taken_over(
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embed.extract.write_index", stop)
+        patch.setattr("embed.extract.build_index", stop)
         with pytest.raises(Stop):
             embed_folder(study.image_root, TINY, out, progress=False)
     assert list((out / "parts").glob("part-*.npz"))

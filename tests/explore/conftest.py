@@ -16,7 +16,7 @@ from cohort.runs import RunFolder, begin_run, write_json
 from cohort.scan import scan
 from cohort.study import Study, load_study
 from embed.extract import embed
-from embed.index import build_index, write_index
+from embed.index import build_index
 from embed.vectors import write_vectors
 from explore.clusters import cluster
 from explore.report import report
@@ -180,6 +180,6 @@ def planted_vectors(analysis: Path, scanned: RunFolder, pretrain: RunFolder) -> 
     with begin_run(
         analysis, "embed", "run-mae-tiny-cpu", {"backbone": "run:mae-tiny-cpu-00000000"}, [scanned, pretrain]
     ) as own:
-        write_index(own.path, build_index(values))
+        build_index(own.path, values, None)
         write_vectors(own.path, values, images.drop(columns=["device"]), {"backbone": "run:mae-tiny-cpu-00000000"})
     return own

@@ -11,11 +11,9 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from cohort.study import Variable
-from embed.index import build_index
 from embed.neighbours import normalised
 from explore.clusters import ClusterConfig, by_size, lay_out
 from explore.describe import associations, looks, medoids
-from explore.nearest import nearest_elsewhere
 from explore.words import CLUSTER_SENTENCE, phenotype_words
 
 
@@ -112,30 +110,6 @@ def test_looks_are_differences_between_patients_in_words() -> None:
     assert found[0]["words"] == "much redder"
     assert phenotype_words("phenotype_sharpness", -0.9) == "blurrier"
     assert phenotype_words("phenotype_lustre", 0.6) == "somewhat more lustre"
-
-
-def test_neighbours_are_of_other_patients_one_each() -> None:
-    rng = np.random.default_rng(0)
-    values = normalised(rng.normal(size=(200, 8)).astype(np.float32))
-    patients = np.repeat(np.arange(20), 10)
-    found = nearest_elsewhere(build_index(values), values[35], patients, 35, 12)
-    theirs = [patients[row] for row, _ in found]
-    assert len(set(theirs)) == len(found) == 12
-    assert patients[35] not in theirs
-    best = {p: float((values[patients == p] @ values[35]).max()) for p in range(20) if p != patients[35]}
-    assert theirs == sorted(best, key=lambda p: -best[p])[:12]
-    assert [s for _, s in found] == pytest.approx(sorted(best.values(), reverse=True)[:12], abs=1e-5)
-
-
-def test_neighbours_are_found_behind_a_crowd_of_one_patient() -> None:
-    rng = np.random.default_rng(0)
-    values = normalised(
-        np.vstack([np.ones((500, 4)) + 0.01 * rng.normal(size=(500, 4)), rng.normal(size=(5, 4))]).astype(np.float32)
-    )
-    patients = np.array([0] * 1 + [1] * 499 + [2, 3, 4, 5, 6])
-    found = nearest_elsewhere(build_index(values), values[0], patients, 0, 4)
-    assert patients[found[0][0]] == 1
-    assert len(found) == 4
 
 
 def test_the_cluster_run(whole: Any) -> None:

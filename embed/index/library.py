@@ -1,0 +1,8 @@
+"""FAISS as the untyped library it is: its own stubs leave out the selectors, search parameters and loops used here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+faiss: Any = importlib.import_module("faiss")

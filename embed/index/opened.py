@@ -1,0 +1,205 @@
+"""An opened index: queries in, the most similar rows with their exact cosines out, among all rows or those allowed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort.errors import UserError
+from embed.index.build import inner, turned
+from embed.index.exact import exact_search, rescored
+from embed.index.gpu import on_gpu
+from embed.index.library import faiss
+from embed.index.stored import check_vectors, read_faiss, read_record
+from embed.neighbours import normalised
+
+EXACT_ALLOWED = 50_000  # rows; among so few all are looked at
+_QUERIES = 4_096  # at once
+_WIDEST = 2_048  # lists whose order is asked for at a time under a filter
+
+
+class VectorStore(Protocol):
+    """What an index needs to know of the vectors: `embed.vectors.Vectors` has it."""
+
+    @property
+    def values(self) -> NDArray[np.float32]: ...
+
+    @property
+    def spec(self) -> dict[str, Any]: ...
+
+
+class Index:
+    """A FAISS index and the vectors that it was made from.
+
+    Attributes:
+        kind: exact, ivf-sq8 or ivf-pq.
+        record: what `index.json` says; empty for a store of the first version.
+        n, dim: how many vectors, and their length.
+    """
+
+    def __init__(self, index: Any, values: NDArray[np.float32], record: dict[str, Any], device: str = "cpu") -> None:
+        self.faiss, self.values, self.record = index, values, record
+        self.n, self.dim = values.shape
+        self._ivf = inner(index)
+        self.kind = str(record.get("kind", "exact" if self._ivf is None else "ivf-sq8"))
+        self.nprobe = int(record.get("nprobe") or (0 if self._ivf is None else self._ivf.nprobe))
+        self.factor = int(record.get("factor", 1))
+        self._gpu = on_gpu(index, int(record.get("bytes", 4 * values.size))) if device != "cpu" else None
+        if self._gpu is not None and self._ivf is not None:
+            self._gpu[0].nprobe = self.nprobe
+
+    @property
+    def ntotal(self) -> int:
+        """How many vectors."""
+        return int(self.n)
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `k` most similar rows to each query.
+
+        Args:
+            queries: (m, dim) float32, of any length.
+            k: how many.
+            allowed: (n,) which rows may be found; None: all. As many of the true nearest are found among few as among
+                all: up to 50,000 are all looked at, of more so many lists that as many allowed rows are looked at as
+                a search without a filter looks at.
+
+        Returns:
+            (m, k) cosines, −1 to 1, and (m, k) rows, the most similar first; −inf and −1 where there are fewer.
+
+        Raises:
+            ValueError: another dimension, or a query that is not finite.
+        """
+        queries = np.asarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise ValueError(f"queries have shape {queries.shape}; (m, {self.dim}) is needed")
+        if not np.isfinite(queries).all():
+            raise ValueError("a query vector is not finite")
+        if allowed is not None and allowed.shape != (self.n,):
+            raise ValueError(f"`allowed` has shape {allowed.shape}; ({self.n},) is needed")
+        unit = normalised(queries)
+        similarity = np.full((len(unit), k), -np.inf, np.float32)
+        rows = np.full((len(unit), k), -1, np.int64)
+        few = None
+        if allowed is not None:
+            if allowed.all():
+                allowed = None
+            elif self._ivf is not None and int(allowed.sum()) <= EXACT_ALLOWED:
+                few = np.flatnonzero(allowed)
+        take = min(k, self.n if allowed is None else int(allowed.sum()))
+        for start in range(0, len(unit) if take else 0, _QUERIES):
+            part = slice(start, start + _QUERIES)
+            if few is not None:
+                found = exact_search(self.values, unit[part], take, few)
+            elif self._ivf is None:
+                found = self._flat(unit[part], take, allowed)
+            else:
+                found = self._lists(unit[part], take, allowed)
+            similarity[part, :take], rows[part, :take] = found
+        return similarity, rows
+
+    def _flat(
+        self, unit: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        if allowed is not None:
+            return self.faiss.search(unit, k, params=faiss.SearchParameters(sel=_selector(allowed)))  # type: ignore[no-any-return]
+        searched = self._gpu[0] if self._gpu is not None else self.faiss
+        return searched.search(unit, k)  # type: ignore[no-any-return]
+
+    def _lists(
+        self, unit: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        wanted = min(self.n, self.factor * k)
+        # Of many neighbours asked for, the last ones lie in more lists than the twenty that nprobe was tuned for.
+        nprobe = min(self._ivf.nlist, max(self.nprobe, round(self.nprobe * k / 100)))
+        if allowed is not None:
+            found = self._allowed_lists(turned(self.faiss, unit), wanted, allowed, nprobe)
+        elif self._gpu is not None and nprobe == self.nprobe:
+            found = self._gpu[0].search(unit, wanted)[1]
+        else:
+            found = self._ivf.search(turned(self.faiss, unit), wanted, params=faiss.SearchParametersIVF(nprobe=nprobe))[
+                1
+            ]
+        short = (found >= 0).sum(axis=1) < k
+        similarity, rows = rescored(self.values, unit, found, k)
+        if short.any():  # the lists looked through held too few: look at everything
+            among = None if allowed is None else np.flatnonzero(allowed)
+            similarity[short], rows[short] = exact_search(self.values, unit[short], k, among)
+        return similarity, rows
+
+    def _allowed_lists(
+        self, seen: NDArray[np.float32], k: int, allowed: NDArray[np.bool_], nprobe: int
+    ) -> NDArray[np.int64]:
+        """Lists are looked through, the nearest first, until as many allowed rows have been seen as without a filter."""
+        in_list = np.bincount(self._list_of_row[allowed], minlength=self._ivf.nlist)
+        enough = max(nprobe * self.n / self._ivf.nlist, 2 * k)
+        share = max(in_list.sum() / self.n, 1e-9)
+        width = int(min(self._ivf.nlist, max(nprobe + 8, 2 * nprobe / share)))
+        selector = _selector(allowed)
+        found = np.full((len(seen), k), -1, np.int64)
+        at_once = max(1, _QUERIES * 64 // width)
+        for start in range(0, len(seen), at_once):
+            part = np.ascontiguousarray(seen[start : start + at_once])
+            near, lists = self._ivf.quantizer.search(part, width)
+            passed = np.cumsum(in_list[lists], axis=1) - in_list[lists]  # allowed rows in the lists before
+            lists = np.where((passed < enough) & (in_list[lists] > 0), lists, -1)
+            scores, rows = np.empty((len(part), k), np.float32), np.empty((len(part), k), np.int64)
+            params = faiss.SearchParametersIVF(sel=selector, nprobe=width)
+            self._ivf.search_preassigned_c(
+                len(part), faiss.swig_ptr(part), k, faiss.swig_ptr(np.ascontiguousarray(lists)), faiss.swig_ptr(near),
+                faiss.swig_ptr(scores), faiss.swig_ptr(rows), False, params,
+            )  # fmt: skip
+            found[start : start + at_once] = rows
+        return found
+
+    @cached_property
+    def _list_of_row(self) -> NDArray[np.int32]:
+        """(n,) in which list each row stands."""
+        where = np.zeros(self.n, np.int32)
+        for number in range(self._ivf.nlist):
+            where[list_ids(self._ivf.invlists, number)] = number
+        return where
+
+
+def list_ids(lists: Any, number: int) -> NDArray[np.int64]:
+    """The rows in one inverted list, as a copy."""
+    size = lists.list_size(number)
+    if not size:
+        return np.empty(0, np.int64)
+    pointer = lists.get_ids(number)
+    try:
+        return np.array(faiss.rev_swig_ptr(pointer, size), dtype=np.int64)
+    finally:
+        lists.release_ids(number, pointer)
+
+
+def _selector(allowed: NDArray[np.bool_]) -> Any:
+    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+
+
+def open_index(folder: Path, vectors: VectorStore, device: str = "cpu") -> Index:
+    """The index of a vector store, checked against its vectors and memory-mapped.
+
+    At each opening sizes, shapes and about 1 MB of index and of vectors, spread evenly, are compared with what
+    `index.json` says: a file that was cut short, swapped or made anew is refused. `verify_index` reads every byte.
+
+    Args:
+        folder: holds `index.faiss` and `index.json` (stores of the first version have only the former).
+        vectors: the store that it was made from.
+        device: cpu, or auto: searches without a filter run on a GPU where faiss-gpu and one are there.
+
+    Raises:
+        UserError: missing, damaged, cut short, or made from other vectors or in another space.
+    """
+    record = read_record(folder)
+    values = vectors.values
+    if record is not None:
+        check_vectors(folder, record, values, getattr(vectors, "space", None))
+    elif (folder / "index.faiss").is_file() and vectors.spec.get("schema") not in (None, "pellucid.vectors/1"):
+        raise UserError(f"{folder / 'index.json'}: is missing; run `pellucid embed` again")
+    return Index(read_faiss(folder, record, *values.shape), values, record or {}, device)

@@ -1,0 +1,113 @@
+"""Recall measured on the user's own vectors, and the cheapest search that reaches what was wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.index.build import inner, turned
+from embed.index.exact import exact_neighbours, rescored, sample_queries
+from embed.index.library import faiss
+
+RECALL_AT = 20
+MOST_QUERIES = 1_000
+_TIE = 1e-6  # rounding: of two copies either is right
+_EXACT_COST = 10  # one exact cosine from the file costs about as much as looking at this many codes
+_FACTORS = {"ivf-sq8": (1, 2, 4), "ivf-pq": (2, 4, 8, 16, 32)}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How to search, and what that finds.
+
+    Attributes:
+        nprobe: lists that are looked through for a query; 0 for an exact index.
+        factor: candidates that get their exact cosine, as a multiple of what is asked for.
+        recall: share of the true twenty nearest that is found, mean over the queries.
+        error: its standard error over the queries.
+        queries: how many.
+        reached: whether it is as high as was wanted, by more than one standard error.
+    """
+
+    nprobe: int
+    factor: int
+    recall: float
+    error: float
+    queries: int
+    reached: bool
+
+
+def tuned(index: Any, values: NDArray[np.float32], kind: str, wanted: float) -> Tuned:
+    """The cheapest number of lists and of candidates at which `wanted` of the true twenty nearest are found.
+
+    The queries are rows of the vectors themselves, each looked for among all others. `wanted` has to be reached by more
+    than one standard error, so that choosing among many settings does not flatter the figure.
+    """
+    k = min(RECALL_AT, len(values) - 1)
+    if kind == "exact" or k < 1:
+        return Tuned(0, 1, 1.0, 0.0, 0, True)
+    rows = sample_queries(values, MOST_QUERIES)
+    queries, truth = exact_neighbours(values, rows, k)
+    ivf = inner(index)
+    seen = turned(index, queries)
+    sizes = np.array([ivf.invlists.list_size(i) for i in range(ivf.nlist)], dtype=np.float64)
+    scanned = float((sizes**2).sum() / max(sizes.sum(), 1))  # large lists are looked through more often
+    best: tuple[float, Tuned] | None = None
+    fallback: Tuned | None = None
+    for nprobe in _steps(ivf.nlist):
+        if best is not None and nprobe * scanned >= best[0]:
+            break  # already dearer than what is enough
+        factors = _FACTORS[kind]
+        params = faiss.SearchParametersIVF(nprobe=nprobe)
+        found = ivf.search(seen, factors[-1] * k + 1, params=params)[1]
+        for factor in factors:
+            mean, error = _recall(values, queries, rows, truth, found[:, : factor * k + 1], k)
+            this = Tuned(nprobe, factor, mean, error, len(rows), mean - error >= wanted or mean == 1.0)
+            if this.reached:
+                cost = nprobe * scanned + factor * k * _EXACT_COST
+                if best is None or cost < best[0]:
+                    best = cost, this
+                break
+            if fallback is None or this.recall > fallback.recall:
+                fallback = this
+    if best is not None:
+        return best[1]
+    assert fallback is not None
+    return fallback
+
+
+def measured(index: Any, values: NDArray[np.float32], nprobe: int, factor: int) -> tuple[float, float]:
+    """Recall@20 and its standard error at one setting."""
+    k = min(RECALL_AT, len(values) - 1)
+    rows = sample_queries(values, MOST_QUERIES)
+    queries, truth = exact_neighbours(values, rows, k)
+    found = inner(index).search(
+        turned(index, queries), factor * k + 1, params=faiss.SearchParametersIVF(nprobe=nprobe)
+    )[1]
+    return _recall(values, queries, rows, truth, found, k)
+
+
+def _recall(
+    values: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    truth: NDArray[np.float32],
+    found: NDArray[np.int64],
+    k: int,
+) -> tuple[float, float]:
+    """A row found is right if it is as similar as the k-th true neighbour: among copies any one will do."""
+    others = np.where(found == rows[:, None], -1, found)
+    similarity, _ = rescored(values, queries, others, k)
+    right = (similarity >= truth[:, k - 1 : k] - _TIE).sum(axis=1) / k
+    return float(right.mean()), float(right.std() / np.sqrt(len(right)))
+
+
+def _steps(lists: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, … up to all lists."""
+    steps = {lists}
+    for power in range(0, 17):
+        steps |= {s for s in (2**power, 3 * 2 ** (power - 1) if power else 1) if s < lists}
+    return sorted(steps)
