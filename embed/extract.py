@@ -28,6 +28,7 @@ from cohort.runs import RunFolder, atomic_path, begin_run, exclusive, is_held, j
 from cohort.study import Study
 from cohort.withdrawn import Withdrawn
 from embed.assemble import assemble
+from embed.averaging import refuse_flip
 from embed.backbone import Backbone, load_backbone, slug
 from embed.index import IndexConfig, build_index, extend_index
 from embed.parts import Job, clear_parts, cut, fresh_parts, is_fresh
@@ -67,9 +68,10 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
         device: auto (what the section says), cpu or cuda.
 
     Raises:
-        UserError: the backbone cannot be had, or workers keep dying.
+        UserError: the backbone cannot be had, mirror images are not to be averaged in this specialty, or workers keep dying.
     """
     config = study.section("embed", EmbedConfig)
+    refuse_flip(study.config.specialty, config.average)
     named = Named(backbone, _own_device(config.device if device == "auto" else device), config.reading())
     encoder = named.load()
     batch_size = config.batch_size or _batch_size(encoder)
