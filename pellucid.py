@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Public names, loaded when first used: torch alone takes seconds to import.
 _PUBLIC = {
     "audit": ("probes.audit", "audit"),
+    "embed_array": ("embed.extract", "embed_array"),
     "embed_folder": ("embed.extract", "embed_folder"),
     "load_backbone": ("embed.backbone", "load_backbone"),
     "load_study": ("cohort.study", "load_study"),
@@ -217,14 +218,15 @@ def embed(
     """Turn every image into a frozen vector."""
     if out is not None:
         from cohort.errors import UserError
-        from embed.extract import embed_folder
+        from embed.extract import embed_folder, folder_options
 
         if backbone is None:
             raise UserError("a folder without a study needs --backbone, for example timm-random:vit_tiny_patch16_224")
-        folder, failed = embed_folder(study, backbone, out, device=device)
-        for image_id, reason in failed:
-            typer.secho(f"  no vector: {image_id}: {reason}", fg="yellow")
-        typer.echo(f"embed: done → {folder}")
+        folder, failed = embed_folder(study, backbone, out, device=device, **folder_options(overrides or []))
+        if os.environ.get("RANK", "0") == "0":
+            for image_id, reason in failed:
+                typer.secho(f"  no vector: {image_id}: {reason}", fg="yellow")
+            typer.echo(f"embed: done → {folder}")
         return
     from cohort.errors import UserError
     from cohort.scan import current_scan
@@ -235,9 +237,11 @@ def embed(
         raise UserError(f"{study}: holds no study.yaml; a plain folder of images needs --out DIR")
     loaded = _study(study, overrides, config)
     scanned = current_scan(loaded)
-    _told(
-        "embed", run_embed(loaded, scanned, backbone or f"run:{newest_backbone(loaded, scanned).path}", device=device)
-    )
+    run = run_embed(loaded, scanned, backbone or f"run:{newest_backbone(loaded, scanned).path}", device=device)
+    if os.environ.get("RANK", "0") == "0":
+        for failed in run.read_json("spec.json").get("failed", []):
+            typer.secho(f"  no vector: {failed['image_id']}: {failed['reason']}", fg="yellow")
+    _told("embed", run)
 
 
 @app.command()
@@ -414,7 +418,9 @@ def export(
     overrides: Overrides = None,
     config: ConfigFile = None,
     backbone: BackboneName = None,
-    columns: Annotated[str, typer.Option(help="Columns of the manifest, separated by commas. Default: the usual.")] = "",
+    columns: Annotated[
+        str, typer.Option(help="Columns of the manifest, separated by commas. Default: the usual.")
+    ] = "",
     keep_image_ids: Annotated[
         bool, typer.Option("--keep-image-ids", help="Call images by their paths instead of research ids.")
     ] = False,
@@ -444,7 +450,8 @@ def export(
 @app.command()
 def forget(
     study: Annotated[
-        Path, typer.Argument(metavar="STUDY|FOLDER", help="A study, or, with --image, a folder that `embed --out` made.")
+        Path,
+        typer.Argument(metavar="STUDY|FOLDER", help="A study, or, with --image, a folder that `embed --out` made."),
     ],
     patients: Annotated[
         list[str] | None,
@@ -454,7 +461,9 @@ def forget(
         ),
     ] = None,
     config: ConfigFile = None,
-    image: Annotated[list[str] | None, typer.Option("--image", help="An image_id of the folder; may be repeated.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", help="An image_id of the folder; may be repeated.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only said what would go.")] = False,
 ) -> None:
     """Take patients who withdrew consent out of everything that was made of them."""
@@ -476,7 +485,10 @@ def forget(
     keys = {name for name in patients or [] if name.partition("=")[0].partition(".")[0] in StudyConfig.model_fields}
     overrides = [name for name in patients or [] if "=" in name and name in keys]
     forget_patients(
-        _study(study, overrides, config), [name for name in patients or [] if name not in overrides], yes=yes, say=typer.echo
+        _study(study, overrides, config),
+        [name for name in patients or [] if name not in overrides],
+        yes=yes,
+        say=typer.echo,
     )
 
 

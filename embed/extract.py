@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from cohort.config import read_yaml, validate
 from cohort.errors import UserError
 from cohort.files import list_folder
 from cohort.prepared import Pixels, stretch
@@ -112,20 +113,15 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
 
 
 def embed_folder(
-    folder: Path,
-    backbone: str,
-    out: Path,
-    *,
-    batch_size: int = 0,
-    device: str = "auto",
-    reading: Reading | None = None,
-    workers: int = 0,
-    progress: bool = True,
+    folder: Path, backbone: str, out: Path, *, device: str = "auto", progress: bool = True, **options: Any
 ) -> tuple[Path, list[tuple[str, str]]]:
     """Vectors of a plain folder, without a study; every file counts as a patient.
 
     Called again after files were added to the folder, changed or removed, it brings `out` up to date and computes only
     what is new; until it has ended, `out` is as it was.
+
+    Args:
+        options: keys of the `embed:` section, for example pooling="mean" or batch_size=32.
 
     Returns:
         `out`, and (image_id, reason) of each picture that gave no vector.
@@ -133,9 +129,10 @@ def embed_folder(
     Raises:
         UserError: `out` holds something else, or there is nothing to embed.
     """
-    named = Named(backbone, _own_device(device), reading or Reading())
+    config = validate(EmbedConfig, options, "embed_folder")
+    named = Named(backbone, _own_device(config.device if device == "auto" else device), config.reading())
     encoder = named.load()
-    batch_size = batch_size or _batch_size(encoder)
+    batch_size = config.batch_size or _batch_size(encoder)
     if not is_ours(out):
         raise UserError(f"{out}: is not empty; choose another --out")
     withdrawn = Withdrawn.load(out / WITHDRAWN)
@@ -149,7 +146,7 @@ def embed_folder(
         "batch_size": batch_size,
         "tokens": encoder.reading.tokens,
     }
-    work = _Work(out / PARTS, source, named, encoder, batch_size, workers, progress)
+    work = _Work(out / PARTS, source, named, encoder, batch_size, config.workers, progress)
 
     def finished() -> dict[str, Any] | None:
         store = _store(out)
@@ -162,7 +159,7 @@ def embed_folder(
     else:
         with exclusive(out / LOCK, str(out)):
             if finished() is None:
-                _bring_up_to_date(work, out, source, made_from, wanted)
+                _bring_up_to_date(work, out, source, made_from, wanted, config.index)
             tidy(out)
     spec = finished()
     assert spec is not None
@@ -170,7 +167,12 @@ def embed_folder(
 
 
 def _bring_up_to_date(
-    work: _Work, out: Path, source: FileSource, made_from: dict[str, Any], wanted: dict[str, str]
+    work: _Work,
+    out: Path,
+    source: FileSource,
+    made_from: dict[str, Any],
+    wanted: dict[str, str],
+    index: IndexConfig,
 ) -> None:
     store = _store(out)
     if store is not None and store.space != wanted["space"]:
@@ -184,23 +186,39 @@ def _bring_up_to_date(
         return pd.DataFrame(columns).reset_index(drop=True)
 
     made = making(out)
-    work.do(made, made_from, stores, described, {"read_from": "folder", **wanted}, IndexConfig(), related=True)
+    work.do(made, made_from, stores, described, {"read_from": "folder", **wanted}, index, related=True)
     publish(out, f"{time.time_ns():x}")
+
+
+def folder_options(overrides: Sequence[str]) -> dict[str, Any]:
+    """`embed.pooling=mean …` as a person types it, as the `options` of `embed_folder`.
+
+    Raises:
+        UserError: a key of another section: a plain folder has no study.
+    """
+    if not overrides:
+        return {}
+    given = read_yaml([], overrides)
+    other = sorted(set(given) - {"embed"})
+    if other:
+        raise UserError(f"`{other[0]}`: a plain folder has no study.yaml; only keys of `embed:` say something here")
+    options = given.get("embed", {})
+    return dict(options) if isinstance(options, dict) else {"embed": options}
 
 
 def embed_array(
     images: NDArray[np.uint8] | Sequence[Path | str],
     backbone: str | Backbone,
     *,
-    batch_size: int = 0,
     device: str = "auto",
-    reading: Reading | None = None,
+    **options: Any,
 ) -> NDArray[np.float32]:
     """Vectors of images that are at hand, without any file being written.
 
     Args:
         images: (n, h, w, 3) uint8 RGB, or paths (of a file of several pictures the middle one is taken).
         backbone: a name that `load_backbone` knows, or a loaded backbone.
+        options: keys of the `embed:` section, for example pooling="mean" or batch_size=32.
 
     Returns:
         (n, dim) float32, in the order given.
@@ -208,13 +226,14 @@ def embed_array(
     Raises:
         UserError: a file cannot be read (all are named), or the array is of another kind.
     """
-    encoder = load_backbone(backbone, device, reading) if isinstance(backbone, str) else backbone
+    config = validate(EmbedConfig, options, "embed_array")
+    encoder = load_backbone(backbone, device, config.reading()) if isinstance(backbone, str) else backbone
     if isinstance(images, np.ndarray) and (images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8):
         raise UserError(
             f"embed_array: takes (n, height, width, 3) uint8 RGB, not {images.shape} {images.dtype}: scale floats to "
             "0 … 255, repeat grey values three times"
         )
-    size = batch_size or _batch_size(encoder)
+    size = config.batch_size or _batch_size(encoder)
     failed: list[str] = []
 
     def one(image: Any) -> Pixels:
