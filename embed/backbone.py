@@ -267,7 +267,7 @@ def explicit_attention(model: torch.nn.Module) -> None:
         choose("eager")
     for module in model.modules():
         if isinstance(getattr(module, "fused_attn", None), bool):  # timm
-            module.fused_attn = False
+            module.fused_attn = False  # type: ignore[assignment]
 
 
 def as_array(tensor: Tensor) -> NDArray[np.float32]:

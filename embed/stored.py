@@ -38,3 +38,17 @@ def choose_vectors(analysis: Path, scan: RunFolder, backbone: str | None = None)
     if wanted not in found:
         raise UserError(f"no vectors of `{backbone}`{did_you_mean(wanted, found)}; there are: {', '.join(found)}")
     return found[wanted]
+
+
+def choose_patient_vectors(analysis: Path, images_run: RunFolder, how: str) -> RunFolder:
+    """The newest run of patient vectors that was derived from a run of image vectors (`embed.patients`).
+
+    Raises:
+        UserError: there is none by that rule.
+    """
+    for run in reversed(newest_runs(analysis, "embed", images_run)):
+        if load_vectors(run.path).spec.get("per_patient") == how:
+            return run
+    raise UserError(
+        f"no patient vectors by `{how}` were made from {images_run.path.name}: run `pellucid embed` with embed.patients={how}"
+    )

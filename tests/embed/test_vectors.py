@@ -1,4 +1,4 @@
-"""The vector store, its index and the neighbour graph, against brute force; damaged files are refused."""
+"""The vector store and the neighbour graph, against brute force; damaged files are refused."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cohort.errors import UserError
-from embed.index import build_index, read_index, write_index
 from embed.neighbours import knn_graph, normalised
-from embed.vectors import load_vectors, write_vectors
+from embed.vectors import half, load_vectors, write_vectors
 
 ARCHIVE = Path(__file__).parent / "archive"
 
@@ -27,7 +26,6 @@ def store(folder: Path, n: int = 50, dim: int = 8) -> Path:
         {"image_id": [f"i{k}" for k in range(n)], "patient": [f"P{k // 2}" for k in range(n)], "split": "train"}
     )
     write_vectors(folder, values, images, {"backbone": "pixels", "fingerprint": "x"})
-    write_index(folder, build_index(values))
     return folder
 
 
@@ -35,7 +33,7 @@ def test_round_trip(tmp_path: Path) -> None:
     vectors = load_vectors(store(tmp_path / "v"))
     assert vectors.values.dtype == np.float32
     assert isinstance(vectors.values, np.memmap)
-    assert vectors.spec["schema"] == "pellucid.vectors/1"
+    assert vectors.spec["schema"] == "pellucid.vectors/2"
     assert vectors.name == "pixels"
 
 
@@ -44,8 +42,12 @@ def test_every_archived_version_still_loads() -> None:
     assert folders
     for folder in folders:
         vectors = load_vectors(folder)
+        assert vectors.spec["schema"] == f"pellucid.vectors/{folder.name.removeprefix('vectors-')}"
         assert vectors.values.shape == (vectors.spec["n"], vectors.spec["dim"])
-        assert read_index(folder, len(vectors.images)).ntotal == vectors.spec["n"]
+        assert len(vectors.space) == 64
+        assert vectors.spec["unit"] == "image"
+    assert [folder.name for folder in folders] == ["vectors-1", "vectors-2"]
+    assert load_vectors(folders[1]).tokens is not None
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -53,15 +55,9 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     shutil.copy(b / "vectors.npy", a / "vectors.npy")
     with pytest.raises(UserError, match="the files do not belong together"):
         load_vectors(a)
-    shutil.copy(b / "index.faiss", a / "index.faiss")
-    with pytest.raises(UserError, match=r"holds 40 vectors, but vectors\.npy has 50"):
-        read_index(a, 50)
     (b / "vectors.npy").write_bytes((b / "vectors.npy").read_bytes()[:300])
     with pytest.raises(UserError, match=r"vectors\.npy: is damaged"):
         load_vectors(b)
-    (b / "index.faiss").write_bytes(b"IxFI")
-    with pytest.raises(UserError, match=r"index\.faiss: is damaged"):
-        read_index(b, 40)
     with pytest.raises(UserError, match="holds no vectors"):
         load_vectors(tmp_path)
 
@@ -70,7 +66,43 @@ def test_other_schema_is_refused(tmp_path: Path) -> None:
     folder = store(tmp_path / "v")
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     (folder / "spec.json").write_text(json.dumps(spec | {"schema": "pellucid.vectors/9"}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"has schema 'pellucid\.vectors/9'; this version reads pellucid\.vectors/1"):
+    with pytest.raises(UserError, match=r"has schema 'pellucid\.vectors/9'; this version reads pellucid\.vectors/2"):
+        load_vectors(folder)
+
+
+def test_tokens_are_read_with_the_vectors_they_belong_to(tmp_path: Path) -> None:
+    folder = tmp_path / "v"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    tokens = half(rng.normal(size=(3, 6, 4)).astype(np.float32))
+    np.save(folder / "tokens.npy", tokens)
+    images = pd.DataFrame({"image_id": list("abc"), "patient": list("abc"), "split": ""})
+    said = {"backbone": "x", "fingerprint": "x", "tokens": {"grid": [2, 3], "width": 4, "dtype": "float16"}}
+    write_vectors(folder, rng.normal(size=(3, 4)).astype(np.float32), images, said)
+    vectors = load_vectors(folder)
+    assert isinstance(vectors.tokens, np.memmap)
+    assert np.array_equal(vectors.tokens, tokens)
+    np.save(folder / "tokens.npy", tokens[:2])
+    with pytest.raises(UserError, match=r"tokens\.npy: is \(2, 6, 4\) float16, but 3 images of 2 × 3 patches"):
+        load_vectors(folder)
+    (folder / "tokens.npy").unlink()
+    with pytest.raises(UserError, match=r"tokens\.npy: is missing"):
+        load_vectors(folder)
+
+
+def test_half_overflows_to_no_infinity() -> None:
+    given = np.array([1.5, 1e6, -1e6, np.nan], np.float32)
+    assert np.array_equal(half(given), np.array([1.5, 65504, -65504, np.nan], np.float16), equal_nan=True)
+
+
+def test_a_spec_that_was_changed_or_cut_off_is_refused(tmp_path: Path) -> None:
+    folder = store(tmp_path / "v")
+    text = (folder / "spec.json").read_text(encoding="utf-8")
+    (folder / "spec.json").write_text(json.dumps(json.loads(text) | {"pooling": "mean"}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"spec\.json: was changed by hand: its `space` is not that of what it says"):
+        load_vectors(folder)
+    (folder / "spec.json").write_text(text[:50], encoding="utf-8")
+    with pytest.raises(UserError, match=r"spec\.json: is damaged"):
         load_vectors(folder)
 
 
@@ -90,16 +122,3 @@ def test_graph_is_exact_and_starts_with_oneself(n: int, dim: int, k: int, copies
     exact = np.sort(1 - unit @ unit.T, axis=1)[:, :k]
     assert np.allclose(distances, np.clip(exact, 0, 2), atol=1e-5)
     assert all(len(set(row)) == k for row in found.tolist())
-
-
-def test_large_index_finds_nearly_all() -> None:
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(60, 32)) * 3
-    values = (centres[rng.integers(0, 60, 6000)] + rng.normal(size=(6000, 32))).astype(np.float32)
-    exact, compact = build_index(values), build_index(values, exact_up_to=1000)
-    assert type(exact).__name__ == "IndexFlatIP"
-    assert "IVF" in type(compact).__name__
-    queries = normalised(values[:200])
-    truth, found = exact.search(queries, 20)[1], compact.search(queries, 20)[1]
-    recall = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(truth, found, strict=True)])
-    assert recall > 0.9
