@@ -83,7 +83,7 @@ def find_meant(study: Study, typed: Sequence[str], withdrawn: Withdrawn) -> Mean
         if not own and not research:
             if withdrawn.holds_patient(name):
                 raise UserError(f"`{name}` has been forgotten; nothing of it is left here")
-            near = did_you_mean(name, [*known["patient_source_id"].unique(), *newest.get("patient", [])])
+            near = did_you_mean(name, [*known["patient_source_id"].dropna().astype(str).unique(), *newest["patient"]])
             raise UserError(
                 f"{study.path}: no scan knows a patient `{name}`{near}: give the id as in the table, the path or the header, "
                 "or the research id. If it was never scanned, scan first, so that its images are known"
@@ -339,18 +339,21 @@ def forget_in_scan(run: RunFolder, withdrawn: Withdrawn, entry: Withdrawal) -> P
 def relink(analysis: Path) -> None:
     """Runs that were made from an edited run get to know its new checksum (and its new name)."""
     order = {"read": 0, "scan": 1, "pretrain": 2, "embed": 3}
-    while True:
-        runs = [open_finished(Path(r["path"])) for r in list_runs(analysis) if r["state"] in {"done", "stale"}]
-        by_key = {key: run for run in runs for key in [run.key, *former_keys(run.record)] if "forgotten" in run.record}
-        changed = False
-        for run in sorted(runs, key=lambda run: order.get(run.stage, 9)):
-            parents = [_renewed(parent, by_key) for parent in run.record["parents"]]
-            if parents != run.record["parents"]:
-                edit_folder(run.path, lambda staged: [], record={**run.record, "parents": parents})
-                changed = True
-                break  # its own checksums are others now
-        if not changed:
-            return
+    relinked = True
+    while relinked:  # one at a time: its own checksums are others afterwards, and it may be a parent too
+        relinked = False
+        rows = [row for row in list_runs(analysis) if row["state"] in {"done", "stale"}]
+        runs = sorted((open_finished(Path(row["path"])) for row in rows), key=lambda run: order.get(run.stage, 9))
+        edited: dict[str, RunFolder] = {}
+        for run in runs:
+            parents = run.record["parents"]
+            if "forgotten" in run.record or any(parent["key"] in edited for parent in parents):
+                edited |= dict.fromkeys([run.key, *former_keys(run.record)], run)
+            now = [_renewed(parent, edited) for parent in parents]
+            if now != parents:
+                edit_folder(run.path, lambda staged: [], record={**run.record, "parents": now})
+                relinked = True
+                break
 
 
 def former_keys(record: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ docs/withdrawal.md says what goes, what stays and why.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from pretrain.forget import forget_in_training, forget_in_unfinished, trained_on
 
 Say = Callable[[str], None]
 _REWRITTEN = ("read", "scan", "embed")
+# Named as a run is: a folder that somebody else put there is left alone.
+_UNFINISHED = re.compile(r"\..+-[0-9a-f]{8}\.partial|[^.].*-[0-9a-f]{8}(\.damaged-\d+)?")
 _SHOWN = 40  # originals that are listed one by one
 _SEARCHED_BYTES = 256 << 20  # larger files are tables of numbers; their ids are in the files beside them
 _SHORTEST_NAME = 5  # shorter ids look like counts and years wherever one searches for them
@@ -107,9 +110,7 @@ def unfinished(analysis: Path) -> list[Path]:
     return [
         folder
         for folder in sorted(analysis.glob("*/*"))
-        if folder.is_dir()
-        and str(folder) not in finished
-        and (not folder.name.startswith(".") or folder.name.endswith(".partial"))
+        if folder.is_dir() and str(folder) not in finished and _UNFINISHED.fullmatch(folder.name)
     ]
 
 

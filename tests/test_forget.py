@@ -83,9 +83,9 @@ def write_annotations(study: Study, manifest: pd.DataFrame) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with a run of every stage that stores something. Read only."""
     folder = tmp_path_factory.mktemp("forget") / "study"
-    write_phantom(folder, PhantomConfig(patients=16, images_per_patient=(2, 3), width_px=96, height_px=96))
+    write_phantom(folder, PhantomConfig(patients=16, images_per_patient=(2, 3), width_px=128, height_px=128))
     said = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    said |= {"pretrain": TINY, "scan": {"shard_images": 8, "size_px": 64}}
+    said |= {"pretrain": TINY, "scan": {"shard_images": 8, "size_px": 128}}
     (folder / "study.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
     study = load_study(folder)
     write_annotations(study, pd.DataFrame({"image_id": []}))
@@ -421,8 +421,8 @@ def test_one_patient_of_a_file_that_others_share(tmp_path: Path) -> None:
 
 
 def load_study_of_pages(folder: Path) -> Study:
-    (folder / "t.csv").write_text("f,p\nx,y\n", encoding="utf-8")
-    study = load_study(folder, ["patient=none", "table=null", "image=null", f"analysis={folder / 'look'}"])
+    (folder / "look.yaml").write_text("images: images\npatient: none\nanalysis: look\n", encoding="utf-8")
+    study = load_study(folder / "look.yaml")
     ids = pd.read_parquet(scan(study, progress=False).path / "manifest.parquet")["image_id"]
     owners = ["hers-1" if i < 2 else "his-01" for i in range(len(ids))]
     pd.DataFrame({"f": ids, "p": owners}).to_csv(folder / "t.csv", index=False)
