@@ -45,16 +45,16 @@ def write_vectors(path: Path, n: int, dim: int) -> None:
     """`n` vectors to a .npy and QUERIES more beside it, a block at a time."""
     rng = np.random.default_rng(0)
     clusters = max(20, 4 * n // 1000)
-    turn = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
-    spectrum = np.arange(1, dim + 1) ** -0.6
-    centres = rng.normal(size=(clusters, dim)) * spectrum
+    turn = np.linalg.qr(rng.normal(size=(dim, dim)))[0].astype(np.float32)
+    spectrum = (np.arange(1, dim + 1) ** -0.6).astype(np.float32)
+    centres = rng.standard_normal((clusters, dim), np.float32) * spectrum
     weights = rng.pareto(1.5, clusters) + 0.2
-    spread = 0.35 + 0.5 * rng.random(clusters)
+    spread = (0.35 + 0.5 * rng.random(clusters)).astype(np.float32)
     values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, dim))
 
     def some(count: int) -> NDArray[np.float32]:
         which = rng.choice(clusters, count, p=weights / weights.sum())
-        noise = rng.normal(size=(count, dim)) * spectrum * spread[which, None]
+        noise = rng.standard_normal((count, dim), np.float32) * spectrum * spread[which, None]
         return np.asarray(((centres[which] + noise) @ turn + 0.3 * turn[0]) * 5, dtype=np.float32)
 
     for start in range(0, n, 50_000):

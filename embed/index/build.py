@@ -82,7 +82,11 @@ def trained(values: NDArray[np.float32], kind: Kind) -> Any:
 def inner(index: Any) -> Any:
     """The inverted lists inside an index, whatever turns the vectors before; None for an exact one."""
     found = faiss.try_extract_index_ivf(index)
-    return None if found is None else faiss.downcast_index(found)
+    if found is None:
+        return None
+    lists = faiss.downcast_index(found)
+    lists.referenced_objects = [index]  # which owns them: freed, it would leave a pointer into nothing
+    return lists
 
 
 def turned(index: Any, unit: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -121,9 +121,7 @@ def _carry_over(index: Any, values: NDArray[np.float32], new_of_old: NDArray[np.
         order = stays[np.argsort(ids[stays], kind="stable")]
         if not len(order):
             continue
-        pointer = old.get_codes(number)
-        codes = np.array(faiss.rev_swig_ptr(pointer, len(ids) * size)).reshape(len(ids), size)[order]
-        old.release_codes(number, pointer)
+        codes = codes_in_list(ivf, number)[order]
         rows = np.ascontiguousarray(ids[order])
         if losing and losing[-1] == number:
             codes = _anew(index, ivf, values, rows, centres, number)
@@ -153,6 +151,18 @@ def _anew(
     return _codes(ivf, seen, np.full(len(rows), number, np.int64))
 
 
+def codes_in_list(ivf: Any, number: int) -> NDArray[np.uint8]:
+    """(entries, bytes) codes of one inverted list, as a copy, in the order of `list_ids`."""
+    size, length = int(ivf.invlists.list_size(number)), int(ivf.code_size)
+    if not size:
+        return np.empty((0, length), np.uint8)
+    pointer = ivf.invlists.get_codes(number)
+    try:
+        return np.array(faiss.rev_swig_ptr(pointer, size * length), dtype=np.uint8).reshape(size, length)
+    finally:
+        ivf.invlists.release_codes(number, pointer)
+
+
 def _codes(ivf: Any, seen: NDArray[np.float32], lists: NDArray[np.int64]) -> NDArray[np.uint8]:
     codes = np.empty((len(seen), ivf.code_size), np.uint8)
     ivf.encode_vectors(len(seen), faiss.swig_ptr(seen), faiss.swig_ptr(lists), faiss.swig_ptr(codes))
@@ -164,15 +174,13 @@ def _compare(index: Any, values: NDArray[np.float32], rows: NDArray[np.int64]) -
     if not len(rows):
         return
     ivf = inner(index)
-    some = set(np.random.default_rng(0).choice(rows, min(_CHECKED, len(rows)), replace=False).tolist())
-    size = int(ivf.code_size)
+    some = np.random.default_rng(0).choice(rows, min(_CHECKED, len(rows)), replace=False)
     for number in range(ivf.nlist):
         ids = list_ids(ivf.invlists, number)
-        here = np.flatnonzero([i in some for i in ids.tolist()])
+        here = np.flatnonzero(np.isin(ids, some))
         if not len(here):
             continue
-        pointer = ivf.invlists.get_codes(number)
-        codes = np.array(faiss.rev_swig_ptr(pointer, len(ids) * size)).reshape(len(ids), size)[here]
+        codes = codes_in_list(ivf, number)[here]
         seen = np.ascontiguousarray(turned(index, normalised(np.asarray(values[ids[here]], dtype=np.float32))))
         again = _codes(ivf, seen, np.full(len(here), number, np.int64))
         if (np.abs(codes.astype(int) - again.astype(int)) > 1).mean() > 0.01:  # rounding of another machine is 1

@@ -78,6 +78,7 @@ def finished(
         "lists": 0 if ivf is None else int(ivf.nlist),
         "nprobe": how.nprobe,
         "factor": how.factor,
+        "far": round(how.far, 6),
         "recall_at_20": round(how.recall, 5),
         "recall_error": round(how.error, 5),
         "recall_queries": how.queries,

@@ -14,12 +14,13 @@ from embed.index.build import inner, turned
 from embed.index.exact import exact_search, rescored
 from embed.index.gpu import on_gpu
 from embed.index.library import faiss
+from embed.index.recall import RECALL_AT
 from embed.index.stored import check_vectors, read_faiss, read_record
 from embed.neighbours import normalised
 
 EXACT_ALLOWED = 50_000  # rows; among so few all are looked at
 _QUERIES = 4_096  # at once
-_WIDEST = 2_048  # lists whose order is asked for at a time under a filter
+_WIDER = 8  # times the lists for a query that lies farther from every list than 99 of 100 of the vectors do
 
 
 class VectorStore(Protocol):
@@ -48,6 +49,7 @@ class Index:
         self.kind = str(record.get("kind", "exact" if self._ivf is None else "ivf-sq8"))
         self.nprobe = int(record.get("nprobe") or (0 if self._ivf is None else self._ivf.nprobe))
         self.factor = int(record.get("factor", 1))
+        self._far = float(record.get("far", -np.inf))
         self._gpu = on_gpu(index, int(record.get("bytes", 4 * values.size))) if device != "cpu" else None
         if self._gpu is not None and self._ivf is not None:
             self._gpu[0].nprobe = self.nprobe
@@ -114,17 +116,26 @@ class Index:
     def _lists(
         self, unit: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        wanted = min(self.n, self.factor * k)
+        wanted = min(self.n, self.factor * max(k, RECALL_AT))  # never fewer than it was tuned for
         # Of many neighbours asked for, the last ones lie in more lists than the twenty that nprobe was tuned for.
         nprobe = min(self._ivf.nlist, max(self.nprobe, round(self.nprobe * k / 100)))
-        if allowed is not None:
-            found = self._allowed_lists(turned(self.faiss, unit), wanted, allowed, nprobe)
-        elif self._gpu is not None and nprobe == self.nprobe:
+        if allowed is None and self._gpu is not None and nprobe == self.nprobe:
             found = self._gpu[0].search(unit, wanted)[1]
         else:
-            found = self._ivf.search(turned(self.faiss, unit), wanted, params=faiss.SearchParametersIVF(nprobe=nprobe))[
-                1
-            ]
+            seen = np.ascontiguousarray(turned(self.faiss, unit))
+            near, lists = self._ivf.quantizer.search(seen, nprobe)
+            far = near[:, 0] < self._far
+            found = np.full((len(seen), wanted), -1, np.int64)
+            for which, probes in ((~far, nprobe), (far, min(self._ivf.nlist, _WIDER * nprobe))):
+                if not which.any():
+                    continue
+                part = np.ascontiguousarray(seen[which])
+                if allowed is not None:
+                    found[which] = self._allowed_lists(part, wanted, allowed, probes)
+                elif probes == nprobe:
+                    found[which] = self._scanned(part, wanted, near[which], lists[which])
+                else:
+                    found[which] = self._scanned(part, wanted, *self._ivf.quantizer.search(part, probes))
         short = (found >= 0).sum(axis=1) < k
         similarity, rows = rescored(self.values, unit, found, k)
         if short.any():  # the lists looked through held too few: look at everything
@@ -135,27 +146,53 @@ class Index:
     def _allowed_lists(
         self, seen: NDArray[np.float32], k: int, allowed: NDArray[np.bool_], nprobe: int
     ) -> NDArray[np.int64]:
-        """Lists are looked through, the nearest first, until as many allowed rows have been seen as without a filter."""
-        in_list = np.bincount(self._list_of_row[allowed], minlength=self._ivf.nlist)
-        enough = max(nprobe * self.n / self._ivf.nlist, 2 * k)
+        """Lists are looked through, the nearest first, until as many allowed rows have been seen as without a filter.
+
+        Where the first list that holds any is as far as those of an image unlike all others, eight times as many.
+        """
+        lists_in_all = self._ivf.nlist
+        in_list = np.bincount(self._list_of_row[allowed], minlength=lists_in_all)
+        enough = max(nprobe * self.n / lists_in_all, 2 * k)
         share = max(in_list.sum() / self.n, 1e-9)
-        width = int(min(self._ivf.nlist, max(nprobe + 8, 2 * nprobe / share)))
+        width = int(min(lists_in_all, max(nprobe + 8, 2 * nprobe / share)))
         selector = _selector(allowed)
         found = np.full((len(seen), k), -1, np.int64)
-        at_once = max(1, _QUERIES * 64 // width)
-        for start in range(0, len(seen), at_once):
-            part = np.ascontiguousarray(seen[start : start + at_once])
-            near, lists = self._ivf.quantizer.search(part, width)
-            passed = np.cumsum(in_list[lists], axis=1) - in_list[lists]  # allowed rows in the lists before
-            lists = np.where((passed < enough) & (in_list[lists] > 0), lists, -1)
-            scores, rows = np.empty((len(part), k), np.float32), np.empty((len(part), k), np.int64)
-            params = faiss.SearchParametersIVF(sel=selector, nprobe=width)
-            self._ivf.search_preassigned_c(
-                len(part), faiss.swig_ptr(part), k, faiss.swig_ptr(np.ascontiguousarray(lists)), faiss.swig_ptr(near),
-                faiss.swig_ptr(scores), faiss.swig_ptr(rows), False, params,
-            )  # fmt: skip
-            found[start : start + at_once] = rows
+        todo = np.arange(len(seen))
+        while len(todo):
+            at_once, unfinished = max(1, _QUERIES * 64 // width), []
+            for start in range(0, len(todo), at_once):
+                which = todo[start : start + at_once]
+                part = np.ascontiguousarray(seen[which])
+                near, lists = self._ivf.quantizer.search(part, width)
+                held = in_list[lists]
+                first = near[np.arange(len(part)), np.argmax(held > 0, axis=1)]
+                wanted = np.where(first < self._far, _WIDER * enough, enough)[:, None]
+                seen_by_then = np.cumsum(held, axis=1)
+                whole = (seen_by_then[:, -1] >= wanted[:, 0]) | (width == lists_in_all)
+                lists = np.where((seen_by_then - held < wanted) & (held > 0), lists, -1)
+                if whole.any():
+                    found[which[whole]] = self._scanned(part[whole], k, near[whole], lists[whole], selector)
+                unfinished.append(which[~whole])
+            todo, width = np.concatenate(unfinished), min(lists_in_all, 4 * width)
         return found
+
+    def _scanned(
+        self,
+        seen: NDArray[np.float32],
+        k: int,
+        near: NDArray[np.float32],
+        lists: NDArray[np.int64],
+        selector: Any = None,
+    ) -> NDArray[np.int64]:
+        """(m, k) rows by their codes in the (m, p) lists given, −1 for none."""
+        scores, rows = np.empty((len(seen), k), np.float32), np.empty((len(seen), k), np.int64)
+        seen, lists, near = (np.ascontiguousarray(x) for x in (seen, lists, near))
+        params = faiss.SearchParametersIVF(nprobe=lists.shape[1])
+        if selector is not None:
+            params = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
+        to = faiss.swig_ptr
+        self._ivf.search_preassigned_c(len(seen), to(seen), k, to(lists), to(near), to(scores), to(rows), False, params)
+        return rows
 
     @cached_property
     def _list_of_row(self) -> NDArray[np.int32]:
