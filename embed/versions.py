@@ -61,8 +61,8 @@ def publish(out: Path, name: str) -> Path:
     for folder in (made, versions):
         _sync(folder)
     try:
-        if not (out / CURRENT).is_symlink():
-            _link(out / CURRENT, _kept(out, made).relative_to(out))
+        if not (out / CURRENT).is_symlink() and (out / "spec.json").is_file():
+            _link(out / CURRENT, _kept(out).relative_to(out))
         for file in FILES:
             if not (out / file).is_symlink():
                 _link(out / file, Path(CURRENT) / file)  # whoever reads meanwhile finds the same content as before
@@ -77,10 +77,8 @@ def publish(out: Path, name: str) -> Path:
     return made
 
 
-def _kept(out: Path, made: Path) -> Path:
-    """A version made of the files of a store from before there were versions; the new one where there is none."""
-    if not (out / "spec.json").is_file():
-        return made
+def _kept(out: Path) -> Path:
+    """A version made of the files of a store from before there were versions."""
     plain = out / _VERSIONS / "before"
     shutil.rmtree(plain, ignore_errors=True)
     plain.mkdir()

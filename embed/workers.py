@@ -27,6 +27,7 @@ import torch
 from cohort.errors import UserError
 from cohort.progress import Advance
 from embed.backbone import Backbone, load_backbone
+from embed.compiled import COMPILED_FROM, compiled
 from embed.parts import Job, done_parts, work
 from embed.reading import Reading
 
@@ -76,6 +77,8 @@ def run_parts(
     """
     on_gpu = is_on_gpu(encoder)
     workers = 1 if on_gpu else workers or cores()
+    if on_gpu and job.pad and len(job.units) >= COMPILED_FROM:  # of the whole job: resumed, it is computed alike
+        encoder = compiled(encoder, job.batch_size)
     missing = job.n_parts - len(done_parts(job.folder))
     workers = max(1, min(workers, missing))
     n_left = missing * (len(job.units) / max(job.n_parts, 1))

@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 
 from cohort.errors import UserError
-from cohort.prepared import PreparedImages
+from cohort.prepared import PreparedImages, stretch
+from cohort.readers import read_image
 from cohort.runs import RunFolder
 from cohort.scan import scan
 from cohort.study import Study, load_study
 from embed.backbone import load_backbone
-from embed.extract import embed, embed_folder
+from embed.extract import embed, embed_array, embed_folder, folder_options
+from embed.reading import Reading
 from embed.search import search_like
 from embed.stored import choose_vectors, newest_vectors
 from embed.vectors import load_vectors
@@ -100,51 +102,107 @@ def test_folder_without_a_study(scanned: tuple[Study, RunFolder], tmp_path: Path
         embed_folder(images, TINY, tmp_path / "out", progress=False)
 
 
-def test_kill_in_the_middle_then_repeat_gives_the_same_bytes(
-    phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# Runs `embed` with every batch slowed down and noted: a line with rank and images a batch.
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+from cohort.scan import current_scan
+from cohort.study import load_study
+from embed.backbone import Backbone
+from embed.extract import embed, embed_array, embed_folder, folder_options
+from embed.reading import Reading
+
+def slow(self, pixels, read=Backbone.read, **how):
+    time.sleep(0.05)
+    with open(sys.argv[1], "a") as note:
+        note.write(f"{os.environ.get('RANK', '0')} {len(pixels)}\\n")
+    return read(self, pixels, **how)
+
+Backbone.read = slow
+_, _, kind, where, target = sys.argv
+if kind == "study":
+    study = load_study(Path(where), [f"analysis={target}", "embed.batch_size=2"])
+    made = embed(study, current_scan(study), "BACKBONE", device="cpu", progress=False)
+    assert made.path.is_dir() and made.record["key"] == made.key
+else:
+    embed_folder(Path(where), "BACKBONE", Path(target), device="cpu", batch_size=2, progress=False)
+""".replace("BACKBONE", TINY)
+FILES = ("vectors.npy", "images.parquet", "spec.json")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same images embedded without haste by one process, as a study and as a folder."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    study = load_study(phantom, [f"analysis={folder / 'analysis'}", "embed.batch_size=2"])
+    run = embed(study, scan(study, progress=False), TINY, device="cpu", progress=False)
+    embed_folder(study.image_root, TINY, folder / "out", device="cpu", batch_size=2, progress=False)
+    return {"study": run.path, "folder": folder / "out", "images": study.image_root, "yaml": phantom}
+
+
+def start(folder: Path, kind: str, undisturbed: dict[str, Path], *before: str) -> subprocess.Popen[bytes]:
+    program, target = folder / "program.py", folder / "target"
+    program.write_text(PROGRAM, encoding="utf-8")
+    where = undisturbed["yaml"]
+    if kind == "study":
+        scan(load_study(where, [f"analysis={target}"]), progress=False)
+    else:
+        where = undisturbed["images"]
+    command = [sys.executable, *before, str(program), str(folder / "notes"), kind, str(where), str(target)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+
+
+def result(folder: Path, kind: str) -> Path:
+    return next((folder / "target" / "embed").glob("timm*")) if kind == "study" else folder / "target"
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("kind", ["study", pytest.param("folder", marks=SLOW)])
+def test_two_torchrun_processes_share_the_work_and_give_the_bytes_of_one(
+    kind: str, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
-    calm = load_study(phantom, [f"analysis={tmp_path / 'calm'}"])
-    undisturbed = embed(calm, scan(calm, progress=False), TINY, device="cpu", progress=False)
-    monkeypatch.setattr("embed.extract.CHUNK_IMAGES", 512)
-    killed = tmp_path / "killed"
-    study = load_study(phantom, [f"analysis={killed}"])
-    scan(study, progress=False)
-    program = (
-        "import sys, time, embed.extract as e\n"
-        "from pathlib import Path\n"
-        "from cohort.study import load_study\n"
-        "from cohort.scan import current_scan\n"
-        "e.CHUNK_IMAGES = 8\n"
-        "slow = e._embed_rows\n"
-        "e._embed_rows = lambda *a: (time.sleep(0.2), slow(*a))[1]\n"
-        f"s = load_study(Path({str(phantom)!r}), ['analysis={killed}'])\n"
-        f"e.embed(s, current_scan(s), {TINY!r}, device='cpu', progress=False)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(list((killed / "embed").glob(".*.partial/parts/part-*.npz"))) < 2:
-        time.sleep(0.01)
+    torchrun = ("-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert start(tmp_path, kind, undisturbed, *torchrun).wait(900) == 0
+    for name in FILES:
+        assert (result(tmp_path, kind) / name).read_bytes() == (undisturbed[kind] / name).read_bytes(), name
+    notes = [line.split() for line in (tmp_path / "notes").read_text(encoding="utf-8").splitlines()]
+    assert {rank for rank, _ in notes} == {"0", "1"}, "both have worked"
+    n = len(load_vectors(undisturbed[kind]).values)
+    assert sum(int(images) for _, images in notes) == n, "no image twice, none to fill up"
+    assert not list((tmp_path / "target").rglob("*.gone"))
+    assert not list((tmp_path / "target").rglob("part-*"))
+
+
+@pytest.mark.parametrize("kind", [pytest.param("study", marks=SLOW), "folder"])
+def test_kill_in_the_middle_then_repeat_gives_the_same_bytes(
+    kind: str, undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
+    process = start(tmp_path, kind, undisturbed)
+    deadline = time.monotonic() + 900  # a busy machine
+    while time.monotonic() < deadline and len(list((tmp_path / "target").rglob("part-*.npz"))) < 2:
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list((killed / "embed").glob(".*.partial/parts/part-*.npz"))
-    assert not list((killed / "embed").glob("timm*")), "it was killed before the end"
-    monkeypatch.setattr("embed.extract.CHUNK_IMAGES", 8)
-    again = embed(study, scan(study, progress=False), TINY, device="cpu", progress=False)
-    first, second = load_vectors(undisturbed.path), load_vectors(again.path)
-    assert first.images.equals(second.images)
-    assert np.allclose(first.values, second.values, atol=1e-5), "another chunk size, another batch"
-    calm_8 = tmp_path / "calm8"
-    same = load_study(phantom, [f"analysis={calm_8}"])
-    whole = embed(same, scan(same, progress=False), TINY, device="cpu", progress=False)
-    for name in ("vectors.npy", "images.parquet", "index.faiss", "spec.json"):
-        assert (whole.path / name).read_bytes() == (again.path / name).read_bytes(), name
+    n_done = len(list((tmp_path / "target").rglob("part-*.npz")))
+    assert n_done >= 2
+    assert not (tmp_path / "target" / "spec.json").exists(), "it was killed before the end"
+    assert not list((tmp_path / "target").glob("embed/timm*"))
+    (tmp_path / "notes").unlink()
+    assert start(tmp_path, kind, undisturbed).wait(900) == 0
+    for name in FILES:
+        assert (result(tmp_path, kind) / name).read_bytes() == (undisturbed[kind] / name).read_bytes(), name
+    again = [int(line.split()[1]) for line in (tmp_path / "notes").read_text(encoding="utf-8").splitlines()]
+    n = len(load_vectors(undisturbed[kind]).values)
+    assert sum(again) == n - 16 * n_done, "what was done is not done again"
 
 
 def test_half_done_vectors_of_another_backbone_are_not_taken_over(
     scanned: tuple[Study, RunFolder], tmp_path: Path
 ) -> None:
     study, _ = scanned
-    fresh, _ = embed_folder(study.image_root, "timm-random:test_vit@96", tmp_path / "fresh", progress=False)
+    fresh, _ = embed_folder(study.image_root, "pixels", tmp_path / "fresh", progress=False)
     out = tmp_path / "out"
 
     class Stop(Exception):
@@ -157,6 +215,71 @@ def test_half_done_vectors_of_another_backbone_are_not_taken_over(
         patch.setattr("embed.extract.build_index", stop)
         with pytest.raises(Stop):
             embed_folder(study.image_root, TINY, out, progress=False)
-    assert list((out / "parts").glob("part-*.npz"))
-    embed_folder(study.image_root, "timm-random:test_vit@96", out, progress=False)
+    assert list((out / ".parts").glob("part-*.npz"))
+    embed_folder(study.image_root, "pixels", out, progress=False)
     assert (out / "vectors.npy").read_bytes() == (fresh / "vectors.npy").read_bytes()
+    assert not (out / ".parts").exists()
+
+
+def test_originals_are_read_where_they_are_asked_for(scanned: tuple[Study, RunFolder], tmp_path: Path) -> None:
+    study, run = scanned
+    originals = load_study(study.path, [f"analysis={study.analysis}", "embed.source=originals", "embed.batch_size=8"])
+    vectors = load_vectors(embed(originals, run, TINY, device="cpu", progress=False).path)
+    prepared = load_vectors(embed(study, run, TINY, device="cpu", progress=False).path)
+    assert vectors.images[["image_id", "patient", "split"]].equals(prepared.images[["image_id", "patient", "split"]])
+    cosine = (vectors.values * prepared.values).sum(1) / (
+        np.linalg.norm(vectors.values, axis=1) * np.linalg.norm(prepared.values, axis=1)
+    )
+    assert cosine.min() > 0.9
+    assert not np.array_equal(vectors.values, prepared.values)
+    assert vectors.space == prepared.space
+
+
+def test_patch_tokens_are_stored_in_the_same_order(scanned: tuple[Study, RunFolder], tmp_path: Path) -> None:
+    study, _ = scanned
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted(study.image_root.rglob("*.jpg"))[:5]:
+        shutil.copy(path, images)
+    embed_folder(images, TINY, tmp_path / "out", tokens=True, batch_size=2, progress=False)
+    shutil.copy(next(images.glob("*.jpg")), images / "aaa.jpg")
+    embed_folder(images, TINY, tmp_path / "out", tokens=True, batch_size=2, progress=False)
+    vectors = load_vectors(tmp_path / "out")
+    assert vectors.tokens is not None
+    assert vectors.spec["taken_over"] == 6, "the new file is a copy"
+    backbone = load_backbone(TINY, "cpu", Reading(tokens=True))
+    for row, name in enumerate(vectors.images["image_id"]):
+        square = stretch(read_image((images / name).read_bytes(), min_side_px=64).pixels, 64)
+        assert np.allclose(backbone.tokens(square[None])[0], vectors.tokens[row], atol=2e-2)
+
+
+def test_arrays_and_paths_in_python(scanned: tuple[Study, RunFolder], tmp_path: Path) -> None:
+    study, _ = scanned
+    paths = sorted(study.image_root.rglob("*.jpg"))[:5]
+    pixels = np.stack([stretch(read_image(path.read_bytes(), min_side_px=64).pixels, 64) for path in paths])
+    made = embed_array(pixels, TINY, batch_size=2)
+    backbone = load_backbone(TINY, "cpu")
+    assert made.shape == (5, backbone.dim)
+    assert made.dtype == np.float32
+    assert np.allclose(made, backbone(pixels), atol=1e-4)
+    assert np.array_equal(embed_array(paths, backbone, batch_size=2), made)
+    large = np.repeat(np.repeat(pixels, 2, axis=1), 2, axis=2)
+    assert np.array_equal(embed_array(large, backbone, batch_size=2), made), "brought to the backbone's size"
+    assert embed_array(pixels[:0], backbone).shape == (0, backbone.dim)
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    with pytest.raises(UserError, match=r"2 of 3 files gave no vector:(?s:.*)a damaged JPEG(?s:.*)No such file"):
+        embed_array([tmp_path / "broken.jpg", paths[0], tmp_path / "gone.jpg"], backbone)
+    with pytest.raises(UserError, match=r"takes \(n, height, width, 3\) uint8 RGB, not \(5, 64, 64, 3\) float32"):
+        embed_array(pixels.astype(np.float32), backbone)
+
+
+def test_what_may_be_said_of_a_folder(tmp_path: Path) -> None:
+    assert folder_options(["embed.pooling=mean", "embed.index.kind=exact"]) == {
+        "pooling": "mean",
+        "index": {"kind": "exact"},
+    }
+    assert folder_options([]) == {}
+    with pytest.raises(UserError, match=r"`split`: a plain folder has no study\.yaml; only keys of `embed:`"):
+        folder_options(["split.test=0.3"])
+    with pytest.raises(UserError, match=r"embed_folder: unknown key `poling`; did you mean `pooling`\?"):
+        embed_folder(tmp_path, TINY, tmp_path / "out", **folder_options(["embed.poling=mean"]))

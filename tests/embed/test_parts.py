@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cohort.errors import UserError
 from embed.backbone import load_backbone
+from embed.compiled import compiled
 from embed.parts import Job, clear_parts, cut, done_parts, fresh_parts, is_fresh, read_part, work
 from embed.reading import Reading
 from embed.sources import Seen
@@ -147,7 +148,7 @@ def test_a_vector_that_is_not_finite_is_named(tmp_path: Path) -> None:
 
     def ill(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         vectors = means(pixels)[0]
-        vectors[1] = np.nan  # of the second good one in each batch
+        vectors[1:2] = np.nan  # of the second good one in each batch
         return vectors, np.ones((len(pixels), 2, 3), np.float32)
 
     run(job, ill)
@@ -230,3 +231,29 @@ def test_a_worker_says_what_is_wrong_with_its_backbone(tmp_path: Path) -> None:
         while not crew.ended():
             threading.Event().wait(0.05)
     crew.end()
+
+
+@pytest.mark.slow
+def test_a_compiled_backbone_gives_the_same_vectors() -> None:
+    encoder = load_backbone(TINY, "cpu")
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    faster = compiled(encoder, 4)
+    assert faster is not encoder
+    assert np.allclose(faster(pixels), encoder(pixels), atol=1e-4)
+    assert np.array_equal(faster.tokens(pixels), encoder.tokens(pixels))
+    assert faster.space == encoder.space
+
+
+def test_what_cannot_be_compiled_is_computed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> object:
+        def run(pixels: object) -> object:
+            raise RuntimeError("no working C++ compiler found\nmore")
+
+        return run
+
+    monkeypatch.setattr("torch.compile", refuse)
+    encoder = load_backbone(TINY, "cpu")
+    assert compiled(encoder, 4) is encoder
+    assert "not compiled (RuntimeError: no working C++ compiler found); it goes on without" in capsys.readouterr().err
