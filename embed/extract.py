@@ -95,7 +95,8 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
         work = _Work(run.path / "parts", source, named, encoder, batch_size, config.workers, progress)
         made_from = {"key": run.key}
         if not _first():
-            work.help(made_from, _worked_on(run.path))
+            there = run.path  # it is renamed once all is done
+            work.help(made_from, _worked_on(there), lambda: not there.exists() or (there / "spec.json").exists())
         else:
             stores = earlier_stores(study.analysis, encoder.space, _computed_in(encoder), encoder.reading.tokens)
             by_id = images.set_index("image_id")
@@ -106,6 +107,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
             said = {"read_from": config.source}
             failed = work.do(run.path, made_from, stores, described, said, config.index)
             if failed and config.source == "prepared" and _is_damage(failed):  # the scan has decoded them all
+                (run.path / "spec.json").unlink()  # nothing of this is to be taken for done
                 raise UserError(
                     f"{scan.path}: prepared image `{failed[0]['image_id']}` is damaged: delete the run and scan again"
                 )
@@ -312,6 +314,10 @@ class _Work:
             said: what `spec.json` says beside the backbone.
             related: the only store must have something in common with the source.
         """
+        if (folder / "spec.json").is_file():  # the last file: killed after it, there is nothing left to do
+            clear_parts(self.parts)
+            written: list[dict[str, str]] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["failed"]
+            return written
         if not is_fresh(self.parts, made_from) or not (self.parts / "plan.json").is_file():
             fresh_parts(self.parts, made_from)
             self._plan(stores, related)
@@ -344,9 +350,7 @@ class _Work:
         clear_parts(self.parts)
         return whole.failed
 
-    def help(
-        self, made_from: dict[str, Any], alive: Callable[[], bool], ended: Callable[[], bool] = lambda: False
-    ) -> None:
+    def help(self, made_from: dict[str, Any], alive: Callable[[], bool], ended: Callable[[], bool]) -> None:
         """Compute parts of what the first process has planned.
 
         Args:

@@ -33,7 +33,7 @@ from embed.reading import Reading
 
 # On a CPU: fewer pictures are computed by threads of this process. Another process takes some seconds to load torch and
 # the weights (benchmarks/embed.py), but a file that kills its reader kills only that process.
-PROCESSES_FROM = 2_000
+PROCESSES_FROM = 10_000
 _LOOK_EVERY_S = 0.1
 _DEATHS = 3  # of workers, without any part finished in between, are no accident
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

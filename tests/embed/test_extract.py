@@ -127,7 +127,12 @@ if kind == "study":
 else:
     embed_folder(Path(where), "BACKBONE", Path(target), device="cpu", batch_size=2, progress=False)
 """.replace("BACKBONE", TINY)
-FILES = ("vectors.npy", "images.parquet", "spec.json")
+
+
+def assert_same_store(made: Path, expected: Path) -> None:
+    for name in ("vectors.npy", "spec.json"):
+        assert (made / name).read_bytes() == (expected / name).read_bytes(), name
+    assert pd.read_parquet(made / "images.parquet").equals(pd.read_parquet(expected / "images.parquet"))
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +170,7 @@ def test_two_torchrun_processes_share_the_work_and_give_the_bytes_of_one(
 ) -> None:
     torchrun = ("-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     assert start(tmp_path, kind, undisturbed, *torchrun).wait(900) == 0
-    for name in FILES:
-        assert (result(tmp_path, kind) / name).read_bytes() == (undisturbed[kind] / name).read_bytes(), name
+    assert_same_store(result(tmp_path, kind), undisturbed[kind])
     notes = [line.split() for line in (tmp_path / "notes").read_text(encoding="utf-8").splitlines()]
     assert {rank for rank, _ in notes} == {"0", "1"}, "both have worked"
     n = len(load_vectors(undisturbed[kind]).values)
@@ -191,8 +195,7 @@ def test_kill_in_the_middle_then_repeat_gives_the_same_bytes(
     assert not list((tmp_path / "target").glob("embed/timm*"))
     (tmp_path / "notes").unlink()
     assert start(tmp_path, kind, undisturbed).wait(900) == 0
-    for name in FILES:
-        assert (result(tmp_path, kind) / name).read_bytes() == (undisturbed[kind] / name).read_bytes(), name
+    assert_same_store(result(tmp_path, kind), undisturbed[kind])
     again = [int(line.split()[1]) for line in (tmp_path / "notes").read_text(encoding="utf-8").splitlines()]
     n = len(load_vectors(undisturbed[kind]).values)
     assert sum(again) == n - 16 * n_done, "what was done is not done again"

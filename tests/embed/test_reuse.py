@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cohort.errors import UserError
+from cohort.prepared import PreparedImages
 from cohort.runs import RunFolder
 from cohort.scan import scan
 from cohort.study import Study, load_study
@@ -222,6 +223,46 @@ def test_a_study_takes_over_what_an_earlier_run_has(
     run = embed(originals, scan(originals, progress=False), "pixels", progress=False)
     assert sum(computed) == len(first.values), "an original is another content than its prepared copy"
     assert load_vectors(run.path).spec["read_from"] == "originals"
+
+
+def test_killed_after_the_last_file_nothing_is_computed_again(
+    scanned: tuple[Study, RunFolder], tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study(scanned[0].path, [f"analysis={tmp_path}"])
+    run = scan(study, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("embed.extract.clear_parts", lambda _: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            embed(study, run, "pixels", progress=False)
+    n = sum(computed)
+    vectors = load_vectors(embed(study, run, "pixels", progress=False).path)
+    assert len(vectors.values) == sum(computed) == n
+    assert not (vectors.folder / "parts").exists()
+
+
+def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Path, tmp_path: Path) -> None:
+    study = load_study(own_phantom, [f"analysis={tmp_path / 'analysis'}"])
+    run = scan(study, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "cohort.prepared.PreparedImages.square", lambda *_: (_ for _ in ()).throw(ValueError("not a JPEG"))
+        )
+        with pytest.raises(UserError, match=r"none of the .* images could be read"):
+            embed(study, run, "pixels", progress=False)
+    whole = PreparedImages.square
+
+    def first_is_damaged(self: PreparedImages, i: int, size_px: int) -> Any:
+        if i == 0:
+            raise ValueError("not a JPEG")
+        return whole(self, i, size_px)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cohort.prepared.PreparedImages.square", first_is_damaged)
+        shutil.rmtree(next((study.analysis / "embed").glob(".*.partial")))
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"prepared image `.*` is damaged: delete the run and scan again"):
+                embed(study, run, "pixels", progress=False)
+    assert not list((study.analysis / "embed").glob("pixels*"))
 
 
 def test_a_row_moves_to_one_place_only() -> None:
