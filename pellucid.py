@@ -249,29 +249,69 @@ def search(
     study: Annotated[
         Path, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder that `embed --out` made.")
     ],
-    image: Annotated[str, typer.Argument(help="An image_id, or an image file.")],
+    image: Annotated[str, typer.Argument(help="An image_id, an image file, or a .npy with one vector.")],
     overrides: Overrides = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 12,
     backbone: BackboneName = None,
     same_patient: Annotated[bool, typer.Option(help="Show images of the same patient too.")] = False,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only images with device=A, age>60, grade=2|3 …; may be repeated.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="left,top,width,height in pixels: search by this part of the image.")
+    ] = None,
+    one_per_patient: Annotated[bool, typer.Option(help="Of each patient the nearest image only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the images most like one, from other patients."""
-    from embed.search import search_like
+    from embed.search import parse_region, search_image
     from embed.vectors import load_vectors
 
+    table, columns, file = None, [], None
     if (study / "vectors.npy").is_file():
         vectors = load_vectors(study)
     else:
+        import pandas as pd
+
         from cohort.scan import current_scan
         from embed.stored import choose_vectors
 
         loaded = _study(study, overrides)
+        scanned = current_scan(loaded)
         if Path(image).is_file() and Path(image).resolve().is_relative_to(loaded.image_root):
             image = Path(image).resolve().relative_to(loaded.image_root).as_posix()  # a picture of the study itself
-        vectors = load_vectors(choose_vectors(loaded.analysis, current_scan(loaded), backbone).path)
-    hits = search_like(vectors, image, k, same_patient=same_patient)
-    typer.echo(hits.to_json(orient="records", indent=1) if as_json else hits.to_string(index=False))
+        file = loaded.image_root / image
+        table = pd.read_parquet(scanned.path / "manifest.parquet")
+        columns = [v.name for v in loaded.variables if v.role == "acquisition"]
+        vectors = load_vectors(choose_vectors(loaded.analysis, scanned, backbone).path)
+    found = search_image(
+        vectors, image, k, same_patient=same_patient, region=parse_region(region) if region else None, file=file,
+        where=where or [], table=table, columns=columns, one_per_patient=one_per_patient,
+    )  # fmt: skip
+    hits = found.hits.drop(columns="query")
+    if as_json:
+        typer.echo(hits.to_json(orient="records", indent=1))
+        return
+    typer.echo(hits.to_string(index=False))
+    for sentence in found.sentences():
+        typer.echo(f"  {sentence}")
+
+
+@app.command()
+def near(
+    study: StudyPath, overrides: Overrides = None, config: ConfigFile = None, backbone: BackboneName = None
+) -> None:
+    """Find the same picture under two patients, turned, mirrored or cropped, and the most unusual images."""
+    from cohort.scan import current_scan
+    from embed.near import near as run_near
+    from embed.stored import choose_vectors
+
+    loaded = _study(study, overrides, config)
+    scanned = current_scan(loaded)
+    run = run_near(loaded, choose_vectors(loaded.analysis, scanned, backbone), scanned)
+    for sentence in run.read_json("near.json")["sentences"]:
+        typer.echo(f"  {sentence}")
+    _told("near", run)
 
 
 @app.command()

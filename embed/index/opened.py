@@ -20,6 +20,7 @@ from embed.neighbours import normalised
 
 EXACT_ALLOWED = 50_000  # rows; among so few all are looked at
 _QUERIES = 4_096  # at once
+_MORE = 4  # times the candidates for such a query, and under a filter
 _WIDER = 8  # times the lists for a query that lies farther from every list than 99 of 100 of the vectors do
 
 
@@ -117,6 +118,8 @@ class Index:
         self, unit: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         wanted = min(self.n, self.factor * max(k, RECALL_AT))  # never fewer than it was tuned for
+        # Far neighbours are close to one another in similarity, so that codes alone order them badly.
+        more = min(self.n, _MORE * wanted)
         # Of many neighbours asked for, the last ones lie in more lists than the twenty that nprobe was tuned for.
         nprobe = min(self._ivf.nlist, max(self.nprobe, round(self.nprobe * k / 100)))
         if allowed is None and self._gpu is not None and nprobe == self.nprobe:
@@ -125,17 +128,17 @@ class Index:
             seen = np.ascontiguousarray(turned(self.faiss, unit))
             near, lists = self._ivf.quantizer.search(seen, nprobe)
             far = near[:, 0] < self._far
-            found = np.full((len(seen), wanted), -1, np.int64)
+            found = np.full((len(seen), more if allowed is not None or far.any() else wanted), -1, np.int64)
             for which, probes in ((~far, nprobe), (far, min(self._ivf.nlist, _WIDER * nprobe))):
                 if not which.any():
                     continue
                 part = np.ascontiguousarray(seen[which])
                 if allowed is not None:
-                    found[which] = self._allowed_lists(part, wanted, allowed, probes)
+                    found[which] = self._allowed_lists(part, more, allowed, probes)
                 elif probes == nprobe:
-                    found[which] = self._scanned(part, wanted, near[which], lists[which])
+                    found[which, :wanted] = self._scanned(part, wanted, near[which], lists[which])
                 else:
-                    found[which] = self._scanned(part, wanted, *self._ivf.quantizer.search(part, probes))
+                    found[which] = self._scanned(part, more, *self._ivf.quantizer.search(part, probes))
         short = (found >= 0).sum(axis=1) < k
         similarity, rows = rescored(self.values, unit, found, k)
         if short.any():  # the lists looked through held too few: look at everything
@@ -186,7 +189,8 @@ class Index:
     ) -> NDArray[np.int64]:
         """(m, k) rows by their codes in the (m, p) lists given, −1 for none."""
         scores, rows = np.empty((len(seen), k), np.float32), np.empty((len(seen), k), np.int64)
-        seen, lists, near = (np.ascontiguousarray(x) for x in (seen, lists, near))
+        seen = np.ascontiguousarray(seen)
+        lists, near = np.ascontiguousarray(lists), np.ascontiguousarray(near)
         params = faiss.SearchParametersIVF(nprobe=lists.shape[1])
         if selector is not None:
             params = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)

@@ -94,7 +94,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Vectors, dict[str
 
 def test_planted_copies_are_found_and_nothing_else(planted: tuple[Vectors, dict[str, Pixels]]) -> None:
     vectors, pictures = planted
-    found = find_near(vectors, pictures.__getitem__, patience=10)
+    found = find_near(vectors, pictures.__getitem__, patience=6)
     told = {(row.image_id, row.other_image_id): row.how for row in found.pairs.itertuples()}
     assert told == {("i3", "i31"): "turned", ("i8", "i37"): "cropped"}
     assert found.pairs["group"].nunique() == 2
@@ -111,14 +111,14 @@ def test_planted_copies_are_found_and_nothing_else(planted: tuple[Vectors, dict[
 def test_what_the_scan_knows_is_not_told_again(planted: tuple[Vectors, dict[str, Pixels]]) -> None:
     vectors, pictures = planted
     known = np.array(["D1" if k in (3, 31) else "" for k in range(40)], dtype=object)
-    found = find_near(vectors, pictures.__getitem__, known=known, patience=10)
+    found = find_near(vectors, pictures.__getitem__, known=known, patience=6)
     assert found.pairs["other_image_id"].tolist() == ["i37"]
 
 
 def test_one_patient_s_own_copies_are_nobody_s_leak(planted: tuple[Vectors, dict[str, Pixels]]) -> None:
     vectors, pictures = planted
     mine = vectors.images.assign(patient=["P3" if k in (3, 31) else f"P{k}" for k in range(40)])
-    found = find_near(Vectors(vectors.values, mine, vectors.spec, vectors.folder), pictures.__getitem__, patience=10)
+    found = find_near(Vectors(vectors.values, mine, vectors.spec, vectors.folder), pictures.__getitem__, patience=6)
     assert found.pairs["image_id"].tolist() == ["i8"]
 
 
