@@ -3,7 +3,8 @@
     python benchmarks/index.py [--n 100000 1000000] [--dim 384] [--kinds flat exact ivf-sq8 ivf-pq hnsw hnsw-sq8 pq-fastscan]
         [--folder DIR] [--limit-gb 4]
 
-Each index is built and searched in a process of its own, our own kinds with its address space limited to --limit-gb. The
+Each index is built and searched in a process of its own, our own kinds with what they may allocate limited to --limit-gb;
+`peak_mb` is the largest resident size, pages of the mapped files included, which the system may take back. The
 vectors are clusters of very unequal size (4 per 1,000 vectors) whose centres and whose spread both have a power-law
 spectrum, so that their intrinsic dimension is far below 384, as it is of real embeddings; the queries are drawn from the
 same clusters and are not in the index. `flat` is faiss.IndexFlatIP in memory as anybody would write it; queries come 1,000
@@ -70,7 +71,7 @@ def write_vectors(path: Path, n: int, dim: int) -> None:
 def one(kind: str, path: Path, limit_gb: float) -> dict[str, Any]:
     """Build and search one index in this process."""
     if kind in OURS and limit_gb:
-        resource.setrlimit(resource.RLIMIT_AS, (int(limit_gb * 1e9), int(limit_gb * 1e9)))
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gb * 1e9), int(limit_gb * 1e9)))
     faiss.omp_set_num_threads(2)
     queries, truth = (np.load(path.with_suffix(f".{name}.npy")) for name in ("queries", "truth"))
     n = len(np.load(path, mmap_mode="r"))

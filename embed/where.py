@@ -72,7 +72,7 @@ def _equal(column: pd.Series[Any], one: Filter) -> NDArray[np.bool_]:
     for value in wanted:
         here = (text == value).to_numpy(dtype=bool, na_value=False)
         if numbers is not None and not pd.api.types.is_bool_dtype(column) and _number(value) is not None:
-            here |= (numbers == _number(value)).to_numpy(dtype=bool, na_value=False)
+            here = here | (numbers == _number(value)).to_numpy(dtype=bool, na_value=False)
         if not here.any():
             here = (text.str.lower() == value.lower()).to_numpy(dtype=bool, na_value=False)
         if not here.any():

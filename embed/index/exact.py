@@ -49,10 +49,20 @@ def rescored(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Candidates put into the order of their exact cosines, the first `k` of each query.
 
+    Args: as for `cosines`.
+    """
+    similarity = cosines(values, queries, found)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(found, order, axis=1)
+
+
+def cosines(values: NDArray[np.float32], queries: NDArray[np.float32], found: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(m, width) exact cosines of each query with its candidates, −inf for none.
+
     Args:
         values: (n, dim) float32, of any length, perhaps memory-mapped.
         queries: (m, dim) float32 of length 1.
-        found: (m, at least k) candidate rows, −1 for none.
+        found: (m, width) candidate rows, −1 for none.
     """
     similarity = np.full(found.shape, -np.inf, np.float32)
     where = values if values.flags.c_contiguous and values.dtype == np.float32 else np.ascontiguousarray(values, "f4")
@@ -66,10 +76,9 @@ def rescored(
         faiss.fvec_inner_products_by_idx(faiss.swig_ptr(dots), faiss.swig_ptr(unit), to, rows, dim, len(ids), width)
         faiss.fvec_L2sqr_by_idx(faiss.swig_ptr(squares), faiss.swig_ptr(nothing), to, rows, dim, len(ids), width)
         there = ids >= 0
-        cosines = dots[there] / np.maximum(np.sqrt(squares[there]), 1e-12)
-        similarity[part][there] = np.clip(cosines, -1, 1)
-    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(found, order, axis=1)
+        cosine = dots[there] / np.maximum(np.sqrt(squares[there]), 1e-12)
+        similarity[part][there] = np.clip(cosine, -1, 1)
+    return similarity
 
 
 def sample_queries(values: NDArray[np.float32], most: int, seed: int = 0) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.index.build import inner, turned
-from embed.index.exact import exact_neighbours, rescored, sample_queries
+from embed.index.exact import cosines, exact_neighbours, sample_queries
 from embed.index.library import faiss
 
 RECALL_AT = 20
@@ -67,8 +67,9 @@ def tuned(index: Any, values: NDArray[np.float32], kind: str, wanted: float) -> 
         factors = _FACTORS[kind]
         params = faiss.SearchParametersIVF(nprobe=nprobe)
         found = ivf.search(seen, factors[-1] * k + 1, params=params)[1]
+        alike = cosines(values, queries, np.where(found == rows[:, None], -1, found))
         for factor in factors:
-            mean, error = _recall(values, queries, rows, truth, found[:, : factor * k + 1], k)
+            mean, error = _recall(alike[:, : factor * k + 1], truth, k)
             this = Tuned(nprobe, factor, mean, error, len(rows), mean - error >= wanted or mean == 1.0, far)
             if this.reached:
                 cost = nprobe * scanned + factor * k * _EXACT_COST
@@ -83,18 +84,14 @@ def tuned(index: Any, values: NDArray[np.float32], kind: str, wanted: float) -> 
     return fallback
 
 
-def _recall(
-    values: NDArray[np.float32],
-    queries: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    truth: NDArray[np.float32],
-    found: NDArray[np.int64],
-    k: int,
-) -> tuple[float, float]:
-    """A row found is right if it is as similar as the k-th true neighbour: among copies any one will do."""
-    others = np.where(found == rows[:, None], -1, found)
-    similarity, _ = rescored(values, queries, others, k)
-    right = (similarity >= truth[:, k - 1 : k] - _TIE).sum(axis=1) / k
+def _recall(alike: NDArray[np.float32], truth: NDArray[np.float32], k: int) -> tuple[float, float]:
+    """Mean and standard error; a candidate is right if it is as similar as the k-th true neighbour: of copies any will do.
+
+    Args:
+        alike: (m, candidates) exact cosines.
+        truth: (m, k) those of the true neighbours.
+    """
+    right = np.minimum((alike >= truth[:, k - 1 : k] - _TIE).sum(axis=1), k) / k
     return float(right.mean()), float(right.std() / np.sqrt(len(right)))
 
 
