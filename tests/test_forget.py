@@ -267,6 +267,7 @@ def test_what_follows_equals_a_study_without_her_and_nothing_is_decoded_again(
     assert not any("name an image that is not there" in said for said in source["problems"])
     assert any("withdrew consent" in said for said in source["problems"])
     found = load_vectors(embed(study, scanned, "pixels", device="cpu", progress=False).path)
+    assert found.spec["taken_over"] == len(found.images)  # no vector was computed again either
     assert found.images["image_id"].tolist() == wanted.images["image_id"].tolist()
     np.testing.assert_array_equal(np.asarray(found.values), np.asarray(wanted.values))
     mine, theirs = (PreparedImages.open(current_scan(s).path) for s in (study, other))
