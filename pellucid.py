@@ -79,7 +79,9 @@ Dates = Literal["shift", "remove"]
 ExportFormat = Literal["parquet", "h5ad", "projector", "atlas"]
 BackboneName = Annotated[
     str | None,
-    typer.Option("--backbone", help="pixels, timm:NAME, timm-random:NAME or run:FOLDER. Default: the study's own."),
+    typer.Option(
+        "--backbone", help="pixels, run:, timm:, timm-random:, hf: or file: and a name. Default: the study's own."
+    ),
 ]
 
 
@@ -230,6 +232,7 @@ def embed(
         return
     from cohort.errors import UserError
     from cohort.scan import current_scan
+    from embed.extract import EmbedConfig
     from embed.extract import embed as run_embed
     from pretrain.stored import newest_backbone
 
@@ -242,6 +245,11 @@ def embed(
         for failed in run.read_json("spec.json").get("failed", []):
             typer.secho(f"  no vector: {failed['image_id']}: {failed['reason']}", fg="yellow")
     _told("embed", run)
+    how = loaded.section("embed", EmbedConfig).patients
+    if how != "none" and os.environ.get("RANK", "0") == "0":
+        from embed.patients import embed_patients
+
+        _told("embed", embed_patients(loaded, run, how))
 
 
 @app.command()

@@ -52,6 +52,7 @@ class EmbedConfig(Reading):
     batch_size: int = Field(0, ge=0)  # 0: what suits the device
     device: str = "auto"
     workers: int = Field(0, ge=0)  # single-threaded processes on a CPU; 0: one a core
+    patients: Literal["none", "mean", "medoid", "weighted"] = "none"  # beside the images' vectors, one a patient
     index: IndexConfig = IndexConfig()
 
     def reading(self) -> Reading:

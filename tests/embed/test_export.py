@@ -65,7 +65,7 @@ def private(scan: RunFolder) -> set[str]:
 @pytest.mark.parametrize("to", ["parquet", "h5ad", "projector", "atlas"])
 def test_nobody_is_named(embedded: tuple[Study, RunFolder, RunFolder], chosen: Chosen, to: str, tmp_path: Path) -> None:
     if to == "h5ad":
-        pytest.importorskip("anndata")
+        pytest.importorskip("h5py")
     out = tmp_path / {"parquet": "v.parquet", "atlas": "v.parquet", "h5ad": "v.h5ad", "projector": "v"}[to]
     export_vectors(chosen, to, out)
     files = sorted(out.rglob("*")) if out.is_dir() else [out]
@@ -104,8 +104,44 @@ def test_research_ids_of_images_number_each_patients(embedded: tuple[Study, RunF
         assert rows.sort_values("own")["image"].tolist() == numbers
 
 
+def test_h5ad_is_what_anndata_asks_for(chosen: Chosen, tmp_path: Path) -> None:
+    """After the page "On-disk format" of anndata's documentation, read with h5py alone."""
+    h5py = pytest.importorskip("h5py")
+    out = tmp_path / "v.h5ad"
+    export_vectors(chosen, "h5ad", out)
+    values, frame = np.asarray(chosen.vectors.values), chosen.frame
+
+    def column(group: Any) -> list[Any]:
+        if isinstance(group, h5py.Dataset):
+            return list(group.asstr()[:]) if group.attrs["encoding-type"] == "string-array" else group[:].tolist()
+        assert group.attrs["encoding-type"] == "categorical"
+        levels = [*group["categories"].asstr()[:], None]  # code −1: a gap
+        return [levels[code] for code in group["codes"][:]]
+
+    with h5py.File(out) as file:
+        assert dict(file.attrs) == {"encoding-type": "anndata", "encoding-version": "0.1.0"}
+        assert {"X", "obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"} == set(file)
+        np.testing.assert_array_equal(file["X"][:], values)
+        assert file["X"].attrs["encoding-type"] == "array"
+        np.testing.assert_array_equal(file["obsm/X_umap"][:], chosen.xy)
+        obs = file["obs"]
+        assert (obs.attrs["encoding-type"], obs.attrs["encoding-version"]) == ("dataframe", "0.2.0")
+        assert column(obs[obs.attrs["_index"]]) == frame["image"].tolist()
+        assert list(obs.attrs["column-order"]) == [name for name in frame.columns if name != "image"]
+        assert column(obs["patient"]) == frame["patient"].tolist()
+        assert (
+            column(obs["diagnosis"])
+            == frame["diagnosis"].astype(object).where(frame["diagnosis"].notna(), None).tolist()
+        )
+        np.testing.assert_allclose(column(obs["age"]), frame["age"].to_numpy(float))
+        assert len(file["var"][file["var"].attrs["_index"]]) == values.shape[1]
+        assert '"backbone": "pixels"' in file["uns/pellucid/spec"].asstr()[()]
+
+
 def test_anndata_reads_it_whole_and_backed(chosen: Chosen, tmp_path: Path) -> None:
-    anndata = pytest.importorskip("anndata")
+    anndata = pytest.importorskip(
+        "anndata", reason="anndata asks for a pandas below 3: only where somebody installed it"
+    )
     out = tmp_path / "v.h5ad"
     export_vectors(chosen, "h5ad", out)
     values = np.asarray(chosen.vectors.values)
@@ -114,15 +150,10 @@ def test_anndata_reads_it_whole_and_backed(chosen: Chosen, tmp_path: Path) -> No
     np.testing.assert_array_equal(whole.obsm["X_umap"], chosen.xy)
     assert whole.obs_names.tolist() == chosen.frame["image"].tolist()
     assert whole.obs["patient"].astype(str).tolist() == chosen.frame["patient"].tolist()
-    np.testing.assert_allclose(whole.obs["age"].to_numpy(float), chosen.frame["age"].to_numpy(float))
     assert whole.n_vars == values.shape[1]
-    assert '"backbone": "pixels"' in str(whole.uns["pellucid"]["spec"])
     backed = anndata.read_h5ad(out, backed="r")
     np.testing.assert_array_equal(backed.X[5:9], values[5:9])
     backed.file.close()
-    again = tmp_path / "again.h5ad"
-    whole[:7].write_h5ad(again)  # what is read can be written again
-    assert anndata.read_h5ad(again).shape == (7, values.shape[1])
 
 
 def test_the_projector_finds_numbers_columns_and_pictures_in_one_order(
