@@ -131,8 +131,8 @@ def test_kill_pretrain_then_run_gives_the_report_of_an_undisturbed_one(pellucid_
     done = pellucid_process("run", folder, *options, f"analysis={killed}", timeout_s=900)
     assert done.returncode == 0, done.stderr[-2000:]
     for pattern in (
-        "pretrain/mae*/metrics.jsonl",
-        "pretrain/mae*/backbone.safetensors",
+        "pretrain/lejepa*/metrics.jsonl",
+        "pretrain/lejepa*/backbone.safetensors",
         "embed/run*/vectors.npy",
         "audit/run*/audit.json",
     ):
