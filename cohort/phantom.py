@@ -81,8 +81,10 @@ class PhantomConfig(BaseModel):
         return self
 
 
-def write_phantom(folder: Path, config: PhantomConfig | None = None) -> dict[str, Any]:
+def write_phantom(folder: Path, config: PhantomConfig | None = None, *, sections: str = "") -> dict[str, Any]:
     """Draws the cohort into a new or empty `folder` and returns its truth, also written as `truth.json`.
+
+    `sections` is YAML that ends its `study.yaml`, for example `pretrain: {images_seen: 640}`.
 
     `study.yaml` comes last, so that a folder which has one is whole; a call that was killed is made good by the
     same call. Raises UserError if the folder holds anything else.
@@ -97,7 +99,7 @@ def write_phantom(folder: Path, config: PhantomConfig | None = None) -> dict[str
     truth = phantom_truth(files, config)
     (folder / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
     draft = folder / "study.yaml.partial"
-    draft.write_text(_study_yaml(config), encoding="utf-8")
+    draft.write_text(_study_yaml(config) + sections, encoding="utf-8")
     draft.replace(folder / "study.yaml")
     (folder / UNFINISHED).unlink()
     return truth

@@ -35,7 +35,7 @@ __all__ = [
     "augmentation_sentences", "load_recipe",
 ]  # fmt: skip
 
-DEFAULT_RECIPE = "mae-tiny-cpu"
+DEFAULT_RECIPE = "lejepa-tiny-cpu"
 
 
 def load_recipe(

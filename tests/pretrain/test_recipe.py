@@ -63,7 +63,10 @@ def test_the_machine_is_not_part_of_what_a_run_is_addressed_by() -> None:
         ({"recipe": "mae-tiny"}, r"there is no pretrain recipe `mae-tiny`; did you mean `mae-tiny-cpu`\?"),
         ({"dino": {"output_dim": 5}}, r"unknown key `dino`"),
         ({"method": "dino"}, r"`method` cannot change a recipe's method"),
-        ({"views": {"crop": {"scale": [0.9, 0.2]}}}, r"scale \[0.9, 0.2\] needs 0 < smallest ≤ largest ≤ 1"),
+        (
+            {"recipe": "mae-tiny-cpu", "views": {"crop": {"scale": [0.9, 0.2]}}},
+            r"scale \[0.9, 0.2\] needs 0 < smallest ≤ largest ≤ 1",
+        ),
         ({"batch_size": 1}, r"study.yaml: pretrain: `batch_size` is 1"),
     ],
 )
