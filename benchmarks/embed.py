@@ -47,7 +47,7 @@ from embed.workers import Named, run_parts
 CORES = int(joblib.cpu_count())
 BATCH = 64  # of the plain loop and of lightly-train
 LIMIT_BATCHES = (16, 64)
-LIMIT_S = 8.0
+LIMIT_S = 5.0
 
 
 class Photographs(Dataset[Any]):
@@ -251,7 +251,14 @@ def _files(root: Path, size: str, n: int) -> tuple[Path, Path, Path]:
     width, height = map(int, size.split("x"))
     write_phantom(
         root / size,
-        PhantomConfig(patients=max(10, n // 4), images_per_patient=(4, 4), width_px=width, height_px=height),
+        PhantomConfig(
+            patients=max(10, n // 4),
+            images_per_patient=(4, 4),
+            width_px=width,
+            height_px=height,
+            unreadable=0,
+            duplicated=0,
+        ),
     )
     folder, few = root / f"{size}-all", root / f"{size}-few"
     for target, count in ((folder, n), (few, n // 8)):

@@ -178,10 +178,11 @@ def pictures(size_px: int) -> Tensor:
     """(PICTURES, 3, size_px, size_px) float32, normalised, of a phantom cohort."""
     with tempfile.TemporaryDirectory() as folder:
         write_phantom(
-            Path(folder), PhantomConfig(patients=PICTURES // 2, images_per_patient=(2, 2), width_px=320, height_px=240)
+            Path(folder),
+            PhantomConfig(patients=PICTURES // 2, images_per_patient=(2, 2), width_px=320, height_px=240, unreadable=0),
         )
         paths = sorted(Path(folder).rglob("*.jpg"))[:PICTURES]
-        squares = np.stack([stretch(cv2.imread(str(path))[..., ::-1], size_px) for path in paths])
+        squares = np.stack([stretch(np.ascontiguousarray(cv2.imread(str(path))[..., ::-1]), size_px) for path in paths])
     return (torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
 
 

@@ -225,6 +225,7 @@ def test_workers_that_keep_dying_end_in_a_sentence(tmp_path: Path, monkeypatch: 
         )
 
 
+@pytest.mark.slow
 def test_a_worker_says_what_is_wrong_with_its_backbone(tmp_path: Path) -> None:
     crew = Processes(job_of(tmp_path / "parts", Made(9)), Named("timm-random:nothing", "cpu", Reading()), 1)
     with pytest.raises(UserError, match="timm has no model `nothing`"):
