@@ -171,7 +171,9 @@ def join_run(
                 if begun and (working / _STATE).is_file():
                     return RunFolder(working, stage, name, key, False)
             elif time.monotonic() - idle_since > patience_s:
-                raise UserError(f"{stage}/{final.name}: the first process has not begun or not finished it: see its words")
+                raise UserError(
+                    f"{stage}/{final.name}: the first process has not begun or not finished it: see its words"
+                )
             time.sleep(0.2)
 
     run = finished_or(begun=True)
