@@ -547,12 +547,18 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verify: Annotated[bool, typer.Option(help="Read every file of every run and compare its checksum.")] = False,
 ) -> None:
-    """Which runs there are, which are stale, and what to do next."""
+    """Which runs there are, which are stale, how their indexes search, and what to do next."""
     from cohort.runs import verify as verify_run
     from cohort.status import next_step, study_status
 
     loaded = _study(study, overrides)
     runs = study_status(loaded)
+    embedded = [row for row in runs if row["stage"] == "embed" and row["state"] in {"done", "stale"}]
+    if embedded:
+        from embed.index.sentence import stored_sentence  # loads FAISS
+
+        for row in embedded:
+            row["index"] = stored_sentence(Path(row["path"]))
     if as_json:
         typer.echo(json.dumps({"runs": runs}, indent=1))
         return
@@ -561,6 +567,8 @@ def status(
         typer.echo(
             f"{typer.style(row['state'].ljust(8), fg=colour[row['state']])} {row['stage'].ljust(9)} {row['name']}"
         )
+        if row.get("index"):
+            typer.echo(f"         search: {row['index']}")
         if verify and row["state"] in {"done", "stale"}:
             for sentence in verify_run(Path(row["path"])):
                 typer.secho(f"         {sentence}", fg="red")

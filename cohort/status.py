@@ -9,7 +9,7 @@ from cohort.runs import list_runs
 from cohort.scan import current_keys
 from cohort.study import Study
 
-_ORDER = ("scan", "pretrain", "embed", "cluster", "probe", "audit", "report")
+_ORDER = ("scan", "pretrain", "embed", "near", "cluster", "probe", "audit", "report")
 
 
 def study_status(study: Study) -> list[dict[str, str]]:

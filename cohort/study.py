@@ -14,7 +14,7 @@ from cohort.config import Config, ConfigT, did_you_mean, read_yaml, validate
 
 Kind = Literal["categorical", "binary", "ordinal", "continuous"]
 Role = Literal["clinical", "acquisition", "outcome"]
-SECTIONS = ("scan", "pretrain", "embed", "cluster", "audit")
+SECTIONS = ("scan", "pretrain", "embed", "near", "cluster", "audit")
 _PATH_KEYS = (
     "data",
     "images",
@@ -119,6 +119,7 @@ class StudyConfig(Config):
     # Checked by the packages that own them, all before the first verb of `run` starts.
     pretrain: dict[str, Any] = {}
     embed: dict[str, Any] = {}
+    near: dict[str, Any] = {}
     cluster: dict[str, Any] = {}
     audit: dict[str, Any] = {}
 

@@ -6,7 +6,7 @@ another hash. Its vector is still close. So candidates come from the index, and 
 Candidates are taken in the order of how much nearer the other image is than the image's usual neighbours: the distance of the pair
 over the mean distance of the image to its ten nearest images of other patients (the lower of both directions). That
 ratio knows no backbone: the cosines of an MAE lie near 1, those of others do not. Pairs are verified from the most suspicious
-downwards until `PATIENCE` in a row show different pictures; where that was is the threshold, and it is told.
+downwards until `patience` in a row show different pictures; where that was is the threshold, and it is told.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field
 
+from cohort.config import Config
 from cohort.near import Groups
 from cohort.prepared import Pixels
 from cohort.runs import RunFolder, atomic_path, begin_run, write_json
@@ -31,13 +33,18 @@ from embed.vectors import Vectors, load_vectors
 
 SCHEMA = "pellucid.near/1"
 NEIGHBOURS = 10
-PATIENCE = 300  # pairs in a row that show different pictures: there the search for more ends
-MOST_PAIRS = 5_000  # verified at most, whatever they show: about 0.1 s each
 OUTLIERS = 50
 _QUERIES = 4_096
 _VERSION = 1
 
 Picture = Callable[[str], Pixels]
+
+
+class NearConfig(Config):
+    """The `near:` section of study.yaml."""
+
+    patience: int = Field(300, ge=1)  # pairs in a row that show different pictures: there the search for more ends
+    most_pairs: int = Field(5_000, ge=1)  # verified at most, whatever they show: about 0.1 s each
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Near:
         unusual: the most unusual images: image_id, patient, split, distance, percentile; the most unusual first.
         verified: how many pairs were looked at.
         ratio: the ratio of the last pair that was looked at.
-        capped: whether pairs were left that nobody looked at, because there are `MOST_PAIRS` already.
+        capped: whether pairs were left that nobody looked at, because `most_pairs` were.
     """
 
     pairs: pd.DataFrame
@@ -66,8 +73,8 @@ def find_near(
     *,
     known: NDArray[np.object_] | None = None,
     index: Index | None = None,
-    patience: int = PATIENCE,
-    most_pairs: int = MOST_PAIRS,
+    patience: int = 300,
+    most_pairs: int = 5_000,
 ) -> Near:
     """Look for the same picture under different patients, and for images unlike all others.
 
@@ -75,6 +82,8 @@ def find_near(
         vectors: of the images.
         picture: an image by its id, (H, W, 3) uint8.
         known: (n,) the scan's duplicate group of each image, "" for none: pairs within a group are known already.
+        patience: pairs in a row that show different pictures after which the search for more ends.
+        most_pairs: verified at most, whatever they show.
     """
     index = index or open_index(vectors.folder, vectors)
     groups = codes_of(vectors.images["patient"])
@@ -189,7 +198,7 @@ def near_sentences(found: Near) -> list[str]:
     said.append(
         f"{found.verified} pair(s) of similar images were compared picture by picture, down to "
         f"{found.ratio:.2f} times the usual distance"
-        + ("; more were left: raise most_pairs to look at them" if found.capped else "")
+        + ("; more were left: raise near.most_pairs to look at them" if found.capped else "")
     )
     if len(found.unusual):
         said.append(
@@ -211,7 +220,8 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
     from cohort.prepared import PreparedImages
     from cohort.progress import track
 
-    config = {"version": _VERSION, "neighbours": NEIGHBOURS, "patience": PATIENCE, "most_pairs": MOST_PAIRS}
+    chosen = study.section("near", NearConfig)
+    config = {"version": _VERSION, "neighbours": NEIGHBOURS, **chosen.model_dump()}
     with begin_run(study.analysis, "near", vectors_run.name, config, [vectors_run, scan]) as run:
         if run.done:
             return run
@@ -222,7 +232,7 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
         prepared = PreparedImages.open(scan.path, vectors.images["image_id"].tolist())
         place = {image_id: i for i, image_id in enumerate(prepared.image_ids)}
         shown = [0]  # pictures; two are a pair
-        with track("comparing similar images", MOST_PAIRS, "pairs", progress) as advance:
+        with track("comparing similar images", chosen.most_pairs, "pairs", progress) as advance:
 
             def picture(image_id: str) -> Pixels:
                 shown[0] += 1
@@ -230,7 +240,7 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
                     advance(1)
                 return prepared.decode(place[image_id])
 
-            found = find_near(vectors, picture, known=known)
+            found = find_near(vectors, picture, known=known, **chosen.model_dump())
         for name, frame in (("near", found.pairs), ("unusual", found.unusual)):
             with atomic_path(run.path / f"{name}.parquet") as temporary:
                 frame.to_parquet(temporary, index=False)

@@ -30,7 +30,8 @@ from cohort.runs import atomic_path
 from embed.sources import Seen, Source
 from embed.vectors import half
 
-_BATCHES_A_PART = 8  # what a kill can cost each worker
+_BATCHES_A_PART = 8  # at most: what a kill can cost each worker
+_FEWEST_PARTS = 32  # as long as each has a batch: or some workers would wait for the last part of another
 _MOST_PARTS = 16_384  # files in a folder
 _AHEAD = 2  # batches that are decoded while one is computed
 _PICTURES_AT_ONCE = 64  # of one file, by a decoding thread; whoever waits for them decodes the rest
@@ -82,11 +83,12 @@ class Part:
 
 
 def cut(source: Source, units: NDArray[np.int64], batch_size: int) -> list[int]:
-    """Where parts begin, and the end: whole units, about eight batches a part, never more than some ten thousand parts.
+    """Where parts begin, and the end: whole units, one to eight batches a part, never more than some ten thousand parts.
 
     It depends on nothing but the units and the batch size: not on how many workers there are.
     """
-    size = batch_size * max(_BATCHES_A_PART, -(-len(units) // (batch_size * _MOST_PARTS)))
+    few = min(_BATCHES_A_PART, max(1, len(units) // (batch_size * _FEWEST_PARTS)))
+    size = batch_size * max(few, -(-len(units) // (batch_size * _MOST_PARTS)))
     bounds, held = [0], 0
     for at, unit in enumerate(units):
         pictures = source.n_pictures(int(unit))

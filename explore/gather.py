@@ -46,6 +46,16 @@ class Backbone:
 
 
 @dataclass(frozen=True)
+class Near:
+    """What the vectors add to the scan's duplicates: the same picture under two patients, and images unlike all others."""
+
+    backbone: str  # whose vectors were asked
+    sentences: list[str]
+    pairs: pd.DataFrame  # image_id, other_image_id, patient, other_patient, split, other_split, similarity, how, …
+    unusual: pd.DataFrame  # image_id, patient, distance, percentile; the most unusual first
+
+
+@dataclass(frozen=True)
 class Findings:
     """All that is known of a study now; what has not been run is empty."""
 
@@ -58,6 +68,7 @@ class Findings:
     probes: dict[str, list[dict[str, Any]]]  # backbone → variables
     audits: dict[str, dict[str, Any]]  # backbone → content of its audit.json
     pretrain: RunFolder | None
+    near: Near | None = None
     outdated: str = ""  # why the scan shown is not of the study as it is now
 
     @property
@@ -108,6 +119,7 @@ def gather(
     probe_run: RunFolder | None = None,
     audit_runs: Sequence[RunFolder] = (),
     pretrain_run: RunFolder | None = None,
+    near_run: RunFolder | None = None,
 ) -> Findings:
     """Read the runs given."""
     manifest = pd.read_parquet(scan.path / "manifest.parquet")
@@ -142,6 +154,7 @@ def gather(
         probes=probes,
         audits=scrub_all(audits, manifest),
         pretrain=pretrain_run,
+        near=None if near_run is None else _near(near_run),
     )
 
 
@@ -177,8 +190,21 @@ def gather_newest(study: Study) -> Findings:
         probes[-1] if probes else None,
         of_each("audit"),
         trained[-1] if trained else None,
+        newest_near(study, scan),
     )
     return replace(findings, outdated=outdated)
+
+
+def newest_near(study: Study, scan: RunFolder) -> RunFolder | None:
+    """The last run of `near` on vectors of this scan, of whichever backbone."""
+    runs = newest_runs(study.analysis, "near", scan)
+    return runs[-1] if runs else None
+
+
+def _near(run: RunFolder) -> Near:
+    content = run.read_json("near.json")
+    pairs, unusual = (pd.read_parquet(run.path / f"{name}.parquet") for name in ("near", "unusual"))
+    return Near(backbone_label(content["backbone"]), content["sentences"], pairs, unusual)
 
 
 def _backbone_name(run: RunFolder) -> str:

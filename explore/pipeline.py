@@ -11,8 +11,10 @@ from cohort.runs import RunFolder, newest_runs
 from cohort.scan import current_scan, scan
 from cohort.study import Study
 from embed.extract import EmbedConfig, embed
+from embed.near import NearConfig, near
 from embed.stored import choose_vectors, newest_vectors
 from explore.clusters import ClusterConfig, cluster
+from explore.gather import newest_near
 from explore.report import report
 from pretrain.recipe import load_recipe
 from pretrain.train import pretrain
@@ -31,6 +33,7 @@ def check_sections(study: Study) -> None:
     mistakes = []
     checks: list[Callable[[], object]] = [
         lambda: study.section("embed", EmbedConfig),
+        lambda: study.section("near", NearConfig),
         lambda: study.section("cluster", ClusterConfig),
         lambda: study.section("audit", AuditConfig),
         lambda: load_recipe(study.config.pretrain, "pretrain", study.path.parent, study.config.specialty),
@@ -71,6 +74,9 @@ def run_study(study: Study, *, device: str = "auto", say: Say = print, progress:
         done("embed", embed(study, scanned, name, device=device, progress=progress))
     vectors = newest_vectors(study.analysis, scanned)
     own = vectors[f"run:{trained.path.name}"]
+    alike = done("near", near(study, own, scanned, progress=progress))
+    for sentence in alike.read_json("near.json")["sentences"]:
+        say(f"  {sentence}")
     clusters = done("cluster", cluster(study, own, scanned, progress=progress))
     probes = audits = None
     if study.variables:
@@ -78,7 +84,7 @@ def run_study(study: Study, *, device: str = "auto", say: Say = print, progress:
         audits = done("audit", audit_study(study, scanned, own, progress=progress))
     return done(
         "report",
-        report(study, scanned, list(vectors.values()), clusters, probes, audits, trained),
+        report(study, scanned, list(vectors.values()), clusters, probes, audits, trained, alike),
     )
 
 
@@ -111,4 +117,5 @@ def report_newest(study: Study) -> RunFolder:
         last("probe", scanned),
         last("audit", own) if own else None,
         last("pretrain", scanned),
+        newest_near(study, scanned),
     )

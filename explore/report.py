@@ -45,13 +45,18 @@ def report(
     probe_run: RunFolder | None,
     audit_run: RunFolder | None,
     pretrain_run: RunFolder | None = None,
+    near_run: RunFolder | None = None,
 ) -> RunFolder:
     """Write report.html from finished runs; stages that are None are said to be missing.
 
     Returns:
         The `report` run; its folder holds report.html, which needs nothing else and no network.
     """
-    parents = [scan, *vectors_runs, *(run for run in (cluster_run, probe_run, audit_run, pretrain_run) if run)]
+    parents = [
+        scan,
+        *vectors_runs,
+        *(run for run in (cluster_run, probe_run, audit_run, pretrain_run, near_run) if run),
+    ]
     config = {"schema": SCHEMA, "title": study_title(study)}
     with begin_run(study.analysis, "report", "report", config, parents) as run:
         if run.done:
@@ -64,6 +69,7 @@ def report(
             probe_run,
             [audit_run] if audit_run else [],
             pretrain_run,
+            near_run,
         )
         with atomic_path(run.path / "report.html") as temporary:
             temporary.write_text(render(findings, parents), encoding="utf-8")
@@ -218,14 +224,27 @@ def _source(findings: Findings) -> dict[str, Any]:
     source = findings.source
     reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
     shown = []
-    for section in source_sections.sections(source, {str(reason): int(n) for reason, n in reasons.items()}):
+    aside = {str(reason): int(n) for reason, n in reasons.items()}
+    sections = source_sections.sections(source, aside, findings.near)
+    wanted = [image_id for section in sections for shown in section.pictures for image_id, _ in shown.images]
+    small = thumbnails(findings.scan.path, wanted, 168)
+    for section in sections:
         drawn = [
             {"title": drawing.title, "figure": _Figures.html(drawing.figure(), f"source-{section.key}-{i}")}
             for i, drawing in enumerate(section.drawings[:MOST_SOURCE_FIGURES])
         ]
         left = len(section.drawings) - len(drawn)
         shown.append(
-            {"section": section, "open": drawn[: section.n_open], "more": drawn[section.n_open :], "left": left}
+            {
+                "section": section,
+                "open": drawn[: section.n_open],
+                "more": drawn[section.n_open :],
+                "left": left,
+                "pictures": [
+                    {"title": row.title, "images": [(data_uri(small[image_id]), told) for image_id, told in row.images]}
+                    for row in section.pictures
+                ],
+            }
         )
     return {"problems": source.get("problems") or [], "sections": shown, "splits": source.get("splits") or {}}
 

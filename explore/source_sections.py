@@ -14,8 +14,11 @@ import plotly.graph_objects as go
 
 from cohort.source.permuted import ALPHA
 from explore import figures, source_figures, words
+from explore.gather import Near
 
 OPEN = 4
+MOST_PAIRS = 8
+MOST_UNUSUAL = 12
 _NEVER = 2.0  # sorts after every q
 
 
@@ -37,6 +40,14 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Images that are to be looked at side by side."""
+
+    title: str
+    images: Sequence[tuple[str, str]]  # image_id, and what is told of it
+
+
+@dataclass(frozen=True)
 class Section:
     """One question and its answer."""
 
@@ -46,19 +57,21 @@ class Section:
     sentences: list[str] = field(default_factory=list)
     drawings: list[Drawing] = field(default_factory=list)  # the most telling first
     tables: list[Table] = field(default_factory=list)
+    pictures: list[Pictures] = field(default_factory=list)
     n_open: int = OPEN  # drawings to show at once; the others wait behind a click
 
     @property
     def any(self) -> bool:
-        return bool(self.sentences or self.drawings or self.tables)
+        return bool(self.sentences or self.drawings or self.tables or self.pictures)
 
 
-def sections(source: Mapping[str, Any], set_aside: Mapping[str, int]) -> list[Section]:
+def sections(source: Mapping[str, Any], set_aside: Mapping[str, int], near: Near | None = None) -> list[Section]:
     """All that has something to say, in reading order.
 
     Args:
         source: the content of source.json.
         set_aside: reason → files that could not be used.
+        near: what the vectors say of duplicates and unusual images.
     """
     said = dict(source.get("sections") or {"images": source.get("sentences") or []})
     made = [
@@ -70,6 +83,7 @@ def sections(source: Mapping[str, Any], set_aside: Mapping[str, int]) -> list[Se
         _calendar(source, said),
         _missing(source, said),
         _duplicates(source, said),
+        *_by_vectors(near),
         _privacy(source, said),
         _splits(source, said),
         Section(
@@ -278,6 +292,45 @@ def _duplicates(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Sec
     title = "Groups to look at" + (f" (the first 12 of {len(found)})" if len(found) > 12 else "")
     tables = [Table(title, ("Patients", "Side of the split", "Images", "Kind"), rows)] if rows else []
     return Section("duplicates", "Duplicates", "", said.get("duplicates", []), tables=tables)
+
+
+def _by_vectors(near: Near | None) -> list[Section]:
+    """What only the vectors show: turned, mirrored and cropped copies, and images unlike all others."""
+    if near is None:
+        return []
+    pairs = [
+        Pictures(
+            f"{pair['how']}, similarity {pair['similarity']:.2f}",
+            [
+                (pair[f"{other}image_id"], _whose(pair[f"{other}patient"], pair[f"{other}split"]))
+                for other in ("", "other_")
+            ],
+        )
+        for pair in near.pairs.drop_duplicates("group").head(MOST_PAIRS).to_dict("records")
+    ]
+    first = near.unusual.drop_duplicates("patient").head(MOST_UNUSUAL).to_dict("records")
+    unusual = [Pictures("", [(row["image_id"], f"{row['patient']}, distance {row['distance']:.2f}") for row in first])]
+    return [
+        Section(
+            "near",
+            "The same picture under two patients?",
+            f"By the vectors of {near.backbone}; every pair named was verified on the pictures themselves. Of each group the "
+            "first pair is shown, the side of the split in brackets." if pairs else f"By the vectors of {near.backbone}.",
+            near.sentences[:-1] if len(near.unusual) else near.sentences,
+            pictures=pairs,
+        ),
+        Section(
+            "unusual",
+            "Images unlike all others",
+            f"Of each patient the image that lies farthest from all images of other patients, by the vectors of "
+            f"{near.backbone}. Unusual is not ill: look for a wrong region, a test picture, a fault of the device.",
+            pictures=unusual if len(first) else [],
+        ),
+    ]  # fmt: skip
+
+
+def _whose(patient: str, split: str) -> str:
+    return f"{patient} ({split})" if split else str(patient)
 
 
 def _privacy(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:

@@ -26,6 +26,9 @@ VERBS = [
     "report",
     "explore",
     "run",
+    "near",
+    "export",
+    "forget",
     "status",
 ]
 
@@ -103,6 +106,16 @@ def test_scan_status_and_repeat(pellucid, own_phantom: Path) -> None:  # type: i
     assert {(row["stage"], row["state"]) for row in listed["runs"]} == {("read", "done"), ("scan", "done")}
     assert set(listed["runs"][0]) == {"stage", "name", "path", "state"}
     assert "next: pellucid pretrain" in pellucid("status", own_phantom).stdout
+
+
+def test_status_says_how_vectors_are_searched(pellucid, own_phantom: Path) -> None:  # type: ignore[no-untyped-def]
+    assert pellucid("scan", own_phantom).returncode == 0
+    assert pellucid("embed", own_phantom, "--backbone", "pixels").returncode == 0
+    row = next(r for r in json.loads(pellucid("status", own_phantom, "--json").stdout)["runs"] if r["stage"] == "embed")
+    assert row["index"].startswith("exact search of all ")
+    assert f"search: {row['index']}" in pellucid("status", own_phantom).stdout
+    (Path(row["path"]) / "index.json").write_text("{", encoding="utf-8")
+    assert "index.json: is damaged" in pellucid("status", own_phantom).stdout
 
 
 def test_embed_and_search_a_plain_folder(pellucid, phantom: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

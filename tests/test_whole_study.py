@@ -61,6 +61,7 @@ def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid_pro
         "scan",
         "pretrain",
         "embed",
+        "near",
         "cluster",
         "probe",
         "audit",

@@ -3,8 +3,9 @@
 from embed.index.choose import IndexConfig, choose_kind
 from embed.index.elsewhere import search_elsewhere
 from embed.index.extend import extend_index
-from embed.index.made import build_index, index_sentence
+from embed.index.made import build_index
 from embed.index.opened import Index, open_index
+from embed.index.sentence import index_sentence
 from embed.index.stored import read_record, verify_index
 
 __all__ = [

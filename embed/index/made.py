@@ -94,26 +94,3 @@ def finished(
         record["unusual"] = cohort_distances(Index(index, values, record), patients)
     record["build_s"] = round(time.monotonic() - began, 2)
     return write_index(folder, index, record)
-
-
-_WORDS = {
-    "exact": "exact search of all {n:,} vectors",
-    "ivf-sq8": "{nprobe} of {lists:,} inverted lists of 8-bit codes",
-    "ivf-pq": "{nprobe} of {lists:,} inverted lists of product codes",
-}
-
-
-def index_sentence(record: dict[str, Any]) -> str:
-    """One sentence for `pellucid status`: how vectors are searched, and what share of the true neighbours that finds."""
-    said = _WORDS[record["kind"]].format(**record)
-    if record["kind"] != "exact":
-        said += f", candidates {record['factor']} times over re-ranked by their exact cosines" * (record["factor"] > 1)
-        said += (
-            f": finds {record['recall_at_20']:.1%} (± {1.96 * record['recall_error']:.1%}) of the true 20 nearest, on "
-            f"{record['recall_queries']} of these vectors"
-        )
-        if not record["recall_reached"]:
-            said += f"; {record['recall_wanted']:.1%} were wanted: set embed.index.kind=exact, or allow more memory"
-    if record.get("instead"):
-        said += f" ({record['instead']})"
-    return f"{said}; {record['bytes'] / 1e6:,.1f} MB, made in {record['build_s']:.1f} s"

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from embed.index import search_elsewhere
+from embed.search import search
 from explore import figures, words
 from explore.gather import Backbone, Findings, labelled
-from explore.views.loading import index_of, map_points, patient_codes, picture, unit_vectors
+from explore.views.loading import index_of, map_points, picture, vectors_of
 
 N_NEIGHBOURS = 12
 
@@ -153,22 +153,25 @@ def _neighbours(findings: Findings, backbone: Backbone, points: pd.DataFrame) ->
     st.caption(
         f"By the embedding of {words.for_markdown(backbone.label)}; one image a patient, the most similar first."
     )
-    values, rows = unit_vectors(backbone.vectors.path)
-    query = int(np.flatnonzero(rows["image_id"].to_numpy() == here["image_id"].iloc[0])[0])
-    index = index_of(backbone.vectors.path)
-    groups = patient_codes(backbone.vectors.path)
-    similarities, others = search_elsewhere(
-        index, values[query : query + 1], N_NEIGHBOURS, groups, groups[query : query + 1], one_each=True
+    vectors = vectors_of(backbone.vectors.path)
+    query = int(np.flatnonzero(vectors.images["image_id"].to_numpy() == here["image_id"].iloc[0])[0])
+    answer = search(
+        vectors,
+        vectors.values[query],
+        N_NEIGHBOURS,
+        exclude_patient=str(vectors.images["patient"].iloc[query]),
+        one_per_patient=True,
+        index=index_of(backbone.vectors.path),
     )
-    found = [(int(row), float(s)) for row, s in zip(others[0], similarities[0], strict=True) if row >= 0]
+    st.caption(" · ".join(answer.sentences()).replace("the query", "This image"))
     known = points.set_index("image_id")
     told_by = [
         next((v for v in findings.variables if (v.role == "acquisition") is acquired and v.kind != "continuous"), None)
         for acquired in (False, True)
     ]
     columns = st.columns(6)
-    for place, (other, similarity) in enumerate(found):
-        image_id = str(rows["image_id"].iloc[other])
+    for place, hit in enumerate(answer.hits.itertuples(index=False)):
+        image_id, similarity = str(hit.image_id), float(hit.similarity)  # type: ignore[arg-type]
         row = known.loc[image_id].to_dict()
         with columns[place % 6]:
             st.image(picture(findings.scan.path, image_id, 220), width="stretch", alt=str(row["caption"]))

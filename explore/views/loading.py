@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import streamlit as st
-from numpy.typing import NDArray
 
 from cohort.prepared import PreparedImages, encode
 from cohort.runs import list_runs
 from cohort.study import Study
 from embed.index import Index, open_index
-from embed.index.elsewhere import codes_of
 from embed.neighbours import normalised
-from embed.vectors import load_vectors
+from embed.vectors import Vectors, load_vectors
 from explore.clusters import principal_directions
 from explore.gather import Backbone, Findings, gather_newest
 from explore.thumbnails import letterbox
@@ -48,22 +45,15 @@ def picture(scan_folder: Path, image_id: str, size_px: int = 0) -> bytes:
 
 
 @st.cache_resource(max_entries=3, show_spinner="Reading the vectors …")
-def unit_vectors(folder: Path) -> tuple[NDArray[np.float32], pd.DataFrame]:
-    """Vectors of length 1 and their rows (image_id, patient)."""
-    vectors = load_vectors(folder)
-    return normalised(vectors.values), vectors.images
+def vectors_of(folder: Path) -> Vectors:
+    """The store of one backbone."""
+    return load_vectors(folder)
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
 def index_of(folder: Path) -> Index:
     """The search index that `embed` stored with the vectors."""
-    return open_index(folder, load_vectors(folder))
-
-
-@st.cache_resource(max_entries=3, show_spinner=False)
-def patient_codes(folder: Path) -> NDArray[np.int64]:
-    """The patient of each vector as a number."""
-    return codes_of(load_vectors(folder).images["patient"])
+    return open_index(folder, vectors_of(folder))
 
 
 @st.cache_resource(max_entries=6, show_spinner="Drawing the map …")
@@ -71,9 +61,9 @@ def map_points(_backbone: Backbone, folder: Path) -> pd.DataFrame:
     """image_id, x, y, cluster: from the cluster run, or the two main directions where there is none."""
     if _backbone.clusters is not None:
         return pd.read_parquet(_backbone.clusters.path / "clusters.parquet")
-    values, rows = unit_vectors(folder)
-    xy = principal_directions(values)
-    return rows[["image_id"]].assign(x=xy[:, 0], y=xy[:, 1], cluster=-1)
+    vectors = vectors_of(folder)
+    xy = principal_directions(normalised(vectors.values))
+    return vectors.images[["image_id"]].assign(x=xy[:, 0], y=xy[:, 1], cluster=-1)
 
 
 @st.cache_data(max_entries=6, show_spinner=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
@@ -10,8 +11,10 @@ import streamlit as st
 from explore import words
 from explore.gather import Findings
 from explore.source_sections import Drawing, Section, sections
+from explore.views.loading import picture
 
 _CHART = {"displayModeBar": False}
+_IN_A_ROW = 6
 
 
 def show(findings: Findings) -> None:
@@ -27,11 +30,11 @@ def show(findings: Findings) -> None:
     if problems:
         st.warning("**In the table**\n\n" + "\n".join("- " + words.for_markdown(problem) for problem in problems))
     reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
-    for section in sections(source, {str(reason): int(n) for reason, n in reasons.items()}):
-        _section(section)
+    for section in sections(source, {str(reason): int(n) for reason, n in reasons.items()}, findings.near):
+        _section(section, findings.scan.path)
 
 
-def _section(section: Section) -> None:
+def _section(section: Section, scan_folder: Path) -> None:
     st.subheader(section.title)
     if section.sentences:
         st.markdown("\n".join("- " + words.for_markdown(sentence) for sentence in section.sentences))
@@ -45,6 +48,12 @@ def _section(section: Section) -> None:
         )
         if chosen is not None:
             _drawings(f"{section.key}-chosen", [rest[chosen]])
+    for row in section.pictures:
+        if row.title:
+            st.markdown(f"**{words.for_markdown(row.title)}**")
+        columns = st.columns(_IN_A_ROW)
+        for place, (image_id, told) in enumerate(row.images):
+            columns[place % _IN_A_ROW].image(picture(scan_folder, image_id, 220), caption=told, width="stretch")
     for table in section.tables:
         if table.title:
             st.markdown(f"**{words.for_markdown(table.title)}**")

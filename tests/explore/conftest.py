@@ -17,6 +17,7 @@ from cohort.scan import scan
 from cohort.study import Study, load_study
 from embed.extract import embed
 from embed.index import build_index
+from embed.near import near
 from embed.vectors import write_vectors
 from explore.clusters import cluster
 from explore.report import report
@@ -126,7 +127,14 @@ class Whole:
     def report(self) -> RunFolder:
         r = self.runs
         return report(
-            self.study, r["scan"], [r["own"], r["pixels"]], r["cluster"], r["probe"], r["audit"], r["pretrain"]
+            self.study,
+            r["scan"],
+            [r["own"], r["pixels"]],
+            r["cluster"],
+            r["probe"],
+            r["audit"],
+            r["pretrain"],
+            r["near"],
         )
 
 
@@ -151,7 +159,7 @@ def hostile(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def _run_all(folder: Path) -> Whole:
-    study = load_study(folder, ["cluster.permutations=199"])
+    study = load_study(folder, ["cluster.permutations=199", "near.patience=5"])
     scanned = scan(study, progress=False)
     pixels = embed(study, scanned, "pixels", progress=False)
     analysis = study.analysis
@@ -160,13 +168,14 @@ def _run_all(folder: Path) -> Whole:
         (pretrain.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
     own = planted_vectors(analysis, scanned, pretrain)
     clusters = cluster(study, own, scanned, progress=False)
+    alike = near(study, own, scanned, progress=False)
     with begin_run(analysis, "probe", "probe", {"permutations": 99}, [own, pixels]) as probe:
         both = {"run:mae-tiny-cpu-00000000": {"variables": variables(0)}, "pixels": {"variables": variables(0.12)}}
         write_json(probe.path / "probes.json", {"schema": "pellucid.probes/1", "backbones": both})
     with begin_run(analysis, "audit", "mae-tiny-cpu", {"permutations": 99}, [own]) as audit:
         write_json(audit.path / "audit.json", audit_content())
     named = {"scan": scanned, "pixels": pixels, "own": own, "cluster": clusters}
-    return Whole(study, {**named, "probe": probe, "audit": audit, "pretrain": pretrain})
+    return Whole(study, {**named, "probe": probe, "audit": audit, "pretrain": pretrain, "near": alike})
 
 
 def planted_vectors(analysis: Path, scanned: RunFolder, pretrain: RunFolder) -> RunFolder:

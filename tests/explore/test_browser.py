@@ -122,6 +122,7 @@ def test_report(page: Any, whole: Any, screenshots: Path) -> None:
     assert page.get_by_text("Read with suspicion: device").is_visible()
     assert page.locator(".verdict").first.inner_text().startswith("Explained by the factor: diagnosis and device")
     assert page.locator(".pictures img").count() >= 3
+    assert page.locator("h3#source-unusual + p + .rows img").count() == 12
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     page.screenshot(path=screenshots / "report-top.png")
     page.screenshot(path=screenshots / "report.png", full_page=True)
@@ -187,6 +188,8 @@ def test_pages(page: Any, explorer: str, screenshots: Path, path: str, heading: 
     page.set_viewport_size({"width": 1440, "height": 2200})
     _open(page, f"{explorer}/{path}", heading)
     assert page.get_by_text(visible).first.is_visible()
+    if path == "source":
+        assert page.get_by_text("Images unlike all others").count() == 1
     if path != "clusters":
         page.locator(".js-plotly-plot .main-svg").nth(4).wait_for(timeout=WAIT_MS)
     page.wait_for_timeout(500)

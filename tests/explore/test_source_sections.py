@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from explore import source_figures
+from explore.gather import gather
 from explore.source_sections import sections
 
 
@@ -74,6 +77,29 @@ def test_what_an_older_scan_does_not_say_is_left_out(source: dict[str, Any]) -> 
     assert all(section.title for section in shown)
 
 
+def findings_near(whole: Any) -> Any:
+    return gather(whole.study, whole.runs["scan"], [whole.runs["own"]], near_run=whole.runs["near"]).near
+
+
+def test_pairs_and_unusual_images_are_shown_as_pictures_by_research_id(whole: Any) -> None:
+    near = findings_near(whole)
+    ids = near.unusual["image_id"].tolist()
+    pair = {"group": "N0001", "image_id": ids[0], "other_image_id": ids[1], "patient": "P1", "other_patient": "P2",
+            "split": "train", "other_split": "test", "similarity": 0.987, "ratio": 0.1, "agreement": 0.9, "how": "turned"}  # fmt: skip
+    again = pair | {"other_image_id": ids[2]}
+    found = replace(near, pairs=pd.DataFrame([pair, again]))
+    by_key = {section.key: section for section in sections({}, {}, found)}
+    shown = by_key["near"].pictures
+    assert [(row.title, list(row.images)) for row in shown] == [
+        ("turned, similarity 0.99", [(ids[0], "P1 (train)"), (ids[1], "P2 (test)")])
+    ], "of a group the first pair"
+    unlike = by_key["unusual"].pictures[0].images
+    assert unlike[0][0] == ids[0]
+    patients = [told.partition(",")[0] for _, told in unlike]
+    assert len(set(patients)) == len(patients) == 12
+    assert [s.key for s in sections({}, {}, None)] == []
+
+
 def test_the_scan_of_a_phantom_is_shown_whole_and_in_order(whole: Any) -> None:
     source = whole.runs["scan"].read_json("source.json")
     shown = sections(source, {})
@@ -94,6 +120,8 @@ def test_the_scan_of_a_phantom_is_shown_whole_and_in_order(whole: Any) -> None:
     assert {"there", "enough", "entangled", "per-patient", "calendar", "splits"} <= set(keys)
     said = [sentence for section in shown for sentence in section.sentences]
     assert all(sentence in said for told in source["sections"].values() for sentence in told)
+    both = sections(source, {}, findings_near(whole))
+    assert [s.key for s in both if s.key in order] == keys, "the vectors add, they change nothing"
     for section in shown:
         titles = [drawing.title for drawing in section.drawings]
         assert len(set(titles)) == len(titles)
