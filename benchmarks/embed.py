@@ -1,12 +1,13 @@
 """Extraction, in one run on the same files: a plain loop, lightly-train's `embed`, ours, and what the network alone can do.
 
-    python -m benchmarks.embed [--images 256] [--rounds 3] [--models …] [--sizes 640x480 1920x1440] [--lightly-train PYTHON]
+    python -m benchmarks.embed [--images 256] [--rounds 6] [--models …] [--sizes 640x480 1920x1440] [--lightly-train PYTHON]
 
 *Plain loop*: what one writes first: Pillow, timm's own transform, a DataLoader with a worker a core, float32, all cores in one
 product. *lightly-train*: its own environment's interpreter (never imported here: it is AGPL), its start-up taken off as the
 difference of two lengths. *Ours*: `run_parts`, from a plain folder and from a scan's prepared copies. *The limit*: the same
 network on images that lie decoded in memory, the best of one process with all cores, and one with one thread for each of
-several products. Rounds alternate; medians are printed, and ratios of the medians.
+several products. Rounds alternate. On a machine shared with others all disturbance is to one side, so ratios are of the best
+round, beside the median and the range; lightly-train, which takes a minute to start, has one round.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ from embed.workers import Named, run_parts
 
 CORES = int(joblib.cpu_count())
 BATCH = 64  # of the plain loop and of lightly-train
-LIMIT_BATCHES = (16, 64)
-LIMIT_S = 5.0
+LIMIT_BATCHES = (16, 32)
+LIMIT_S = 4.0
 
 
 class Photographs(Dataset[Any]):
@@ -129,6 +130,24 @@ def ours(
     return len(units) / seconds, np.concatenate([read_part(folder, part).vectors for part in range(job.n_parts)])
 
 
+def network_share(source: Source, name: str, encoder: Backbone, folder: Path) -> float:
+    """Share of the processor time of an extraction that is the network's: however busy the machine, the limit of the rest."""
+    spent = [0.0]
+
+    def timed(pixels: NDArray[np.uint8]) -> Any:
+        began = time.thread_time()
+        try:
+            return type(encoder).read(encoder, pixels)
+        finally:
+            spent[0] += time.thread_time() - began
+
+    watched = replace(encoder)
+    object.__setattr__(watched, "read", timed)
+    began = time.process_time()
+    ours(source, name, watched, folder)
+    return spent[0] / (time.process_time() - began)
+
+
 def rate(source: Source, name: str, encoder: Backbone, folder: Path, processes: bool = False) -> float:
     return ours(source, name, encoder, folder, processes)[0]
 
@@ -201,7 +220,7 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--models", nargs="+", default=["vit_tiny_patch16_224", "vit_small_patch16_224"])
     parser.add_argument("--sizes", nargs="+", default=["640x480", "1920x1440"])
     parser.add_argument("--lightly-train", default="", help="the Python of an environment that has lightly-train")
@@ -235,13 +254,25 @@ def main() -> None:
                         lightly_train, chosen.lightly_train, folder, few, architecture, work
                     )
                 rates: dict[str, list[float]] = {key: [] for key in contenders}
-                for _ in range(chosen.rounds):
+                for number in range(chosen.rounds):
                     for key, contender in contenders.items():
-                        rates[key].append(contender())
+                        if number == 0 or key != "lightly-train":
+                            rates[key].append(contender())
+                of_time = {
+                    key: network_share(source, name, encoder, parts)
+                    for key, source in (("originals", originals), ("prepared", prepared))
+                }
                 _, vectors = ours(prepared, name, encoder, parts)
                 lowest, same = agreement(vectors, in_float32(encoder, prepared))
-                results[f"{size} {architecture}"] = {"rates": rates, "cosine": lowest, "top10": same}
+                results[f"{size} {architecture}"] = {
+                    "rates": rates,
+                    "cosine": lowest,
+                    "top10": same,
+                    "network_share": of_time,
+                }
                 print(table(size, architecture, rates, lowest, same), flush=True)
+                shares = ", ".join(f"{share:.1%} from {key}" for key, share in of_time.items())
+                print(f"the network's share of the processor time: {shares}", flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
@@ -272,15 +303,15 @@ def _files(root: Path, size: str, n: int) -> tuple[Path, Path, Path]:
 
 
 def table(size: str, architecture: str, rates: dict[str, list[float]], lowest: float, same: float) -> str:
-    medians = {key: statistics.median(values) for key, values in rates.items()}
+    best_of = {key: max(values) for key, values in rates.items()}
     lines = [
         f"\n{size} JPEG, {architecture}",
-        "| | images/s (median; lowest–highest) | × plain loop | of the network alone |",
-        "|---|---|---|---|",
+        "| | images/s: best | median (lowest) | × plain loop | of the network alone |",
+        "|---|---|---|---|---|",
     ]
     for key, values in rates.items():
-        spread = f"{medians[key]:.1f} ({min(values):.1f}–{max(values):.1f})"
-        ratio, share = medians[key] / medians["plain loop"], medians[key] / medians["the network alone"]
+        spread = f"{best_of[key]:.1f} | {statistics.median(values):.1f} ({min(values):.1f})"
+        ratio, share = best_of[key] / best_of["plain loop"], best_of[key] / best_of["the network alone"]
         lines.append(f"| {key} | {spread} | {ratio:.2f} | {share:.0%} |")
     lines.append(
         f"against float32 by torch's own attention: lowest cosine {lowest:.6f}, same ten nearest for {same:.1%}"

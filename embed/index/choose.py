@@ -14,6 +14,7 @@ Kind = Literal["exact", "ivf-sq8", "ivf-pq"]
 EXACT_UP_TO = 100_000  # vectors; below, looking at all of them takes under a millisecond each
 MOST_LISTS = 65_536
 TRAIN_PER_LIST = 64  # vectors per list that the centroids are learned from; FAISS asks for 39 at least
+CODE_BITS = 4  # of a product code: sixteen sums fit into one register
 _LEAST_FOR_LISTS = 1_000
 _ID_BYTES = 8
 
@@ -31,16 +32,21 @@ def n_lists(n: int) -> int:
     return max(1, min(MOST_LISTS, int(4 * n**0.5), n // TRAIN_PER_LIST))
 
 
+def n_codes(dim: int) -> int:
+    """How many 4-bit codes a vector has: the most that divide it evenly, at most one for two dimensions."""
+    return max(m for m in range(1, max(1, dim // 2) + 1) if dim % m == 0)
+
+
 def code_length(dim: int) -> int:
-    """Bytes a product code has: one for four dimensions."""
-    return max(1, dim // 4)
+    """Bytes that the codes of a vector take."""
+    return -(-n_codes(dim) * CODE_BITS // 8)
 
 
 def index_bytes(kind: Kind, n: int, dim: int) -> int:
     """About how many bytes an index of that kind has."""
     if kind == "exact":
         return 4 * n * dim
-    fixed = 4 * dim * n_lists(n) + (4 * dim * (dim + 256) if kind == "ivf-pq" else 0)
+    fixed = 4 * dim * n_lists(n) + (4 * dim * 2**CODE_BITS if kind == "ivf-pq" else 0)
     return n * (_ID_BYTES + (dim if kind == "ivf-sq8" else code_length(dim))) + fixed
 
 

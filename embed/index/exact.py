@@ -10,7 +10,7 @@ from embed.index.library import faiss
 from embed.neighbours import normalised
 
 _BLOCK_CELLS = 16_000_000  # similarities at once: 64 MB
-_TOGETHER = 256  # queries whose candidates stay in the processor's cache between two looks
+_TOGETHER = 8_000_000  # bytes of candidates that stay in the processor's cache between two looks
 
 
 def exact_search(
@@ -67,9 +67,10 @@ def cosines(values: NDArray[np.float32], queries: NDArray[np.float32], found: ND
     similarity = np.full(found.shape, -np.inf, np.float32)
     where = values if values.flags.c_contiguous and values.dtype == np.float32 else np.ascontiguousarray(values, "f4")
     width, dim = found.shape[1], values.shape[1]
-    nothing = np.zeros((_TOGETHER, dim), np.float32)
-    for first in range(0, len(found), _TOGETHER):  # FAISS's own loops read the rows where they lie, without a copy
-        part = slice(first, first + _TOGETHER)
+    together = max(1, _TOGETHER // max(1, 4 * width * dim))
+    nothing = np.zeros((min(together, len(found)), dim), np.float32)
+    for first in range(0, len(found), together):  # FAISS's own loops read the rows where they lie, without a copy
+        part = slice(first, first + together)
         ids, unit = np.ascontiguousarray(found[part]), np.ascontiguousarray(queries[part])
         dots, squares = np.empty(ids.shape, np.float32), np.empty(ids.shape, np.float32)
         to, rows = faiss.swig_ptr(where), faiss.swig_ptr(ids)

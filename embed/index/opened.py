@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort.errors import UserError
-from embed.index.build import inner, turned
+from embed.index.build import inner, scanner
 from embed.index.exact import exact_search, rescored
 from embed.index.gpu import on_gpu
 from embed.index.library import faiss
@@ -20,7 +20,7 @@ from embed.neighbours import normalised
 
 EXACT_ALLOWED = 50_000  # rows; among so few all are looked at
 _QUERIES = 4_096  # at once
-_MORE = 4  # times the candidates for such a query, and under a filter
+_MORE = {"ivf-sq8": 4, "ivf-pq": 16}  # times the candidates for such a query, and under a filter
 _WIDER = 8  # times the lists for a query that lies farther from every list than 99 of 100 of the vectors do
 
 
@@ -119,13 +119,13 @@ class Index:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         wanted = min(self.n, self.factor * max(k, RECALL_AT))  # never fewer than it was tuned for
         # Far neighbours are close to one another in similarity, so that codes alone order them badly.
-        more = min(self.n, _MORE * wanted)
+        more = min(self.n, _MORE[self.kind] * wanted)
         # Of many neighbours asked for, the last ones lie in more lists than the twenty that nprobe was tuned for.
         nprobe = min(self._ivf.nlist, max(self.nprobe, round(self.nprobe * k / 100)))
         if allowed is None and self._gpu is not None and nprobe == self.nprobe:
             found = self._gpu[0].search(unit, wanted)[1]
         else:
-            seen = np.ascontiguousarray(turned(self.faiss, unit))
+            seen = np.ascontiguousarray(unit)
             near, lists = self._ivf.quantizer.search(seen, nprobe)
             far = near[:, 0] < self._far
             found = np.full((len(seen), more if allowed is not None or far.any() else wanted), -1, np.int64)
@@ -195,8 +195,14 @@ class Index:
         if selector is not None:
             params = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
         to = faiss.swig_ptr
-        self._ivf.search_preassigned_c(len(seen), to(seen), k, to(lists), to(near), to(scores), to(rows), False, params)
+        self._looking.search_preassigned_c(
+            len(seen), to(seen), k, to(lists), to(near), to(scores), to(rows), False, params
+        )
         return rows
+
+    @cached_property
+    def _looking(self) -> Any:
+        return scanner(self._ivf)
 
     @cached_property
     def _list_of_row(self) -> NDArray[np.int32]:

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.index.build import inner, turned
+from embed.index.build import inner, scanner
 from embed.index.exact import cosines, exact_neighbours, sample_queries
 from embed.index.library import faiss
 
 RECALL_AT = 20
 MOST_QUERIES = 1_000
 _TIE = 1e-6  # rounding: of two copies either is right
-_EXACT_COST = 10  # one exact cosine from the file costs about as much as looking at this many codes
-_FACTORS = {"ivf-sq8": (1, 2, 4, 8, 16, 32), "ivf-pq": (2, 4, 8, 16, 32)}
+_EXACT_COST = {"ivf-sq8": 10, "ivf-pq": 60}  # one exact cosine from the file costs about as much as so many codes
+_FACTORS = {"ivf-sq8": (1, 2, 4, 8, 16, 32), "ivf-pq": (2, 4, 8, 16, 32, 64)}
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def tuned(index: Any, values: NDArray[np.float32], kind: str, wanted: float) -> 
     rows = sample_queries(values, MOST_QUERIES)
     queries, truth = exact_neighbours(values, rows, k)
     ivf = inner(index)
-    seen = turned(index, queries)
-    far = float(np.quantile(ivf.quantizer.search(seen, 1)[0][:, 0], 0.01))
+    looking = scanner(ivf)
+    far = float(np.quantile(ivf.quantizer.search(queries, 1)[0][:, 0], 0.01))
     sizes = np.array([ivf.invlists.list_size(i) for i in range(ivf.nlist)], dtype=np.float64)
     scanned = float((sizes**2).sum() / max(sizes.sum(), 1))  # large lists are looked through more often
     best: tuple[float, Tuned] | None = None
@@ -66,13 +66,13 @@ def tuned(index: Any, values: NDArray[np.float32], kind: str, wanted: float) -> 
             break  # already dearer than what is enough
         factors = _FACTORS[kind]
         params = faiss.SearchParametersIVF(nprobe=nprobe)
-        found = ivf.search(seen, factors[-1] * k + 1, params=params)[1]
+        found = looking.search(queries, factors[-1] * k + 1, params=params)[1]
         alike = cosines(values, queries, np.where(found == rows[:, None], -1, found))
         for factor in factors:
             mean, error = _recall(alike[:, : factor * k + 1], truth, k)
             this = Tuned(nprobe, factor, mean, error, len(rows), mean - error >= wanted or mean == 1.0, far)
             if this.reached:
-                cost = nprobe * scanned + factor * k * _EXACT_COST
+                cost = nprobe * scanned + factor * k * _EXACT_COST[kind]
                 if best is None or cost < best[0]:
                     best = cost, this
                 break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embed.index import build_index, extend_index, open_index
-from embed.index.build import inner, turned
+from embed.index.build import inner
 from embed.index.exact import exact_search
 from embed.index.extend import codes_in_list
 from embed.index.library import faiss
@@ -24,14 +23,6 @@ from embed.neighbours import normalised
 
 Values = NDArray[np.float32]
 LISTS = ("ivf-sq8", "ivf-pq")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_rotation() -> Iterator[None]:
-    """The rotation of product codes from few vectors: most of their time otherwise."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embed.index.build._TURN_TRAINING", 512)
-        yield
 
 
 @dataclass
@@ -141,7 +132,6 @@ def test_the_centre_of_a_list_forgets_who_is_gone(kind: str, tmp_path: Path) -> 
     some = int(np.flatnonzero([inner(index).invlists.list_size(i) for i in range(inner(index).nlist)])[0])
     assert np.linalg.norm(centres[some]) == pytest.approx(1, abs=1e-3)
     assert found_share(tmp_path, values[keep]) >= 0.95
-    assert turned(index, normalised(values[:1])).shape == (1, inner(index).d)
 
 
 def test_a_flat_index_holds_no_bytes_of_the_gone(tmp_path: Path) -> None:
