@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.index.choose import CODE_BITS, TRAIN_PER_LIST, Kind, n_codes, n_lists
+from embed.index.choose import CODE_BITS, TRAIN_PER_LIST, Kind, n_lists
 from embed.index.gpu import clustering_on_gpu
 from embed.index.library import faiss
 from embed.neighbours import normalised
@@ -48,7 +48,7 @@ def trained(values: NDArray[np.float32], kind: Kind) -> Any:
             coarse, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
         )
     else:
-        index = faiss.IndexIVFPQ(coarse, dim, lists, n_codes(dim), CODE_BITS, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexIVFPQ(coarse, dim, lists, dim, CODE_BITS, faiss.METRIC_INNER_PRODUCT)
         index.pq.cp.min_points_per_centroid = 1
     sample = np.sort(np.random.default_rng(0).choice(n, min(n, lists * TRAIN_PER_LIST), replace=False))
     with clustering_on_gpu(index):
@@ -59,8 +59,8 @@ def trained(values: NDArray[np.float32], kind: Kind) -> Any:
 def scanner(ivf: Any) -> Any:
     """What looks through the lists: product codes laid out for SIMD registers (André et al., VLDB 2015), in memory.
 
-    A quarter of a byte for each dimension is what a query reads of a vector, and reading is what takes the time. The
-    file keeps plain lists, from which entries can be removed.
+    Half a byte for each dimension is what a query reads of a vector, and reading is what takes the time. The file keeps
+    plain lists, from which entries can be removed.
     """
     return faiss.IndexIVFPQFastScan(ivf) if isinstance(ivf, faiss.IndexIVFPQ) else ivf
 

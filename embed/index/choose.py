@@ -1,4 +1,4 @@
-"""Which kind of index: exact as long as that is fast, 8-bit inverted lists beyond, product codes where memory is short."""
+"""Which kind of index: exact as long as that is fast, inverted lists of 4-bit codes beyond, of 8-bit codes for a GPU."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Literal
 from pydantic import Field
 
 from cohort.config import Config
+from embed.index.gpu import n_gpus
 
 Kind = Literal["exact", "ivf-sq8", "ivf-pq"]
 
 EXACT_UP_TO = 100_000  # vectors; below, looking at all of them takes under a millisecond each
 MOST_LISTS = 65_536
 TRAIN_PER_LIST = 64  # vectors per list that the centroids are learned from; FAISS asks for 39 at least
-CODE_BITS = 4  # of a product code: sixteen sums fit into one register
+CODE_BITS = 4  # for each dimension of a product code: its sixteen products with a query fit into one register
 _LEAST_FOR_LISTS = 1_000
 _ID_BYTES = 8
 
@@ -32,14 +33,9 @@ def n_lists(n: int) -> int:
     return max(1, min(MOST_LISTS, int(4 * n**0.5), n // TRAIN_PER_LIST))
 
 
-def n_codes(dim: int) -> int:
-    """How many 4-bit codes a vector has: the most that divide it evenly, at most one for two dimensions."""
-    return max(m for m in range(1, max(1, dim // 2) + 1) if dim % m == 0)
-
-
 def code_length(dim: int) -> int:
-    """Bytes that the codes of a vector take."""
-    return -(-n_codes(dim) * CODE_BITS // 8)
+    """Bytes that the 4-bit codes of a vector take."""
+    return -(-dim * CODE_BITS // 8)
 
 
 def index_bytes(kind: Kind, n: int, dim: int) -> int:
@@ -54,8 +50,8 @@ def choose_kind(n: int, dim: int, kind: str = "auto", memory_gb: float | None = 
     """The kind for `n` vectors of `dim` dimensions.
 
     Args:
-        kind: one of `Kind`, or auto: exact up to 100,000 vectors, ivf-sq8 beyond, and the first of exact, ivf-sq8 and
-            ivf-pq from there on that fits into the memory.
+        kind: one of `Kind`, or auto: exact up to 100,000 vectors, beyond (or where that does not fit into the memory)
+            ivf-pq, and where FAISS has a GPU ivf-sq8, which is searched there.
         memory_gb: what the index may take, in 10⁹ bytes; None: half of the machine's memory.
     """
     if n < _LEAST_FOR_LISTS:
@@ -63,8 +59,9 @@ def choose_kind(n: int, dim: int, kind: str = "auto", memory_gb: float | None = 
     if kind in ("exact", "ivf-sq8", "ivf-pq"):
         return kind  # type: ignore[return-value]
     budget = 1e9 * memory_gb if memory_gb is not None else _machine_bytes() / 2
-    order: tuple[Kind, ...] = ("exact", "ivf-sq8") if n <= EXACT_UP_TO else ("ivf-sq8",)
-    return next((k for k in order if index_bytes(k, n, dim) <= budget), "ivf-pq")
+    if n <= EXACT_UP_TO and index_bytes("exact", n, dim) <= budget:
+        return "exact"
+    return "ivf-sq8" if n_gpus() and index_bytes("ivf-sq8", n, dim) <= budget else "ivf-pq"
 
 
 def _machine_bytes() -> int:

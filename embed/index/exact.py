@@ -45,24 +45,34 @@ def exact_search(
 
 
 def rescored(
-    values: NDArray[np.float32], queries: NDArray[np.float32], found: NDArray[np.int64], k: int
+    values: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    found: NDArray[np.int64],
+    k: int,
+    lengths: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Candidates put into the order of their exact cosines, the first `k` of each query.
 
     Args: as for `cosines`.
     """
-    similarity = cosines(values, queries, found)
+    similarity = cosines(values, queries, found, lengths)
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(found, order, axis=1)
 
 
-def cosines(values: NDArray[np.float32], queries: NDArray[np.float32], found: NDArray[np.int64]) -> NDArray[np.float32]:
+def cosines(
+    values: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    found: NDArray[np.int64],
+    lengths: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """(m, width) exact cosines of each query with its candidates, −inf for none.
 
     Args:
         values: (n, dim) float32, of any length, perhaps memory-mapped.
         queries: (m, dim) float32 of length 1.
         found: (m, width) candidate rows, −1 for none.
+        lengths: (n,) of the rows, where they are known; computed for the candidates if not.
     """
     similarity = np.full(found.shape, -np.inf, np.float32)
     where = values if values.flags.c_contiguous and values.dtype == np.float32 else np.ascontiguousarray(values, "f4")
@@ -72,14 +82,25 @@ def cosines(values: NDArray[np.float32], queries: NDArray[np.float32], found: ND
     for first in range(0, len(found), together):  # FAISS's own loops read the rows where they lie, without a copy
         part = slice(first, first + together)
         ids, unit = np.ascontiguousarray(found[part]), np.ascontiguousarray(queries[part])
-        dots, squares = np.empty(ids.shape, np.float32), np.empty(ids.shape, np.float32)
+        dots, its = np.empty(ids.shape, np.float32), np.empty(ids.shape, np.float32)
         to, rows = faiss.swig_ptr(where), faiss.swig_ptr(ids)
         faiss.fvec_inner_products_by_idx(faiss.swig_ptr(dots), faiss.swig_ptr(unit), to, rows, dim, len(ids), width)
-        faiss.fvec_L2sqr_by_idx(faiss.swig_ptr(squares), faiss.swig_ptr(nothing), to, rows, dim, len(ids), width)
-        there = ids >= 0
-        cosine = dots[there] / np.maximum(np.sqrt(squares[there]), 1e-12)
-        similarity[part][there] = np.clip(cosine, -1, 1)
+        if lengths is not None:
+            its = lengths[np.maximum(ids, 0)]
+        else:
+            faiss.fvec_L2sqr_by_idx(faiss.swig_ptr(its), faiss.swig_ptr(nothing), to, rows, dim, len(ids), width)
+            its = np.sqrt(np.where(ids >= 0, its, 1))
+        similarity[part] = np.where(ids >= 0, np.clip(dots / np.maximum(its, 1e-12), -1, 1), -np.inf)
     return similarity
+
+
+def lengths_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n,) lengths of the rows, a block at a time."""
+    found = np.empty(len(values), np.float32)
+    for start in range(0, len(values), 65_536):
+        block = np.asarray(values[start : start + 65_536], dtype=np.float32)
+        found[start : start + 65_536] = np.sqrt(np.einsum("nd,nd->n", block, block))
+    return found
 
 
 def sample_queries(values: NDArray[np.float32], most: int, seed: int = 0) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cohort.errors import UserError
 from embed.index.build import inner, scanner
-from embed.index.exact import exact_search, rescored
+from embed.index.exact import exact_search, lengths_of, rescored
 from embed.index.gpu import on_gpu
 from embed.index.library import faiss
 from embed.index.recall import RECALL_AT
@@ -50,6 +50,8 @@ class Index:
         self.kind = str(record.get("kind", "exact" if self._ivf is None else "ivf-sq8"))
         self.nprobe = int(record.get("nprobe") or (0 if self._ivf is None else self._ivf.nprobe))
         self.factor = int(record.get("factor", 1))
+        self._asked = 0
+        self._lengths: NDArray[np.float32] | None = None
         self._far = float(record.get("far", -np.inf))
         self._gpu = on_gpu(index, int(record.get("bytes", 4 * values.size))) if device != "cpu" else None
         if self._gpu is not None and self._ivf is not None:
@@ -123,25 +125,31 @@ class Index:
         # Of many neighbours asked for, the last ones lie in more lists than the twenty that nprobe was tuned for.
         nprobe = min(self._ivf.nlist, max(self.nprobe, round(self.nprobe * k / 100)))
         if allowed is None and self._gpu is not None and nprobe == self.nprobe:
-            found = self._gpu[0].search(unit, wanted)[1]
-        else:
-            seen = np.ascontiguousarray(unit)
-            near, lists = self._ivf.quantizer.search(seen, nprobe)
-            far = near[:, 0] < self._far
-            found = np.full((len(seen), more if allowed is not None or far.any() else wanted), -1, np.int64)
-            for which, probes in ((~far, nprobe), (far, min(self._ivf.nlist, _WIDER * nprobe))):
-                if not which.any():
-                    continue
-                part = np.ascontiguousarray(seen[which])
-                if allowed is not None:
-                    found[which] = self._allowed_lists(part, more, allowed, probes)
-                elif probes == nprobe:
-                    found[which, :wanted] = self._scanned(part, wanted, near[which], lists[which])
-                else:
-                    found[which] = self._scanned(part, more, *self._ivf.quantizer.search(part, probes))
+            return self._exactly(unit, self._gpu[0].search(unit, wanted)[1], k, None)
+        unit = np.ascontiguousarray(unit)
+        near, lists = self._ivf.quantizer.search(unit, nprobe)
+        far = near[:, 0] < self._far
+        similarity, rows = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int64)
+        for which, probes in ((~far, nprobe), (far, min(self._ivf.nlist, _WIDER * nprobe))):
+            if not which.any():
+                continue
+            part = np.ascontiguousarray(unit[which])
+            if allowed is not None:
+                found = self._allowed_lists(part, more, allowed, probes)
+            elif probes == nprobe:
+                found = self._scanned(part, wanted, near[which], lists[which])
+            else:
+                found = self._scanned(part, more, *self._ivf.quantizer.search(part, probes))
+            similarity[which], rows[which] = self._exactly(part, found, k, allowed)
+        return similarity, rows
+
+    def _exactly(
+        self, unit: NDArray[np.float32], found: NDArray[np.int64], k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Candidates in the order of their exact cosines; all rows are looked at where the lists held too few."""
         short = (found >= 0).sum(axis=1) < k
-        similarity, rows = rescored(self.values, unit, found, k)
-        if short.any():  # the lists looked through held too few: look at everything
+        similarity, rows = rescored(self.values, unit, found, k, self._lengths_for(found.size))
+        if short.any():
             among = None if allowed is None else np.flatnonzero(allowed)
             similarity[short], rows[short] = exact_search(self.values, unit[short], k, among)
         return similarity, rows
@@ -199,6 +207,13 @@ class Index:
             len(seen), to(seen), k, to(lists), to(near), to(scores), to(rows), False, params
         )
         return rows
+
+    def _lengths_for(self, candidates: int) -> NDArray[np.float32] | None:
+        """Lengths of all rows, once so many candidates have been asked for that knowing them is cheaper."""
+        self._asked += candidates
+        if self._lengths is None and self._asked > self.n:
+            self._lengths = lengths_of(self.values)
+        return self._lengths
 
     @cached_property
     def _looking(self) -> Any:

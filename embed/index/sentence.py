@@ -11,7 +11,7 @@ from embed.index.stored import read_record
 _WORDS = {
     "exact": "exact search of all {n:,} vectors",
     "ivf-sq8": "{nprobe} of {lists:,} inverted lists of 8-bit codes",
-    "ivf-pq": "{nprobe} of {lists:,} inverted lists of product codes",
+    "ivf-pq": "{nprobe} of {lists:,} inverted lists of 4-bit codes",
 }
 
 

@@ -151,12 +151,13 @@ def test_more_may_be_asked_for_than_there_is(made: dict[str, tuple[Path, Values]
         open_index(folder, Store(values)).search(np.full((1, 16), np.nan, np.float32), 3)
 
 
-def test_kinds_by_size_and_memory() -> None:
-    assert choose_kind(100_000, 384) == "exact"
-    assert choose_kind(100_001, 384, memory_gb=1) == "ivf-sq8"
-    assert choose_kind(1_000_000, 384, memory_gb=2) == "ivf-sq8"
-    assert choose_kind(1_000_000, 384, memory_gb=0.2) == "ivf-pq"
-    assert choose_kind(50_000, 384, memory_gb=0.03) == "ivf-sq8"
+def test_kinds_by_size_memory_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpus, lists in ((0, "ivf-pq"), (1, "ivf-sq8")):
+        monkeypatch.setattr("embed.index.choose.n_gpus", lambda gpus=gpus: gpus)
+        assert choose_kind(100_000, 384) == "exact"
+        assert choose_kind(100_001, 384, memory_gb=1) == lists
+        assert choose_kind(50_000, 384, memory_gb=0.03) == lists
+        assert choose_kind(1_000_000, 384, memory_gb=0.2) == "ivf-pq"
     assert choose_kind(200, 384, "ivf-pq") == "exact", "nothing to learn lists from"
     config = validate(IndexConfig, {"kind": "ivf-pq", "recall": 0.9, "memory_gb": 2}, "study.yaml: embed.index")
     assert config.memory_gb == 2
@@ -170,10 +171,10 @@ def test_a_recall_that_cannot_be_had_gives_an_exact_index(tmp_path: Path, monkey
     monkeypatch.setattr("embed.index.choose.EXACT_UP_TO", 1000)
     monkeypatch.setattr("embed.index.recall._FACTORS", {"ivf-sq8": (1,), "ivf-pq": (1,)})
     values = np.random.default_rng(0).normal(size=(1500, 24)).astype(np.float32)
-    values[:, 0] *= 10_000  # the 8-bit ranges are no use for what is left
+    values[:, 0] *= 10_000  # codes are no use for what is left
     record = build_index(tmp_path, values, None, 1.0, memory_gb=1)
     assert record["kind"] == "exact"
-    assert "ivf-sq8 found only" in index_sentence(record)
+    assert "ivf-pq found only" in index_sentence(record)
     forced = build_index(tmp_path, values, None, 1.0, kind="ivf-sq8")
     assert not forced["recall_reached"]
     assert "100.0% were wanted: set embed.index.kind=exact" in index_sentence(forced)

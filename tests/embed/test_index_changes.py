@@ -169,7 +169,7 @@ def test_recall_that_falls_is_never_kept(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("embed.index.choose.EXACT_UP_TO", 1000)
     values = clustered(1400, 16, 1)
     first = build_index(tmp_path, values, "here", memory_gb=1)
-    assert first["kind"] == "ivf-sq8"
+    assert first["kind"] == "ivf-pq"
     corner = (values[0] + 0.05 * np.random.default_rng(0).normal(size=(1000, 16))).astype(np.float32)
     both = np.concatenate([values, corner])
     old_rows = np.r_[np.arange(1400), np.full(1000, -1)]
