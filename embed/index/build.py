@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.index.choose import CODE_BITS, TRAIN_PER_LIST, Kind, n_lists
+from embed.index.choose import CODE_BITS, TRAIN_PER_LIST, Kind, coded_dimensions, n_lists
 from embed.index.gpu import clustering_on_gpu
 from embed.index.library import faiss
 from embed.neighbours import normalised
@@ -41,19 +41,37 @@ def trained(values: NDArray[np.float32], kind: Kind) -> Any:
     n, dim = values.shape
     if kind == "exact":
         return faiss.IndexFlatIP(dim)
-    lists, coarse = n_lists(n), faiss.IndexFlatIP(dim)
+    lists = n_lists(n)
+    sample = np.sort(np.random.default_rng(0).choice(n, min(n, lists * TRAIN_PER_LIST), replace=False))
+    unit = normalised(np.asarray(values[sample], dtype=np.float32))
     index: Any
     if kind == "ivf-sq8":
-        index = faiss.IndexIVFScalarQuantizer(
-            coarse, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        index = ivf = faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatIP(dim), dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
         )
     else:
-        index = faiss.IndexIVFPQ(coarse, dim, lists, dim, CODE_BITS, faiss.METRIC_INNER_PRODUCT)
-        index.pq.cp.min_points_per_centroid = 1
-    sample = np.sort(np.random.default_rng(0).choice(n, min(n, lists * TRAIN_PER_LIST), replace=False))
-    with clustering_on_gpu(index):
-        index.train(normalised(np.asarray(values[sample], dtype=np.float32)))
+        kept = coded_dimensions(dim)
+        ivf = faiss.IndexIVFPQ(faiss.IndexFlatIP(kept), kept, lists, kept, CODE_BITS, faiss.METRIC_INNER_PRODUCT)
+        ivf.pq.cp.min_points_per_centroid = 1
+        index = faiss.IndexPreTransform(_turn(unit, kept), ivf)
+    with clustering_on_gpu(ivf):
+        index.train(unit)
     return index
+
+
+def _turn(unit: NDArray[np.float32], kept: int) -> Any:
+    """The `kept` directions in which vectors differ most, turned at random among themselves.
+
+    A code has the same number of bits for each dimension; unturned, the steps would be coarsest where queries are
+    long, and 384 codes would tell less than 192 do now (benchmarks/LOG.md).
+    """
+    dim = unit.shape[1]
+    directions = np.linalg.eigh((unit.T @ unit).astype(np.float64))[1][:, ::-1][:, :kept]
+    mixed = directions @ np.linalg.qr(np.random.default_rng(0).normal(size=(kept, kept)))[0]
+    turn = faiss.LinearTransform(dim, kept, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(mixed.T, dtype=np.float32).ravel(), turn.A)
+    turn.is_trained = True
+    return turn
 
 
 def scanner(ivf: Any) -> Any:
@@ -66,5 +84,17 @@ def scanner(ivf: Any) -> Any:
 
 
 def inner(index: Any) -> Any:
-    """The index as inverted lists; None for an exact one."""
-    return None if isinstance(index, faiss.IndexFlat) else index
+    """The inverted lists inside an index, whatever turns the vectors before; None for an exact one."""
+    found = faiss.try_extract_index_ivf(index)
+    if found is None:
+        return None
+    lists = faiss.downcast_index(found)
+    lists.referenced_objects = [index]  # which owns them: freed, it would leave a pointer into nothing
+    return lists
+
+
+def turned(index: Any, unit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(m, dim) rows as the inverted lists see them."""
+    if not isinstance(index, faiss.IndexPreTransform):
+        return np.ascontiguousarray(unit)
+    return np.asarray(index.chain.at(0).apply(unit), dtype=np.float32)

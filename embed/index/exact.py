@@ -44,22 +44,6 @@ def exact_search(
     return best, who
 
 
-def rescored(
-    values: NDArray[np.float32],
-    queries: NDArray[np.float32],
-    found: NDArray[np.int64],
-    k: int,
-    lengths: NDArray[np.float32] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Candidates put into the order of their exact cosines, the first `k` of each query.
-
-    Args: as for `cosines`.
-    """
-    similarity = cosines(values, queries, found, lengths)
-    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(found, order, axis=1)
-
-
 def cosines(
     values: NDArray[np.float32],
     queries: NDArray[np.float32],

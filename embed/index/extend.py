@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort.errors import UserError
-from embed.index.build import inner, unit_blocks
+from embed.index.build import inner, turned, unit_blocks
 from embed.index.choose import choose_kind
 from embed.index.library import faiss
 from embed.index.made import build_index, finished
@@ -124,7 +124,7 @@ def _carry_over(index: Any, values: NDArray[np.float32], new_of_old: NDArray[np.
         codes = codes_in_list(ivf, number)[order]
         rows = np.ascontiguousarray(ids[order])
         if losing and losing[-1] == number:
-            codes = _anew(ivf, values, rows, centres, number)
+            codes = _anew(index, ivf, values, rows, centres, number)
         new.add_entries(number, len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(np.ascontiguousarray(codes)))
         kept += len(rows)
     empty = [number for number in losing if not new.list_size(number)]
@@ -138,6 +138,7 @@ def _carry_over(index: Any, values: NDArray[np.float32], new_of_old: NDArray[np.
 
 
 def _anew(
+    index: Any,
     ivf: Any,
     values: NDArray[np.float32],
     rows: NDArray[np.int64],
@@ -145,7 +146,7 @@ def _anew(
     number: int,
 ) -> NDArray[np.uint8]:
     """A list's centre from the rows that stay in it, and their codes about that centre."""
-    seen = normalised(np.asarray(values[rows], dtype=np.float32))
+    seen = turned(index, normalised(np.asarray(values[rows], dtype=np.float32)))
     centres[number] = normalised(seen.mean(axis=0, keepdims=True))[0]
     return _codes(ivf, seen, np.full(len(rows), number, np.int64))
 
@@ -180,7 +181,7 @@ def _compare(index: Any, values: NDArray[np.float32], rows: NDArray[np.int64]) -
         if not len(here):
             continue
         codes = codes_in_list(ivf, number)[here]
-        seen = normalised(np.asarray(values[ids[here]], dtype=np.float32))
+        seen = turned(index, normalised(np.asarray(values[ids[here]], dtype=np.float32)))
         again = _codes(ivf, seen, np.full(len(here), number, np.int64))
         if (np.abs(codes.astype(int) - again.astype(int)) > 1).mean() > 0.01:  # rounding of another machine is 1
             raise ValueError("old_rows: vectors said to be carried over are not those of the earlier store")

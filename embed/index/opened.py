@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cohort.errors import UserError
-from embed.index.build import inner, scanner
-from embed.index.exact import exact_search, lengths_of, rescored
+from embed.index.build import inner, scanner, turned
+from embed.index.exact import cosines, exact_search, lengths_of
 from embed.index.gpu import on_gpu
 from embed.index.library import faiss
 from embed.index.recall import RECALL_AT
@@ -50,6 +50,7 @@ class Index:
         self.kind = str(record.get("kind", "exact" if self._ivf is None else "ivf-sq8"))
         self.nprobe = int(record.get("nprobe") or (0 if self._ivf is None else self._ivf.nprobe))
         self.factor = int(record.get("factor", 1))
+        self._slack = record.get("slack")  # by how much a code's score may fall short of the exact cosine
         self._asked = 0
         self._lengths: NDArray[np.float32] | None = None
         self._far = float(record.get("far", -np.inf))
@@ -125,38 +126,61 @@ class Index:
         # Of many neighbours asked for, the last ones lie in more lists than the twenty that nprobe was tuned for.
         nprobe = min(self._ivf.nlist, max(self.nprobe, round(self.nprobe * k / 100)))
         if allowed is None and self._gpu is not None and nprobe == self.nprobe:
-            return self._exactly(unit, self._gpu[0].search(unit, wanted)[1], k, None)
-        unit = np.ascontiguousarray(unit)
-        near, lists = self._ivf.quantizer.search(unit, nprobe)
+            scores, found = self._gpu[0].search(unit, wanted)
+            return self._exactly(unit, found, scores, k, None)
+        seen = turned(self.faiss, unit)
+        near, lists = self._ivf.quantizer.search(seen, nprobe)
         far = near[:, 0] < self._far
         similarity, rows = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int64)
         for which, probes in ((~far, nprobe), (far, min(self._ivf.nlist, _WIDER * nprobe))):
             if not which.any():
                 continue
-            part = np.ascontiguousarray(unit[which])
+            part = np.ascontiguousarray(seen[which])
             if allowed is not None:
-                found = self._allowed_lists(part, more, allowed, probes)
+                candidates = self._allowed_lists(part, more, allowed, probes)
             elif probes == nprobe:
-                found = self._scanned(part, wanted, near[which], lists[which])
+                candidates = self._scanned(part, wanted, near[which], lists[which])
             else:
-                found = self._scanned(part, more, *self._ivf.quantizer.search(part, probes))
-            similarity[which], rows[which] = self._exactly(part, found, k, allowed)
+                candidates = self._scanned(part, more, *self._ivf.quantizer.search(part, probes))
+            similarity[which], rows[which] = self._exactly(unit[which], *candidates, k, allowed)
         return similarity, rows
 
     def _exactly(
-        self, unit: NDArray[np.float32], found: NDArray[np.int64], k: int, allowed: NDArray[np.bool_] | None
+        self,
+        unit: NDArray[np.float32],
+        found: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.bool_] | None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Candidates in the order of their exact cosines; all rows are looked at where the lists held too few."""
         short = (found >= 0).sum(axis=1) < k
-        similarity, rows = rescored(self.values, unit, found, k, self._lengths_for(found.size))
+        similarity, rows = self._best_of(np.ascontiguousarray(unit), found, scores, k)
         if short.any():
             among = None if allowed is None else np.flatnonzero(allowed)
             similarity[short], rows[short] = exact_search(self.values, unit[short], k, among)
         return similarity, rows
 
+    def _best_of(
+        self, unit: NDArray[np.float32], found: NDArray[np.int64], scores: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `k` best by exact cosine; of what comes after the first 2 k by score, only what may still enter is looked at."""
+        lengths = self._lengths_for(found.size)
+        first = found[:, : 2 * k]
+        similarity = cosines(self.values, unit, first, lengths)
+        if self._slack is not None and found.shape[1] > first.shape[1]:
+            least = np.partition(similarity, -k, axis=1)[:, -k]
+            rest = np.where(scores[:, 2 * k :] + self._slack >= least[:, None], found[:, 2 * k :], -1)
+        else:
+            rest = found[:, 2 * k :]
+        if rest.shape[1]:
+            similarity = np.concatenate([similarity, cosines(self.values, unit, rest, lengths)], axis=1)
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(found, order, axis=1)
+
     def _allowed_lists(
         self, seen: NDArray[np.float32], k: int, allowed: NDArray[np.bool_], nprobe: int
-    ) -> NDArray[np.int64]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Lists are looked through, the nearest first, until as many allowed rows have been seen as without a filter.
 
         Where the first list that holds any is as far as those of an image unlike all others, eight times as many.
@@ -167,7 +191,7 @@ class Index:
         share = max(in_list.sum() / self.n, 1e-9)
         width = int(min(lists_in_all, max(nprobe + 8, 2 * nprobe / share)))
         selector = _selector(allowed)
-        found = np.full((len(seen), k), -1, np.int64)
+        found, scores = np.full((len(seen), k), -1, np.int64), np.full((len(seen), k), -np.inf, np.float32)
         todo = np.arange(len(seen))
         while len(todo):
             at_once, unfinished = max(1, _QUERIES * 64 // width), []
@@ -182,10 +206,11 @@ class Index:
                 whole = (seen_by_then[:, -1] >= wanted[:, 0]) | (width == lists_in_all)
                 lists = np.where((seen_by_then - held < wanted) & (held > 0), lists, -1)
                 if whole.any():
-                    found[which[whole]] = self._scanned(part[whole], k, near[whole], lists[whole], selector)
+                    both = self._scanned(part[whole], k, near[whole], lists[whole], selector)
+                    found[which[whole]], scores[which[whole]] = both
                 unfinished.append(which[~whole])
             todo, width = np.concatenate(unfinished), min(lists_in_all, 4 * width)
-        return found
+        return found, scores
 
     def _scanned(
         self,
@@ -194,8 +219,8 @@ class Index:
         near: NDArray[np.float32],
         lists: NDArray[np.int64],
         selector: Any = None,
-    ) -> NDArray[np.int64]:
-        """(m, k) rows by their codes in the (m, p) lists given, −1 for none."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(m, k) rows, −1 for none, and scores by their codes in the (m, p) lists given."""
         scores, rows = np.empty((len(seen), k), np.float32), np.empty((len(seen), k), np.int64)
         seen = np.ascontiguousarray(seen)
         lists, near = np.ascontiguousarray(lists), np.ascontiguousarray(near)
@@ -206,7 +231,7 @@ class Index:
         self._looking.search_preassigned_c(
             len(seen), to(seen), k, to(lists), to(near), to(scores), to(rows), False, params
         )
-        return rows
+        return rows, scores
 
     def _lengths_for(self, candidates: int) -> NDArray[np.float32] | None:
         """Lengths of all rows, once so many candidates have been asked for that knowing them is cheaper."""

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.index.build import inner, scanner
+from embed.index.build import inner, scanner, turned
 from embed.index.exact import cosines, exact_neighbours, sample_queries
 from embed.index.library import faiss
 
 RECALL_AT = 20
 MOST_QUERIES = 1_000
+_WITHIN = 0.999  # of the candidates' exact cosines exceed their score by no more than the slack
+_FEWER = 4  # of the candidates after the first 2 k about so many times fewer may still enter
 _TIE = 1e-6  # rounding: of two copies either is right
 _EXACT_COST = {"ivf-sq8": 10, "ivf-pq": 40}  # one exact cosine from the file costs about as much as so many codes
 _FACTORS = {"ivf-sq8": (1, 2, 4, 8, 16, 32), "ivf-pq": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
@@ -32,6 +34,7 @@ class Tuned:
         reached: whether it is as high as was wanted, by more than one standard error.
         far: similarity to the nearest list's centre that 99 of 100 queries exceed; one that does not is unlike the vectors
             that the figures were measured on, and is looked for in more lists.
+        slack: by how much the exact cosine of a candidate exceeds the score of its code at most, but for one in a thousand.
     """
 
     nprobe: int
@@ -41,6 +44,7 @@ class Tuned:
     queries: int
     reached: bool
     far: float = -1.0
+    slack: float | None = None
 
 
 def tuned(index: Any, values: NDArray[np.float32], kind: str, wanted: float) -> Tuned:
@@ -55,8 +59,8 @@ def tuned(index: Any, values: NDArray[np.float32], kind: str, wanted: float) -> 
     rows = sample_queries(values, MOST_QUERIES)
     queries, truth = exact_neighbours(values, rows, k)
     ivf = inner(index)
-    looking = scanner(ivf)
-    far = float(np.quantile(ivf.quantizer.search(queries, 1)[0][:, 0], 0.01))
+    looking, seen = scanner(ivf), turned(index, queries)
+    far = float(np.quantile(ivf.quantizer.search(seen, 1)[0][:, 0], 0.01))
     sizes = np.array([ivf.invlists.list_size(i) for i in range(ivf.nlist)], dtype=np.float64)
     scanned = float((sizes**2).sum() / max(sizes.sum(), 1))  # large lists are looked through more often
     best: tuple[float, Tuned] | None = None
@@ -66,13 +70,16 @@ def tuned(index: Any, values: NDArray[np.float32], kind: str, wanted: float) -> 
             break  # already dearer than what is enough
         factors = _FACTORS[kind]
         params = faiss.SearchParametersIVF(nprobe=nprobe)
-        found = looking.search(queries, factors[-1] * k + 1, params=params)[1]
+        scores, found = looking.search(seen, factors[-1] * k + 1, params=params)
         alike = cosines(values, queries, np.where(found == rows[:, None], -1, found))
+        there = np.isfinite(alike)
+        slack = float(np.quantile(alike[there] - scores[there], _WITHIN)) if there.any() else None
         for factor in factors:
             mean, error = _recall(alike[:, : factor * k + 1], truth, k)
-            this = Tuned(nprobe, factor, mean, error, len(rows), mean - error >= wanted or mean == 1.0, far)
+            this = Tuned(nprobe, factor, mean, error, len(rows), mean - error >= wanted or mean == 1.0, far, slack)
             if this.reached:
-                cost = nprobe * scanned + factor * k * _EXACT_COST[kind]
+                looked_at = (min(factor, 2) + max(0, factor - 2) / _FEWER) * k
+                cost = nprobe * scanned + looked_at * _EXACT_COST[kind]
                 if best is None or cost < best[0]:
                     best = cost, this
                 break
