@@ -27,6 +27,8 @@ from embed.index import (
     search_elsewhere,
     verify_index,
 )
+from embed.index.build import inner
+from embed.index.choose import coded_dimensions
 from embed.index.exact import exact_search
 from embed.index.unusual import cohort_distances, percentile
 from embed.neighbours import normalised
@@ -149,6 +151,22 @@ def test_more_may_be_asked_for_than_there_is(made: dict[str, tuple[Path, Values]
         open_index(folder, Store(values)).search(values[:2, :3], 3)
     with pytest.raises(ValueError, match="not finite"):
         open_index(folder, Store(values)).search(np.full((1, 16), np.nan, np.float32), 3)
+
+
+def test_codes_in_fewer_directions_and_the_early_end_lose_nothing(tmp_path: Path) -> None:
+    values = clustered(6000, 144, 7)
+    record = build_index(tmp_path, values, None, kind="ivf-pq")
+    index = open_index(tmp_path, Store(values))
+    assert inner(index.faiss).d == 96 == coded_dimensions(144)
+    assert record["recall_reached"]
+    queries = values[::40] + 0.1
+    truth = exact_search(values, normalised(queries), 20)[0]
+    found = index.search(queries, 20)
+    assert (found[0] >= truth[:, -1:] - 1e-6).mean() >= 0.97
+    index._slack = None  # every candidate gets its exact cosine
+    whole = index.search(queries, 20)
+    assert (whole[1] == found[1]).mean() >= 0.995
+    assert np.allclose(found[0], np.einsum("qd,qkd->qk", normalised(queries), normalised(values)[found[1]]), atol=1e-5)
 
 
 def test_kinds_by_size_memory_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
