@@ -198,7 +198,7 @@ def _started(working: Path, stage: str, name: str, key: str) -> dict[str, Any]:
         "name": name,
         "key": key,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": _now(),
+        "started": datetime.now(UTC).isoformat(),  # to the microsecond: files written just before are older
         "versions": _versions(),
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
     }
