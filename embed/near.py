@@ -35,7 +35,7 @@ SCHEMA = "pellucid.near/1"
 NEIGHBOURS = 10
 OUTLIERS = 50
 _QUERIES = 4_096
-_VERSION = 1
+_VERSION = 2
 
 Picture = Callable[[str], Pixels]
 
@@ -54,7 +54,8 @@ class Near:
     Attributes:
         pairs: verified pairs: image_id, other, patient, other_patient, split, other_split, similarity, ratio, agreement, how,
             group; the most alike first.
-        unusual: the most unusual images: image_id, patient, split, distance, percentile; the most unusual first.
+        unusual: the most unusual images: image_id, patient, split, distance, percentile, times_usual (over the median distance); the most
+            unusual first.
         verified: how many pairs were looked at.
         ratio: the ratio of the last pair that was looked at.
         capped: whether pairs were left that nobody looked at, because `most_pairs` were.
@@ -173,7 +174,11 @@ def _unusual(vectors: Vectors, index: Index, distance: NDArray[np.float64]) -> p
     worst = worst[~np.isnan(distance[worst])]
     frame = vectors.images[["image_id", "patient", "split"]].iloc[worst].reset_index(drop=True)
     record = {"quantiles": np.nanquantile(distance, np.linspace(0, 1, 201)).tolist()} if len(worst) else {}
-    return frame.assign(distance=distance[worst], percentile=percentile(distance[worst], record))
+    usual = float(np.nanmedian(distance)) if len(worst) else 1.0
+    frame = frame.assign(distance=distance[worst], percentile=percentile(distance[worst], record))
+    return frame.assign(
+        times_usual=distance[worst] / max(usual, 1e-9)
+    )  # a cosine alone says little: those of MAE lie near 1
 
 
 def near_sentences(found: Near) -> list[str]:

@@ -52,7 +52,7 @@ class Near:
     backbone: str  # whose vectors were asked
     sentences: list[str]
     pairs: pd.DataFrame  # image_id, other_image_id, patient, other_patient, split, other_split, similarity, how, …
-    unusual: pd.DataFrame  # image_id, patient, distance, percentile; the most unusual first
+    unusual: pd.DataFrame  # image_id, patient, distance, percentile, times_usual; the most unusual first
 
 
 @dataclass(frozen=True)

@@ -309,7 +309,11 @@ def _by_vectors(near: Near | None) -> list[Section]:
         for pair in near.pairs.drop_duplicates("group").head(MOST_PAIRS).to_dict("records")
     ]
     first = near.unusual.drop_duplicates("patient").head(MOST_UNUSUAL).to_dict("records")
-    unusual = [Pictures("", [(row["image_id"], f"{row['patient']}, distance {row['distance']:.2f}") for row in first])]
+    unusual = [
+        Pictures(
+            "", [(row["image_id"], f"{row['patient']}, {row['times_usual']:.1f} × as far as usual") for row in first]
+        )
+    ]
     return [
         Section(
             "near",
