@@ -32,9 +32,9 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from benchmarks.photographs import Photographs
 from cohort.files import list_folder
 from cohort.phantom import PhantomConfig, write_phantom
 from cohort.scan import scan
@@ -49,19 +49,6 @@ CORES = int(joblib.cpu_count())
 BATCH = 64  # of the plain loop and of lightly-train
 LIMIT_BATCHES = (16, 32)
 LIMIT_S = 4.0
-
-
-class Photographs(Dataset[Any]):
-    """Files, opened by Pillow, brought to size by timm's transform."""
-
-    def __init__(self, paths: list[Path], transform: Any) -> None:
-        self.paths, self.transform = paths, transform
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.transform(Image.open(self.paths[i]).convert("RGB"))
 
 
 def plain_loop(paths: list[Path], architecture: str) -> float:

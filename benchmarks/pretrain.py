@@ -32,11 +32,11 @@ from lightly.models.modules import (
 )
 from lightly.models.utils import get_at_index, patchify, random_token_mask, update_momentum
 from lightly.transforms import DINOTransform, MAETransform
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.photographs import Photographs
 from cohort.phantom import PhantomConfig, write_phantom
 from cohort.scan import scan
 from cohort.study import load_study
@@ -46,19 +46,6 @@ from pretrain.loop import autocast_dtype
 from pretrain.recipe import load_recipe
 from pretrain.stopwatch import PARTS
 from pretrain.train import build_method, pretrain
-
-
-class Photographs(Dataset[Any]):
-    """What lightly's examples have in their data loader: files, opened and augmented by PIL in a worker."""
-
-    def __init__(self, paths: list[Path], transform: Any) -> None:
-        self.paths, self.transform = paths, transform
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.transform(Image.open(self.paths[i]).convert("RGB"))
 
 
 class LightlyDino(nn.Module):

@@ -7,7 +7,6 @@ replaced, one rename after the other. A repeated command rolls forward what is r
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cohort.runs import sha256_file, write_json
+from cohort.runs import sha256_file, sync_path, write_json
 
 STAGED = ".forgetting"
 _READY = "ready.json"
@@ -63,7 +62,7 @@ def edit_folder(
         (staged / _SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     for path in staged.rglob("*"):
         if path.is_file():
-            _sync(path)
+            sync_path(path)
     write_json(staged / _READY, {"removed": sorted(removed), "name": name or folder.name})
     return roll_forward(folder)
 
@@ -85,14 +84,14 @@ def roll_forward(folder: Path) -> Path:
         path.replace(target)
     for name in ready["removed"]:
         (folder / name).unlink(missing_ok=True)
-    _sync(folder)
+    sync_path(folder)
     target = folder.with_name(ready["name"])
     if target != folder:
         if target.exists():  # made anew in the meantime
             remove_folder(folder)
             return target
         folder.rename(target)
-        _sync(target.parent)
+        sync_path(target.parent)
     shutil.rmtree(target / STAGED)
     return target
 
@@ -102,7 +101,7 @@ def remove_folder(folder: Path) -> None:
     gone = folder.with_name(f".{folder.name}{_GONE}")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
-    _sync(gone.parent)
+    sync_path(gone.parent)
     shutil.rmtree(gone)
 
 
@@ -179,11 +178,3 @@ def forgotten(record: dict[str, Any], name: str, when: str, images: int, **more:
 def knows(record: dict[str, Any], names: Sequence[str]) -> bool:
     """Has one of these forgettings gone through the run already?"""
     return any(entry["name"] in names for entry in record.get("forgotten", []))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -121,7 +121,7 @@ def begin_run(
             if final.exists():  # a folder that lost its checksums: set aside, never overwritten
                 final.rename(final.with_name(f"{final.name}.damaged-{int(time.time())}"))
             working.rename(final)
-            _sync_folder(final.parent)
+            sync_path(final.parent)
         except (Preempted, GeneratorExit):
             raise
         except UserError:
@@ -304,7 +304,7 @@ def list_runs(analysis: Path, current: Mapping[str, str] | None = None) -> list[
     rows: list[dict[str, str]] = []
     for folder in sorted(analysis.glob("*/*")):
         if folder.name.startswith(".") and folder.name.endswith(".partial") and folder.is_dir():
-            locked = _is_locked(folder.with_name(folder.name.removesuffix(".partial") + ".lock"))
+            locked = is_held(folder.with_name(folder.name.removesuffix(".partial") + ".lock"))
             name = folder.name[1:].removesuffix(".partial")
             state: State = "running" if locked else "failed"
             rows.append({"stage": folder.parent.name, "name": name, "path": str(folder), "state": state})
@@ -332,17 +332,6 @@ def list_runs(analysis: Path, current: Mapping[str, str] | None = None) -> list[
         for run in finished
     ]
     return done + rows
-
-
-def _is_locked(path: Path) -> bool:
-    if not path.exists():
-        return False
-    with path.open("a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
 
 
 def is_held(path: Path) -> bool:
@@ -416,8 +405,9 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Flush a file, or a folder's entries, to disk: a rename in it is lost with the power otherwise."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -115,20 +115,6 @@ def search(
     )
 
 
-def search_like(
-    vectors: Vectors,
-    image: str,
-    k: int = 12,
-    *,
-    same_patient: bool = False,
-    region: Region | None = None,
-    file: Path | None = None,
-    **options: Any,
-) -> pd.DataFrame:
-    """The hits of `search_image`."""
-    return search_image(vectors, image, k, same_patient=same_patient, region=region, file=file, **options).hits
-
-
 def search_image(
     vectors: Vectors,
     image: str,

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from cohort.errors import UserError
+from cohort.runs import sync_path
 from embed.parts import clear_parts
 from embed.vectors import CURRENT, present
 
@@ -59,7 +60,7 @@ def publish(out: Path, name: str) -> Path:
     shutil.rmtree(made, ignore_errors=True)
     (versions / _MAKING).rename(made)
     for folder in (made, versions):
-        _sync(folder)
+        sync_path(folder)
     try:
         if not (out / CURRENT).is_symlink() and (out / "spec.json").is_file():
             _link(out / CURRENT, _kept(out).relative_to(out))
@@ -69,7 +70,7 @@ def publish(out: Path, name: str) -> Path:
         _link(out / CURRENT, made.relative_to(out))
     except OSError as error:
         raise UserError(f"{out}: links cannot be made there ({error.strerror}); choose another --out") from None
-    _sync(out)
+    sync_path(out)
     for file in FILES:
         if not (out / file).exists():
             (out / file).unlink()
@@ -93,11 +94,3 @@ def _link(path: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

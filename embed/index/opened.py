@@ -58,11 +58,6 @@ class Index:
         if self._gpu is not None and self._ivf is not None:
             self._gpu[0].nprobe = self.nprobe
 
-    @property
-    def ntotal(self) -> int:
-        """How many vectors."""
-        return int(self.n)
-
     def search(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -23,7 +23,7 @@ from cohort.study import Study, load_study
 from embed.backbone import load_backbone
 from embed.extract import embed, embed_array, embed_folder, folder_options
 from embed.reading import Reading
-from embed.search import search_like
+from embed.search import search_image
 from embed.stored import choose_vectors, newest_vectors
 from embed.vectors import load_vectors
 
@@ -67,21 +67,21 @@ def test_search_leaves_the_own_patient_out(embedded: tuple[Study, RunFolder, Run
     several = vectors.images.groupby("patient").size()
     patient = several.index[several > 1][0]
     image_id = vectors.images.loc[vectors.images["patient"] == patient, "image_id"].iloc[0]
-    hits = search_like(vectors, image_id, 10)
+    hits = search_image(vectors, image_id, 10).hits
     assert len(hits) == 10
     assert patient not in set(hits["patient"])
     assert hits["similarity"].is_monotonic_decreasing
-    with_own = search_like(vectors, image_id, 10, same_patient=True)
+    with_own = search_image(vectors, image_id, 10, same_patient=True).hits
     assert image_id not in set(with_own["image_id"])
     unit = vectors.values / np.linalg.norm(vectors.values, axis=1, keepdims=True)
     row = vectors.images.index[vectors.images["image_id"] == image_id][0]
     order = np.argsort(-(unit @ unit[row]))
     expected = [vectors.images["image_id"][i] for i in order if vectors.images["patient"][i] != patient][:10]
     assert hits["image_id"].tolist() == expected
-    by_file = search_like(vectors, str(study.image_root / image_id), 3)
+    by_file = search_image(vectors, str(study.image_root / image_id), 3).hits
     assert by_file["image_id"].iloc[0] == image_id, "the original is nearest to its own prepared copy"
     with pytest.raises(UserError, match="is neither an image of the store nor a file"):
-        search_like(vectors, "nothing.jpg")
+        search_image(vectors, "nothing.jpg")
 
 
 def test_folder_without_a_study(scanned: tuple[Study, RunFolder], tmp_path: Path) -> None:
