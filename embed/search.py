@@ -75,6 +75,8 @@ def search(
     columns: Sequence[str] = (),
     one_per_patient: bool = False,
     index: Index | None = None,
+    own_patient: str | None = None,
+    own_row: int | None = None,
 ) -> Answer:
     """The `k` nearest images to one vector or to each of many.
 
@@ -87,6 +89,8 @@ def search(
         columns: of `table`, to stand beside each hit: the acquisition factors.
         one_per_patient: at most one image a patient, the nearest.
         index: the store's, if it is open already.
+        own_patient: whose the query is, where her images may be found: how unusual it is, others alone decide.
+        own_row: the query itself, where it is one of the store's: it is never found.
 
     Raises:
         UserError: a filter that cannot be met, an unknown patient, or vectors of another length.
@@ -99,6 +103,10 @@ def search(
         raise UserError("the query holds numbers that are not finite")
     known = _known(vectors, table, where, columns)
     allowed = allowed_rows(known, where) if where else None
+    among = index.n if allowed is None else int(allowed.sum())
+    if own_row is not None:
+        allowed = np.ones(index.n, dtype=bool) if allowed is None else allowed
+        allowed[own_row] = False
     patients = vectors.images["patient"].astype(str).to_numpy(dtype=object)
     groups = codes_of(patients)
     names = (
@@ -108,11 +116,9 @@ def search(
     )
     own = _own(patients, groups, list(names))
     found = search_elsewhere(index, queries, k, groups, own, allowed, one_each=one_per_patient)
-    return Answer(
-        _hits(vectors, known, columns, *found),
-        _how_unusual(index, patients, groups, queries, own),
-        (index.n if allowed is None else int(allowed.sum()), index.n),
-    )
+    hers = own if own_patient is None else _own(patients, groups, [own_patient] * len(queries))
+    unusual = _how_unusual(index, patients, groups, queries, hers)
+    return Answer(_hits(vectors, known, columns, *found), unusual, (among, index.n))
 
 
 def search_like(
@@ -169,21 +175,13 @@ def search_image(
             query = embedded(vectors, file, region)
         else:
             query = np.asarray(vectors.values[row])
-        if same_patient:
-            return (
-                _without(search(vectors, query, k + 1, **options), image, k)
-                if region is None
-                else search(vectors, query, k, **options)
-            )
-        return search(vectors, query, k, **{"exclude_patient": patient, **options})
+        options = {"own_patient": patient, **options}
+        if not same_patient:
+            options = {"exclude_patient": patient, **options}
+        return search(vectors, query, k, own_row=row if region is None else None, **options)
     if path.suffix == ".npy":
         return search(vectors, _vector(path), k, **options)
     return search(vectors, embedded(vectors, path, region), k, **options)
-
-
-def _without(answer: Answer, image: str, k: int) -> Answer:
-    hits = answer.hits[answer.hits["image_id"] != image].head(k).reset_index(drop=True)
-    return Answer(hits.assign(rank=np.arange(1, len(hits) + 1)), answer.queries, answer.among)
 
 
 def _vector(path: Path) -> NDArray[np.float32]:
