@@ -228,7 +228,10 @@ def embed(
         if os.environ.get("RANK", "0") == "0":
             for image_id, reason in failed:
                 typer.secho(f"  no vector: {image_id}: {reason}", fg="yellow")
-            typer.echo(f"embed: done → {folder}")
+            from embed.vectors import load_vectors
+
+            made = load_vectors(folder).values.shape
+            typer.echo(f"embed: done, {made[0]:,} vectors of {made[1]} numbers → {folder}")
         return
     from cohort.errors import UserError
     from cohort.scan import current_scan
@@ -244,6 +247,8 @@ def embed(
     if os.environ.get("RANK", "0") == "0":
         for failed in run.read_json("spec.json").get("failed", []):
             typer.secho(f"  no vector: {failed['image_id']}: {failed['reason']}", fg="yellow")
+        n, dim = (run.read_json("spec.json")[key] for key in ("n", "dim"))
+        typer.echo(f"  {n:,} vectors of {dim} numbers")
     _told("embed", run)
     how = loaded.section("embed", EmbedConfig).patients
     if how != "none" and os.environ.get("RANK", "0") == "0":
@@ -257,18 +262,26 @@ def search(
     study: Annotated[
         Path, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder that `embed --out` made.")
     ],
-    image: Annotated[str, typer.Argument(help="An image_id, an image file, or a .npy with one vector.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="An image_id, an image file, or a .npy with one vector.")
+    ],
     overrides: Overrides = None,
+    config: ConfigFile = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 12,
     backbone: BackboneName = None,
-    same_patient: Annotated[bool, typer.Option(help="Show images of the same patient too.")] = False,
+    same_patient: Annotated[bool, typer.Option("--same-patient", help="Show images of the same patient too.")] = False,
+    exclude_patient: Annotated[
+        str | None, typer.Option(help="Pass over this patient (research id): of a new image, its own.")
+    ] = None,
     where: Annotated[
         list[str] | None, typer.Option(help="Only images with device=A, age>60, grade=2|3 …; may be repeated.")
     ] = None,
     region: Annotated[
         str | None, typer.Option(help="left,top,width,height in pixels: search by this part of the image.")
     ] = None,
-    one_per_patient: Annotated[bool, typer.Option(help="Of each patient the nearest image only.")] = False,
+    one_per_patient: Annotated[
+        bool, typer.Option("--one-per-patient", help="Of each patient the nearest image only.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the images most like one, from other patients."""
@@ -284,7 +297,7 @@ def search(
         from cohort.scan import current_scan
         from embed.stored import choose_vectors
 
-        loaded = _study(study, overrides)
+        loaded = _study(study, overrides, config)
         scanned = current_scan(loaded)
         if Path(image).is_file() and Path(image).resolve().is_relative_to(loaded.image_root):
             image = Path(image).resolve().relative_to(loaded.image_root).as_posix()  # a picture of the study itself
@@ -292,9 +305,10 @@ def search(
         table = pd.read_parquet(scanned.path / "manifest.parquet")
         columns = [v.name for v in loaded.variables if v.role == "acquisition"]
         vectors = load_vectors(choose_vectors(loaded.analysis, scanned, backbone).path)
+    passed_over = {"exclude_patient": exclude_patient} if exclude_patient else {}
     found = search_image(
         vectors, image, k, same_patient=same_patient, region=parse_region(region) if region else None, file=file,
-        where=where or [], table=table, columns=columns, one_per_patient=one_per_patient,
+        where=where or [], table=table, columns=columns, one_per_patient=one_per_patient, **passed_over,
     )  # fmt: skip
     hits = found.hits.drop(columns="query")
     if as_json:

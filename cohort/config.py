@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from omegaconf import OmegaConf
@@ -22,6 +22,7 @@ class Config(BaseModel):
     """Base of every configuration: frozen, and a key it does not know is a mistake, not a comment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    sections: ClassVar[tuple[str, ...]] = ()  # keys that hold the settings of one verb each
 
 
 def switch(value: Any) -> Any:
@@ -96,8 +97,15 @@ def _load(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def validate(model: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT:
+def validate(
+    model: type[ConfigT], data: Mapping[str, Any], where: str, section: str = "", typed: Collection[str] = ()
+) -> ConfigT:
     """`data` as a frozen `model`.
+
+    Args:
+        where: the file, for messages.
+        section: of the file, if `data` is one.
+        typed: keys that came from the command line, with their section: the file is not to blame for them.
 
     Raises:
         UserError: one line per mistake: where, which key, what is wrong, and the nearest known key.
@@ -105,16 +113,23 @@ def validate(model: type[ConfigT], data: Mapping[str, Any], where: str) -> Confi
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
-        lines = [_explain(model, dict(item), where) for item in error.errors()]
+        lines = [_explain(model, dict(item), where, section, typed) for item in error.errors()]
         raise UserError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _explain(model: type[BaseModel], item: dict[str, Any], where: str) -> str:
+def _explain(
+    model: type[BaseModel], item: dict[str, Any], where: str, section: str = "", typed: Collection[str] = ()
+) -> str:
     path = [str(part) for part in item["loc"] if not _is_union_branch(str(part))]
-    key = ".".join(path)
+    key = ".".join([section, *path] if section and path else path)
+    where = "on the command line" if key and key in typed else where
     if item["type"] == "extra_forbidden":
         known = _known_keys(model, path[:-1])
-        return f"{where}: unknown key `{key}`{did_you_mean(path[-1], known)}"
+        near = did_you_mean(path[-1], known)
+        if not near and len(path) == 1 and issubclass(model, Config) and model.sections:
+            ways = ", ".join(f"{name}.{key}" for name in model.sections)
+            near = f"; a setting of a verb is written with the verb's section: {ways}"
+        return f"{where}: unknown key `{key}`{near}"
     if item["type"] == "missing":
         return f"{where}: the key `{key}` is missing"
     message = str(item["msg"]).removeprefix("Value error, ")
@@ -147,7 +162,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean `x`?"`, or nothing where nothing is near."""
     names = [str(k) for k in known]
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5) or [
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6) or [
         name for name in names if name.lower() == word.lower()
     ]
     return f"; did you mean `{near[0]}`?" if near else ""

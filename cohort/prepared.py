@@ -132,7 +132,9 @@ class PreparedImages:
         column = self._columns.get(shard)
         if column is None:  # two threads may both open it; either result serves
             table = pa.ipc.open_file(pa.memory_map(str(shard_path(self._folder, shard)))).read_all()
-            column = self._columns[shard] = table.column("image").combine_chunks()
+            chunks = table.column("image").chunks
+            # `combine_chunks` would copy the shard into memory; one chunk, as we write it, stays in the mapped file.
+            column = self._columns[shard] = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
         return bytes(column[row].as_buffer())
 
     def decode(self, i: int, min_side_px: int = 0) -> Pixels:

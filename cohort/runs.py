@@ -113,6 +113,8 @@ def begin_run(
                 "parents": [_reference(final.parent, parent) for parent in parents],
                 "ended": _now(),
             }
+            for torn in working.rglob(".*.tmp"):  # left by a kill in the middle of a file; nobody else writes any more
+                torn.unlink(missing_ok=True)
             (working / _STATE).unlink()
             (working / "failure.json").unlink(missing_ok=True)
             (working / "config.yaml").write_text(yaml.safe_dump(_plain(config), sort_keys=False), encoding="utf-8")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -101,6 +101,7 @@ class ScanConfig(Config):
 class StudyConfig(Config):
     """The keys of `study.yaml`."""
 
+    sections: ClassVar[tuple[str, ...]] = SECTIONS
     data: str = "."
     images: str | list[str]
     table: str | None = None
@@ -172,6 +173,7 @@ class Study:
 
     path: Path
     config: StudyConfig
+    typed: tuple[str, ...] = ()  # keys that were given on the command line
 
     @property
     def data(self) -> Path:
@@ -223,7 +225,7 @@ class Study:
 
     def section(self, name: str, model: type[ConfigT]) -> ConfigT:
         """One verb's section of `study.yaml` as its package's own checked configuration."""
-        return validate(model, getattr(self.config, name), f"{self.path}: {name}")
+        return validate(model, getattr(self.config, name), str(self.path), name, self.typed)
 
 
 def load_study(path: Path, overrides: Iterable[str] = (), config: Path | None = None) -> Study:
@@ -240,7 +242,8 @@ def load_study(path: Path, overrides: Iterable[str] = (), config: Path | None = 
     path = path / "study.yaml" if path.is_dir() else path
     settled = [_against_cwd(override) for override in overrides]
     files = [path, config] if config is not None else [path]
-    return Study(path.resolve(), validate(StudyConfig, read_yaml(files, settled), str(path)))
+    typed = tuple(override.partition("=")[0] for override in settled)
+    return Study(path.resolve(), validate(StudyConfig, read_yaml(files, settled), str(path), typed=typed), typed)
 
 
 def _against_cwd(override: str) -> str:

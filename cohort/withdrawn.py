@@ -61,6 +61,7 @@ class Withdrawn:
     path: Path
     salt: bytes
     entries: list[Withdrawal]
+    stored: tuple[str, ...] = ()  # names of the entries that were in the file when it was last read or written
 
     @classmethod
     def load(cls, path: Path) -> Withdrawn:
@@ -92,7 +93,11 @@ class Withdrawn:
             ) from None
         if schema != SCHEMA:
             raise UserError(f"{path}: has schema {schema!r}; this version reads {SCHEMA}")
-        return cls(path, salt, entries)
+        return cls(path, salt, entries, tuple(entry.name for entry in entries))
+
+    def changed(self) -> bool:
+        """Whether somebody else has written the file since."""
+        return Withdrawn.load(self.path).stored != self.stored
 
     def save(self) -> None:
         """Atomically."""
@@ -113,6 +118,7 @@ class Withdrawn:
             ],
         }
         write_json(self.path, content)
+        self.stored = tuple(entry.name for entry in self.entries)
 
     def new(self, images: int) -> Withdrawal:
         """A withdrawal that begins now, not yet saved."""

@@ -32,10 +32,10 @@ from embed.assemble import assemble
 from embed.averaging import refuse_flip
 from embed.backbone import Backbone, load_backbone, slug
 from embed.index import IndexConfig, build_index, extend_index
-from embed.parts import Job, clear_parts, cut, fresh_parts, is_fresh
+from embed.parts import Job, clear_parts, cut, fresh_parts, is_fresh, read_part
 from embed.reading import Reading
 from embed.reuse import COLUMNS, contents, each_once, earlier_stores, is_usable, taken_over
-from embed.sources import FileSource, Source, folder_source, study_source
+from embed.sources import FileSource, PreparedSource, Source, folder_source, study_source
 from embed.vectors import Vectors, load_vectors, write_spec
 from embed.versions import LOCK, PARTS, WITHDRAWN, is_ours, making, publish, tidy
 from embed.workers import Named, cores, is_on_gpu, run_parts
@@ -106,12 +106,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
                 return by_id.loc[rows["image_id"]].reset_index().assign(content=rows["content"].to_numpy())
 
             said = {"read_from": config.source}
-            failed = work.do(run.path, made_from, stores, described, said, config.index)
-            if failed and config.source == "prepared" and _is_damage(failed):  # the scan has decoded them all
-                (run.path / "spec.json").unlink()  # nothing of this is to be taken for done
-                raise UserError(
-                    f"{scan.path}: prepared image `{failed[0]['image_id']}` is damaged: delete the run and scan again"
-                )
+            work.do(run.path, made_from, stores, described, said, config.index)
     return run
 
 
@@ -182,6 +177,8 @@ def _bring_up_to_date(
         raise UserError(f"{out}: holds vectors of another backbone or folder; choose another --out")
     usable = store is not None and is_usable(store, wanted["space"], made_from["computed_in"], made_from["tokens"])
     stores = [store] if store is not None and usable else []
+    if store is not None and not usable and not set(store.images["image_id"].astype(str)) & set(source.units):
+        raise UserError(f"{out}: holds vectors of another backbone or folder; choose another --out")
 
     def described(rows: pd.DataFrame) -> pd.DataFrame:
         files = pd.Series(source.units, dtype=object).loc[rows["unit"]].to_numpy()
@@ -324,6 +321,7 @@ class _Work:
             self._plan(stores, related)
         job, taken, earlier = self._planned(stores)
         self._compute(job)
+        self._refuse_damage(job)
         kept = self.encoder.reading.tokens and self.encoder.token_grid is not None
         tokens = folder / "tokens.npy" if kept else None
         whole = assemble(job, taken, earlier, self.encoder.dim, folder / "vectors.npy", tokens)
@@ -350,6 +348,19 @@ class _Work:
         write_spec(folder, spec, len(images), self.encoder.dim)
         clear_parts(self.parts)
         return whole.failed
+
+    def _refuse_damage(self, job: Job) -> None:
+        """Prepared copies were whole when the scan wrote them: before anything is written, say which one is no longer."""
+        if not isinstance(self.source, PreparedSource):
+            return
+        for number in range(job.n_parts):
+            part = read_part(job.folder, number)
+            bad = np.flatnonzero(np.char.find(part.reasons, "damaged") >= 0)
+            if len(bad):
+                clear_parts(self.parts)  # after the new scan all of them are read again
+                raise UserError(
+                    f"{self.source.folder}: prepared image `{part.image_ids[bad[0]]}` is damaged: delete the run and scan again"
+                )
 
     def help(self, made_from: dict[str, Any], alive: Callable[[], bool], ended: Callable[[], bool]) -> None:
         """Compute parts of what the first process has planned.
@@ -430,10 +441,6 @@ def _batch_size(encoder: Backbone) -> int:
 
 def _computed_in(encoder: Backbone) -> str:
     return str(encoder.spec()["computed_in"])
-
-
-def _is_damage(failed: list[dict[str, str]]) -> bool:
-    return any("damaged" in f["reason"] for f in failed)
 
 
 def _worked_on(working: Path) -> Callable[[], bool]:

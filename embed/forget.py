@@ -29,7 +29,7 @@ def forget_in_embed(run: RunFolder, withdrawn: Withdrawn, entry: Withdrawal) -> 
         The folder; None if nothing was left of it.
     """
     gone = withdrawn_rows(run, withdrawn)
-    named = bool(_failures(run.path, withdrawn))
+    named = bool(failures_of(run.path, withdrawn))
     if not gone.any() and not named:
         return run.path
     if gone.all():
@@ -53,25 +53,17 @@ def forget_in_store(folder: Path, image_ids: Sequence[str], *, yes: bool) -> dic
     Raises:
         UserError: no such folder, or an image that it does not hold.
     """
-    withdrawn = Withdrawn.load(folder / WITHDRAWN)
-    stored = load_vectors(folder)
-    known = stored.images["image_id"].astype(str)
-    failed = {str(failure["image_id"]) for failure in stored.spec.get("failed", [])}
-    missing = [name for name in image_ids if name not in set(known) | failed and not withdrawn.holds_image(name)]
-    if missing:
-        raise UserError(f"{folder}: holds no image `{missing[0]}`{did_you_mean(missing[0], known)}")
-    gone = known.isin(set(image_ids)).to_numpy() | withdrawn.which(known.tolist())
-    result = {"images": int(gone.sum()), "left": int((~gone).sum())}
     if not yes:
-        return result
-    if gone.all():
-        raise UserError(f"{folder}: nothing would be left: delete the folder")
-    with exclusive(folder / LOCK, str(folder)):
+        return _meant(folder, image_ids)[2]
+    with exclusive(folder / LOCK, str(folder)):  # what is read before could be another's work by now
+        withdrawn, gone, result = _meant(folder, image_ids)
+        if gone.all():
+            raise UserError(f"{folder}: nothing would be left: delete the folder")
         if new := [name for name in image_ids if not withdrawn.holds_image(name)]:
             entry = withdrawn.new(len(new))
             entry.files |= {withdrawn.hash("files", name) for name in new}
             withdrawn.save()  # first: killed from here on, neither a repeated call nor `embed` brings them back
-        if gone.any() or _failures(folder, withdrawn):
+        if gone.any() or failures_of(folder, withdrawn):
             staged = making(folder)
             _without(folder, staged, gone, withdrawn)
             publish(folder, f"without-{secrets.token_hex(4)}")
@@ -82,8 +74,21 @@ def forget_in_store(folder: Path, image_ids: Sequence[str], *, yes: bool) -> dic
     return result
 
 
-def _failures(folder: Path, withdrawn: Withdrawn) -> list[str]:
-    """Withdrawn images that spec.json names as unreadable."""
+def _meant(folder: Path, image_ids: Sequence[str]) -> tuple[Withdrawn, NDArray[np.bool_], dict[str, Any]]:
+    """The folder's list, which rows go, (n,), and how many."""
+    withdrawn = Withdrawn.load(folder / WITHDRAWN)
+    stored = load_vectors(folder)
+    known = stored.images["image_id"].astype(str)
+    there = set(known) | {str(failure["image_id"]) for failure in stored.spec.get("failed", [])}
+    missing = [name for name in image_ids if name not in there and not withdrawn.holds_image(name)]
+    if missing:
+        raise UserError(f"{folder}: holds no image `{missing[0]}`{did_you_mean(missing[0], known)}")
+    gone = known.isin(set(image_ids)).to_numpy() | withdrawn.which(known.tolist())
+    return withdrawn, gone, {"images": int(gone.sum()), "left": int((~gone).sum())}
+
+
+def failures_of(folder: Path, withdrawn: Withdrawn) -> list[str]:
+    """Withdrawn images that a store's spec.json names as unreadable."""
     path = folder / "spec.json"
     spec = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     names = [str(failure["image_id"]) for failure in spec.get("failed", [])]
@@ -98,11 +103,11 @@ def _without(folder: Path, staged: Path, gone: NDArray[np.bool_], withdrawn: Wit
             filter_rows(path, staged / path.name, ~gone)
         elif path.suffix == ".parquet" and "image_id" in pq.read_schema(path).names:
             ids = pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
-            filter_parquet(path, staged / path.name, ~withdrawn.which(ids))
+            filter_parquet(path, staged / path.name, ~(gone if len(ids) == n else withdrawn.which(ids)))
         elif path.name.startswith("index"):
             removed.append(path.name)
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    unread = set(_failures(folder, withdrawn))
+    unread = set(failures_of(folder, withdrawn))
     spec["n"] = int((~gone).sum())
     if "failed" in spec:
         spec["failed"] = [failure for failure in spec["failed"] if failure["image_id"] not in unread]
@@ -114,9 +119,10 @@ def _without(folder: Path, staged: Path, gone: NDArray[np.bool_], withdrawn: Wit
 
 def _index(folder: Path, staged: Path, gone: NDArray[np.bool_]) -> None:
     """The index over what is left: a trained one keeps its training, and loses the entries."""
-    from embed.index import extend_index
+    from embed.index import extend_index, read_record
 
-    stored = load_vectors(staged)
+    stored, record = load_vectors(staged), read_record(folder) or {}
     patients = stored.images["patient"].to_numpy() if "patient" in stored.images else None
     kept = np.flatnonzero(~gone).astype(np.int64)
-    extend_index(folder, staged, stored.values, stored.space, kept, patients=patients)
+    recall, kind = record.get("recall_wanted", 0.98), record.get("kind", "auto")
+    extend_index(folder, staged, stored.values, stored.space, kept, recall, kind, patients=patients)

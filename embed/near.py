@@ -86,7 +86,7 @@ def find_near(
         patience: pairs in a row that show different pictures after which the search for more ends.
         most_pairs: verified at most, whatever they show.
     """
-    index = index or open_index(vectors.folder, vectors)
+    index = index or open_index(vectors.folder, vectors, device="auto")
     groups = codes_of(vectors.images["patient"])
     pairs, distance = _candidates(index, groups, most_pairs, known)
     ids = vectors.images["image_id"].astype(str).to_numpy(dtype=object)

@@ -13,6 +13,7 @@ from cohort.errors import UserError
 from cohort.runs import RunFolder, begin_run
 from cohort.study import Study, Variable
 from embed.backbone import slug
+from embed.extract import EmbedConfig
 from embed.index import build_index
 from embed.vectors import load_vectors, write_vectors
 
@@ -59,7 +60,9 @@ def embed_patients(study: Study, images_run: RunFolder, how: PatientVector = "me
                 "failed": [],
             }
             write_vectors(run.path, values, rows, spec)
-            build_index(run.path, values, load_vectors(run.path).space, patients=rows["patient"].to_numpy())
+            index = study.section("embed", EmbedConfig).index
+            options = (index.recall, index.kind, index.memory_gb, rows["patient"].to_numpy())
+            build_index(run.path, values, load_vectors(run.path).space, *options)
     return run
 
 

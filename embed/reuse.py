@@ -76,6 +76,9 @@ def taken_over(
     file = both["unit"].map(names)
     both["image_id"] = file.where(both["frame"] == "", file + "#" + both["frame"])
     both["content"] = both["base"].where(both["frame"] == "", both["base"] + "#" + both["frame"])
+    withdrawn = getattr(source, "withdrawn", None)
+    if withdrawn is not None and len(both):  # another file of the same content may have lent its frames
+        both = both[~withdrawn.which(both["image_id"].tolist())]
     if pictures is not None:
         pairs = [(unit, image_id) for unit, name in enumerate(source.units) for image_id in pictures[name]]
         wanted = pd.DataFrame(pairs, columns=["unit", "image_id"])

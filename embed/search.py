@@ -75,6 +75,8 @@ def search(
     columns: Sequence[str] = (),
     one_per_patient: bool = False,
     index: Index | None = None,
+    own_patient: str | None = None,
+    own_row: int | None = None,
 ) -> Answer:
     """The `k` nearest images to one vector or to each of many.
 
@@ -87,6 +89,8 @@ def search(
         columns: of `table`, to stand beside each hit: the acquisition factors.
         one_per_patient: at most one image a patient, the nearest.
         index: the store's, if it is open already.
+        own_patient: whose the query is, where her images may be found: how unusual it is, others alone decide.
+        own_row: the query itself, where it is one of the store's: it is never found.
 
     Raises:
         UserError: a filter that cannot be met, an unknown patient, or vectors of another length.
@@ -99,6 +103,10 @@ def search(
         raise UserError("the query holds numbers that are not finite")
     known = _known(vectors, table, where, columns)
     allowed = allowed_rows(known, where) if where else None
+    among = index.n if allowed is None else int(allowed.sum())
+    if own_row is not None:
+        allowed = np.ones(index.n, dtype=bool) if allowed is None else allowed
+        allowed[own_row] = False
     patients = vectors.images["patient"].astype(str).to_numpy(dtype=object)
     groups = codes_of(patients)
     names = (
@@ -108,11 +116,9 @@ def search(
     )
     own = _own(patients, groups, list(names))
     found = search_elsewhere(index, queries, k, groups, own, allowed, one_each=one_per_patient)
-    return Answer(
-        _hits(vectors, known, columns, *found),
-        _how_unusual(index, patients, groups, queries, own),
-        (index.n if allowed is None else int(allowed.sum()), index.n),
-    )
+    hers = own if own_patient is None else _own(patients, groups, [own_patient] * len(queries))
+    unusual = _how_unusual(index, patients, groups, queries, hers)
+    return Answer(_hits(vectors, known, columns, *found), unusual, (among, index.n))
 
 
 def search_image(
@@ -143,7 +149,7 @@ def search_image(
     path = Path(image)
     if not len(rows) and not path.is_file():
         near = did_you_mean(image, vectors.images["image_id"]) if len(vectors.images) <= 100_000 else ""
-        raise UserError(f"`{image}` is neither an image of the store nor a file{near}")
+        raise UserError(f"`{image}` is neither the id of an embedded image nor a file here{near}")
     if len(rows):
         row = int(rows[0])
         patient = str(vectors.images["patient"].iloc[row])
@@ -155,21 +161,13 @@ def search_image(
             query = embedded(vectors, file, region)
         else:
             query = np.asarray(vectors.values[row])
-        if same_patient:
-            return (
-                _without(search(vectors, query, k + 1, **options), image, k)
-                if region is None
-                else search(vectors, query, k, **options)
-            )
-        return search(vectors, query, k, **{"exclude_patient": patient, **options})
+        options = {"own_patient": patient, **options}
+        if not same_patient:
+            options = {"exclude_patient": patient, **options}
+        return search(vectors, query, k, own_row=row if region is None else None, **options)
     if path.suffix == ".npy":
         return search(vectors, _vector(path), k, **options)
     return search(vectors, embedded(vectors, path, region), k, **options)
-
-
-def _without(answer: Answer, image: str, k: int) -> Answer:
-    hits = answer.hits[answer.hits["image_id"] != image].head(k).reset_index(drop=True)
-    return Answer(hits.assign(rank=np.arange(1, len(hits) + 1)), answer.queries, answer.among)
 
 
 def _vector(path: Path) -> NDArray[np.float32]:
@@ -292,8 +290,15 @@ def _hits(
     hits["similarity"], hits["distance"] = cosine, np.clip(1 - cosine, 0, 2)
     for name in columns:
         if name in known and name not in hits:
-            hits[name] = known[name].iloc[which].to_numpy()
+            hits[name] = _whole_numbers(known[name]).iloc[which].array
     return hits
+
+
+def _whole_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A gap makes whole numbers floats; the years of a table are to be read as 2024, not 2024.0."""
+    if column.dtype.kind != "f" or not (column.dropna() % 1 == 0).all():
+        return column
+    return column.astype("Int64")
 
 
 def _how_unusual(

@@ -61,13 +61,28 @@ def build(name: str, architecture: str, size: int | None, pretrained: bool = Fal
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are a baseline: everybody's must be the same
         try:
-            return timm.create_model(
+            model = timm.create_model(
                 architecture, pretrained=pretrained, num_classes=0, **({"img_size": size} if size else {})
             )
         except TypeError:
             raise UserError(f"backbone `{name}`: {architecture} takes no @SIZE") from None
         except Exception as error:
             raise UserError(f"backbone `{name}`: cannot be made ({type(error).__name__}: {error})") from None
+    _refuse_left_over(name, model, size)
+    return model
+
+
+def _refuse_left_over(name: str, model: Any, size: int | None) -> None:
+    """A transformer drops the pixels to the right and below that fill no whole patch, and says nothing.
+
+    Raises:
+        UserError: such pixels would be left over.
+    """
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    side = int(patch[0]) if isinstance(patch, tuple) else 0
+    if size and side and size % side:
+        near = max(side, round(size / side) * side)
+        raise UserError(f"backbone `{name}`: {size} pixels are no multiple of the patch of {side}: use @{near}")
 
 
 def require_weights(name: str, architecture: str) -> None:

@@ -24,14 +24,13 @@ LOCK, PARTS, WITHDRAWN = ".lock", ".parts", "withdrawn.json"
 def is_ours(out: Path) -> bool:
     """Whether a folder holds nothing but a store, whole or begun, or nothing at all."""
     return not out.exists() or all(
-        path.name in (*FILES, WITHDRAWN, "parts") or path.name.startswith(".") for path in out.iterdir()
+        path.name in (*FILES, WITHDRAWN) or path.name.startswith(".") for path in out.iterdir()
     )
 
 
 def tidy(out: Path) -> None:
     """Remove everything that is not the store's present content: parts, versions begun, versions before."""
     clear_parts(out / PARTS)
-    clear_parts(out / "parts")  # of a call from before there were versions
     kept = present(out)
     for folder in (out / _VERSIONS).glob("*"):
         if folder.resolve() != kept:

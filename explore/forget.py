@@ -33,7 +33,7 @@ from cohort.forget import (
 from cohort.runs import RunFolder, exclusive, list_runs, open_finished
 from cohort.study import Study
 from cohort.withdrawn import Withdrawal, Withdrawn
-from embed.forget import forget_in_embed
+from embed.forget import failures_of, forget_in_embed
 from pretrain.forget import forget_in_training, forget_in_unfinished, trained_on
 
 Say = Callable[[str], None]
@@ -74,6 +74,9 @@ def plan(analysis: Path, withdrawn: Withdrawn) -> list[Step]:
     """What is to be done so that nothing below `analysis` holds withdrawn images, in the order of doing."""
     runs = [open_finished(Path(r["path"])) for r in list_runs(analysis) if r["state"] in {"done", "stale"}]
     held = {run.path: int(withdrawn_rows(run, withdrawn).sum()) for run in runs if run.stage in _REWRITTEN}
+    for run in runs:
+        if run.stage == "embed":  # an image that could not be read is named there all the same
+            held[run.path] += len(failures_of(run.path, withdrawn))
     touched = {key for run in runs if held.get(run.path) for key in [run.key, *former_keys(run.record)]}
     known = {key for run in runs for key in [run.key, *former_keys(run.record)]}
     steps = []
@@ -205,6 +208,8 @@ def _say_theirs(study: Study, meant: Meant, say: Say) -> None:
 def _do(study: Study, withdrawn: Withdrawn, say: Say, save: bool = False) -> None:
     """Go through all runs for what stands on the list; killed anywhere, the same call finishes it."""
     with _nobody_else(study.analysis):
+        if withdrawn.changed():
+            raise UserError(f"{study.path}: another forgetting has ended in the meantime: repeat the command")
         if save:
             withdrawn.save()
         finish_interrupted(study.analysis)

@@ -23,6 +23,7 @@ from embed.stored import newest_vectors
 from explore.words import backbone_label, is_baseline, unticked
 
 PRIVATE_COLUMNS = ("patient_source_id", "text_read")
+_SHORTEST_NAME = 5  # shorter ids and names look like counts and years
 _EXAMPLE = re.compile(
     r" ?\(first: (?:row \d+, )?`[^`]*`\)"
 )  # file names for the person at the terminal, not for the page
@@ -51,6 +52,7 @@ class Near:
 
     backbone: str  # whose vectors were asked
     sentences: list[str]
+    with_text: frozenset[str]  # image_ids with writing in the picture: these stay out of pages that are handed on
     pairs: pd.DataFrame  # image_id, other_image_id, patient, other_patient, split, other_split, similarity, how, …
     unusual: pd.DataFrame  # image_id, patient, distance, percentile, times_usual; the most unusual first
 
@@ -154,7 +156,7 @@ def gather(
         probes=probes,
         audits=scrub_all(audits, manifest),
         pretrain=pretrain_run,
-        near=None if near_run is None else _near(near_run),
+        near=None if near_run is None else _near(near_run, manifest),
     )
 
 
@@ -201,10 +203,14 @@ def newest_near(study: Study, scan: RunFolder) -> RunFolder | None:
     return runs[-1] if runs else None
 
 
-def _near(run: RunFolder) -> Near:
+def _near(run: RunFolder, manifest: pd.DataFrame) -> Near:
     content = run.read_json("near.json")
     pairs, unusual = (pd.read_parquet(run.path / f"{name}.parquet") for name in ("near", "unusual"))
-    return Near(backbone_label(content["backbone"]), content["sentences"], pairs, unusual)
+    text = (
+        manifest["text_like"].fillna(True).astype(bool) if "text_like" in manifest else pd.Series(True, manifest.index)
+    )
+    with_text = frozenset(manifest["image_id"][text])
+    return Near(backbone_label(content["backbone"]), content["sentences"], with_text, pairs, unusual)
 
 
 def _backbone_name(run: RunFolder) -> str:
@@ -231,10 +237,12 @@ def private_names(manifest: pd.DataFrame) -> dict[str, str]:
     images = captioned(manifest)
     shown = dict(zip(images["image_id"], images["caption"], strict=True))
     for image_id in manifest["image_id"].dropna().astype(str):
-        names[image_id] = names[image_id.rpartition("/")[2]] = shown.get(image_id, "one image")
+        for name in (image_id, image_id.rpartition("/")[2]):
+            if len(name) >= _SHORTEST_NAME:
+                names[name] = shown.get(image_id, "one image")
     if "patient_source_id" in manifest:
         pairs = manifest[["patient_source_id", "patient"]].dropna().astype(str).itertuples(index=False, name=None)
-        names |= {own: research for own, research in pairs if len(own) >= 5}  # shorter ones look like counts and years
+        names |= {own: research for own, research in pairs if len(own) >= _SHORTEST_NAME}
     return dict(sorted(names.items(), key=lambda item: -len(item[0])))
 
 

@@ -226,8 +226,9 @@ def _source(findings: Findings) -> dict[str, Any]:
     shown = []
     aside = {str(reason): int(n) for reason, n in reasons.items()}
     sections = source_sections.sections(source, aside, findings.near)
+    hidden = findings.near.with_text if findings.near else frozenset()
     wanted = [image_id for section in sections for shown in section.pictures for image_id, _ in shown.images]
-    small = thumbnails(findings.scan.path, wanted, 168)
+    small = thumbnails(findings.scan.path, [image_id for image_id in wanted if image_id not in hidden], 168)
     for section in sections:
         drawn = [
             {"title": drawing.title, "figure": _Figures.html(drawing.figure(), f"source-{section.key}-{i}")}
@@ -241,7 +242,10 @@ def _source(findings: Findings) -> dict[str, Any]:
                 "more": drawn[section.n_open :],
                 "left": left,
                 "pictures": [
-                    {"title": row.title, "images": [(data_uri(small[image_id]), told) for image_id, told in row.images]}
+                    {
+                        "title": row.title,
+                        "images": [(data_uri(small[i]) if i in small else "", told) for i, told in row.images],
+                    }
                     for row in section.pictures
                 ],
             }

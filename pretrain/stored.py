@@ -18,5 +18,5 @@ def newest_backbone(study: Study, scan: RunFolder) -> RunFolder:
         return runs[-1]
     raise UserError(
         f"{study.path}: no backbone is pretrained on this scan yet: run `pellucid pretrain`, or name another with "
-        "--backbone (pixels, timm:NAME, timm-random:NAME or run:FOLDER)"
+        "--backbone (pixels, timm-random:NAME, timm:NAME, hf:FOLDER, file:WEIGHTS@NAME or run:FOLDER: docs/embeddings.md)"
     )

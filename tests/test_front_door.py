@@ -91,7 +91,7 @@ def test_mistakes_are_sentences_and_exit_2(pellucid, own_phantom: Path, tmp_path
 
 def test_run_checks_every_section_before_the_first_image(pellucid, own_phantom: Path) -> None:  # type: ignore[no-untyped-def]
     done = pellucid("run", own_phantom, "cluster.n_neighbours=5", "pretrain.recipe=mae-tiny-gpu")
-    assert "unknown key `n_neighbours`; did you mean `n_neighbors`?" in done.stderr
+    assert "unknown key `cluster.n_neighbours`; did you mean `n_neighbors`?" in done.stderr
     assert "did you mean `mae-tiny-cpu`?" in done.stderr
     assert not (own_phantom / "analysis").exists()
 

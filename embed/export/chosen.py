@@ -23,6 +23,7 @@ from embed.vectors import Vectors, load_vectors
 # What names a person or a file, or was read off a picture: it never leaves, whoever asks for it.
 PRIVATE = ("patient_source_id", "text_read", "reason", "prepared")
 _FILES = ("image_id", "file", "frame", "duplicate_of")  # paths, in which names often stand: on request only
+_HASHES = ("sha256", "pixel_hash", "perceptual_hash", "content")  # whoever holds an original could find it by them
 _PLACES = ("shard", "shard_row", "status")  # of this machine, or the same for all
 # Leaves unless other columns are named. Hashes of contents do not: whoever holds an original could find it by them.
 _USUAL = re.compile(
@@ -131,6 +132,10 @@ def _columns(rows: pd.DataFrame, asked: Sequence[str], declared: Sequence[str], 
         usual = [name for name in available if _USUAL.fullmatch(name) or name in declared]
         return [name for name in dict.fromkeys(["patient", "split", *declared, *usual]) if name in available]
     for name in asked:
+        if name in _HASHES:
+            raise UserError(
+                f"the column `{name}` is a hash of the file: whoever holds an original could find it by that; it never leaves"
+            )
         if name in PRIVATE:
             raise UserError(
                 f"the column `{name}` names people or repeats what is written in pictures: it never leaves a study"

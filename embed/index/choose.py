@@ -63,11 +63,12 @@ def choose_kind(n: int, dim: int, kind: str = "auto", memory_gb: float | None = 
         return "exact"  # whatever was asked for: there is nothing to learn lists from
     if kind in ("exact", "ivf-sq8", "ivf-pq"):
         return kind  # type: ignore[return-value]
-    budget = 1e9 * memory_gb if memory_gb is not None else _machine_bytes() / 2
+    budget = budget_bytes(memory_gb)
     if n <= EXACT_UP_TO and index_bytes("exact", n, dim) <= budget:
         return "exact"
     return "ivf-sq8" if n_gpus() and index_bytes("ivf-sq8", n, dim) <= budget else "ivf-pq"
 
 
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def budget_bytes(memory_gb: float | None) -> float:
+    """What an index may take: so many 10⁹ bytes, or half of the machine's memory."""
+    return 1e9 * memory_gb if memory_gb is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2

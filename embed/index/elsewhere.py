@@ -53,35 +53,33 @@ def search_elsewhere(
         left = np.concatenate([np.flatnonzero(n_own > _CROWD), todo[~done]])
     else:
         left = np.arange(m)
-    for i in left:  # one by one, with a filter that knows whose rows are not wanted
-        similarity[i], rows[i] = _alone(index, queries[i], k, groups, int(own[i]), allowed, one_each)
+    for patient in np.unique(own[left]):  # with a filter that knows whose rows are not wanted
+        hers = left[own[left] == patient]
+        mine = groups != patient if allowed is None else allowed & (groups != patient)
+        if one_each:
+            for i in hers:
+                similarity[i], rows[i] = _one_each(index, queries[i], k, groups, mine.copy())
+        elif mine.any():
+            found = index.search(queries[hers], k, mine)
+            similarity[hers], rows[hers] = found
     return similarity, rows
 
 
-def _alone(
-    index: Index,
-    query: NDArray[np.float32],
-    k: int,
-    groups: NDArray[np.int64],
-    own: int,
-    allowed: NDArray[np.bool_] | None,
-    one_each: bool,
+def _one_each(
+    index: Index, query: NDArray[np.float32], k: int, groups: NDArray[np.int64], mine: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    mine = groups != own if allowed is None else allowed & (groups != own)
+    """The nearest row of each of the `k` nearest groups among the rows of `mine`, which is used up."""
     best, who = np.full(k, -np.inf, np.float32), np.full(k, -1, np.int64)
     have = 0
     while have < k and mine.any():
-        found = index.search(query[None], 4 * (k - have) if one_each else k, mine)
+        found = index.search(query[None], 4 * (k - have), mine)
         rows = found[1][0][found[1][0] >= 0]
-        first = np.arange(len(rows))
-        if one_each:
-            first = np.sort(np.unique(groups[rows], return_index=True)[1])
-            mine &= ~np.isin(groups, groups[rows])  # what is found after these is farther away than all of them
-        first = first[: k - have]
+        if not len(rows):
+            break
+        first = np.sort(np.unique(groups[rows], return_index=True)[1])[: k - have]
+        mine &= ~np.isin(groups, groups[rows])  # what is found after these is farther away than all of them
         best[have : have + len(first)], who[have : have + len(first)] = found[0][0][first], rows[first]
         have += len(first)
-        if not one_each or not len(rows):
-            break
     return best, who
 
 

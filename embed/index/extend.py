@@ -39,9 +39,9 @@ def extend_index(
 
     An exact index is written anew, which costs seconds. Inverted lists keep what was learned: an entry that stays moves
     to its new row number. A list that loses an entry is made anew from those that stay, its centre and their codes, so
-    that nothing in the new file was computed from a vector that is gone but the ranges of the codes, which all vectors
-    share. What was learned is learned anew when the vectors have more than doubled or halved since, when most are gone
-    from a list that cannot be made anew, when another kind is due, or when the recall falls under what is wanted.
+    that nothing in the new file was computed from a vector that is gone but what all vectors share: the ranges of the
+    codes, or their directions and codebooks. That is learned anew when the vectors have more than doubled or halved
+    since, when another kind is due, or when the recall falls under what is wanted.
 
     Args:
         old_folder: the earlier store; only its index is read, and never changed.
@@ -175,6 +175,7 @@ def _compare(index: Any, values: NDArray[np.float32], rows: NDArray[np.int64]) -
         return
     ivf = inner(index)
     some = np.random.default_rng(0).choice(rows, min(_CHECKED, len(rows)), replace=False)
+    others = looked_at = 0
     for number in range(ivf.nlist):
         ids = list_ids(ivf.invlists, number)
         here = np.flatnonzero(np.isin(ids, some))
@@ -183,5 +184,7 @@ def _compare(index: Any, values: NDArray[np.float32], rows: NDArray[np.int64]) -
         codes = codes_in_list(ivf, number)[here]
         seen = turned(index, normalised(np.asarray(values[ids[here]], dtype=np.float32)))
         again = _codes(ivf, seen, np.full(len(here), number, np.int64))
-        if (np.abs(codes.astype(int) - again.astype(int)) > 1).mean() > 0.01:  # rounding of another machine is 1
-            raise ValueError("old_rows: vectors said to be carried over are not those of the earlier store")
+        others += int((codes != again).sum())
+        looked_at += codes.size
+    if others > 0.1 * looked_at:  # another machine may round a code up or down; other vectors differ in nearly all
+        raise ValueError("old_rows: vectors said to be carried over are not those of the earlier store")

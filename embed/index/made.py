@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.index.build import filled, inner
-from embed.index.choose import choose_kind, index_bytes
+from embed.index.choose import budget_bytes, choose_kind, index_bytes
 from embed.index.opened import Index
 from embed.index.recall import Tuned, tuned
 from embed.index.stored import pieces_of_rows, sha256_rows, write_index
@@ -46,7 +46,7 @@ def build_index(
     index = filled(values, chosen)
     how = tuned(index, values, chosen, wanted_recall)
     instead = ""
-    if not how.reached and kind == "auto" and (memory_gb is None or index_bytes("exact", n, dim) <= 1e9 * memory_gb):
+    if not how.reached and kind == "auto" and index_bytes("exact", n, dim) <= budget_bytes(memory_gb):
         instead = f"{chosen} found only {how.recall:.3f} of the true neighbours"
         chosen = "exact"
         index = filled(values, chosen)

@@ -19,7 +19,8 @@ from embed.index.stored import check_vectors, read_faiss, read_record
 from embed.neighbours import normalised
 
 EXACT_ALLOWED = 50_000  # rows; among so few all are looked at
-_QUERIES = 4_096  # at once
+_QUERIES = 4_096  # at once …
+_CANDIDATES = 20_000_000  # … as long as they have no more candidates together than this
 _MORE = {"ivf-sq8": 4, "ivf-pq": 16}  # times the candidates for such a query, and under a filter
 _WIDER = 8  # times the lists for a query that lies farther from every list than 99 of 100 of the vectors do
 
@@ -93,8 +94,11 @@ class Index:
             elif self._ivf is not None and int(allowed.sum()) <= EXACT_ALLOWED:
                 few = np.flatnonzero(allowed)
         take = min(k, self.n if allowed is None else int(allowed.sum()))
-        for start in range(0, len(unit) if take else 0, _QUERIES):
-            part = slice(start, start + _QUERIES)
+        most = self.factor * max(k, RECALL_AT) * (1 if allowed is None else _MORE.get(self.kind, 1))
+        lists = self._ivf is not None and few is None
+        step = max(1, min(_QUERIES, _CANDIDATES // most)) if lists else _QUERIES
+        for start in range(0, len(unit) if take else 0, step):
+            part = slice(start, start + step)
             if few is not None:
                 found = exact_search(self.values, unit[part], take, few)
             elif self._ivf is None:
@@ -132,7 +136,7 @@ class Index:
                 continue
             part = np.ascontiguousarray(seen[which])
             if allowed is not None:
-                candidates = self._allowed_lists(part, more, allowed, probes)
+                candidates = self._allowed_lists(part, more, allowed, nprobe)
             elif probes == nprobe:
                 candidates = self._scanned(part, wanted, near[which], lists[which])
             else:

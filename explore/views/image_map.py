@@ -90,7 +90,9 @@ def _picked(event: Any) -> int | None:
 
 
 def _placed(findings: Findings, backbone: Backbone) -> pd.DataFrame:
-    points = map_points(backbone, backbone.vectors.path)[["image_id", "x", "y", "cluster"]]
+    points = map_points(backbone.vectors.path, backbone.clusters.path if backbone.clusters else None)[
+        ["image_id", "x", "y", "cluster"]
+    ]
     placed = points.merge(findings.images, on="image_id", how="inner", validate="one_to_one").sort_values("key")
     names = np.where(placed["cluster"] > 0, "cluster " + placed["cluster"].astype(str), words.UNASSIGNED)
     return placed.assign(cluster_name=names).reset_index(drop=True)
@@ -170,7 +172,8 @@ def _neighbours(findings: Findings, backbone: Backbone, points: pd.DataFrame) ->
         for acquired in (False, True)
     ]
     columns = st.columns(6)
-    for place, hit in enumerate(answer.hits.itertuples(index=False)):
+    hits = answer.hits[answer.hits["image_id"].isin(known.index)]  # one may have been forgotten a moment ago
+    for place, hit in enumerate(hits.itertuples(index=False)):
         image_id, similarity = str(hit.image_id), float(hit.similarity)  # type: ignore[arg-type]
         row = known.loc[image_id].to_dict()
         with columns[place % 6]:

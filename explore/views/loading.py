@@ -15,7 +15,7 @@ from embed.index import Index, open_index
 from embed.neighbours import normalised
 from embed.vectors import Vectors, load_vectors
 from explore.clusters import principal_directions
-from explore.gather import Backbone, Findings, gather_newest
+from explore.gather import Findings, gather_newest
 from explore.thumbnails import letterbox
 
 
@@ -57,10 +57,10 @@ def index_of(folder: Path) -> Index:
 
 
 @st.cache_resource(max_entries=6, show_spinner="Drawing the map …")
-def map_points(_backbone: Backbone, folder: Path) -> pd.DataFrame:
+def map_points(folder: Path, clusters: Path | None) -> pd.DataFrame:
     """image_id, x, y, cluster: from the cluster run, or the two main directions where there is none."""
-    if _backbone.clusters is not None:
-        return pd.read_parquet(_backbone.clusters.path / "clusters.parquet")
+    if clusters is not None:
+        return pd.read_parquet(clusters / "clusters.parquet")
     vectors = vectors_of(folder)
     xy = principal_directions(normalised(vectors.values))
     return vectors.images[["image_id"]].assign(x=xy[:, 0], y=xy[:, 1], cluster=-1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cohort.errors import UserError
-from cohort.study import load_study
+from cohort.study import ScanConfig, load_study
 from cohort.table import read_table
 
 GOOD = """
@@ -62,6 +62,18 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         "`split.test` is 2",
     ):
         assert part in said, said
+
+
+def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    assert mistake(tmp_path, GOOD, "split.test=2").startswith("on the command line: `split.test` is 2")
+    assert "embed.pooling, near.pooling" in mistake(tmp_path, GOOD, "pooling=mean")
+    study = load_study(written(tmp_path, GOOD + "pretrain: {b: 1}\n"), ["pretrain.a=1"])
+    with pytest.raises(UserError) as caught:
+        study.section("pretrain", ScanConfig)
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path / 'study.yaml'}: unknown key `pretrain.b`",
+        "on the command line: unknown key `pretrain.a`",
+    ]
 
 
 def test_column_with_two_roles(tmp_path: Path) -> None:

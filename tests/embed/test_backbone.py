@@ -48,6 +48,8 @@ def test_size_after_at() -> None:
         load_backbone("timm-random:test_resnet@96", "cpu")
     with pytest.raises(UserError, match="after @ stands the side of the square"):
         load_backbone(f"timm-random:{TINY}@big", "cpu")
+    with pytest.raises(UserError, match="97 pixels are no multiple of the patch of 16: use @96"):
+        load_backbone(f"timm-random:{TINY}@97", "cpu")
 
 
 def test_convolutional_backbones_work_too() -> None:

@@ -80,7 +80,7 @@ def test_search_leaves_the_own_patient_out(embedded: tuple[Study, RunFolder, Run
     assert hits["image_id"].tolist() == expected
     by_file = search_image(vectors, str(study.image_root / image_id), 3).hits
     assert by_file["image_id"].iloc[0] == image_id, "the original is nearest to its own prepared copy"
-    with pytest.raises(UserError, match="is neither an image of the store nor a file"):
+    with pytest.raises(UserError, match="is neither the id of an embedded image nor a file here"):
         search_image(vectors, "nothing.jpg")
 
 

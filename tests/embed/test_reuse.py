@@ -136,7 +136,7 @@ class Killed(BaseException):
 def dying_at(step: int, patch: pytest.MonkeyPatch) -> None:
     """The process ends before the step-th of the operations by which a version is published."""
     count = 0
-    for name in ("_link", "_sync", "tidy", "making"):
+    for name in ("_link", "sync_path", "tidy", "making"):
         original = getattr(versions, name)
 
         def call(*arguments: Any, original: Callable[..., Any] = original) -> Any:
@@ -247,7 +247,7 @@ def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Pa
         patch.setattr(
             "cohort.prepared.PreparedImages.square", lambda *_: (_ for _ in ()).throw(ValueError("not a JPEG"))
         )
-        with pytest.raises(UserError, match=r"none of the .* images could be read"):
+        with pytest.raises(UserError, match=r"prepared image `.*` is damaged: delete the run and scan again"):
             embed(study, run, "pixels", progress=False)
     whole = PreparedImages.square
 
@@ -258,11 +258,13 @@ def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cohort.prepared.PreparedImages.square", first_is_damaged)
-        shutil.rmtree(next((study.analysis / "embed").glob(".*.partial")))
         for _ in range(2):
             with pytest.raises(UserError, match=r"prepared image `.*` is damaged: delete the run and scan again"):
                 embed(study, run, "pixels", progress=False)
     assert not list((study.analysis / "embed").glob("pixels*"))
+    assert not load_vectors(embed(study, run, "pixels", progress=False).path).spec["failed"], (
+        "whole again: all are read"
+    )
 
 
 def test_a_row_moves_to_one_place_only() -> None:

@@ -127,8 +127,18 @@ def test_filters_are_read_not_run(table: pd.DataFrame) -> None:
             rows(text)
 
 
+def test_years_with_gaps_are_whole_numbers(vectors: Vectors) -> None:
+    year = np.where(np.arange(N) % 2, 2024.0, np.nan)
+    manifest = pd.DataFrame({"image_id": vectors.images["image_id"], "year": year, "dose": year + 0.5})
+    hits = search(vectors, np.asarray(vectors.values[0]), 50, table=manifest, columns=["year", "dose"]).hits
+    assert {str(value) for value in hits["year"]} == {"2024", "<NA>"}
+    assert set(hits["dose"].dropna()) == {2024.5}
+
+
 def test_what_cannot_be_searched_is_told(vectors: Vectors, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is neither an image of the store nor a file; did you mean `i23\.png`"):
+    with pytest.raises(
+        UserError, match=r"is neither the id of an embedded image nor a file here; did you mean `i23\.png`"
+    ):
         search_image(vectors, "i23.pn")
     with pytest.raises(UserError, match=r"has 3 numbers, the vectors of pixels have 12"):
         search(vectors, np.zeros(3, np.float32))

@@ -122,7 +122,7 @@ def test_report(page: Any, whole: Any, screenshots: Path) -> None:
     assert page.get_by_text("Read with suspicion: device").is_visible()
     assert page.locator(".verdict").first.inner_text().startswith("Explained by the factor: diagnosis and device")
     assert page.locator(".pictures img").count() >= 3
-    assert page.locator("h3#source-unusual + p + .rows img").count() == 12
+    assert page.locator("h3#source-unusual + p + .rows figure").count() == 12
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     page.screenshot(path=screenshots / "report-top.png")
     page.screenshot(path=screenshots / "report.png", full_page=True)
