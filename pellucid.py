@@ -385,6 +385,10 @@ def audit(
     permutations: Annotated[int | None, typer.Option(min=19, help="Permutations of patients (999).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of folds, bootstrap and permutations (0).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for audit.json.")] = None,
+    brief: Annotated[
+        bool,
+        typer.Option("--brief", help="Probes and verdicts only: no transfer, neighbours, remedies. Half the time."),
+    ] = False,
 ) -> None:
     """Do the vectors encode the disease, or the device?"""
     from cohort.errors import UserError
@@ -399,8 +403,9 @@ def audit(
             raise UserError(f"--vectors needs {', '.join(missing)} as well")
         columns = [[c.strip() for c in names.split(",") if c.strip()] for names in (clinical, acquisition)]
         written = audit_files(
-            vectors, table, patient, columns[0], columns[1], out, permutations or 999, seed or 0, row_id
-        )
+            vectors, table, patient, columns[0], columns[1], out, permutations or 999, seed or 0, row_id,
+            further=not brief,
+        )  # fmt: skip
         _say_audit(json.loads(written.read_text(encoding="utf-8")))
         typer.echo(f"audit: done → {written}")
         return
@@ -416,6 +421,7 @@ def audit(
     from probes.verbs import audit_study
 
     chosen = [f"audit.{k}={v}" for k, v in (("permutations", permutations), ("seed", seed)) if v is not None]
+    chosen += ["audit.further=false"] if brief else []
     loaded = _study(study, [*(overrides or []), *chosen], config)
     scanned = current_scan(loaded)
     run = audit_study(loaded, scanned, choose_vectors(loaded.analysis, scanned, backbone))

@@ -112,7 +112,7 @@ def one(kind: str, path: Path, limit_gb: float) -> dict[str, Any]:
             faiss.omp_set_num_threads(threads)
             with threadpool_limits(threads):
                 passes, busy = [], []
-                for _ in range(2 if kind in ("flat", "exact") else 4):
+                for _ in range(3 if kind in ("flat", "exact") else 8):
                     at, cpu_at = time.perf_counter(), time.process_time()
                     found = search(queries, K)[1]
                     passes.append(time.perf_counter() - at)

@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from cohort.runs import RunFolder, atomic_path, begin_run
 from cohort.study import Study
 from explore import figures, probe_figures, source_sections, verdicts, words
+from explore.further import further_tables
 from explore.gather import Backbone, Findings, gather, private_names, scrub, study_title
 from explore.thumbnails import data_uri, thumbnails
 from pretrain.curves import SCRIPT, STYLE
@@ -161,6 +162,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
             if v.get("score") is None and v.get("note")
         ],
         "pair_figures": _pair_figures(found, variables),
+        "further": further_tables([verdict.pair for verdict in found]),
         "pairs": [_pair_row(verdict, variables) for verdict in found],
         "rows": [
             {

@@ -6,45 +6,25 @@ answers the conditional question "what can be read beyond the stratum?".
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
 from cohort.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds
-from cohort.ranks import ridits
-from probes import metrics
 from probes.knn import knn_scores
 from probes.linear import FoldedRidge
 from probes.logistic import logistic_scores
 from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
+from probes.statistic import Statistic, Target, fold_label, informative_levels
 from probes.variables import MIN_PATIENTS
 
 CHUNK_CELLS = 500_000  # rows × targets at once: what the caches hold, not what the memory holds
-N_RANK_STRATA = 5  # a ranked variable is dealt to folds by fifths of its patient means
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is to be read off: level codes (0 … n_levels-1), or numbers (n_levels 0)."""
-
-    data: NDArray[np.generic]  # (n,)
-    n_levels: int
-
-    @property
-    def metric(self) -> str:
-        if self.n_levels == 0:
-            return "spearman"
-        return "auroc" if self.n_levels == 2 else "macro_auroc"
-
-    @property
-    def chance(self) -> float:
-        return 0.0 if self.n_levels == 0 else 0.5
 
 
 @dataclass(frozen=True)
@@ -69,59 +49,11 @@ class Estimate:
     null: NDArray[np.float64] | None = None  # (permutations,)
     logistic: tuple[float, float, float] | None = None  # score and interval of the logistic probe, where asked for
     knn: tuple[float, float, float] | None = None  # and of the kNN probe
-
-
-@dataclass(frozen=True)
-class _Statistic:
-    """The rank statistic of a target: one column per level that is compared (one for binary and ranked)."""
-
-    target: Target
-    columns: IntArray  # levels scored one against the rest
-    weights: NDArray[np.float64]
-    strata: IntArray
-    ranks: NDArray[np.float64]  # (n,) of a ranked target, else empty
-    scarcest: int  # patients on the scarcer side of the comparison
-
-    def targets(self, source: IntArray) -> NDArray[np.float32]:
-        """Fit targets (c * columns, n) of the permuted variable; source (c, n) row numbers."""
-        if self.target.n_levels == 0:
-            return np.asarray(self.ranks.astype(np.float32)[source])
-        levels = np.asarray(self.target.data)[source]
-        hot = (levels[:, None, :] == self.columns[:, None]).astype(np.float32)
-        return np.asarray(hot.reshape(-1, levels.shape[1]), dtype=np.float32)
-
-    def __call__(self, scores: NDArray[np.floating], targets: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(c,) from scores and targets (c * columns, n)."""
-        if self.target.n_levels == 0:
-            return metrics.spearman(scores, targets, self.weights, self.strata)
-        each = metrics.auroc(scores, targets > 0.5, self.weights, self.strata)
-        return np.asarray(each.reshape(-1, len(self.columns)).mean(axis=1))
-
-    def on_half(self, scores: NDArray[np.floating], rows: NDArray[np.bool_]) -> float:
-        """The statistic of some of the rows (whole patients), NaN where they hold no pair to compare."""
-        weights, strata = self.weights[rows], self.strata[rows]
-        if self.target.n_levels == 0:
-            values = np.asarray(self.target.data, dtype=np.float64)[rows]
-            ranks = ridits(values[None], weights, strata)
-            return float(metrics.spearman(scores[:, rows], ranks, weights, strata)[0])
-        positive = np.asarray(self.target.data)[rows] == self.columns[:, None]
-        return float(metrics.auroc(scores[:, rows], positive, weights, strata).mean())
-
-    def resampled(self, scores: NDArray[np.floating], row_counts: NDArray[np.floating]) -> NDArray[np.float64]:
-        """The statistic of the observed scores (columns, n) under resampled patients, (samples,)."""
-        weights = row_counts * self.weights
-        if self.target.n_levels == 0:
-            return metrics.BootstrapSpearman(scores[0], self.ranks, self.strata)(weights)
-        data = np.asarray(self.target.data)
-        each = [
-            metrics.BootstrapAuroc(s, data == level, self.strata)(weights)
-            for s, level in zip(scores, self.columns, strict=True)
-        ]
-        return np.asarray(np.mean(each, axis=0))
+    refitted: float = 0.0  # standard error of other training patients, on the stretched scale
 
 
 def permutation_null(
-    ridge: FoldedRidge, statistic: _Statistic, plan: PatientPermutations, permutations: int, seed: int
+    ridge: FoldedRidge, statistic: Statistic, plan: PatientPermutations, permutations: int, seed: int
 ) -> NDArray[np.float64]:
     """The statistic of the probe refitted to each permuted target, (permutations,), in chunks on all cores."""
 
@@ -129,7 +61,7 @@ def permutation_null(
         fit = statistic.targets(source)
         return statistic(ridge.scores(fit), fit)
 
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = int(joblib.cpu_count())
     chunk = int(np.clip(CHUNK_CELLS // (ridge.n * len(statistic.columns)), 1, 128))
     parts: list[NDArray[np.float64]] = []
     running: deque[Future[NDArray[np.float64]]] = deque()
@@ -140,26 +72,6 @@ def permutation_null(
                 parts.append(running.popleft().result())
         parts.extend(job.result() for job in running)
     return np.concatenate(parts)
-
-
-def informative_levels(target: Target, patients: Patients, strata: IntArray) -> tuple[list[int], int]:
-    """Levels that can be compared within strata, and the patients of the scarcest side of the best level.
-
-    A level counts if, over the strata that hold both it and others, each side has at least MIN_PATIENTS patients.
-    """
-    data = np.asarray(target.data)
-    informative, best = [], 0
-    for level in range(target.n_levels):
-        sides = [0, 0]
-        for stratum in np.unique(strata):
-            inside = strata == stratum
-            here = [patients.count(inside & (data == level)), patients.count(inside & (data != level))]
-            if min(here) > 0:
-                sides = [a + b for a, b in zip(sides, here, strict=True)]
-        best = max(best, min(sides))
-        if min(sides) >= MIN_PATIENTS:
-            informative.append(level)
-    return informative, best
 
 
 def probe(
@@ -212,10 +124,7 @@ def _probe(
     patient_folds = deal_folds(patients.typical(label), folds, rng_folds)
     ridge = FoldedRidge(vectors, weights, patient_folds[patients.codes], strata)
     columns = np.array({0: [0], 2: [1]}.get(target.n_levels, levels), dtype=np.int64)
-    ranks = np.zeros(0)
-    if target.n_levels == 0:
-        ranks = ridits(np.asarray(target.data, dtype=np.float64)[None], weights, strata)[0]
-    statistic = _Statistic(target, columns, weights, strata, ranks, scarcest)
+    statistic = Statistic.of(target, patients, columns, strata, scarcest)
     block = np.zeros(patients.n_patients, dtype=np.int64) if conditional else patient_folds
     plan = PatientPermutations.plan(patients, target.data, block, strata)
     fit = statistic.targets(np.arange(n)[None])
@@ -257,6 +166,7 @@ def _probe(
         null=null,
         logistic=logistic,
         knn=knn,
+        refitted=refitted,
     )
 
 
@@ -272,16 +182,6 @@ def r_squared(ridge: FoldedRidge, values: NDArray[np.float64]) -> float:
     return 1.0 - error / baseline
 
 
-def fold_label(target: Target, patients: Patients) -> IntArray:
-    """What folds are stratified by, per row: the level, or the fifth in which the patient's mean lies."""
-    if target.n_levels:
-        return np.asarray(target.data, dtype=np.int64)
-    data = np.asarray(target.data, dtype=np.float64)
-    means = np.bincount(patients.codes, weights=data) / patients.sizes
-    edges = np.quantile(means, np.linspace(0, 1, N_RANK_STRATA + 1)[1:-1])
-    return np.searchsorted(edges, means, side="right")[patients.codes].astype(np.int64)
-
-
 def _stretch(score: NDArray[np.float64], ranked: bool) -> NDArray[np.float64]:
     """To a scale on which the spread hardly depends on the score: arcsine of the root, or Fisher's z."""
     if ranked:
@@ -289,7 +189,7 @@ def _stretch(score: NDArray[np.float64], ranked: bool) -> NDArray[np.float64]:
     return np.asarray(np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0))))
 
 
-def refit_error(statistic: _Statistic, ridge: FoldedRidge, fit: NDArray[np.floating], groups: IntArray) -> float:
+def refit_error(statistic: Statistic, ridge: FoldedRidge, fit: NDArray[np.floating], groups: IntArray) -> float:
     """Standard error, on the stretched scale, of the score under other training and test patients (balanced half samples)."""
     ranked = statistic.target.n_levels == 0
     halves = half_sample_pairs(ridge, fit, groups, statistic.strata, statistic.on_half)
@@ -299,7 +199,7 @@ def refit_error(statistic: _Statistic, ridge: FoldedRidge, fit: NDArray[np.float
 
 
 def interval(
-    statistic: _Statistic,
+    statistic: Statistic,
     observed: float,
     scores: NDArray[np.floating],
     patients: Patients,

@@ -12,10 +12,12 @@ Legend: n images, d dimensions, k neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort.patients import IntArray
+from cohort.patients import IntArray, Patients
 
 K = 20  # patients
 TEMPERATURE = 0.07
@@ -37,24 +39,79 @@ def knn_scores(
     votes = np.zeros(targets.shape)
     for fold in np.unique(folds):
         test, train = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        train = train[np.argsort(patients[train], kind="stable")]
-        starts = np.flatnonzero(np.r_[True, np.diff(patients[train]) > 0])
-        owner = np.cumsum(np.r_[False, np.diff(patients[train]) > 0])  # 0 … training patients - 1
-        centre = np.average(np.asarray(vectors[train], dtype=np.float64), axis=0, weights=weights[train])
-        bank = _unit(vectors[train], centre)
-        wanted = min(k, max(3, len(starts) // 5), len(starts))
-        rows = max(1, _CHUNK_CELLS // len(train))
-        for first in range(0, len(test), rows):
-            part = test[first : first + rows]
-            similarity = _unit(vectors[part], centre) @ bank.T  # (rows, training images)
-            nearest = np.maximum.reduceat(similarity, starts, axis=1)  # (rows, training patients)
-            chosen = np.argpartition(-nearest, wanted - 1, axis=1)[:, :wanted]
-            near = np.take_along_axis(nearest, chosen, axis=1).astype(np.float64)
-            share = np.exp((near - near.max(axis=1, keepdims=True)) / TEMPERATURE)
-            share /= share.sum(axis=1, keepdims=True)
-            image = _nearest_image(similarity, nearest, chosen, owner)  # (rows, wanted)
-            votes[:, part] = (targets[:, train][:, image] * share).sum(axis=2)
+        votes[:, test] = knn_votes(vectors, targets, patients, weights, test, train, k)
     return votes
+
+
+def knn_votes(
+    vectors: NDArray[np.floating],
+    targets: NDArray[np.floating],
+    patients: IntArray,
+    weights: NDArray[np.float64],
+    test: IntArray,
+    train: IntArray,
+    k: int = K,
+) -> NDArray[np.float64]:
+    """(c, len(test)) votes of the training rows' patients; arguments as for `knn_scores`, with one fold's rows."""
+    train = train[np.argsort(patients[train], kind="stable")]
+    centre = np.average(np.asarray(vectors[train], dtype=np.float64), axis=0, weights=weights[train])
+    n_others = len(np.unique(patients[train]))
+    wanted = min(k, max(3, n_others // 5), n_others)
+    votes = []
+    for _, image, near in _nearest(vectors, patients, test, train, centre, wanted, own=False):
+        share = np.exp((near - near.max(axis=1, keepdims=True)) / TEMPERATURE)
+        share /= share.sum(axis=1, keepdims=True)
+        votes.append((targets[:, image] * share).sum(axis=2))
+    return np.concatenate(votes, axis=1)
+
+
+def nearest_patients(
+    vectors: NDArray[np.floating],  # (n, d)
+    patients: Patients,
+    queries: IntArray,  # (m,) rows
+    k: int,
+) -> IntArray:
+    """(m, k) rows: of each of the `k` patients most similar to an image, other than its own, the nearest image; nearest first.
+
+    By cosine after the cohort's centre (patients weighing alike) is taken off: no label enters, so nothing is learnt of it.
+    """
+    bank = np.argsort(patients.codes, kind="stable")
+    centre = np.average(np.asarray(vectors, dtype=np.float64), axis=0, weights=patients.weights)
+    found = np.empty((len(queries), k), dtype=np.int64)
+    done = 0
+    for part, image, near in _nearest(vectors, patients.codes, queries, bank, centre, k, own=True):
+        order = np.argsort(-near, axis=1, kind="stable")
+        found[done : done + len(part)] = np.take_along_axis(image, order, axis=1)
+        done += len(part)
+    return found
+
+
+def _nearest(
+    vectors: NDArray[np.floating],
+    patients: IntArray,
+    queries: IntArray,
+    bank: IntArray,  # rows that may be found, sorted by patient
+    centre: NDArray[np.float64],
+    wanted: int,
+    *,
+    own: bool,  # whether a query's own patient is among them, and is to be passed over
+) -> Iterator[tuple[IntArray, IntArray, NDArray[np.float64]]]:
+    """(queries, (q, wanted) rows of the nearest image of the nearest patients in no order, their cosines), by parts."""
+    change = np.diff(patients[bank]) > 0
+    starts, owner = np.flatnonzero(np.r_[True, change]), np.cumsum(np.r_[False, change])
+    place = np.full(int(patients.max()) + 1, -1, dtype=np.int64)
+    place[patients[bank[starts]]] = np.arange(len(starts))
+    unit = _unit(vectors[bank], centre)
+    rows = max(1, _CHUNK_CELLS // len(bank))
+    for first in range(0, len(queries), rows):
+        part = queries[first : first + rows]
+        similarity = _unit(vectors[part], centre) @ unit.T  # (rows, bank)
+        nearest = np.maximum.reduceat(similarity, starts, axis=1)  # (rows, patients of the bank)
+        if own:
+            nearest[np.arange(len(part)), place[patients[part]]] = -np.inf
+        chosen = np.argpartition(-nearest, wanted - 1, axis=1)[:, :wanted]
+        near = np.take_along_axis(nearest, chosen, axis=1).astype(np.float64)
+        yield part, bank[_nearest_image(similarity, nearest, chosen, owner)], near
 
 
 def _unit(vectors: NDArray[np.floating], centre: NDArray[np.float64]) -> NDArray[np.float32]:

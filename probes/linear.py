@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dposv
 
 from cohort.patients import IntArray
 
@@ -163,6 +164,47 @@ class FoldedRidge:
             offset = slope @ factor.means.T  # (c, s)
             out[:, rows] = np.hstack([slope, -offset]).astype(self.dtype) @ block.T
         return out
+
+
+def fitted_probe(
+    vectors: NDArray[np.floating],  # (n, d) of the training patients
+    weights: NDArray[np.float64],  # (n,) 1 / images of the patient
+    targets: NDArray[np.floating],  # (c, n)
+    penalty: float | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """The same probe fitted once: (c, d) slopes and (c,) offsets whose scores have unit spread in training, and the penalty.
+
+    penalty: chosen as in `FoldedRidge` where None is given; one given is solved for at once.
+    """
+    share = weights / weights.sum()
+    values = np.asarray(vectors, dtype=np.float64)
+    mean = share @ values
+    centred = values - mean
+    weighted = targets.astype(np.float64) * share
+    if penalty is not None and centred.shape[1] <= len(centred):
+        scale = _scale(share @ centred**2)
+        scaled = centred * scale
+        inner = (scaled * share[:, None]).T @ scaled
+        inner[np.diag_indices_from(inner)] += penalty
+        slope = dposv(inner, (weighted @ scaled).T)[1].T * scale
+    else:
+        rooted = centred * np.sqrt(share)[:, None]
+        kernel = centred.shape[1] > len(centred)
+        _, basis, eigenvalues = _kernel_basis(rooted) if kernel else _gram_basis(rooted.T @ rooted)
+        moment = weighted @ centred @ basis  # (c, r)
+        if penalty is None:
+            penalties, inverse, correction = _penalties(eigenvalues, weights.sum(), 1)
+            spread = (weighted * targets).sum(axis=1) - weighted.sum(axis=1) ** 2
+            explained = (moment**2) @ (2 * inverse - eigenvalues * inverse**2).T
+            residual = np.maximum(spread[:, None] - explained, 0.0) * correction
+            chosen = np.argmin(residual, axis=1)
+            coefficients = inverse[chosen] * moment
+            penalty = float(np.exp(np.log(penalties[chosen]).mean()))
+        else:
+            coefficients = moment / (eigenvalues + penalty)
+        slope = coefficients @ basis.T
+    slope = slope / np.maximum(np.sqrt(((slope @ centred.T) ** 2) @ share), 1e-12)[:, None]
+    return slope, -slope @ mean, penalty
 
 
 _Basis = tuple[

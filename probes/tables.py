@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from cohort.errors import UserError
 from cohort.runs import write_json
 from cohort.table import read_table
-from probes.audit import Progress, audit
+from probes.audit import audit
 from probes.inputs import Names
+from probes.settings import Progress
 from probes.variables import KINDS, resolve_kinds, unknown_name
 
 
@@ -33,6 +34,8 @@ def audit_files(
     seed: int,
     id_column: str | None,
     progress: Progress | None = None,
+    *,
+    further: bool = True,
 ) -> Path:
     """Audit a .npy file of vectors against a table and write `out`/audit.json; returns its path.
 
@@ -53,6 +56,7 @@ def audit_files(
         permutations=permutations,
         seed=seed,
         progress=progress,
+        further=further,
     )
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "audit.json", result)

@@ -47,6 +47,7 @@ class Variable:
     level_patients: dict[str, int]
     notes: tuple[str, ...] = field(default=())
     refusal: str = ""  # why there is no number, e.g. "too few patients (7 …)"; "" if there is one
+    missing: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))  # (n,) rows without a value
 
     @property
     def is_ranked(self) -> bool:
@@ -160,7 +161,7 @@ def read_variable(
         levels = tuple(_text(v) for v in np.unique(numbers)) if kind == "ordinal" else ()
         return Variable(
             name, role, kind, levels, np.zeros(0, np.int64), values, ~missing, int(missing.sum()), {},
-            tuple(notes), refusal,
+            tuple(notes), refusal, missing,
         )  # fmt: skip
     return _read_levels(text, missing, notes, name=name, role=role, kind=kind, patients=patients)
 
@@ -221,7 +222,7 @@ def _read_levels(
     codes = relabel[codes]
     return Variable(
         name, role, kind, tuple(kept), codes, np.zeros(0), codes >= 0, int(missing.sum()), counts,
-        tuple(notes), refusal,
+        tuple(notes), refusal, missing,
     )  # fmt: skip
 
 

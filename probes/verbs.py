@@ -17,7 +17,8 @@ from cohort.progress import track
 from cohort.runs import RunFolder, begin_run, write_json
 from cohort.study import Study
 from embed.vectors import load_vectors
-from probes.audit import Progress, audit, probe_variables
+from probes.audit import audit, probe_variables
+from probes.settings import Progress
 
 PROBES_SCHEMA = "pellucid.probes/1"
 
@@ -29,6 +30,7 @@ class AuditConfig(Config):
     folds: int = Field(5, ge=2, le=10)
     bootstrap: int = Field(1000, ge=50)
     seed: int = 0
+    further: bool = True  # neighbours, transfer, remedies and few-label curves too
 
 
 def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, progress: bool = True) -> RunFolder:

@@ -96,14 +96,14 @@ def sample_queries(values: NDArray[np.float32], most: int, seed: int = 0) -> NDA
 
 def exact_neighbours(
     values: NDArray[np.float32], rows: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Queries drawn from the vectors and the cosines of their true `k` nearest, each without itself.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Queries drawn from the vectors and their true `k` nearest, each without itself.
 
     Returns:
-        (m, dim) queries of length 1 and (m, k) cosines.
+        (m, dim) queries of length 1, (m, k) cosines and (m, k) rows.
     """
     queries = normalised(np.asarray(values[rows], dtype=np.float32))
     similarity, found = exact_search(values, queries, k + 1)
     own = found == rows[:, None]
     own[~own.any(axis=1), -1] = True  # k + 1 exact copies: one of them stands for the row itself
-    return queries, similarity[~own].reshape(len(rows), -1)
+    return queries, similarity[~own].reshape(len(rows), -1), found[~own].reshape(len(rows), -1)

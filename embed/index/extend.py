@@ -13,8 +13,8 @@ from cohort.errors import UserError
 from embed.index.build import inner, turned, unit_blocks
 from embed.index.choose import choose_kind
 from embed.index.library import faiss
+from embed.index.lists import list_ids
 from embed.index.made import build_index, finished
-from embed.index.opened import list_ids
 from embed.index.recall import Tuned, tuned
 from embed.index.stored import read_faiss, read_record
 from embed.neighbours import normalised

@@ -79,6 +79,7 @@ def finished(
         "nprobe": how.nprobe,
         "factor": how.factor,
         "far": round(how.far, 6),
+        "margin": None if how.margin is None else round(how.margin, 6),
         "slack": None if how.slack is None else round(how.slack, 6),
         "recall_at_20": round(how.recall, 5),
         "recall_error": round(how.error, 5),

@@ -14,6 +14,7 @@ from embed.index.build import inner, scanner, turned
 from embed.index.exact import cosines, exact_search, lengths_of
 from embed.index.gpu import on_gpu
 from embed.index.library import faiss
+from embed.index.lists import list_of_row, pruned, scan
 from embed.index.recall import RECALL_AT
 from embed.index.stored import check_vectors, read_faiss, read_record
 from embed.neighbours import normalised
@@ -22,7 +23,7 @@ EXACT_ALLOWED = 50_000  # rows; among so few all are looked at
 _QUERIES = 4_096  # at once …
 _CANDIDATES = 20_000_000  # … as long as they have no more candidates together than this
 _MORE = {"ivf-sq8": 4, "ivf-pq": 16}  # times the candidates for such a query, and under a filter
-_WIDER = 8  # times the lists for a query that lies farther from every list than 99 of 100 of the vectors do
+_WIDER = 8  # times the lists for a query that lies farther from every list than 499 of 500 of the vectors do
 
 
 class VectorStore(Protocol):
@@ -51,6 +52,7 @@ class Index:
         self.kind = str(record.get("kind", "exact" if self._ivf is None else "ivf-sq8"))
         self.nprobe = int(record.get("nprobe") or (0 if self._ivf is None else self._ivf.nprobe))
         self.factor = int(record.get("factor", 1))
+        self._margin = record.get("margin")  # by how much a list may be farther than the nearest one
         self._slack = record.get("slack")  # by how much a code's score may fall short of the exact cosine
         self._asked = 0
         self._lengths: NDArray[np.float32] | None = None
@@ -132,15 +134,19 @@ class Index:
         far = near[:, 0] < self._far
         similarity, rows = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int64)
         for which, probes in ((~far, nprobe), (far, min(self._ivf.nlist, _WIDER * nprobe))):
-            if not which.any():
+            which = np.flatnonzero(which)
+            if not len(which):
                 continue
+            which = which[np.argsort(lists[which, 0], kind="stable")]  # neighbours find each other's rows in the cache
             part = np.ascontiguousarray(seen[which])
             if allowed is not None:
                 candidates = self._allowed_lists(part, more, allowed, nprobe)
             elif probes == nprobe:
-                candidates = self._scanned(part, wanted, near[which], lists[which])
+                margin = self._margin if k <= RECALL_AT else None  # it was tuned for so many
+                some = pruned(near[which], lists[which], margin)
+                candidates = scan(self._looking, part, wanted, near[which], some)
             else:
-                candidates = self._scanned(part, more, *self._ivf.quantizer.search(part, probes))
+                candidates = scan(self._looking, part, more, *self._ivf.quantizer.search(part, probes))
             similarity[which], rows[which] = self._exactly(unit[which], *candidates, k, allowed)
         return similarity, rows
 
@@ -164,18 +170,25 @@ class Index:
         self, unit: NDArray[np.float32], found: NDArray[np.int64], scores: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The `k` best by exact cosine; of what comes after the first 2 k by score, only what may still enter is looked at."""
-        lengths = self._lengths_for(found.size)
-        first = found[:, : 2 * k]
-        similarity = cosines(self.values, unit, first, lengths)
-        if self._slack is not None and found.shape[1] > first.shape[1]:
-            least = np.partition(similarity, -k, axis=1)[:, -k]
-            rest = np.where(scores[:, 2 * k :] + self._slack >= least[:, None], found[:, 2 * k :], -1)
-        else:
-            rest = found[:, 2 * k :]
-        if rest.shape[1]:
-            similarity = np.concatenate([similarity, cosines(self.values, unit, rest, lengths)], axis=1)
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(found, order, axis=1)
+        lengths, width = self._lengths_for(found.size), found.shape[1]
+        similarity = np.empty(found.shape, np.float32)
+        best = np.full((len(found), k), -np.inf, np.float32)
+        start, stop = 0, 2 * k
+        while start < width:  # what is found in one block leaves fewer to look at in the next, twice as wide
+            part = slice(start, min(stop, width))
+            ids = found[:, part]
+            if start and self._slack is not None:
+                ids = np.where(scores[:, part] + self._slack >= best[:, :1], ids, -1)
+            similarity[:, part] = cosines(self.values, unit, ids, lengths)
+            both = np.concatenate([best, similarity[:, part]], axis=1)
+            best = np.partition(both, both.shape[1] - k, axis=1)[:, -k:]  # its first is the k-th best so far
+            start, stop = part.stop, 3 * part.stop
+        some = np.argpartition(similarity, width - k, axis=1)[:, -k:] if width > k else np.arange(width)[None]
+        some = np.broadcast_to(some, (len(found), some.shape[1]))
+        near = np.take_along_axis(similarity, some, axis=1)
+        order = np.argsort(-near, axis=1, kind="stable")
+        rows = np.take_along_axis(found, np.take_along_axis(some, order, axis=1), axis=1)
+        return np.take_along_axis(near, order, axis=1), rows
 
     def _allowed_lists(
         self, seen: NDArray[np.float32], k: int, allowed: NDArray[np.bool_], nprobe: int
@@ -205,32 +218,11 @@ class Index:
                 whole = (seen_by_then[:, -1] >= wanted[:, 0]) | (width == lists_in_all)
                 lists = np.where((seen_by_then - held < wanted) & (held > 0), lists, -1)
                 if whole.any():
-                    both = self._scanned(part[whole], k, near[whole], lists[whole], selector)
+                    both = scan(self._looking, part[whole], k, near[whole], lists[whole], selector)
                     found[which[whole]], scores[which[whole]] = both
                 unfinished.append(which[~whole])
             todo, width = np.concatenate(unfinished), min(lists_in_all, 4 * width)
         return found, scores
-
-    def _scanned(
-        self,
-        seen: NDArray[np.float32],
-        k: int,
-        near: NDArray[np.float32],
-        lists: NDArray[np.int64],
-        selector: Any = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(m, k) rows, −1 for none, and scores by their codes in the (m, p) lists given."""
-        scores, rows = np.empty((len(seen), k), np.float32), np.empty((len(seen), k), np.int64)
-        seen = np.ascontiguousarray(seen)
-        lists, near = np.ascontiguousarray(lists), np.ascontiguousarray(near)
-        params = faiss.SearchParametersIVF(nprobe=lists.shape[1])
-        if selector is not None:
-            params = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
-        to = faiss.swig_ptr
-        self._looking.search_preassigned_c(
-            len(seen), to(seen), k, to(lists), to(near), to(scores), to(rows), False, params
-        )
-        return rows, scores
 
     def _lengths_for(self, candidates: int) -> NDArray[np.float32] | None:
         """Lengths of all rows, once so many candidates have been asked for that knowing them is cheaper."""
@@ -246,22 +238,7 @@ class Index:
     @cached_property
     def _list_of_row(self) -> NDArray[np.int32]:
         """(n,) in which list each row stands."""
-        where = np.zeros(self.n, np.int32)
-        for number in range(self._ivf.nlist):
-            where[list_ids(self._ivf.invlists, number)] = number
-        return where
-
-
-def list_ids(lists: Any, number: int) -> NDArray[np.int64]:
-    """The rows in one inverted list, as a copy."""
-    size = lists.list_size(number)
-    if not size:
-        return np.empty(0, np.int64)
-    pointer = lists.get_ids(number)
-    try:
-        return np.array(faiss.rev_swig_ptr(pointer, size), dtype=np.int64)
-    finally:
-        lists.release_ids(number, pointer)
+        return list_of_row(self._ivf, self.n)
 
 
 def _selector(allowed: NDArray[np.bool_]) -> Any:

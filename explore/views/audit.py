@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from explore import probe_figures, verdicts, words
+from explore.further import further_tables
 from explore.gather import Findings
 
 _CHART = {"displayModeBar": False}
@@ -51,9 +52,19 @@ def show(findings: Findings) -> None:
     for scale, figure in drawn:
         if figure is not None:
             st.plotly_chart(figure, width="stretch", theme=None, config=_CHART, key=f"pair-figure-{scale}")
+    for table in further_tables([verdict.pair for verdict in found]):
+        st.subheader(table.title)
+        st.caption(table.lead)
+        frame = pd.DataFrame(table.rows, columns=_told_apart(table.columns))
+        st.dataframe(frame, hide_index=True, width="stretch", height="content")
     if probes:
         st.subheader("The numbers")
         st.dataframe(_table(probes), hide_index=True, width="stretch", height="content")
+
+
+def _told_apart(columns: Sequence[str]) -> list[str]:
+    """A frame's columns need names of their own; "by chance" stands behind several."""
+    return [name + "\u200b" * list(columns[:i]).count(name) for i, name in enumerate(columns)]
 
 
 def _folded(title: str, found: Sequence[verdicts.Verdict], expanded: bool) -> None:

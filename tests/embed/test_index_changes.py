@@ -18,7 +18,7 @@ from embed.index.build import inner
 from embed.index.exact import exact_search
 from embed.index.extend import codes_in_list
 from embed.index.library import faiss
-from embed.index.opened import list_ids
+from embed.index.lists import list_ids
 from embed.neighbours import normalised
 
 Values = NDArray[np.float32]

@@ -64,6 +64,13 @@ def variables(shift: float) -> list[dict[str, Any]]:
     ]
 
 
+def _remedied(acquisition: float, clinical: float) -> dict[str, Any]:
+    return {
+        role: {probe: {"score": s, "ci_low": s - 0.02, "ci_high": s + 0.02} for probe in ("linear", "knn")}
+        for role, s in (("acquisition", acquisition), ("clinical", clinical))
+    }
+
+
 def audit_content() -> dict[str, Any]:
     def pair(
         clinical: str, acquisition: str, v: float, scores: tuple[float, float], verdict: str, sentence: str
@@ -82,6 +89,34 @@ def audit_content() -> dict[str, Any]:
             "association": {"measure": "cramers_v", "value": v, "p_value": 0.001 if v > 0.2 else 0.6},
             "clinical_beyond_acquisition": beyond(scores[0]),
             "acquisition_beyond_clinical": beyond(scores[1]),
+            "transfer": {
+                "metric": "auroc",
+                "levels": [{"level": "A", "within": 0.85, "across": 0.62}],
+                "within": 0.85,
+                "across": 0.62,
+                "drop": 0.23,
+                "ci_low": 0.11,
+                "ci_high": 0.35,
+                "note": "",
+            },
+            "neighbours": {
+                **dict.fromkeys(("ilisi", "ilisi_chance", "kbet_chance", "ami_clinical", "ami_acquisition"), 0.25),
+                "k": 20,
+                "robustness_index": 0.31,
+                "ci_low": 0.26,
+                "ci_high": 0.37,
+                "chance": 0.48,
+                "kbet_rejection": 0.77,
+                "n_clusters": 4,
+                "clustering_score": -0.2,
+                "n_patients": 40,
+                "note": "",
+            },
+            "remedies": [
+                {"name": "none", **_remedied(0.98, 0.84), "sentence": ""},
+                {"name": "leace", **_remedied(0.55, 0.71), "sentence": "LEACE: …"},
+                {"name": "combat", "acquisition": {}, "clinical": {}, "sentence": "ComBat: left out."},
+            ],
             "verdict": verdict,
             "sentence": sentence,
         }

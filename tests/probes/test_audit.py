@@ -12,9 +12,10 @@ import probes.estimate
 from cohort.errors import UserError
 from cohort.patients import Patients, deal_folds
 from probes.audit import audit, probe_variables
-from probes.estimate import Target, probe
+from probes.estimate import probe
+from probes.statistic import Target
 
-QUICK = {"permutations": 99, "bootstrap": 100}
+QUICK = {"permutations": 99, "bootstrap": 100, "further": False}
 
 
 def world(seed=0, n=160, dim=24, disease=0.0, device=0.0, confounding=0.0, images=(1, 5), fingerprint=1.0):
@@ -85,13 +86,14 @@ def test_the_result_is_json_of_the_schema_and_depends_only_on_the_seed():
     vectors, table = world(0, disease=3.0, n=60)
     table["age"] = np.random.default_rng(0).normal(60, 9, 60)[table["patient"].str[1:].astype(int)]
     calls = []
-    first = run(vectors, table, clinical=["diagnosis", "age"], progress=lambda *step: calls.append(step))
+    first = run(vectors, table, clinical=["diagnosis", "age"], progress=lambda *step: calls.append(step), further=True)
     assert json.loads(json.dumps(first, allow_nan=False)) == first
     assert first["schema"] == "pellucid.audit/1"
-    assert calls[-1] == (11, 11, "done")
+    assert calls[-1] == (17, 17, "done")
     assert [c[0] for c in calls] == sorted(c[0] for c in calls)
     alone = run(vectors, table)
-    assert alone["variables"][0] | {"q_value": 0} == first["variables"][0] | {"q_value": 0}
+    blank = {"q_value": 0, "few_labels": []}
+    assert alone["variables"][0] | blank == first["variables"][0] | blank
     assert {**alone["pairs"][0]["clinical_beyond_acquisition"], "q_value": 0} == {
         **first["pairs"][0]["clinical_beyond_acquisition"], "q_value": 0,
     }  # fmt: skip
@@ -108,7 +110,12 @@ def test_the_result_is_json_of_the_schema_and_depends_only_on_the_seed():
     rows = probe_variables(
         vectors, table, patient="patient", clinical=["diagnosis", "age"], acquisition=["device"], **QUICK
     )
-    assert rows == first["variables"]
+    assert [{**row, "few_labels": []} for row in first["variables"]] == rows
+    pair = first["pairs"][0]
+    assert pair["transfer"]["within"] > 0.7
+    assert {"robustness_index", "chance", "kbet_rejection", "ilisi"} <= set(pair["neighbours"])
+    assert [one["name"] for one in pair["remedies"]][:3] == ["none", "leace", "residual"]
+    assert first["variables"][0]["few_labels"][-1]["share"] == 1.0
 
 
 def test_a_continuous_variable_is_read_with_spearman_and_r2():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from cohort.patients import Patients, deal_folds
-from probes.estimate import Target, probe
+from probes.estimate import probe
 from probes.knn import TEMPERATURE, K, knn_scores
+from probes.statistic import Target
 
 
 def world(

@@ -8,8 +8,9 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from cohort.patients import Patients, deal_folds
-from probes.estimate import Target, probe
+from probes.estimate import probe
 from probes.logistic import logistic_scores
+from probes.statistic import Target
 
 
 def world(effect: float, n_patients: int = 400, dim: int = 8, seed: int = 0, levels: int = 2):  # type: ignore[no-untyped-def]

@@ -32,7 +32,16 @@ def files(tmp_path):
 
 def run(folder, table="t.csv", vectors="v.npy", id_column=None, clinical=("diagnosis", "age:continuous")):
     path = audit_files(
-        folder / vectors, folder / table, "patient", list(clinical), ["device"], folder / "out", 19, 0, id_column
+        folder / vectors,
+        folder / table,
+        "patient",
+        list(clinical),
+        ["device"],
+        folder / "out",
+        19,
+        0,
+        id_column,
+        further=False,
     )
     return json.loads(path.read_text("utf-8"))
 

@@ -1,0 +1,86 @@
+"""How many labelled patients does it take? The probe's score when only a share of the patients may teach it.
+
+- [0]: Chen et al., A Simple Framework for Contrastive Learning, 2020, section 5.2, for the question with 1 % and 10 % of labels
+
+The share is of the *patients* of the training folds, drawn evenly over the classes; all patients of the other fold are judged.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from cohort.patients import IntArray, Patients, deal_folds
+from probes.linear import fitted_probe
+from probes.statistic import Statistic, Target, fold_label
+
+SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
+DRAWS = 5  # of folds and patients
+_FOLDS = 5
+_LEAST = 2  # patients of each class, or there is nothing to learn from
+_MOST_IMAGES = 4_000  # of the training patients in one fit: with more, the curve's end is the probe's own score
+
+
+def few_label_curve(
+    vectors: NDArray[np.floating], target: Target, patients: Patients, seed: int = 0
+) -> list[dict[str, Any]]:
+    """`share`, `n_patients` who teach, mean `score` over the draws, its standard deviation `sd`; a share of too few is left out."""
+    label = patients.typical(fold_label(target, patients))
+    columns = {0: [0], 2: [1]}.get(target.n_levels, list(range(target.n_levels)))
+    statistic = Statistic.of(target, patients, np.array(columns, dtype=np.int64))
+    fit = statistic.targets(np.arange(len(patients))[None]).astype(np.float64)
+
+    def one(draw: int) -> list[tuple[float, float]]:
+        rng = np.random.default_rng([seed, 6, draw])
+        folds = deal_folds(label, _FOLDS, rng)
+        scores = np.zeros((len(SHARES), *fit.shape))
+        taught = np.zeros(len(SHARES))
+        for fold in range(_FOLDS):
+            test = np.flatnonzero(folds[patients.codes] == fold)
+            turn = rng.permutation(np.flatnonzero(folds != fold))
+            for place, share in enumerate(SHARES):
+                chosen = _share_of(turn, label, share)
+                train = _rows(patients, chosen, rng)
+                taught[place] += len(chosen) / _FOLDS
+                weights = 1.0 / np.bincount(patients.codes[train])[patients.codes[train]]
+                slope, offset, _ = fitted_probe(vectors[train], weights, fit[:, train])
+                scores[place][:, test] = slope @ np.asarray(vectors[test], dtype=np.float64).T + offset[:, None]
+        return [(float(n), float(statistic(s, fit)[0])) for n, s in zip(taught, scores, strict=True)]
+
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        drawn = np.array(list(pool.map(one, range(DRAWS))))  # (draws, shares, 2)
+    rarest = np.bincount(label).min()
+    return [
+        {
+            "share": share,
+            "n_patients": round(float(drawn[:, place, 0].mean())),
+            "score": float(drawn[:, place, 1].mean()),
+            "sd": float(drawn[:, place, 1].std(ddof=1)),
+        }
+        for place, share in enumerate(SHARES)
+        if rarest * (_FOLDS - 1) / _FOLDS * share >= _LEAST
+    ]
+
+
+def _share_of(turn: IntArray, label: IntArray, share: float) -> IntArray:
+    """The first so many of each class, so that a larger share holds the smaller one."""
+    parts = [turn[label[turn] == value] for value in np.unique(label[turn])]
+    return np.concatenate([part[: max(1, round(share * len(part)))] for part in parts])
+
+
+def _rows(patients: Patients, chosen: IntArray, rng: np.random.Generator) -> IntArray:
+    """Their images; where that is very many, as many of each patient."""
+    taken = np.zeros(patients.n_patients, dtype=bool)
+    taken[chosen] = True
+    rows = np.flatnonzero(taken[patients.codes])
+    if len(rows) <= _MOST_IMAGES:
+        return rows
+    rows = rng.permutation(rows)
+    rows = rows[np.argsort(patients.codes[rows], kind="stable")]
+    place = np.arange(len(rows)) - np.searchsorted(patients.codes[rows], patients.codes[rows])
+    return np.sort(rows[np.argsort(place, kind="stable")[:_MOST_IMAGES]])

@@ -1,0 +1,219 @@
+"""What would a remedy do? The factor taken out of the vectors, or out of the training cohort: what it costs, before and after.
+
+Everything is fitted on training patients and judged on the others, linearly and by kNN, because a linear erasure may leave
+to neighbours what it hides from a linear probe. `none` stands beside them, in the same folds.
+
+- [0]: `probes.erasure` for LEACE, residuals and ComBat
+- [1]: Kamiran & Calders, Data preprocessing techniques for classification without discrimination, 2012, section 5.3:
+  reweighing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from cohort.patients import IntArray, Patients, bootstrap_counts, deal_folds
+from probes.erasure import FITS, NAMES, has_combat
+from probes.estimate import interval
+from probes.knn import knn_votes
+from probes.linear import fitted_probe
+from probes.neighbours import drawn_evenly
+from probes.statistic import Statistic, Target, fold_label
+
+MOST_IMAGES = 8_000
+_FOLDS = 5
+_BOOTSTRAP = 200
+
+Scored = tuple[float, float, float]  # score and its 95 % interval
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of both variables after one remedy; None where the remedy does not touch it, or there is no number.
+
+    Attributes:
+        name: none, leace, residual, combat, reweighted or matched.
+        acquisition, clinical: {"linear": …, "knn": …} score and 95 % interval.
+        note: why it was left out.
+    """
+
+    name: str
+    acquisition: dict[str, Scored]
+    clinical: dict[str, Scored]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One of the two variables with its statistic and the standard error of other training patients."""
+
+    statistic: Statistic
+    fit: NDArray[np.float64]  # (c, n)
+    refitted: float
+
+
+def remedies(
+    vectors: NDArray[np.floating],
+    clinical: Target,
+    acquisition: Target,
+    patients: Patients,
+    errors: tuple[float, float] = (0.0, 0.0),
+    seed: int = 0,
+) -> list[Outcome]:
+    """Every remedy for one pair.
+
+    Args:
+        vectors: (n, d).
+        errors: standard errors of refitting of the clinical and the acquisition probe (`Estimate.refitted`), which the
+            interval of a remedied probe takes over.
+    """
+    rng = np.random.default_rng([seed, 5])
+    kept = drawn_evenly(patients, MOST_IMAGES, rng)
+    rows = np.zeros(len(patients), dtype=bool)
+    rows[kept] = True
+    part = np.asarray(vectors[kept], dtype=np.float64)
+    inside = patients.subset(rows)
+    y, z = (Target(np.asarray(t.data)[kept], t.n_levels) for t in (clinical, acquisition))
+    asked = [_asked(t, inside, error) for t, error in zip((y, z), errors, strict=True)]
+    cell = fold_label(y, inside) * (int(fold_label(z, inside).max()) + 1) + fold_label(z, inside)
+    folds = deal_folds(np.unique(inside.typical(cell), return_inverse=True)[1], _FOLDS, rng)[inside.codes]
+    counts = bootstrap_counts(inside.n_patients, _BOOTSTRAP, rng)
+    factor = (
+        np.eye(z.n_levels)[np.asarray(z.data, dtype=np.int64)] if z.n_levels else np.asarray(z.data, float)[:, None]
+    )
+    found = []
+    with threadpool_limits(1, user_api="blas"):
+        for name in ("none", *FITS):
+            if name == "combat" and (not z.n_levels or not has_combat()):
+                why = "a factor of numbers has no levels" if not z.n_levels else "install pellucid[combat]"
+                found.append(Outcome(name, {}, {}, f"left out: {why}"))
+                continue
+            try:
+                scores = _scores(name, part, factor, asked, inside, folds)
+            except (ValueError, np.linalg.LinAlgError) as error:
+                found.append(Outcome(name, {}, {}, f"left out: {error}"))
+                continue
+            both = [
+                {probe: _judged(one, s, inside, counts) for probe, s in of.items()}
+                for one, of in zip(asked, scores, strict=True)
+            ]
+            found.append(Outcome(name, both[1], both[0]))
+        if y.n_levels and z.n_levels:
+            found += [
+                _by_cohort(name, part, y, z, asked[0], inside, folds, counts, rng) for name in ("reweighted", "matched")
+            ]
+    return found
+
+
+def _asked(target: Target, patients: Patients, refitted: float) -> _Asked:
+    levels = {0: [0], 2: [1]}.get(target.n_levels, list(range(target.n_levels)))
+    statistic = Statistic.of(target, patients, np.array(levels, dtype=np.int64), scarcest=patients.n_patients)
+    return _Asked(statistic, statistic.targets(np.arange(len(patients))[None]).astype(np.float64), refitted)
+
+
+def _judged(asked: _Asked, scores: NDArray[np.float64], patients: Patients, counts: NDArray[np.float32]) -> Scored:
+    score = float(asked.statistic(scores, asked.fit)[0])
+    return score, *interval(asked.statistic, score, scores, patients, counts, asked.refitted)
+
+
+def _scores(
+    name: str,
+    vectors: NDArray[np.float64],
+    factor: NDArray[np.float64],
+    asked: Sequence[_Asked],
+    patients: Patients,
+    folds: IntArray,
+) -> list[dict[str, NDArray[np.float64]]]:
+    """Out-of-fold scores {"linear", "knn"} of the clinical variable and of the factor after one remedy."""
+    out: list[dict[str, Any]] = [{"linear": np.zeros(a.fit.shape), "knn": np.zeros(a.fit.shape)} for a in asked]
+    for fold in range(_FOLDS):
+        test, train = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        weights = patients.weights[train]
+        changed = vectors
+        if name != "none":
+            erase = FITS[name](vectors[train], factor[train], weights)
+            changed = np.empty_like(vectors)
+            for rows in (train, test):
+                changed[rows] = erase(vectors[rows], factor[rows])
+        votes = knn_votes(changed, np.vstack([a.fit for a in asked]), patients.codes, patients.weights, test, train)
+        first = 0
+        for one, scores in zip(asked, out, strict=True):
+            slope, offset, _ = fitted_probe(changed[train], weights, one.fit[:, train])
+            scores["linear"][:, test] = slope @ changed[test].T + offset[:, None]
+            scores["knn"][:, test] = votes[first : first + len(one.fit)]
+            first += len(one.fit)
+    return out
+
+
+def _by_cohort(
+    name: str,
+    vectors: NDArray[np.float64],
+    clinical: Target,
+    acquisition: Target,
+    asked: _Asked,
+    patients: Patients,
+    folds: IntArray,
+    counts: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> Outcome:
+    """The vectors as they are; a cohort in which the clinical variable does not go with the factor, to train and to judge.
+
+    Reweighted: a patient weighs P(y) P(z) / P(y, z) [1]. Matched: of each level as many patients of each class, by lot.
+    """
+    y = patients.typical(np.asarray(clinical.data, dtype=np.int64))
+    z = patients.typical(np.asarray(acquisition.data, dtype=np.int64))
+    table = np.zeros((clinical.n_levels, acquisition.n_levels))
+    np.add.at(table, (y, z), 1.0)
+    whole = (table > 0).all(axis=0)  # levels of the factor that have every class
+    if whole.sum() < 2:
+        return Outcome(name, {}, {}, "left out: fewer than two levels have patients of every class")
+    table[:, ~whole] = 0.0
+    if name == "reweighted":
+        independent = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+        of_patient = np.divide(independent, table, out=np.zeros_like(table), where=table > 0)[y, z]
+    else:
+        of_patient = np.zeros(patients.n_patients)
+        for level in np.flatnonzero(whole):
+            size = int(table[:, level].min())
+            for value in range(clinical.n_levels):
+                members = np.flatnonzero((y == value) & (z == level))
+                of_patient[rng.permutation(members)[:size]] = 1.0
+    weights = of_patient[patients.codes] * patients.weights
+    scores = np.zeros(asked.fit.shape)
+    votes = np.zeros(asked.fit.shape)
+    for fold in range(_FOLDS):
+        test, train = np.flatnonzero(folds == fold), np.flatnonzero((folds != fold) & (weights > 0))
+        if len(np.unique(y[patients.codes[train]])) < clinical.n_levels:
+            return Outcome(name, {}, {}, "left out: too few patients of one class are left to train on")
+        slope, offset, _ = fitted_probe(vectors[train], weights[train], asked.fit[:, train])
+        scores[:, test] = slope @ vectors[test].T + offset[:, None]
+        votes[:, test] = knn_votes(vectors, asked.fit, patients.codes, weights, test, train)
+    s = asked.statistic
+    within = Statistic(s.target, s.columns, weights, s.strata, s.ranks, s.scarcest)
+    judged = _Asked(within, asked.fit, asked.refitted)
+    return Outcome(
+        name, {}, {"linear": _judged(judged, scores, patients, counts), "knn": _judged(judged, votes, patients, counts)}
+    )
+
+
+def remedy_sentence(outcome: Outcome, before: Outcome, clinical: str, acquisition: str) -> str:
+    """ "LEACE: device down from 0.98 to 0.55, diagnosis from 0.84 to 0.71 (linear); kNN …"."""
+    label = {**NAMES, "reweighted": "Reweighting", "matched": "Matching"}[outcome.name]
+    if outcome.note:
+        return f"{label}: {outcome.note}."
+    parts = []
+    for probe in ("linear", "knn"):
+        told = [
+            f"{name} from {was[probe][0]:.2f} to {now[probe][0]:.2f}"
+            for name, was, now in ((acquisition, before.acquisition, outcome.acquisition),
+                                   (clinical, before.clinical, outcome.clinical))
+            if probe in was and probe in now
+        ]  # fmt: skip
+        parts.append(f"{'linearly' if probe == 'linear' else 'by neighbours'} {', '.join(told)}")
+    return f"{label}: {'; '.join(parts)}."

@@ -1,0 +1,68 @@
+"""How an audit was asked for, and how far it has come."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort.errors import UserError
+from cohort.patients import Patients
+from probes.estimate import Estimate, probe
+from probes.statistic import Target
+from probes.variables import MIN_PATIENTS
+
+Progress = Callable[[int, int, str], None]
+
+
+class Steps:
+    """Counts the questions for the progress callback."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self, what: str) -> None:
+        if self.progress is not None:
+            self.progress(self.done, self.total, what)
+        self.done += 1
+
+    def finish(self) -> None:
+        if self.progress is not None:
+            self.progress(self.total, self.total, "done")
+
+
+class Settings:
+    def __init__(self, permutations: int, folds: int, bootstrap: int, seed: int, further: bool = True) -> None:
+        for name, value, least in (
+            ("permutations", permutations, 19),
+            ("folds", folds, 2),
+            ("bootstrap", bootstrap, 50),
+        ):
+            if value < least:
+                raise UserError(f"{name} is {value}; at least {least} are needed for an honest answer.")
+        if folds > MIN_PATIENTS:
+            raise UserError(f"folds is {folds}; at most {MIN_PATIENTS}, the fewest patients a class may have.")
+        self.permutations, self.folds, self.bootstrap, self.seed = permutations, folds, bootstrap, seed
+        self.further = further
+        self.refitted: dict[str, float] = {}  # by variable: standard error of other training patients, of its probe
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """For audit.json."""
+        names = ("permutations", "folds", "bootstrap", "seed", "further")
+        return {name: getattr(self, name) for name in names}
+
+    def probe(
+        self, vectors: NDArray[np.floating], target: Target, patients: Patients, what: str, **more: Any
+    ) -> Estimate:
+        """The seed depends on the question, not on its place in the list: adding a variable changes no other result."""
+        return probe(
+            vectors, target, patients,
+            permutations=self.permutations, folds=self.folds, bootstrap=self.bootstrap, seed=self.seed_of(what), **more,
+        )  # fmt: skip
+
+    def seed_of(self, what: str) -> int:
+        return int(np.random.SeedSequence([self.seed, zlib.crc32(what.encode())]).generate_state(1)[0])

@@ -1,0 +1,128 @@
+"""What is read off and how well: a target, and the rank statistic that estimate, null, interval and half samples share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cohort.patients import IntArray, Patients
+from cohort.ranks import ridits
+from probes import metrics
+from probes.variables import MIN_PATIENTS
+
+N_RANK_STRATA = 5  # a ranked variable is dealt to folds by fifths of its patient means
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be read off: level codes (0 … n_levels-1), or numbers (n_levels 0)."""
+
+    data: NDArray[np.generic]  # (n,)
+    n_levels: int
+
+    @property
+    def metric(self) -> str:
+        if self.n_levels == 0:
+            return "spearman"
+        return "auroc" if self.n_levels == 2 else "macro_auroc"
+
+    @property
+    def chance(self) -> float:
+        return 0.0 if self.n_levels == 0 else 0.5
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """The rank statistic of a target: one column per level that is compared (one for binary and ranked)."""
+
+    target: Target
+    columns: IntArray  # levels scored one against the rest
+    weights: NDArray[np.float64]
+    strata: IntArray
+    ranks: NDArray[np.float64]  # (n,) of a ranked target, else empty
+    scarcest: int  # patients on the scarcer side of the comparison
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        patients: Patients,
+        columns: IntArray,
+        strata: IntArray | None = None,
+        scarcest: int = 0,
+    ) -> Statistic:
+        """The statistic with patients weighing alike; without strata the unconditional one."""
+        strata = np.zeros(len(patients), dtype=np.int64) if strata is None else strata
+        ranks = np.zeros(0)
+        if target.n_levels == 0:
+            ranks = ridits(np.asarray(target.data, dtype=np.float64)[None], patients.weights, strata)[0]
+        return cls(target, columns, patients.weights, strata, ranks, scarcest)
+
+    def targets(self, source: IntArray) -> NDArray[np.float32]:
+        """Fit targets (c * columns, n) of the permuted variable; source (c, n) row numbers."""
+        if self.target.n_levels == 0:
+            return np.asarray(self.ranks.astype(np.float32)[source])
+        levels = np.asarray(self.target.data)[source]
+        hot = (levels[:, None, :] == self.columns[:, None]).astype(np.float32)
+        return np.asarray(hot.reshape(-1, levels.shape[1]), dtype=np.float32)
+
+    def __call__(self, scores: NDArray[np.floating], targets: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(c,) from scores and targets (c * columns, n)."""
+        if self.target.n_levels == 0:
+            return metrics.spearman(scores, targets, self.weights, self.strata)
+        each = metrics.auroc(scores, targets > 0.5, self.weights, self.strata)
+        return np.asarray(each.reshape(-1, len(self.columns)).mean(axis=1))
+
+    def on_half(self, scores: NDArray[np.floating], rows: NDArray[np.bool_]) -> float:
+        """The statistic of some of the rows (whole patients), NaN where they hold no pair to compare."""
+        weights, strata = self.weights[rows], self.strata[rows]
+        if self.target.n_levels == 0:
+            values = np.asarray(self.target.data, dtype=np.float64)[rows]
+            ranks = ridits(values[None], weights, strata)
+            return float(metrics.spearman(scores[:, rows], ranks, weights, strata)[0])
+        positive = np.asarray(self.target.data)[rows] == self.columns[:, None]
+        return float(metrics.auroc(scores[:, rows], positive, weights, strata).mean())
+
+    def resampled(self, scores: NDArray[np.floating], row_counts: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The statistic of the observed scores (columns, n) under resampled patients, (samples,)."""
+        weights = row_counts * self.weights
+        if self.target.n_levels == 0:
+            return metrics.BootstrapSpearman(scores[0], self.ranks, self.strata)(weights)
+        data = np.asarray(self.target.data)
+        each = [
+            metrics.BootstrapAuroc(s, data == level, self.strata)(weights)
+            for s, level in zip(scores, self.columns, strict=True)
+        ]
+        return np.asarray(np.mean(each, axis=0))
+
+
+def informative_levels(target: Target, patients: Patients, strata: IntArray) -> tuple[list[int], int]:
+    """Levels that can be compared within strata, and the patients of the scarcest side of the best level.
+
+    A level counts if, over the strata that hold both it and others, each side has at least MIN_PATIENTS patients.
+    """
+    data = np.asarray(target.data)
+    informative, best = [], 0
+    for level in range(target.n_levels):
+        sides = [0, 0]
+        for stratum in np.unique(strata):
+            inside = strata == stratum
+            here = [patients.count(inside & (data == level)), patients.count(inside & (data != level))]
+            if min(here) > 0:
+                sides = [a + b for a, b in zip(sides, here, strict=True)]
+        best = max(best, min(sides))
+        if min(sides) >= MIN_PATIENTS:
+            informative.append(level)
+    return informative, best
+
+
+def fold_label(target: Target, patients: Patients) -> IntArray:
+    """What folds are stratified by, per row: the level, or the fifth in which the patient's mean lies."""
+    if target.n_levels:
+        return np.asarray(target.data, dtype=np.int64)
+    data = np.asarray(target.data, dtype=np.float64)
+    means = np.bincount(patients.codes, weights=data) / patients.sizes
+    edges = np.quantile(means, np.linspace(0, 1, N_RANK_STRATA + 1)[1:-1])
+    return np.searchsorted(edges, means, side="right")[patients.codes].astype(np.int64)

@@ -1,0 +1,211 @@
+"""Does the clinical variable survive a change of the acquisition factor? Train on the other levels, test on the one left out.
+
+A drop alone proves nothing: a probe of fewer or of other patients is worse anyway. So the level that is left out is also
+cross-validated by itself, with training sets of the same size and the same shares of the clinical classes as those taken from
+the other levels, and both probes are tested on the same patients. What is left between the two is the change of level.
+
+- [0]: Leek et al., Tackling the widespread and critical impact of batch effects, 2010, for the question
+- [1]: Wolter, Introduction to Variance Estimation, 2007, chapter 3, for the half samples (`probes.refit`)
+
+Legend: n images, d dimensions, c targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student_t
+from threadpoolctl import threadpool_limits
+
+from cohort.patients import IntArray, Patients, deal_folds
+from probes.linear import fitted_probe
+from probes.refit import CONTRASTS, N_GROUPS
+from probes.statistic import Statistic, Target, fold_label
+from probes.variables import MIN_PATIENTS
+
+ROUNDS = 4  # of folds and draws for the estimate, and one for each half sample
+_FOLDS = 5
+_MOST_PATIENTS = 400  # a level; more would cost minutes and narrow the interval by little
+_MOST_IMAGES = 3  # a patient
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The mean over the levels that could be left out.
+
+    Attributes:
+        levels: numbers of these levels.
+        within: score in a level of a probe that was trained in the same level.
+        across: of one that was trained on as many patients of the other levels.
+        drop: within − across, with its 95 % interval.
+        by_level: (within, across) of each level.
+        refusal: why there is no number.
+    """
+
+    levels: tuple[int, ...] = ()
+    within: float = float("nan")
+    across: float = float("nan")
+    drop: float = float("nan")
+    ci_low: float = float("nan")
+    ci_high: float = float("nan")
+    by_level: tuple[tuple[float, float], ...] = ()
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One level left out: its patients, the patients without an image of it, and the classes both sides have."""
+
+    number: int
+    rows: NDArray[np.bool_]  # (n,) images of the level
+    inside: NDArray[np.bool_]  # (p,)
+    outside: NDArray[np.bool_]  # (p,)
+    columns: IntArray
+
+
+def transfer(
+    vectors: NDArray[np.floating], target: Target, levels: IntArray, patients: Patients, seed: int = 0
+) -> Transfer:
+    """Leave-one-level-out against same-size controls from within the level.
+
+    Args:
+        vectors: (n, d).
+        target: the clinical variable.
+        levels: (n,) of the acquisition factor, from 0.
+
+    The interval is Student's t with 15 degrees of freedom around the drop; its standard error comes from 15 balanced
+    divisions of the patients into two halves, each of which is dealt, trained and tested from scratch.
+    """
+    few = _few_images(patients, np.random.default_rng([seed, 1]))
+    label = patients.typical(fold_label(target, patients))
+    eligible = [
+        level for level in _levels(target, label, levels, patients) if len(level.columns) or not target.n_levels
+    ]
+    if not eligible:
+        return Transfer(refusal=f"no level has, like the others together, {MIN_PATIENTS} patients of each class")
+    one = partial(_round, vectors, target, eligible, patients, label, few)
+    groups = deal_folds(label, N_GROUPS, np.random.default_rng([seed, 2]))
+    everybody = np.ones(patients.n_patients, dtype=bool)
+    halves = [contrast[groups] == sign for contrast in CONTRASTS for sign in (1, -1)]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        whole = list(pool.map(lambda r: one(everybody, [seed, 3, r], None), range(ROUNDS)))
+        penalty = float(np.exp(np.mean([np.log(found[1]) for found in whole])))
+        halved = list(pool.map(lambda h: one(halves[h], [seed, 4, h], penalty)[0], range(len(halves))))
+    scores = np.nanmean([found[0] for found in whole], axis=0)  # (levels, 2)
+    drops = np.array([_mean_drop(scores) for scores in halved]).reshape(-1, 2)
+    difference = np.diff(drops, axis=1)
+    difference = difference[np.isfinite(difference)]
+    within, across = (float(x) for x in scores.mean(axis=0))
+    drop = within - across
+    found = Transfer(
+        tuple(level.number for level in eligible),
+        within,
+        across,
+        drop,
+        by_level=tuple((float(a), float(b)) for a, b in scores),
+    )
+    if len(difference) < N_GROUPS // 2:
+        return found
+    reach = float(student_t.ppf(0.975, len(CONTRASTS))) * float(np.sqrt((difference**2).mean() / 4))
+    return Transfer(**{**found.__dict__, "ci_low": drop - reach, "ci_high": drop + reach})
+
+
+def _mean_drop(scores: NDArray[np.float64]) -> float:
+    return float((scores[:, 0] - scores[:, 1]).mean())
+
+
+def _levels(target: Target, label: IntArray, levels: IntArray, patients: Patients) -> list[_Level]:
+    """The levels that can be left out."""
+    found = []
+    for number in range(int(levels.max()) + 1):
+        rows = levels == number
+        inside = np.zeros(patients.n_patients, dtype=bool)
+        inside[patients.codes[rows]] = True
+        outside = ~inside
+        if target.n_levels == 0:
+            enough = min(inside.sum(), outside.sum()) >= 2 * MIN_PATIENTS
+            columns = np.zeros(1 if enough else 0, dtype=np.int64)
+            if not enough:
+                continue
+        else:
+            counts = [np.bincount(label[side], minlength=target.n_levels) for side in (inside, outside)]
+            columns = np.flatnonzero(np.minimum(*counts) >= MIN_PATIENTS)
+            if len(columns) < 2:
+                continue
+            if target.n_levels == 2:
+                columns = np.array([1])
+        found.append(_Level(number, rows, inside, outside, columns.astype(np.int64)))
+    return found
+
+
+def _few_images(patients: Patients, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(n,) at most three images of each patient, by lot."""
+    order = np.lexsort((rng.random(len(patients)), patients.codes))
+    starts = np.concatenate([[0], np.cumsum(patients.sizes)[:-1]])
+    place = np.empty(len(patients), dtype=np.int64)
+    place[order] = np.arange(len(patients)) - starts[patients.codes[order]]
+    return np.asarray(place < _MOST_IMAGES)
+
+
+def _round(
+    vectors: NDArray[np.floating],
+    target: Target,
+    eligible: Sequence[_Level],
+    patients: Patients,
+    label: IntArray,  # (p,)
+    few: NDArray[np.bool_],  # (n,)
+    among: NDArray[np.bool_],  # (p,) who takes part
+    seed: list[int],
+    penalty: float | None,
+) -> tuple[NDArray[np.float64], float]:
+    """(levels, 2) scores within and across, and the mean penalty chosen."""
+    rng = np.random.default_rng(seed)
+    scores, penalties = np.full((len(eligible), 2), np.nan), []
+    for place, level in enumerate(eligible):
+        inside = _at_most(level.inside & among, _MOST_PATIENTS, rng)
+        outside = np.flatnonzero(level.outside & among)
+        folds = np.full(patients.n_patients, -1, dtype=np.int64)
+        folds[inside] = deal_folds(label[inside], _FOLDS, rng)
+        rows = level.rows & few & (folds[patients.codes] >= 0)
+        statistic = Statistic.of(target, patients, level.columns)
+        fit = statistic.targets(np.arange(len(patients))[None])
+        out = np.zeros((2, len(fit), len(patients)))
+        for fold in range(_FOLDS):
+            test = np.flatnonzero(rows & (folds[patients.codes] == fold))
+            own = np.flatnonzero((folds >= 0) & (folds != fold))
+            pair = _same_size(own, outside, label, rng)
+            if not len(test) or min(map(len, pair)) < 4:
+                continue
+            for side, chosen in enumerate(pair):
+                taken = np.zeros(patients.n_patients, dtype=bool)
+                taken[chosen] = True
+                train = np.flatnonzero(taken[patients.codes] & few & (level.rows if side == 0 else ~level.rows))
+                weights = 1.0 / np.bincount(patients.codes[train], minlength=patients.n_patients)[patients.codes[train]]
+                slope, offset, chosen_penalty = fitted_probe(vectors[train], weights, fit[:, train], penalty)
+                out[side][:, test] = slope @ np.asarray(vectors[test], dtype=np.float64).T + offset[:, None]
+                penalties.append(chosen_penalty)
+        if rows.any():
+            scores[place] = [statistic.on_half(out[side], rows) for side in range(2)]
+    return scores, float(np.exp(np.mean(np.log(penalties)))) if penalties else 1.0
+
+
+def _same_size(own: IntArray, others: IntArray, label: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """As many patients of each class from either side, by lot."""
+    pair: tuple[list[IntArray], list[IntArray]] = ([], [])
+    for value in np.unique(label[own]):
+        sides = [side[label[side] == value] for side in (own, others)]
+        size = min(map(len, sides))
+        for chosen, side in zip(pair, sides, strict=True):
+            chosen.append(rng.permutation(side)[:size])
+    return np.concatenate(pair[0]), np.concatenate(pair[1])
+
+
+def _at_most(patients: NDArray[np.bool_], most: int, rng: np.random.Generator) -> IntArray:
+    found = np.flatnonzero(patients)
+    return found if len(found) <= most else np.sort(rng.choice(found, most, replace=False))

@@ -1,0 +1,30 @@
+"""The tables of what follows for each pair: numbers as they are in audit.json, nothing where there is nothing."""
+
+from __future__ import annotations
+
+from explore.further import further_tables
+from tests.explore.conftest import audit_content
+
+
+def test_the_numbers_of_the_audit_stand_in_the_tables() -> None:
+    pairs = audit_content()["pairs"]
+    transfer, neighbours, remedies = further_tables(pairs)
+    assert transfer.rows[0] == ("diagnosis", "operator", "AUROC", "0.85", "0.62", "0.23 (0.11 to 0.35)")
+    assert neighbours.rows[0][2:4] == ("0.31 (0.26 to 0.37)", "0.48")
+    assert len(neighbours.rows[0]) == len(neighbours.columns)
+    assert [row[2] for row in remedies.rows] == ["LEACE"] * 3, "what was left out has no row"
+    assert remedies.rows[0][3] == "0.98 → 0.55 (0.53 to 0.57)"
+
+
+def test_an_audit_without_them_has_no_tables() -> None:
+    brief = [{**pair, "transfer": None, "neighbours": None, "remedies": None} for pair in audit_content()["pairs"]]
+    assert further_tables(brief) == []
+    early = [{"clinical": "a", "acquisition": "b"}]
+    assert further_tables(early) == []
+
+
+def test_a_refusal_is_told() -> None:
+    pair = audit_content()["pairs"][0]
+    nothing = dict.fromkeys(("within", "across", "drop", "ci_low", "ci_high"))
+    pair["transfer"] = {"metric": "auroc", "levels": [], **nothing, "note": "no level has 10 patients of each class."}
+    assert further_tables([pair])[0].rows[0][-1] == "no level has 10 patients of each class"

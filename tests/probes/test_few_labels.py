@@ -1,0 +1,35 @@
+"""Few labelled patients: the curve rises with a signal, stays at chance without, and leaves out what cannot be asked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cohort.patients import Patients
+from probes.few_labels import few_label_curve
+from probes.statistic import Target
+
+
+def curve(shift: float, n: int, seed: int = 0) -> list[dict[str, float]]:
+    rng = np.random.default_rng(seed)
+    ids = np.repeat(np.arange(n), 3)
+    y = rng.permutation(np.arange(n) % 2)
+    x = rng.normal(size=(n, 20))[ids] + 0.3 * rng.normal(size=(3 * n, 20))
+    x[:, 0] += shift * y[ids]
+    return few_label_curve(x, Target(y[ids], 2), Patients(ids, n), seed)
+
+
+def test_more_patients_teach_more() -> None:
+    found = curve(2.5, 200)
+    assert [row["share"] for row in found] == [0.05, 0.1, 0.2, 0.5, 1.0]
+    assert [row["n_patients"] for row in found] == [8, 16, 32, 80, 160]
+    assert found[0]["score"] < found[-1]["score"] - 0.05
+    assert found[-1]["score"] > 0.9
+
+
+def test_without_a_signal_it_is_chance_all_along() -> None:
+    scores = np.mean([[row["score"] for row in curve(0.0, 100, seed)] for seed in range(8)], axis=0)
+    assert np.abs(scores - 0.5).max() < 0.06
+
+
+def test_shares_of_too_few_patients_are_left_out() -> None:
+    assert [row["share"] for row in curve(2.0, 24)] == [0.5, 1.0]
