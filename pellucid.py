@@ -441,6 +441,8 @@ def _say_audit(content: dict[str, Any]) -> None:
             )
     for pair in content["pairs"]:
         typer.echo(f"  · {pair['sentence']}")
+    for row in content.get("text_masked", {}).get("variables", []):
+        typer.echo(f"  text: {row['sentence']}")
 
 
 @app.command()

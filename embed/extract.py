@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from embed.parts import Job, clear_parts, cut, fresh_parts, is_fresh, read_part
 from embed.reading import Reading
 from embed.reuse import COLUMNS, contents, each_once, earlier_stores, is_usable, taken_over
 from embed.sources import FileSource, PreparedSource, Source, folder_source, study_source
+from embed.stored import WITHOUT_TEXT
 from embed.vectors import Vectors, load_vectors, write_spec
 from embed.versions import LOCK, PARTS, WITHDRAWN, is_ours, making, publish, tidy
 from embed.workers import Named, cores, is_on_gpu, run_parts
@@ -53,6 +54,7 @@ class EmbedConfig(Reading):
     device: str = "auto"
     workers: int = Field(0, ge=0)  # single-threaded processes on a CPU; 0: one a core
     patients: Literal["none", "mean", "medoid", "weighted"] = "none"  # beside the images' vectors, one a patient
+    text: Literal["keep", "mask"] = "keep"  # burned-in text of the originals: painted over, to ask what it tells
     index: IndexConfig = IndexConfig()
 
     def reading(self) -> Reading:
@@ -76,6 +78,9 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
     refuse_flip(study.config.specialty, config.average)
     named = Named(backbone, _own_device(config.device if device == "auto" else device), config.reading())
     encoder = named.load()
+    source_kind = config.source if config.text == "keep" else "originals"  # lines are too small in prepared copies
+    if config.text == "mask":
+        encoder = replace(encoder, name=f"{encoder.name}{WITHOUT_TEXT}", location=encoder.location or encoder.name)
     batch_size = config.batch_size or _batch_size(encoder)
     parents = [scan]
     if backbone.startswith("run:") and (Path(backbone[4:]) / "run.json").is_file():
@@ -83,7 +88,8 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
     key = {
         "backbone": encoder.name,
         **encoder.reading.model_dump(),
-        "source": config.source,
+        "source": source_kind,
+        **({} if config.text == "keep" else {"text": config.text}),
         "batch_size": batch_size,
         "index": config.index.model_dump(),
     }
@@ -92,7 +98,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
     with begin(study.analysis, "embed", slug(encoder.name), key, parents, inputs) as run:
         if run.done:
             return run
-        source, images = study_source(config.source, scan.path, study.image_root, encoder.size_px)
+        source, images = study_source(source_kind, scan.path, study.image_root, encoder.size_px, config.text)
         work = _Work(run.path / "parts", source, named, encoder, batch_size, config.workers, progress)
         made_from = {"key": run.key}
         if not _first():
@@ -105,7 +111,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
             def described(rows: pd.DataFrame) -> pd.DataFrame:
                 return by_id.loc[rows["image_id"]].reset_index().assign(content=rows["content"].to_numpy())
 
-            said = {"read_from": config.source}
+            said = {"read_from": source_kind, **({} if config.text == "keep" else {"text": config.text})}
             work.do(run.path, made_from, stores, described, said, config.index)
     return run
 

@@ -23,6 +23,7 @@ from cohort.readers import ReadOptions, UnreadableImage, read_pictures
 from cohort.runs import open_finished, parent_of
 from cohort.sandbox import read_files
 from cohort.study import ScanConfig
+from cohort.textless import without_text
 from cohort.withdrawn import Withdrawn
 
 _CONTENT = "pellucid.content/1"  # of what a content hash is made; another number where the same file gives other pixels
@@ -111,6 +112,7 @@ class FileSource:
     checked: bool
     wanted: dict[str, list[str]] | None = None  # of each file the ids of its pictures that count; None: all
     withdrawn: Withdrawn | None = None  # whose frames are left out of files that stay
+    text: Literal["keep", "mask"] = "keep"  # burned-in text: as it is, or painted over
 
     @property
     def time_limit_s(self) -> float:
@@ -128,7 +130,8 @@ class FileSource:
 
     def _content(self, sha256: str) -> str:
         chosen = ("frames", "tile_px", "tile_um_per_px", "min_tissue", "max_megapixels")
-        return _digest("original", sha256, **self.config.model_dump(include=set(chosen)))
+        masked = {} if self.text == "keep" else {"text": self.text}
+        return _digest("original", sha256, **self.config.model_dump(include=set(chosen)), **masked)
 
     def pictures(self, unit: int, size_px: int, careful: bool = False) -> Iterator[Seen]:
         file = self.units[unit]
@@ -168,7 +171,7 @@ class FileSource:
 
     def _decoded(self, file: str, data: bytes, content: str, size_px: int) -> Iterator[Seen]:
         options = ReadOptions(
-            min_side_px=size_px,
+            min_side_px=size_px if self.text == "keep" else 0,  # lines of text are found at full size
             max_megapixels=self.config.max_megapixels,
             frames=self.config.frames,
             tile_px=self.config.tile_px,
@@ -180,7 +183,8 @@ class FileSource:
             if isinstance(picture, UnreadableImage):
                 yield Seen(image_id, its, None, str(picture))
             else:
-                yield Seen(image_id, its, stretch(picture.pixels, size_px))
+                pixels = picture.pixels if self.text == "keep" else without_text(picture.pixels)
+                yield Seen(image_id, its, stretch(pixels, size_px))
 
     def _dies(self, file: str) -> str:
         """Why no process can read it, as the scan would say it; empty where one can, or says so itself."""
@@ -194,7 +198,11 @@ def folder_source(listing: Listing, withdrawn: Withdrawn | None = None) -> FileS
 
 
 def study_source(
-    kind: Literal["prepared", "originals"], scan_folder: Path, image_root: Path, size_px: int
+    kind: Literal["prepared", "originals"],
+    scan_folder: Path,
+    image_root: Path,
+    size_px: int,
+    text: Literal["keep", "mask"] = "keep",
 ) -> tuple[Source, pd.DataFrame]:
     """What a finished scan found usable, and its rows (image_id, patient, split) in the same order.
 
@@ -209,7 +217,7 @@ def study_source(
     config = ScanConfig(**{k: v for k, v in read.record["config"].items() if k in ScanConfig.model_fields})
     if kind == "originals":
         wanted = {str(file): list(ids) for file, ids in usable.groupby("file", sort=False)["image_id"]}
-        return FileSource(image_root, list(wanted), config, checked=True, wanted=wanted), images
+        return FileSource(image_root, list(wanted), config, checked=True, wanted=wanted, text=text), images
     if config.size_px < size_px:  # originals that are smaller themselves are another matter: nothing was lost
         raise UserError(
             f"{read.path.name}: the prepared copies have {config.size_px} pixels on their shorter side, {size_px} are "

@@ -9,9 +9,20 @@ from cohort.errors import UserError
 from cohort.runs import RunFolder, newest_runs
 from embed.vectors import load_vectors
 
+WITHOUT_TEXT = " without text"  # behind the name of a backbone whose pictures had their text painted over
+
 
 def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
-    """{backbone: its newest finished run made from this scan}, oldest first."""
+    """{backbone: its newest finished run made from this scan}, oldest first; those of masked text are another matter."""
+    return {name: run for name, run in _newest(analysis, scan).items() if not name.endswith(WITHOUT_TEXT)}
+
+
+def masked_vectors(analysis: Path, scan: RunFolder, name: str) -> RunFolder | None:
+    """The newest vectors of the same backbone of pictures whose text was painted over (`embed.text=mask`)."""
+    return _newest(analysis, scan).get(name + WITHOUT_TEXT)
+
+
+def _newest(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
     found: dict[str, RunFolder] = {}
     for run in newest_runs(analysis, "embed", scan):
         name = load_vectors(run.path).name

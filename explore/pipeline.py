@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import pandas as pd
 
 from cohort.errors import UserError
 from cohort.runs import RunFolder, newest_runs
@@ -21,6 +24,7 @@ from pretrain.train import pretrain
 from probes.verbs import AuditConfig, audit_study, probe_study
 
 Say = Callable[[str], None]
+_MUCH_TEXT = 0.05  # of the images
 
 # A third of what the recipe would see: enough to learn something in the minutes that a newcomer gives a demo.
 _DEMO_SECTION = """\
@@ -81,11 +85,23 @@ def run_study(study: Study, *, device: str = "auto", say: Say = print, progress:
     probes = audits = None
     if study.variables:
         probes = done("probe", probe_study(study, scanned, list(vectors.values()), progress=progress))
+        if shows_text(scanned):  # what is written in the pictures may tell the device: read them without it, too
+            masked = replace(
+                study, config=study.config.model_copy(update={"embed": {**study.config.embed, "text": "mask"}})
+            )
+            done("embed", embed(masked, scanned, f"run:{trained.path}", device=device, progress=progress))
         audits = done("audit", audit_study(study, scanned, own, progress=progress))
     return done(
         "report",
         report(study, scanned, list(vectors.values()), clusters, probes, audits, trained, alike),
     )
+
+
+def shows_text(scanned: RunFolder) -> bool:
+    """Whether enough pictures have burned-in text for the question what it tells."""
+    manifest = pd.read_parquet(scanned.path / "manifest.parquet", columns=["status", "text_like"])
+    marked = manifest[manifest["status"] == "ok"]["text_like"].fillna(False).astype(bool)
+    return bool(marked.mean() >= _MUCH_TEXT)
 
 
 def demo(folder: Path, *, patients: int, seed: int, say: Say = print, progress: bool = True) -> RunFolder:

@@ -162,7 +162,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
             if v.get("score") is None and v.get("note")
         ],
         "pair_figures": _pair_figures(found, variables),
-        "further": further_tables([verdict.pair for verdict in found]),
+        "further": further_tables([verdict.pair for verdict in found], audit.get("text_masked")),
         "pairs": [_pair_row(verdict, variables) for verdict in found],
         "rows": [
             {

@@ -26,6 +26,10 @@ def target_of(variable: Variable, rows: NDArray[np.bool_]) -> tuple[Target, tupl
     return Target(codes.astype(np.int64), len(present)), tuple(variable.levels[i] for i in present)
 
 
+def metric_of(v: Variable) -> str:
+    return "spearman" if v.is_ranked else "auroc" if v.kind == "binary" else "macro_auroc"
+
+
 def number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
@@ -52,7 +56,7 @@ def variable_row(
 ) -> dict[str, Any]:
     steps(f"reading {v.name} off the vectors")
     rows = v.usable
-    metric = "spearman" if v.is_ranked else "auroc" if v.kind == "binary" else "macro_auroc"
+    metric = metric_of(v)
     estimate = Estimate(metric, 0.0 if v.is_ranked else 0.5, int(rows.sum()), patients.count(rows))
     constant = None
     if not v.refusal:

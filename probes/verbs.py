@@ -16,9 +16,11 @@ from cohort.errors import UserError
 from cohort.progress import track
 from cohort.runs import RunFolder, begin_run, write_json
 from cohort.study import Study
+from embed.stored import masked_vectors
 from embed.vectors import load_vectors
 from probes.audit import audit, probe_variables
 from probes.settings import Progress
+from probes.text import text_masked
 
 PROBES_SCHEMA = "pellucid.probes/1"
 
@@ -71,11 +73,13 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
         UserError: the study names no variables, or the vectors are not of this scan.
     """
     config, named = study.section("audit", AuditConfig), _named(study)
+    stored = load_vectors(vectors.path)
+    masked = masked_vectors(study.analysis, scan, stored.name)
+    parents = [scan, vectors, *([masked] if masked else [])]
     with begin_run(
-        study.analysis, "audit", vectors.name, {**config.model_dump(), **named}, [scan, vectors], seed=config.seed
+        study.analysis, "audit", vectors.name, {**config.model_dump(), **named}, parents, seed=config.seed
     ) as run:
         if not run.done:
-            stored = load_vectors(vectors.path)
             values: NDArray[np.floating[Any]] = np.asarray(stored.values)
             with _steps(f"auditing {stored.name}", progress) as step:
                 content = audit(
@@ -87,6 +91,11 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
                     clinical=named["clinical"],
                     acquisition=named["acquisition"],
                     **config.model_dump(),
+                )
+            if masked is not None:
+                table = _table(scan, stored.images)
+                content["text_masked"] = text_masked(
+                    stored, load_vectors(masked.path), table, named, config.folds, config.bootstrap, config.seed
                 )
             write_json(run.path / "audit.json", content | {"backbone": stored.name})
     return run

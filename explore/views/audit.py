@@ -52,7 +52,7 @@ def show(findings: Findings) -> None:
     for scale, figure in drawn:
         if figure is not None:
             st.plotly_chart(figure, width="stretch", theme=None, config=_CHART, key=f"pair-figure-{scale}")
-    for table in further_tables([verdict.pair for verdict in found]):
+    for table in further_tables([verdict.pair for verdict in found], audit.get("text_masked")):
         st.subheader(table.title)
         st.caption(table.lead)
         frame = pd.DataFrame(table.rows, columns=_told_apart(table.columns))

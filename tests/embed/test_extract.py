@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from embed.backbone import load_backbone
 from embed.extract import embed, embed_array, embed_folder, folder_options
 from embed.reading import Reading
 from embed.search import search_image
-from embed.stored import choose_vectors, newest_vectors
+from embed.stored import choose_vectors, masked_vectors, newest_vectors
 from embed.vectors import load_vectors
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +84,31 @@ def test_search_leaves_the_own_patient_out(embedded: tuple[Study, RunFolder, Run
     assert by_file["image_id"].iloc[0] == image_id, "the original is nearest to its own prepared copy"
     with pytest.raises(UserError, match="is neither the id of an embedded image nor a file here"):
         search_image(vectors, "nothing.jpg")
+
+
+def test_pictures_without_their_text_are_vectors_of_their_own(
+    embedded: tuple[Study, RunFolder, RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, run, made = embedded
+    masked = replace(study, config=study.config.model_copy(update={"embed": {**study.config.embed, "text": "mask"}}))
+    seen: list[tuple[int, ...]] = []
+
+    def without_text(pixels: Any) -> Any:
+        seen.append(pixels.shape)
+        return 255 - pixels
+
+    monkeypatch.setattr("embed.sources.without_text", without_text)
+    found = embed(masked, run, TINY, progress=False)
+    stored, plain = load_vectors(found.path), load_vectors(made.path)
+    assert stored.name == f"{plain.name} without text"
+    assert (stored.spec["text"], stored.spec["read_from"]) == ("mask", "originals")
+    assert len(seen) == len(stored.images), "nothing was taken over from vectors of pictures with their text"
+    assert not np.allclose(stored.values, plain.values, atol=1e-3)
+    assert set(newest_vectors(study.analysis, run)) == {plain.name}
+    assert choose_vectors(study.analysis, run).path == made.path
+    other = masked_vectors(study.analysis, run, plain.name)
+    assert other is not None
+    assert other.path == found.path
 
 
 def test_folder_without_a_study(scanned: tuple[Study, RunFolder], tmp_path: Path) -> None:
