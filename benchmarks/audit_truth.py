@@ -5,7 +5,9 @@
 
 Prints one line per world and question: how often the 5 % test rejects (false positive rate in a null world, power
 elsewhere), how often the 95 % interval covers the expected score (the mean over the repetitions), and how
-often the verdict is the one that is true. The binomial error of each share stands beside it.
+often the verdict is the one that is true. The binomial error of each share stands beside it. With --further also what follows
+for each pair: how often a drop is claimed where the disease looks the same under every device, and how often the intervals of the
+drop and of the Robustness Index cover what is expected; the index against its chance in worlds without any effect.
 """
 
 from __future__ import annotations
@@ -93,13 +95,13 @@ WORLDS = (
 )  # fmt: skip
 
 
-def one(world: World, permutations: int, seed: int) -> dict[str, object]:
+def one(world: World, permutations: int, further: bool, seed: int) -> dict[str, object]:
     """All answers of one repetition, flat."""
     vectors, table = world.draw(seed)
     kinds = {"disease": "continuous" if world.rank else "binary"}
     found = audit(
         vectors, table, patient="patient", clinical=kinds, acquisition={"device": "categorical"},
-        permutations=permutations, bootstrap=200, seed=seed,
+        permutations=permutations, bootstrap=200, seed=seed, further=further,
     )  # fmt: skip
     pair = found["pairs"][0]
     rows = {
@@ -109,7 +111,7 @@ def one(world: World, permutations: int, seed: int) -> dict[str, object]:
         "acquisition_beyond": pair["acquisition_beyond_clinical"],
         "association": pair["association"],
     }
-    return {**rows, "verdict": pair["verdict"]}
+    return {**rows, "verdict": pair["verdict"], "transfer": pair["transfer"], "neighbours": pair["neighbours"]}
 
 
 def report(world: World, results: list[dict[str, object]], seconds: float) -> None:
@@ -129,6 +131,19 @@ def report(world: World, results: list[dict[str, object]], seconds: float) -> No
             detectable = np.mean([r["detectable"] for r in rows])
             line += f"  score {scores.mean():.3f} (sd {scores.std():.3f})  coverage {covered:.3f}  detectable {detectable:.3f}"
         print(line)
+    for question, value in (("transfer", "drop"), ("neighbours", "robustness_index")):
+        rows = [r[question] for r in results if r[question] and r[question]["ci_low"] is not None]  # type: ignore[index]
+        if not rows:
+            continue
+        values = np.array([r[value] for r in rows])
+        covered = np.mean([r["ci_low"] <= values.mean() <= r["ci_high"] for r in rows])
+        line = f"  {question:20s} {value} {values.mean():.3f} (sd {values.std():.3f})  coverage {covered:.3f}"
+        if question == "transfer":
+            line += f"  drop claimed {np.mean([r['ci_low'] > 0 for r in rows]):.3f}"
+        else:
+            off = np.mean([not r["ci_low"] <= r["chance"] <= r["ci_high"] for r in rows])
+            line += f"  chance {np.mean([r['chance'] for r in rows]):.3f}, outside the interval {off:.3f}"
+        print(line)
     verdicts = Counter(str(r["verdict"]) for r in results)
     right = f"true one {verdicts[world.truth] / len(results):.3f}: " if world.truth else ""
     print(f"  verdicts             {right}{dict(verdicts.most_common(4))}", flush=True)
@@ -140,13 +155,16 @@ def main() -> None:
     parser.add_argument("--permutations", type=int, default=199)
     parser.add_argument("--only", default="", help="worlds whose name contains this")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--further", action="store_true", help="transfer and neighbours too")
     arguments = parser.parse_args()
     for world in WORLDS:
         if arguments.only not in world.name:
             continue
         start = time.perf_counter()
         with ProcessPoolExecutor(arguments.workers) as pool:
-            results = list(pool.map(partial(one, world, arguments.permutations), range(arguments.reps)))
+            results = list(
+                pool.map(partial(one, world, arguments.permutations, arguments.further), range(arguments.reps))
+            )
         report(world, results, time.perf_counter() - start)
 
 

@@ -24,7 +24,7 @@ from probes.estimate import interval
 from probes.knn import knn_votes
 from probes.linear import fitted_probe
 from probes.neighbours import drawn_evenly
-from probes.statistic import Statistic, Target, fold_label
+from probes.statistic import Statistic, Target, fold_label, informative_levels
 
 MOST_IMAGES = 8_000
 _FOLDS = 5
@@ -113,7 +113,8 @@ def remedies(
 
 def _asked(target: Target, patients: Patients, refitted: float) -> _Asked:
     levels = {0: [0], 2: [1]}.get(target.n_levels, list(range(target.n_levels)))
-    statistic = Statistic.of(target, patients, np.array(levels, dtype=np.int64), scarcest=patients.n_patients)
+    scarcest = informative_levels(target, patients, np.zeros(len(patients), dtype=np.int64))[1]
+    statistic = Statistic.of(target, patients, np.array(levels, dtype=np.int64), scarcest=max(scarcest, 1))
     return _Asked(statistic, statistic.targets(np.arange(len(patients))[None]).astype(np.float64), refitted)
 
 

@@ -33,6 +33,7 @@ ROUNDS = 4  # of folds and draws for the estimate, and one for each half sample
 _FOLDS = 5
 _MOST_PATIENTS = 400  # a level; more would cost minutes and narrow the interval by little
 _MOST_IMAGES = 3  # a patient
+_MOST_LEVELS = 6  # the largest; each is left out in turn
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ def transfer(
     """
     few = _few_images(patients, np.random.default_rng([seed, 1]))
     label = patients.typical(fold_label(target, patients))
-    eligible = [
-        level for level in _levels(target, label, levels, patients) if len(level.columns) or not target.n_levels
-    ]
+    eligible = _levels(target, label, levels, patients)
+    if len(eligible) > _MOST_LEVELS:
+        largest = sorted(eligible, key=lambda level: -int(level.inside.sum()))[:_MOST_LEVELS]
+        eligible = sorted(largest, key=lambda level: level.number)
     if not eligible:
         return Transfer(refusal=f"no level has, like the others together, {MIN_PATIENTS} patients of each class")
     one = partial(_round, vectors, target, eligible, patients, label, few)
