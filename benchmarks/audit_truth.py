@@ -19,6 +19,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,7 +96,7 @@ WORLDS = (
 )  # fmt: skip
 
 
-def one(world: World, permutations: int, further: bool, seed: int) -> dict[str, object]:
+def one(world: World, permutations: int, further: bool, seed: int) -> dict[str, Any]:
     """All answers of one repetition, flat."""
     vectors, table = world.draw(seed)
     kinds = {"disease": "continuous" if world.rank else "binary"}
@@ -114,11 +115,11 @@ def one(world: World, permutations: int, further: bool, seed: int) -> dict[str, 
     return {**rows, "verdict": pair["verdict"], "transfer": pair["transfer"], "neighbours": pair["neighbours"]}
 
 
-def report(world: World, results: list[dict[str, object]], seconds: float) -> None:
+def report(world: World, results: list[dict[str, Any]], seconds: float) -> None:
     """Print the lines of one world."""
     print(f"\n{world.name}  ({seconds / len(results):.2f} s per audit)")
     for question in ("clinical", "acquisition", "clinical_beyond", "acquisition_beyond", "association"):
-        rows = [r[question] for r in results if r[question]["p_value"] is not None]  # type: ignore[index]
+        rows = [r[question] for r in results if r[question]["p_value"] is not None]
         if not rows:
             print(f"  {question:20s} no number")
             continue
@@ -132,7 +133,7 @@ def report(world: World, results: list[dict[str, object]], seconds: float) -> No
             line += f"  score {scores.mean():.3f} (sd {scores.std():.3f})  coverage {covered:.3f}  detectable {detectable:.3f}"
         print(line)
     for question, value in (("transfer", "drop"), ("neighbours", "robustness_index")):
-        rows = [r[question] for r in results if r[question] and r[question]["ci_low"] is not None]  # type: ignore[index]
+        rows = [r[question] for r in results if r[question] and r[question]["ci_low"] is not None]
         if not rows:
             continue
         values = np.array([r[value] for r in rows])
