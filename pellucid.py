@@ -385,6 +385,9 @@ def audit(
     permutations: Annotated[int | None, typer.Option(min=19, help="Permutations of patients (999).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of folds, bootstrap and permutations (0).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for audit.json.")] = None,
+    nonlinear: Annotated[
+        bool, typer.Option("--nonlinear", help="A probe of boosted trees beside the linear ones.")
+    ] = False,
     brief: Annotated[
         bool,
         typer.Option("--brief", help="Probes and verdicts only: no transfer, neighbours, remedies. Half the time."),
@@ -404,7 +407,7 @@ def audit(
         columns = [[c.strip() for c in names.split(",") if c.strip()] for names in (clinical, acquisition)]
         written = audit_files(
             vectors, table, patient, columns[0], columns[1], out, permutations or 999, seed or 0, row_id,
-            further=not brief,
+            further=not brief, nonlinear=nonlinear,
         )  # fmt: skip
         _say_audit(json.loads(written.read_text(encoding="utf-8")))
         typer.echo(f"audit: done → {written}")
@@ -421,7 +424,7 @@ def audit(
     from probes.verbs import audit_study
 
     chosen = [f"audit.{k}={v}" for k, v in (("permutations", permutations), ("seed", seed)) if v is not None]
-    chosen += ["audit.further=false"] if brief else []
+    chosen += ["audit.further=false"] * brief + ["audit.nonlinear=true"] * nonlinear
     loaded = _study(study, [*(overrides or []), *chosen], config)
     scanned = current_scan(loaded)
     run = audit_study(loaded, scanned, choose_vectors(loaded.analysis, scanned, backbone))

@@ -91,6 +91,18 @@ def deal_folds(strata: IntArray, n_folds: int, rng: np.random.Generator) -> IntA
     return folds
 
 
+def drawn_evenly(patients: Patients, most: int, rng: np.random.Generator) -> IntArray:
+    """Up to `most` images, of each patient about as many."""
+    n = len(patients)
+    if n <= most:
+        return np.arange(n, dtype=np.int64)
+    turn = np.lexsort((rng.random(n), patients.codes))
+    place = np.empty(n, dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(patients.sizes)[:-1]])
+    place[turn] = np.arange(n) - starts[patients.codes[turn]]  # first, second … image of her patient, by lot
+    return np.sort(np.lexsort((rng.random(n), place))[:most]).astype(np.int64)
+
+
 def bootstrap_counts(n_patients: int, n_draws: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """How often each patient is drawn in each bootstrap sample of patients, (n_draws, n_patients)."""
     counts = np.empty((n_draws, n_patients), dtype=np.float32)

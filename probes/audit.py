@@ -43,6 +43,7 @@ def audit(
     progress: Progress | None = None,
     strict: bool = True,
     further: bool = True,
+    nonlinear: bool = False,
 ) -> dict[str, Any]:
     """Audit what frozen vectors encode, the unit of evidence being the patient.
 
@@ -52,11 +53,12 @@ def audit(
     strict: a column that cannot be probed at all (constant, the patient id in disguise) raises; otherwise it is
     listed with its sentence and no number.
     further: beside the probes also neighbours, transfer, remedies and few-label curves, which take about as long again.
+    nonlinear: a probe of boosted trees beside the linear ones.
 
     Raises UserError with a sentence for wrong input. Returns a dictionary ready for JSON, schema pellucid.audit/1.
     """
     cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
-    settings = Settings(permutations, folds, bootstrap, seed, further)
+    settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
     roles: dict[Role, list[Variable]] = {
         role: [v for v in cohort.variables if v.role == role] for role in ("clinical", "acquisition")
     }
@@ -109,6 +111,7 @@ def probe_variables(
     progress: Progress | None = None,
     strict: bool = True,
     further: bool = True,
+    nonlinear: bool = False,
 ) -> list[dict[str, Any]]:
     """The `variables` rows of the audit alone: how well each variable can be read off.
 
@@ -116,7 +119,7 @@ def probe_variables(
     rows of several backbones can be laid side by side. The q-values' family is the variables of this backbone.
     """
     cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
-    settings = Settings(permutations, folds, bootstrap, seed, further)
+    settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
     steps = Steps(progress, len(cohort.variables))
     rows = [variable_row(vectors, v, cohort.patients, settings, steps) for v in cohort.variables]
     assign_q_values(rows)

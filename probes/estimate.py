@@ -7,8 +7,10 @@ answers the conditional question "what can be read beyond the stratum?".
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import joblib
 import numpy as np
@@ -16,14 +18,18 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
-from cohort.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds
+from cohort.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds, drawn_evenly
 from probes.knn import knn_scores
 from probes.linear import FoldedRidge
 from probes.logistic import logistic_scores
+from probes.nonlinear import boosted_scores
 from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
 from probes.statistic import Statistic, Target, fold_label, informative_levels
 from probes.variables import MIN_PATIENTS
 
+Other = Literal["logistic", "knn", "nonlinear"]
+Scored = tuple[float, float, float]  # score and its 95 % interval
+_MOST_IMAGES = 20_000  # of a kNN probe, whose cost grows with their square, and of trees; drawn evenly over patients
 CHUNK_CELLS = 500_000  # rows × targets at once: what the caches hold, not what the memory holds
 
 
@@ -47,8 +53,7 @@ class Estimate:
     refusal: str = ""
     oof: NDArray[np.floating] | None = None  # (columns, n) out-of-fold scores of the observed target
     null: NDArray[np.float64] | None = None  # (permutations,)
-    logistic: tuple[float, float, float] | None = None  # score and interval of the logistic probe, where asked for
-    knn: tuple[float, float, float] | None = None  # and of the kNN probe
+    beside: dict[str, Scored] = field(default_factory=dict)  # score and interval of the other probes asked for
     refitted: float = 0.0  # standard error of other training patients, on the stretched scale
 
 
@@ -84,7 +89,7 @@ def probe(
     folds: int = 5,
     bootstrap: int = 1000,
     seed: int = 0,
-    others: bool = False,
+    others: Sequence[Other] = (),
 ) -> Estimate:
     """How well the target can be read off the vectors of unseen patients, beyond the strata if there are any.
 
@@ -92,7 +97,7 @@ def probe(
     stratified by the strata and blind to the target, permutations of patients within strata. Either way the
     folds are as likely under the permuted target as under the observed one, so the test is exact.
     p is one-sided (large scores are evidence): (1 + #{null ≥ observed}) / (1 + permutations).
-    others: also score a logistic probe (targets with levels only) and a kNN probe in the same folds (unconditional only).
+    others: probes to score in the same folds (unconditional only; a logistic one for targets with levels).
     """
     # The products are many and small: BLAS threads would only get in each other's way, and in that of our own.
     with threadpool_limits(1, user_api="blas"):
@@ -108,7 +113,7 @@ def _probe(
     folds: int,
     bootstrap: int,
     seed: int,
-    others: bool,
+    others: Sequence[Other],
 ) -> Estimate:
     n = len(patients)
     conditional = strata is not None
@@ -137,17 +142,26 @@ def _probe(
     refitted = refit_error(statistic, ridge, fit, groups)
     ci_low, ci_high = interval(statistic, observed, observed_scores, patients, counts, refitted)
 
-    def beside(scores: NDArray[np.float64]) -> tuple[float, float, float]:
-        score = float(statistic(scores, fit)[0])
-        return score, *interval(statistic, score, scores, patients, counts, refitted)
-
-    logistic = knn = None
-    if others and not conditional:
-        dealt = patient_folds[patients.codes]
-        knn = beside(knn_scores(vectors, fit, patients.codes, weights, dealt))
-        if target.n_levels:
-            data = np.asarray(target.data, dtype=np.int64)
-            logistic = beside(logistic_scores(vectors, data, columns, patients.codes, weights, dealt))
+    beside: dict[str, Scored] = {}
+    dealt = patient_folds[patients.codes]
+    data = np.asarray(target.data, dtype=np.int64) if target.n_levels else None
+    for other in () if conditional else others:
+        kept = drawn_evenly(patients, _MOST_IMAGES, rng_bootstrap) if other != "logistic" else np.arange(n)
+        inside, drawn = _among(patients, kept, counts)
+        part, codes, folded = (vectors if len(kept) == n else vectors[kept]), inside.codes, dealt[kept]
+        if other == "knn":
+            scores = knn_scores(part, fit[:, kept], codes, inside.weights, folded)
+        elif other == "nonlinear":
+            levels_of = None if data is None else data[kept]
+            scores = boosted_scores(part, levels_of, columns, fit[0, kept], inside.weights, folded, seed)
+        elif data is not None:
+            scores = logistic_scores(vectors, data, columns, codes, weights, dealt)
+        else:
+            continue
+        its = replace(statistic, target=Target(np.asarray(target.data)[kept], target.n_levels), weights=inside.weights,
+                      strata=strata[kept], ranks=statistic.ranks[kept] if len(statistic.ranks) else statistic.ranks)  # fmt: skip
+        score = float(its(scores, fit[:, kept])[0])
+        beside[other] = score, *interval(its, score, scores, inside, drawn, refitted)
     return Estimate(
         target.metric,
         target.chance,
@@ -164,10 +178,16 @@ def _probe(
         n_informative=scarcest,
         oof=observed_scores,
         null=null,
-        logistic=logistic,
-        knn=knn,
+        beside=beside,
         refitted=refitted,
     )
+
+
+def _among(patients: Patients, kept: IntArray, counts: NDArray[np.float32]) -> tuple[Patients, NDArray[np.float32]]:
+    """The patients of some rows, and how often each of them was drawn."""
+    rows = np.zeros(len(patients), dtype=bool)
+    rows[kept] = True
+    return patients.subset(rows), counts[:, np.unique(patients.codes[kept])]
 
 
 def r_squared(ridge: FoldedRidge, values: NDArray[np.float64]) -> float:

@@ -23,7 +23,7 @@ from scipy.stats import t as student_t
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, silhouette_score
 
-from cohort.patients import IntArray, Patients, deal_folds
+from cohort.patients import IntArray, Patients, deal_folds, drawn_evenly
 from probes.knn import K, nearest_patients
 
 N_GROUPS = 16  # of patients, left out one after the other
@@ -283,18 +283,6 @@ def _ranked(embedding: NDArray[np.float32], k: int) -> tuple[IntArray, NDArray[n
         near[part] = np.take_along_axis(some, order, axis=1)
         distances[part] = np.sqrt(np.maximum(np.take_along_axis(squared, near[part], axis=1), 0.0))
     return near, distances
-
-
-def drawn_evenly(patients: Patients, most: int, rng: np.random.Generator) -> IntArray:
-    """Up to `most` images, of each patient about as many."""
-    n = len(patients)
-    if n <= most:
-        return np.arange(n, dtype=np.int64)
-    turn = np.lexsort((rng.random(n), patients.codes))
-    place = np.empty(n, dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(patients.sizes)[:-1]])
-    place[turn] = np.arange(n) - starts[patients.codes[turn]]  # first, second … image of her patient, by lot
-    return np.sort(np.lexsort((rng.random(n), place))[:most]).astype(np.int64)
 
 
 def _query_weights(codes: IntArray) -> NDArray[np.float64]:

@@ -18,19 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from cohort.patients import IntArray, Patients, bootstrap_counts, deal_folds
+from cohort.patients import IntArray, Patients, bootstrap_counts, deal_folds, drawn_evenly
 from probes.erasure import FITS, NAMES, has_combat
-from probes.estimate import interval
+from probes.estimate import Scored, interval
 from probes.knn import knn_votes
 from probes.linear import fitted_probe
-from probes.neighbours import drawn_evenly
 from probes.statistic import Statistic, Target, fold_label, informative_levels
 
 MOST_IMAGES = 8_000
 _FOLDS = 5
 _BOOTSTRAP = 200
-
-Scored = tuple[float, float, float]  # score and its 95 % interval
 
 
 @dataclass(frozen=True)

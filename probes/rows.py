@@ -64,7 +64,7 @@ def variable_row(
         inside = patients.subset(rows)
         constant = bool(inside.constant(target.data).all())
         estimate = settings.probe(
-            vectors if rows.all() else vectors[rows], target, inside, f"variable {v.name}", others=True
+            vectors if rows.all() else vectors[rows], target, inside, f"variable {v.name}", others=settings.others
         )
         settings.refitted[v.name] = estimate.refitted
         estimate = replace(estimate, metric=metric)
@@ -94,8 +94,7 @@ def variable_row(
         "missing": _missing_row(vectors, v, patients, settings),
         "few_labels": curve,
         "r2": number(estimate.r2),
-        "logistic": _beside(estimate.logistic),
-        "knn": _beside(estimate.knn),
+        **{name: _beside(estimate.beside.get(name)) for name in settings.others},
         **estimate_row(estimate, " ".join(notes)),
     }
 

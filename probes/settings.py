@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cohort.errors import UserError
 from cohort.patients import Patients
-from probes.estimate import Estimate, probe
+from probes.estimate import Estimate, Other, probe
 from probes.statistic import Target
 from probes.variables import MIN_PATIENTS
 
@@ -35,7 +35,9 @@ class Steps:
 
 
 class Settings:
-    def __init__(self, permutations: int, folds: int, bootstrap: int, seed: int, further: bool = True) -> None:
+    def __init__(
+        self, permutations: int, folds: int, bootstrap: int, seed: int, further: bool = True, nonlinear: bool = False
+    ) -> None:
         for name, value, least in (
             ("permutations", permutations, 19),
             ("folds", folds, 2),
@@ -47,6 +49,7 @@ class Settings:
             raise UserError(f"folds is {folds}; at most {MIN_PATIENTS}, the fewest patients a class may have.")
         self.permutations, self.folds, self.bootstrap, self.seed = permutations, folds, bootstrap, seed
         self.further = further
+        self.others: tuple[Other, ...] = ("logistic", "knn", "nonlinear") if nonlinear else ("logistic", "knn")
         self.refitted: dict[str, float] = {}  # by variable: standard error of other training patients, of its probe
 
     @property

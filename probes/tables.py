@@ -36,6 +36,7 @@ def audit_files(
     progress: Progress | None = None,
     *,
     further: bool = True,
+    nonlinear: bool = False,
 ) -> Path:
     """Audit a .npy file of vectors against a table and write `out`/audit.json; returns its path.
 
@@ -57,6 +58,7 @@ def audit_files(
         seed=seed,
         progress=progress,
         further=further,
+        nonlinear=nonlinear,
     )
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "audit.json", result)

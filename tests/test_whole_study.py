@@ -92,6 +92,17 @@ def test_run_on_real_images(pellucid_process, shared_data: Path, tmp_path: Path,
             assert scores["pathology"]["ci_low"] < scores["pathology"]["score"] < scores["pathology"]["ci_high"]
         assert "device model: no patient was imaged at two levels" in said.replace("device_model", "device model")
         assert "burned into about" in said
+        audit = newest(analysis, "audit", "audit.json")
+        pair = next(p for p in audit["pairs"] if (p["clinical"], p["acquisition"]) == ("pathology", "device_model"))
+        assert pair["patients_with_several_levels"] == 0
+        assert "No patient has images of two levels of device_model" in pair["note"]
+        assert len(pair["transfer"]["levels"]) >= 2
+        assert pair["transfer"]["ci_low"] < pair["transfer"]["drop"] < pair["transfer"]["ci_high"]
+        assert pair["neighbours"]["robustness_index"] < 1
+        masked = {row["name"]: row for row in audit["text_masked"]["variables"]}
+        assert audit["text_masked"]["n_marked"] > 0.3 * audit["text_masked"]["n_images"]
+        assert masked["device_model"]["ci_low"] < masked["device_model"]["change"] < masked["device_model"]["ci_high"]
+        assert "painted over" in said
     elif name == "pad_ufes":
         assert (source["n_images"], source["n_patients"]) == (839, 646)
         assert any(gap["variable"] == "sex" and gap["n_images"] == 311 for gap in source["missing"])

@@ -60,9 +60,10 @@ def test_several_levels_and_a_level_missing_in_training() -> None:
 
 def test_stands_beside_the_ridge_probe() -> None:
     vectors, label, patients, _ = world(1.2, n_patients=200)
-    found = probe(vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100, others=True)
-    assert found.logistic is not None
-    score, low, high = found.logistic
+    found = probe(
+        vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100, others=("logistic", "knn")
+    )
+    score, low, high = found.beside["logistic"]
     assert low < score < high
     assert abs(score - found.score) < 0.05
-    assert probe(vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100).logistic is None
+    assert probe(vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100).beside == {}
