@@ -33,7 +33,7 @@ class FurtherTable:
 
 
 def further_tables(pairs: Sequence[Pair], text_masked: Mapping[str, Any] | None = None) -> list[FurtherTable]:
-    """Those of the four that have a row; none for an audit that was asked to leave them out.
+    """Those of the five that have a row; none for an audit that was asked to leave them out.
 
     Args:
         pairs: of audit.json.
@@ -64,6 +64,22 @@ def further_tables(pairs: Sequence[Pair], text_masked: Mapping[str, Any] | None 
                 "Drop (95 % interval)",
             ),
             tuple(_transfer(pair) for pair in pairs if pair.get("transfer")),
+        ),
+        FurtherTable(
+            "confounded",
+            "What would a confounded training cohort have cost?",
+            "Probes taught by patients in whom class and level go together not at all … entirely, all judged on the same balanced "
+            "patients. An embedding that keeps the two apart loses little.",
+            (
+                "Clinical variable",
+                "Acquisition factor",
+                "Levels",
+                "Balanced",
+                "Half confounded",
+                "Entirely",
+                "Average drop (95 % interval)",
+            ),
+            tuple(_confounded(pair) for pair in pairs if (pair.get("confounded_training") or {}).get("scores")),
         ),
         FurtherTable(
             "neighbours",
@@ -125,6 +141,15 @@ def _transfer(pair: Pair) -> tuple[str, ...]:
     if found["ci_low"] is not None:
         drop += f" ({_two(found['ci_low'])} to {_two(found['ci_high'])})"
     return (*_names(pair), words.metric_label(found["metric"]), _two(found["within"]), _two(found["across"]), drop)
+
+
+def _confounded(pair: Pair) -> tuple[str, ...]:
+    found = pair["confounded_training"]
+    scores = dict(zip(found["confounding"], found["scores"], strict=True))
+    drop = f"{100 * found['average_drop']:.0f} % ({100 * found['ci_low']:.0f} to {100 * found['ci_high']:.0f})".replace(
+        "-", "−"
+    )
+    return (*_names(pair), " / ".join(found["levels"]), *(_two(scores[share]) for share in (0.0, 0.5, 1.0)), drop)
 
 
 def _neighbours(pair: Pair) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from cohort.association import associate
 from cohort.patients import IntArray, Patients
 from probes.estimate import Estimate
 from probes.neighbours import Surroundings
+from probes.performance_drop import CONFOUNDING, performance_drop
 from probes.remedies import remedies, remedy_sentence
 from probes.rows import estimate_row, number, target_of
 from probes.settings import Settings, Steps
@@ -25,6 +26,9 @@ QUESTIONS = {
     "clinical_beyond_acquisition": "clinical variable within levels of the acquisition factor, all pairs",
     "acquisition_beyond_clinical": "acquisition factor within levels of the clinical variable, all pairs",
 }
+
+
+FURTHER = ("transfer", "confounded_training", "neighbours", "remedies")
 
 
 def pair_row(
@@ -62,7 +66,7 @@ def pair_row(
             "association": {"measure": None, "value": None, "p_value": None, "n_patients": blank.n_patients,
                             "note": f"{blank.refusal}."},
             **{question: estimate_row(blank) for question in list(QUESTIONS)[1:]},
-            **dict.fromkeys(("transfer", "neighbours", "remedies")),
+            **dict.fromkeys(FURTHER),
             "patients_with_several_levels": None,
             "note": "",
         }  # fmt: skip
@@ -86,7 +90,7 @@ def pair_row(
             f"No patient has images of two levels of {z.name}; what the same patient would look like under "
             "another cannot be known from these data."
         )
-    more: dict[str, Any] = dict.fromkeys(("transfer", "neighbours", "remedies"))
+    more: dict[str, Any] = dict.fromkeys(FURTHER)
     if settings.further:
         more = _further(part, (y, z), (y_target, z_target), (y_strata, z_strata), inside, rows, settings, steps, around)
     return {
@@ -119,6 +123,7 @@ def _further(
     steps(f"{y.name} under another {z.name}")
     moved = transfer(vectors, targets[0], levels[1], patients, seed)
     steps(f"what neighbours share: {y.name} or {z.name}")
+    cost = performance_drop(vectors, targets[0], levels[1], patients, seed)
     near = around.of(rows, patients).measure(*levels)
     steps(f"{z.name} taken out, and what it costs {y.name}")
     errors = settings.refitted.get(y.name, 0.0), settings.refitted.get(z.name, 0.0)
@@ -134,6 +139,14 @@ def _further(
             ],
             **{key: number(getattr(moved, key)) for key in ("within", "across", "drop", "ci_low", "ci_high")},
             "note": f"{moved.refusal}." if moved.refusal else "",
+        },
+        "confounded_training": {
+            "levels": [names[level] for level in cost.levels],
+            "confounding": list(CONFOUNDING),
+            "scores": [number(score) for score in cost.scores],
+            **{key: number(getattr(cost, key)) for key in ("average_drop", "ci_low", "ci_high")},
+            "n_train": cost.n_train,
+            "note": f"{cost.refusal}." if cost.refusal else "",
         },
         "neighbours": {
             **{key: number(value) if isinstance(value, float) else value for key, value in vars(near).items()},

@@ -83,7 +83,7 @@ def transfer(
     The interval is Student's t with 15 degrees of freedom around the drop; its standard error comes from 15 balanced
     divisions of the patients into two halves, each of which is dealt, trained and tested from scratch.
     """
-    few = _few_images(patients, np.random.default_rng([seed, 1]))
+    few = few_images(patients, np.random.default_rng([seed, 1]))
     label = patients.typical(fold_label(target, patients))
     eligible = _levels(target, label, levels, patients)
     if len(eligible) > _MOST_LEVELS:
@@ -146,7 +146,7 @@ def _levels(target: Target, label: IntArray, levels: IntArray, patients: Patient
     return found
 
 
-def _few_images(patients: Patients, rng: np.random.Generator) -> NDArray[np.bool_]:
+def few_images(patients: Patients, rng: np.random.Generator) -> NDArray[np.bool_]:
     """(n,) at most three images of each patient, by lot."""
     order = np.lexsort((rng.random(len(patients)), patients.codes))
     starts = np.concatenate([[0], np.cumsum(patients.sizes)[:-1]])

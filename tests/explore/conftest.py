@@ -99,6 +99,16 @@ def audit_content() -> dict[str, Any]:
                 "ci_high": 0.35,
                 "note": "",
             },
+            "confounded_training": {
+                "levels": ["A", "B"],
+                "confounding": [0.0, 0.25, 0.5, 0.75, 1.0],
+                "scores": [0.84, 0.82, 0.78, 0.7, 0.55],
+                "average_drop": 0.15,
+                "ci_low": -0.01,
+                "ci_high": 0.31,
+                "n_train": 80,
+                "note": "",
+            },
             "neighbours": {
                 **dict.fromkeys(("ilisi", "ilisi_chance", "kbet_chance", "ami_clinical", "ami_acquisition"), 0.25),
                 "k": 20,

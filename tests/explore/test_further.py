@@ -8,7 +8,8 @@ from tests.explore.conftest import audit_content
 
 def test_the_numbers_of_the_audit_stand_in_the_tables() -> None:
     pairs = audit_content()["pairs"]
-    transfer, neighbours, remedies = further_tables(pairs)
+    transfer, confounded, neighbours, remedies = further_tables(pairs)
+    assert confounded.rows[0][2:] == ("A / B", "0.84", "0.78", "0.55", "15 % (−1 to 31)")
     assert transfer.rows[0] == ("diagnosis", "operator", "AUROC", "0.85", "0.62", "0.23 (0.11 to 0.35)")
     assert neighbours.rows[0][2:4] == ("0.31 (0.26 to 0.37)", "0.48")
     assert len(neighbours.rows[0]) == len(neighbours.columns)
@@ -17,10 +18,19 @@ def test_the_numbers_of_the_audit_stand_in_the_tables() -> None:
 
 
 def test_an_audit_without_them_has_no_tables() -> None:
-    brief = [{**pair, "transfer": None, "neighbours": None, "remedies": None} for pair in audit_content()["pairs"]]
+    nothing = dict.fromkeys(("transfer", "confounded_training", "neighbours", "remedies"))
+    brief = [{**pair, **nothing} for pair in audit_content()["pairs"]]
     assert further_tables(brief) == []
     early = [{"clinical": "a", "acquisition": "b"}]
     assert further_tables(early) == []
+
+
+def test_what_the_text_in_the_pictures_told() -> None:
+    row = {"name": "device", "role": "acquisition", "metric": "auroc", "before": 0.99, "after": 0.9, "change": -0.09}
+    text = {"n_images": 100, "n_marked": 40, "variables": [{**row, "ci_low": -0.12, "ci_high": -0.06}]}
+    table = further_tables([], text)[0]
+    assert table.rows == (("device", "acquisition", "AUROC", "0.99", "0.90", "−0.09 (−0.12 to −0.06)"),)
+    assert "40 of 100 images show lines of text" in table.lead
 
 
 def test_a_refusal_is_told() -> None:

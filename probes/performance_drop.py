@@ -1,0 +1,153 @@
+"""What would a confounded training cohort have cost? Training sets from balanced to wholly confounded, one balanced test.
+
+- [0]: Kömen et al., Towards Robust Foundation Models for Digital Pathology, 2025 (PathoROB): average performance drop
+
+Two classes, two levels of the factor: four cells. Training sets of one size are drawn in which the class goes with the level more and more,
+from not at all to entirely; each teaches a probe that is judged on patients of all four cells alike. What a robust
+embedding loses is little: the probe has no device to hold on to. Patients, not images, are drawn and judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student_t
+from threadpoolctl import threadpool_limits
+
+from cohort.patients import IntArray, Patients, deal_folds
+from probes.linear import fitted_probe
+from probes.refit import CONTRASTS, N_GROUPS
+from probes.statistic import Statistic, Target
+from probes.transfer import few_images
+from probes.variables import MIN_PATIENTS
+
+CONFOUNDING = (0.0, 0.25, 0.5, 0.75, 1.0)  # correlation of class and level in the training set
+ROUNDS = 6
+_TEST = 0.3  # of the smallest cell's patients are judged, from each cell
+_MOST_PATIENTS = 300  # a cell
+
+
+@dataclass(frozen=True)
+class PerformanceDrop:
+    """The mean over both ways in which class and level can go together.
+
+    Attributes:
+        levels: numbers of the two levels.
+        scores: AUROC on balanced patients after training at each of `CONFOUNDING`.
+        average_drop: mean over the confounded ones of 1 − score / score of the balanced one, with its 95 % interval.
+        n_train: patients who teach, the same number at each.
+        refusal: why there is no number.
+    """
+
+    levels: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    average_drop: float = float("nan")
+    ci_low: float = float("nan")
+    ci_high: float = float("nan")
+    n_train: int = 0
+    refusal: str = ""
+
+
+def performance_drop(
+    vectors: NDArray[np.floating], target: Target, levels: IntArray, patients: Patients, seed: int = 0
+) -> PerformanceDrop:
+    """Of the two levels with the most patients in the smallest of the four cells.
+
+    The interval: Student's t with 15 degrees of freedom around the drop, its standard error from 15 balanced divisions of the
+    patients into halves, each drawn, trained and judged from scratch.
+    """
+    if target.n_levels != 2:
+        return PerformanceDrop(refusal="asked for two classes only")
+    data = np.asarray(target.data, dtype=np.int64)
+    steady = patients.constant(data) & patients.constant(levels)
+    y, z = patients.typical(data), patients.typical(levels)
+    counts = np.zeros((2, int(levels.max()) + 1), dtype=np.int64)
+    np.add.at(counts, (y[steady], z[steady]), 1)
+    best = np.argsort(-counts.min(axis=0), kind="stable")[:2]
+    smallest = int(counts[:, best].min()) if len(best) == 2 else 0
+    if smallest < 2 * MIN_PATIENTS:
+        return PerformanceDrop(
+            refusal=f"the smallest of the four cells of two classes and two levels has {smallest} patients ({2 * MIN_PATIENTS} needed)"
+        )
+    pair = np.sort(best)
+    cells = [np.flatnonzero(steady & (y == a) & (z == b)) for a in (0, 1) for b in pair]
+    few = few_images(patients, np.random.default_rng([seed, 1]))
+    statistic = Statistic.of(target, patients, np.array([1]))
+    one = partial(_round, vectors, data, cells, patients, few, statistic)
+    label = np.zeros(patients.n_patients, dtype=np.int64)
+    for number, cell in enumerate(cells):
+        label[cell] = number + 1
+    groups = deal_folds(label, N_GROUPS, np.random.default_rng([seed, 2]))
+    halves = [contrast[groups] == sign for contrast in CONTRASTS for sign in (1, -1)]
+    everybody = np.ones(patients.n_patients, dtype=bool)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        whole = list(pool.map(lambda r: one(everybody, [seed, 3, r], None), range(ROUNDS)))
+        penalty = float(np.exp(np.mean([np.log(found[1]) for found in whole])))
+        halved = list(pool.map(lambda h: one(halves[h], [seed, 4, h], penalty)[0], range(len(halves))))
+    scores = np.mean([found[0] for found in whole], axis=0)
+    difference = np.diff(np.array([_average(s) for s in halved]).reshape(-1, 2), axis=1)
+    difference = difference[np.isfinite(difference)]
+    drop = _average(scores)
+    reach = float(student_t.ppf(0.975, len(CONTRASTS))) * float(np.sqrt((difference**2).mean() / 4))
+    return PerformanceDrop(
+        tuple(int(level) for level in pair),
+        tuple(float(s) for s in scores),
+        drop,
+        drop - reach,
+        drop + reach,
+        whole[0][2],
+    )
+
+
+def _average(scores: NDArray[np.float64]) -> float:
+    return float(np.mean(1 - scores[1:] / scores[0]))
+
+
+def _round(
+    vectors: NDArray[np.floating],
+    data: IntArray,
+    cells: Sequence[IntArray],  # patients: class 0 at either level, class 1 at either level
+    patients: Patients,
+    few: NDArray[np.bool_],
+    statistic: Statistic,
+    among: NDArray[np.bool_],
+    seed: list[int],
+    penalty: float | None,
+) -> tuple[NDArray[np.float64], float, int]:
+    """(len(CONFOUNDING),) scores, the mean penalty chosen, and how many patients taught."""
+    rng = np.random.default_rng(seed)
+    drawn = [rng.permutation(cell[among[cell]])[:_MOST_PATIENTS] for cell in cells]
+    smallest = min(map(len, drawn))
+    n_test = max(2, round(_TEST * smallest))
+    quarter = (smallest - n_test) // 2  # so that two cells alone can give as many as all four
+    judged = _rows(patients, np.concatenate([cell[:n_test] for cell in drawn]), few)
+    fit = (data == 1).astype(np.float64)[None]
+    scores, penalties = np.zeros(len(CONFOUNDING)), []
+    for place, share in enumerate(CONFOUNDING):
+        with_level = round(quarter * (1 + share))
+        sizes = (with_level, 2 * quarter - with_level)
+        ways = ((0, 1, 1, 0), (1, 0, 0, 1)) if share else ((0, 1, 1, 0),)
+        for way in ways:
+            chosen = np.concatenate([cell[n_test : n_test + sizes[w]] for cell, w in zip(drawn, way, strict=True)])
+            train = _rows(patients, chosen, few)
+            weights = 1.0 / np.bincount(patients.codes[train])[patients.codes[train]]
+            slope, offset, used = fitted_probe(vectors[train], weights, fit[:, train], penalty)
+            penalties.append(used)
+            out = np.zeros((1, len(patients)))
+            out[:, judged] = slope @ np.asarray(vectors[judged], dtype=np.float64).T + offset[:, None]
+            mask = np.zeros(len(patients), dtype=bool)
+            mask[judged] = True
+            scores[place] += statistic.on_half(out, mask) / len(ways)
+    return scores, float(np.exp(np.mean(np.log(penalties)))), 4 * quarter
+
+
+def _rows(patients: Patients, chosen: IntArray, few: NDArray[np.bool_]) -> IntArray:
+    taken = np.zeros(patients.n_patients, dtype=bool)
+    taken[chosen] = True
+    return np.flatnonzero(taken[patients.codes] & few)
