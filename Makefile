@@ -33,7 +33,7 @@ install: $(READY)  ## create .venv and install Pellucid with what its tests need
 demo: $(READY)  ## write a phantom cohort and run everything on it
 	$(BIN)/pellucid demo demo
 
-test: $(READY)  ## the tests (about six minutes on two cores)
+test: $(READY)  ## the tests (about twelve minutes on two cores)
 	$(PYTEST)
 
 test-slow: $(READY)  ## the tests that take a minute or more each

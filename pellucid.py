@@ -314,7 +314,7 @@ def search(
     if as_json:
         typer.echo(hits.to_json(orient="records", indent=1))
         return
-    typer.echo(hits.to_string(index=False))
+    typer.echo(hits.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     for sentence in found.sentences():
         typer.echo(f"  {sentence}")
 

@@ -207,7 +207,10 @@ def folder_options(overrides: Sequence[str]) -> dict[str, Any]:
     given = read_yaml([], overrides)
     other = sorted(set(given) - {"embed"})
     if other:
-        raise UserError(f"`{other[0]}`: a plain folder has no study.yaml; only keys of `embed:` say something here")
+        hint = f"; did you mean `embed.{other[0]}`?" if other[0] in EmbedConfig.model_fields else ""
+        raise UserError(
+            f"`{other[0]}`: of a plain folder only keys of `embed:` say something, embed.batch_size=32 and so on{hint}"
+        )
     options = given.get("embed", {})
     return dict(options) if isinstance(options, dict) else {"embed": options}
 

@@ -309,7 +309,7 @@ def test_what_may_be_said_of_a_folder(tmp_path: Path) -> None:
         "index": {"kind": "exact"},
     }
     assert folder_options([]) == {}
-    with pytest.raises(UserError, match=r"`split`: a plain folder has no study\.yaml; only keys of `embed:`"):
+    with pytest.raises(UserError, match=r"`split`: of a plain folder only keys of `embed:` say something"):
         folder_options(["split.test=0.3"])
     with pytest.raises(UserError, match=r"embed_folder: unknown key `poling`; did you mean `pooling`\?"):
         embed_folder(tmp_path, TINY, tmp_path / "out", **folder_options(["embed.poling=mean"]))
