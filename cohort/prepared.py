@@ -67,6 +67,14 @@ def write_shard(path: Path, image_ids: Sequence[str], images: Sequence[bytes]) -
         writer.write_batch(batch)
 
 
+def as_prepared(pixels: Pixels, size_px: int, quality: int, min_side_px: int = 0) -> Pixels:
+    """(H, W, 3) as a prepared copy of these pixels would be decoded (`PreparedImages.decode`)."""
+    data = encode(shrink(pixels, size_px), quality)
+    return np.asarray(
+        simplejpeg.decode_jpeg(data, "RGB", min_height=min_side_px, min_width=min_side_px, min_factor=1), dtype=np.uint8
+    )
+
+
 class PreparedImages:
     """Random access to prepared images by row; memory-mapped, thread-safe, and decoding releases the GIL."""
 

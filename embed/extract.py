@@ -78,7 +78,6 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
     refuse_flip(study.config.specialty, config.average)
     named = Named(backbone, _own_device(config.device if device == "auto" else device), config.reading())
     encoder = named.load()
-    source_kind = config.source if config.text == "keep" else "originals"  # lines are too small in prepared copies
     if config.text == "mask":
         encoder = replace(encoder, name=f"{encoder.name}{WITHOUT_TEXT}", location=encoder.location or encoder.name)
     batch_size = config.batch_size or _batch_size(encoder)
@@ -88,7 +87,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
     key = {
         "backbone": encoder.name,
         **encoder.reading.model_dump(),
-        "source": source_kind,
+        "source": config.source,
         **({} if config.text == "keep" else {"text": config.text}),
         "batch_size": batch_size,
         "index": config.index.model_dump(),
@@ -98,7 +97,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
     with begin(study.analysis, "embed", slug(encoder.name), key, parents, inputs) as run:
         if run.done:
             return run
-        source, images = study_source(source_kind, scan.path, study.image_root, encoder.size_px, config.text)
+        source, images = study_source(config.source, scan.path, study.image_root, encoder.size_px, config.text)
         work = _Work(run.path / "parts", source, named, encoder, batch_size, config.workers, progress)
         made_from = {"key": run.key}
         if not _first():
@@ -111,7 +110,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
             def described(rows: pd.DataFrame) -> pd.DataFrame:
                 return by_id.loc[rows["image_id"]].reset_index().assign(content=rows["content"].to_numpy())
 
-            said = {"read_from": source_kind, **({} if config.text == "keep" else {"text": config.text})}
+            said = {"read_from": config.source, **({} if config.text == "keep" else {"text": config.text})}
             work.do(run.path, made_from, stores, described, said, config.index)
     return run
 

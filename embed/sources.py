@@ -18,7 +18,7 @@ import pandas as pd
 from cohort.errors import UserError
 from cohort.files import Listing
 from cohort.onefile import bytes_of
-from cohort.prepared import Pixels, PreparedImages, stretch
+from cohort.prepared import Pixels, PreparedImages, as_prepared, stretch
 from cohort.readers import ReadOptions, UnreadableImage, read_pictures
 from cohort.runs import open_finished, parent_of
 from cohort.sandbox import read_files
@@ -113,6 +113,7 @@ class FileSource:
     wanted: dict[str, list[str]] | None = None  # of each file the ids of its pictures that count; None: all
     withdrawn: Withdrawn | None = None  # whose frames are left out of files that stay
     text: Literal["keep", "mask"] = "keep"  # burned-in text: as it is, or painted over
+    as_prepared: bool = False  # shrink and compress as the scan's copies were, so that nothing else differs from these
 
     @property
     def time_limit_s(self) -> float:
@@ -130,7 +131,7 @@ class FileSource:
 
     def _content(self, sha256: str) -> str:
         chosen = ("frames", "tile_px", "tile_um_per_px", "min_tissue", "max_megapixels")
-        masked = {} if self.text == "keep" else {"text": self.text}
+        masked = {} if self.text == "keep" else {"text": self.text, "as_prepared": self.as_prepared}
         return _digest("original", sha256, **self.config.model_dump(include=set(chosen)), **masked)
 
     def pictures(self, unit: int, size_px: int, careful: bool = False) -> Iterator[Seen]:
@@ -184,6 +185,8 @@ class FileSource:
                 yield Seen(image_id, its, None, str(picture))
             else:
                 pixels = picture.pixels if self.text == "keep" else without_text(picture.pixels)
+                if self.as_prepared:
+                    pixels = as_prepared(pixels, self.config.size_px, self.config.jpeg_quality, size_px)
                 yield Seen(image_id, its, stretch(pixels, size_px))
 
     def _dies(self, file: str) -> str:
@@ -215,15 +218,19 @@ def study_source(
     images = usable[["image_id", "patient", "split"]]
     read = open_finished(parent_of(scan_folder, "read"))
     config = ScanConfig(**{k: v for k, v in read.record["config"].items() if k in ScanConfig.model_fields})
-    if kind == "originals":
-        wanted = {str(file): list(ids) for file, ids in usable.groupby("file", sort=False)["image_id"]}
-        return FileSource(image_root, list(wanted), config, checked=True, wanted=wanted, text=text), images
-    if config.size_px < size_px:  # originals that are smaller themselves are another matter: nothing was lost
+    if (
+        kind == "prepared" and config.size_px < size_px
+    ):  # originals that are smaller themselves are another matter: nothing was lost
         raise UserError(
             f"{read.path.name}: the prepared copies have {config.size_px} pixels on their shorter side, {size_px} are "
             f"needed: scan again with scan.size_px={size_px} (in study.yaml, so that every command knows it), or read "
             "the originals with embed.source=originals"
         )
+    if kind == "originals" or text == "mask":
+        wanted = {str(file): list(ids) for file, ids in usable.groupby("file", sort=False)["image_id"]}
+        return FileSource(
+            image_root, list(wanted), config, checked=True, wanted=wanted, text=text, as_prepared=kind == "prepared"
+        ), images
     places = list(zip(usable["shard"].astype(int), usable["shard_row"].astype(int), strict=True))
     source = PreparedSource(read.path, usable["image_id"].tolist(), places)
     source.images  # noqa: B018 # says at once which shard is missing

@@ -7,7 +7,7 @@ from pathlib import Path
 from cohort.config import did_you_mean
 from cohort.errors import UserError
 from cohort.runs import RunFolder, newest_runs
-from embed.vectors import load_vectors
+from embed.vectors import Vectors, load_vectors
 
 WITHOUT_TEXT = " without text"  # behind the name of a backbone whose pictures had their text painted over
 
@@ -17,9 +17,14 @@ def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
     return {name: run for name, run in _newest(analysis, scan).items() if not name.endswith(WITHOUT_TEXT)}
 
 
-def masked_vectors(analysis: Path, scan: RunFolder, name: str) -> RunFolder | None:
-    """The newest vectors of the same backbone of pictures whose text was painted over (`embed.text=mask`)."""
-    return _newest(analysis, scan).get(name + WITHOUT_TEXT)
+def masked_vectors(analysis: Path, scan: RunFolder, before: Vectors) -> RunFolder | None:
+    """The newest vectors of pictures whose text was painted over (`embed.text=mask`), otherwise made as those given."""
+    run = _newest(analysis, scan).get(before.name + WITHOUT_TEXT)
+    if run is None:
+        return None
+    alike = ("fingerprint", "pooling", "layers", "average", "size_px", "read_from")
+    spec = load_vectors(run.path).spec
+    return run if all(spec.get(key) == before.spec.get(key) for key in alike) else None
 
 
 def _newest(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:

@@ -79,7 +79,11 @@ def further_tables(pairs: Sequence[Pair], text_masked: Mapping[str, Any] | None 
                 "Entirely",
                 "Average drop (95 % interval)",
             ),
-            tuple(_confounded(pair) for pair in pairs if (pair.get("confounded_training") or {}).get("scores")),
+            tuple(
+                _confounded(pair)
+                for pair in pairs
+                if (pair.get("confounded_training") or {}).get("average_drop") is not None
+            ),
         ),
         FurtherTable(
             "neighbours",
@@ -163,7 +167,7 @@ def _neighbours(pair: Pair) -> tuple[str, ...]:
 
 def _remedies(pair: Pair) -> list[tuple[str, ...]]:
     tried = pair.get("remedies") or []
-    if not tried:
+    if not tried or not tried[0]["clinical"]:
         return []
     clinical, acquisition = _names(pair)
     before = tried[0]

@@ -13,6 +13,7 @@ from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
 from cohort.patients import Patients, bootstrap_counts, deal_folds
+from probes.estimate import resampled_in_chunks
 from probes.linear import FoldedRidge
 from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
 from probes.statistic import Statistic, Target, fold_label, informative_levels
@@ -55,14 +56,14 @@ def compare(
     label = patients.typical(fold_label(target, patients))
     dealt = deal_folds(label, folds, rng)
     groups = deal_folds(label + (int(label.max()) + 1) * dealt, N_GROUPS, rng)[patients.codes]
-    counts = bootstrap_counts(patients.n_patients, bootstrap, rng)[:, patients.codes]
+    counts = bootstrap_counts(patients.n_patients, bootstrap, rng)
     scores, drawn, halves = [], [], []
     with threadpool_limits(1, user_api="blas"):
         for values in (before, after):
             ridge = FoldedRidge(values, patients.weights, dealt[patients.codes], strata)
             found = ridge.scores(fit)
             scores.append(float(statistic(found, fit)[0]))
-            drawn.append(statistic.resampled(found, counts))
+            drawn.append(resampled_in_chunks(statistic, found, patients, counts))
             halves.append(half_sample_pairs(ridge, fit, groups, strata, statistic.on_half))
     change = scores[1] - scores[0]
     fixed = float(np.nanstd(drawn[1] - drawn[0]))

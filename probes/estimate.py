@@ -161,7 +161,8 @@ def _probe(
         its = replace(statistic, target=Target(np.asarray(target.data)[kept], target.n_levels), weights=inside.weights,
                       strata=strata[kept], ranks=statistic.ranks[kept] if len(statistic.ranks) else statistic.ranks)  # fmt: skip
         score = float(its(scores, fit[:, kept])[0])
-        beside[other] = score, *interval(its, score, scores, inside, drawn, refitted)
+        fewer = float(np.sqrt(patients.n_patients / inside.n_patients))  # whose luck is the greater
+        beside[other] = score, *interval(its, score, scores, inside, drawn, refitted * fewer)
     return Estimate(
         target.metric,
         target.chance,
@@ -218,6 +219,18 @@ def refit_error(statistic: Statistic, ridge: FoldedRidge, fit: NDArray[np.floati
     return float(np.sqrt((difference**2).mean() / 4)) if len(difference) else 0.0
 
 
+def resampled_in_chunks(
+    statistic: Statistic, scores: NDArray[np.floating], patients: Patients, counts: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """(bootstrap,) the statistic of each sample of patients; counts (bootstrap, n_patients)."""
+    chunk = max(1, 2 * CHUNK_CELLS // len(patients))
+    samples = [
+        statistic.resampled(scores, counts[first : first + chunk][:, patients.codes])
+        for first in range(0, len(counts), chunk)
+    ]
+    return np.concatenate(samples)
+
+
 def interval(
     statistic: Statistic,
     observed: float,
@@ -233,12 +246,7 @@ def interval(
     of freedom, on a variance-stabilising scale. (Of the logistic and the kNN probe the half samples are the ridge probe's.)
     """
     ranked = statistic.target.n_levels == 0
-    chunk = max(1, 2 * CHUNK_CELLS // len(patients))
-    samples = [
-        statistic.resampled(scores, counts[first : first + chunk][:, patients.codes])
-        for first in range(0, len(counts), chunk)
-    ]
-    drawn = np.concatenate(samples)
+    drawn = resampled_in_chunks(statistic, scores, patients, counts)
     fixed = float(_stretch(drawn[np.isfinite(drawn)], ranked).std())
     reach = float(student_t.ppf(0.975, len(CONTRASTS))) * max(fixed, refitted)
     centre = float(_stretch(np.array(observed), ranked))

@@ -46,7 +46,7 @@ def few_label_curve(
             for place, share in enumerate(SHARES):
                 chosen = _share_of(turn, label, share)
                 train = _rows(patients, chosen, rng)
-                taught[place] += len(chosen) / _FOLDS
+                taught[place] += len(np.unique(patients.codes[train])) / _FOLDS
                 weights = 1.0 / np.bincount(patients.codes[train])[patients.codes[train]]
                 slope, offset, _ = fitted_probe(vectors[train], weights, fit[:, train])
                 scores[place][:, test] = slope @ np.asarray(vectors[test], dtype=np.float64).T + offset[:, None]
@@ -54,7 +54,7 @@ def few_label_curve(
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
         drawn = np.array(list(pool.map(one, range(DRAWS))))  # (draws, shares, 2)
-    rarest = np.bincount(label).min()
+    rarest = np.unique(label, return_counts=True)[1].min()
     return [
         {
             "share": share,
@@ -83,4 +83,4 @@ def _rows(patients: Patients, chosen: IntArray, rng: np.random.Generator) -> Int
     rows = rng.permutation(rows)
     rows = rows[np.argsort(patients.codes[rows], kind="stable")]
     place = np.arange(len(rows)) - np.searchsorted(patients.codes[rows], patients.codes[rows])
-    return np.sort(rows[np.argsort(place, kind="stable")[:_MOST_IMAGES]])
+    return np.sort(rows[np.lexsort((rng.random(len(rows)), place))[:_MOST_IMAGES]])

@@ -51,8 +51,12 @@ def knn_votes(
     test: IntArray,
     train: IntArray,
     k: int = K,
+    of_patient: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """(c, len(test)) votes of the training rows' patients; arguments as for `knn_scores`, with one fold's rows."""
+    """(c, len(test)) votes of the training rows' patients; arguments as for `knn_scores`, with one fold's rows.
+
+    of_patient: (patients,) how much each one's vote weighs; None: all alike.
+    """
     train = train[np.argsort(patients[train], kind="stable")]
     centre = np.average(np.asarray(vectors[train], dtype=np.float64), axis=0, weights=weights[train])
     n_others = len(np.unique(patients[train]))
@@ -60,6 +64,8 @@ def knn_votes(
     votes = []
     for _, image, near in _nearest(vectors, patients, test, train, centre, wanted, own=False):
         share = np.exp((near - near.max(axis=1, keepdims=True)) / TEMPERATURE)
+        if of_patient is not None:
+            share *= of_patient[patients[image]]
         share /= share.sum(axis=1, keepdims=True)
         votes.append((targets[:, image] * share).sum(axis=2))
     return np.concatenate(votes, axis=1)

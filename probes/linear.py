@@ -181,28 +181,27 @@ def fitted_probe(
     mean = share @ values
     centred = values - mean
     weighted = targets.astype(np.float64) * share
-    if penalty is not None and centred.shape[1] <= len(centred):
+    if penalty is not None:
         scale = _scale(share @ centred**2)
-        scaled = centred * scale
-        inner = (scaled * share[:, None]).T @ scaled
+        rooted = centred * scale * np.sqrt(share)[:, None]
+        wanted = (targets * np.sqrt(share)).astype(np.float64)
+        wide = centred.shape[1] > len(centred)  # then the (n, n) side is the smaller
+        inner = rooted @ rooted.T if wide else rooted.T @ rooted
         inner[np.diag_indices_from(inner)] += penalty
-        slope = dposv(inner, (weighted @ scaled).T)[1].T * scale
+        solved = dposv(inner, wanted.T if wide else (wanted @ rooted).T)[1].T
+        slope = (solved @ rooted if wide else solved) * scale
     else:
         rooted = centred * np.sqrt(share)[:, None]
         kernel = centred.shape[1] > len(centred)
         _, basis, eigenvalues = _kernel_basis(rooted) if kernel else _gram_basis(rooted.T @ rooted)
         moment = weighted @ centred @ basis  # (c, r)
-        if penalty is None:
-            penalties, inverse, correction = _penalties(eigenvalues, weights.sum(), 1)
-            spread = (weighted * targets).sum(axis=1) - weighted.sum(axis=1) ** 2
-            explained = (moment**2) @ (2 * inverse - eigenvalues * inverse**2).T
-            residual = np.maximum(spread[:, None] - explained, 0.0) * correction
-            chosen = np.argmin(residual, axis=1)
-            coefficients = inverse[chosen] * moment
-            penalty = float(np.exp(np.log(penalties[chosen]).mean()))
-        else:
-            coefficients = moment / (eigenvalues + penalty)
-        slope = coefficients @ basis.T
+        penalties, inverse, correction = _penalties(eigenvalues, weights.sum(), 1)
+        spread = (weighted * targets).sum(axis=1) - weighted.sum(axis=1) ** 2
+        explained = (moment**2) @ (2 * inverse - eigenvalues * inverse**2).T
+        residual = np.maximum(spread[:, None] - explained, 0.0) * correction
+        chosen = np.argmin(residual, axis=1)
+        slope = (inverse[chosen] * moment) @ basis.T
+        penalty = float(np.exp(np.log(penalties[chosen]).mean()))
     slope = slope / np.maximum(np.sqrt(((slope @ centred.T) ** 2) @ share), 1e-12)[:, None]
     return slope, -slope @ mean, penalty
 

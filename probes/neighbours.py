@@ -32,6 +32,7 @@ SHUFFLES = 199
 KBET_ALPHA = 0.05
 LISI_NEIGHBOURS = 90  # as in [2]: three times the perplexity
 _MOST_CLUSTERS = 10
+_SILHOUETTES = 2_000  # patients by whom the number of clusters is chosen
 _MOST_PATIENTS = (
     5_000  # for kBET, iLISI and clusters: more make them no more certain, and the distances grow quadratically
 )
@@ -149,8 +150,15 @@ class Neighbourhood:
         error = np.sqrt((N_GROUPS - 1) * stretched.var())
         reach = float(student_t.ppf(0.975, N_GROUPS - 1)) * error
         centre = np.arcsin(np.sqrt(whole))
-        ends = np.sin(np.clip([centre - reach, centre + reach], 0, np.pi / 2)) ** 2
-        return whole, float(ends[0]), float(ends[1])
+        low, high = np.sin(np.clip([centre - reach, centre + reach], 0, np.pi / 2)) ** 2
+        first = np.arange(self.near.shape[1]) < self.k
+        told = ((same_clinical != same_acquisition) & first).any(axis=1)
+        few = 3 / max(len(np.unique(codes[self.queries[told]])), 3)  # at an end nothing varies: the rule of three
+        if whole > 1 - 1e-12:
+            low = min(low, 1 - few)
+        if whole < 1e-12:
+            high = max(high, few)
+        return whole, float(low), float(high)
 
 
 def robustness_chance(patients: Patients, queries: IntArray, clinical: IntArray, acquisition: IntArray) -> float:
@@ -163,7 +171,7 @@ def robustness_chance(patients: Patients, queries: IntArray, clinical: IntArray,
     cell = clinical * b + acquisition
     own = np.zeros((patients.n_patients, a * b))
     np.add.at(own, (patients.codes, cell), patients.weights)
-    others = (own.sum(axis=0) - own)[patients.codes[queries]].reshape(len(queries), a, b)
+    others = (own.sum(axis=0) - own[patients.codes[queries]]).reshape(len(queries), a, b)
     y, z, row = clinical[queries], acquisition[queries], np.arange(len(queries))
     both = others[row, y, z]
     robust = others[row, y].sum(axis=1) - both
@@ -258,9 +266,14 @@ def _clusters(
     best, chosen = -np.inf, np.zeros(n, dtype=np.int64)
     for k in range(2, min(_MOST_CLUSTERS, n // 10) + 1):
         found = KMeans(k, n_init=5, random_state=seed % 2**31).fit_predict(embedding)
-        width = silhouette_score(embedding, found, sample_size=min(n, 2_000), random_state=seed % 2**31)
+        some = np.random.default_rng([seed, 8]).permutation(n)[:_SILHOUETTES]
+        if not 1 < len(np.unique(found[some])) < len(some):  # one cluster holds nearly everybody
+            continue
+        width = silhouette_score(embedding[some], found[some])
         if width > best:
             best, chosen = float(width), found
+    if best == -np.inf:
+        return 0, float("nan"), float("nan"), float("nan")
     return (
         int(chosen.max()) + 1,
         float(adjusted_mutual_info_score(clinical, chosen)),

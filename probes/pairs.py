@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from cohort.association import associate
 from cohort.patients import IntArray, Patients
 from probes.estimate import Estimate
-from probes.neighbours import Surroundings
+from probes.neighbours import Neighbours, Surroundings
 from probes.performance_drop import CONFOUNDING, performance_drop
-from probes.remedies import remedies, remedy_sentence
+from probes.remedies import enough_of_each, recoded, remedies, remedy_sentence
 from probes.rows import estimate_row, number, target_of
 from probes.settings import Settings, Steps
 from probes.statistic import Target
@@ -124,7 +124,7 @@ def _further(
     moved = transfer(vectors, targets[0], levels[1], patients, seed)
     steps(f"what neighbours share: {y.name} or {z.name}")
     cost = performance_drop(vectors, targets[0], levels[1], patients, seed)
-    near = around.of(rows, patients).measure(*levels)
+    near = _near(targets, levels, patients, rows, around)
     steps(f"{z.name} taken out, and what it costs {y.name}")
     errors = settings.refitted.get(y.name, 0.0), settings.refitted.get(z.name, 0.0)
     tried = remedies(vectors, *targets, patients, errors, seed)
@@ -148,7 +148,8 @@ def _further(
             "n_train": cost.n_train,
             "note": f"{cost.refusal}." if cost.refusal else "",
         },
-        "neighbours": {
+        "neighbours": near
+        and {
             **{key: number(value) if isinstance(value, float) else value for key, value in vars(near).items()},
             "note": f"{' and '.join(made)}." if made else "",
         },
@@ -159,11 +160,29 @@ def _further(
                     role: {probe: dict(zip(("score", "ci_low", "ci_high"), map(number, s), strict=True)) for probe, s in of.items()}
                     for role, of in (("acquisition", one.acquisition), ("clinical", one.clinical))
                 },
-                "sentence": "" if one.name == "none" else remedy_sentence(one, tried[0], y.name, z.name),
+                "sentence": one.note if one.name == "none" else remedy_sentence(one, tried[0], y.name, z.name),
             }
             for one in tried
         ],
     }  # fmt: skip
+
+
+def _near(
+    targets: tuple[Target, Target],
+    levels: tuple[IntArray, IntArray],
+    patients: Patients,
+    rows: NDArray[np.bool_],
+    around: Surroundings,
+) -> Neighbours | None:
+    """Of the levels that have ten patients; None where there are too few."""
+    coded = [Target(codes, int(codes.max()) + 1) for codes in levels]
+    kept = enough_of_each(coded, patients)
+    if kept is None:
+        return None
+    both = rows.copy()
+    both[rows] = kept
+    inside = patients.subset(kept)
+    return around.of(both, inside).measure(*(np.asarray(recoded(t, kept).data, dtype=np.int64) for t in coded))
 
 
 def _level_names(v: Variable, rows: NDArray[np.bool_], codes: IntArray) -> list[str]:

@@ -24,7 +24,7 @@ from cohort.patients import IntArray, Patients, deal_folds
 from probes.linear import fitted_probe
 from probes.refit import CONTRASTS, N_GROUPS
 from probes.statistic import Statistic, Target
-from probes.transfer import few_images
+from probes.transfer import few_images, judged
 from probes.variables import MIN_PATIENTS
 
 CONFOUNDING = (0.0, 0.25, 0.5, 0.75, 1.0)  # correlation of class and level in the training set
@@ -57,7 +57,7 @@ class PerformanceDrop:
 def performance_drop(
     vectors: NDArray[np.floating], target: Target, levels: IntArray, patients: Patients, seed: int = 0
 ) -> PerformanceDrop:
-    """Of the two levels with the most patients in the smallest of the four cells.
+    """Of the two levels whose smaller class is largest, so that the smallest of the four cells is as large as can be.
 
     The interval: Student's t with 15 degrees of freedom around the drop, its standard error from 15 balanced divisions of the
     patients into halves, each drawn, trained and judged from scratch.
@@ -77,7 +77,7 @@ def performance_drop(
         )
     pair = np.sort(best)
     cells = [np.flatnonzero(steady & (y == a) & (z == b)) for a in (0, 1) for b in pair]
-    few = few_images(patients, np.random.default_rng([seed, 1]))
+    few = few_images(patients, np.random.default_rng([seed, 1]), levels)
     statistic = Statistic.of(target, patients, np.array([1]))
     one = partial(_round, vectors, data, cells, patients, few, statistic)
     label = np.zeros(patients.n_patients, dtype=np.int64)
@@ -94,6 +94,10 @@ def performance_drop(
     difference = np.diff(np.array([_average(s) for s in halved]).reshape(-1, 2), axis=1)
     difference = difference[np.isfinite(difference)]
     drop = _average(scores)
+    if scores[0] <= target.chance or len(difference) < N_GROUPS // 2:
+        return PerformanceDrop(
+            refusal=f"on balanced patients nothing was learnt (AUROC {scores[0]:.2f}): there is nothing to lose"
+        )
     reach = float(student_t.ppf(0.975, len(CONTRASTS))) * float(np.sqrt((difference**2).mean() / 4))
     return PerformanceDrop(
         tuple(int(level) for level in pair),
@@ -126,7 +130,11 @@ def _round(
     smallest = min(map(len, drawn))
     n_test = max(2, round(_TEST * smallest))
     quarter = (smallest - n_test) // 2  # so that two cells alone can give as many as all four
-    judged = _rows(patients, np.concatenate([cell[:n_test] for cell in drawn]), few)
+    quarter -= quarter % 4 if quarter >= 4 else 0  # and each share of it is a whole number of patients
+    seen = _rows(patients, np.concatenate([cell[:n_test] for cell in drawn]), few)
+    mask = np.zeros(len(patients), dtype=bool)
+    mask[seen] = True
+    judging = judged(statistic, patients, mask)
     fit = (data == 1).astype(np.float64)[None]
     scores, penalties = np.zeros(len(CONFOUNDING)), []
     for place, share in enumerate(CONFOUNDING):
@@ -140,10 +148,8 @@ def _round(
             slope, offset, used = fitted_probe(vectors[train], weights, fit[:, train], penalty)
             penalties.append(used)
             out = np.zeros((1, len(patients)))
-            out[:, judged] = slope @ np.asarray(vectors[judged], dtype=np.float64).T + offset[:, None]
-            mask = np.zeros(len(patients), dtype=bool)
-            mask[judged] = True
-            scores[place] += statistic.on_half(out, mask) / len(ways)
+            out[:, seen] = slope @ np.asarray(vectors[seen], dtype=np.float64).T + offset[:, None]
+            scores[place] += judging.on_half(out, mask) / len(ways)
     return scores, float(np.exp(np.mean(np.log(penalties)))), 4 * quarter
 
 

@@ -24,6 +24,7 @@ from probes.estimate import Scored, interval
 from probes.knn import knn_votes
 from probes.linear import fitted_probe
 from probes.statistic import Statistic, Target, fold_label, informative_levels
+from probes.variables import MIN_PATIENTS
 
 MOST_IMAGES = 8_000
 _FOLDS = 5
@@ -71,13 +72,20 @@ def remedies(
             interval of a remedied probe takes over.
     """
     rng = np.random.default_rng([seed, 5])
-    kept = drawn_evenly(patients, MOST_IMAGES, rng)
-    rows = np.zeros(len(patients), dtype=bool)
-    rows[kept] = True
+    rows = enough_of_each((clinical, acquisition), patients)
+    if rows is None:
+        return [Outcome("none", {}, {}, f"left out: under {MIN_PATIENTS} patients with both in a class")]
+    drawn = np.zeros(len(patients), dtype=bool)
+    drawn[np.flatnonzero(rows)[drawn_evenly(patients.subset(rows), MOST_IMAGES, rng)]] = True
+    rows = enough_of_each((clinical, acquisition), patients, drawn)
+    if rows is None:
+        return [Outcome("none", {}, {}, f"left out: under {MIN_PATIENTS} patients with both in a class")]
+    kept = np.flatnonzero(rows)
     part = np.asarray(vectors[kept], dtype=np.float64)
     inside = patients.subset(rows)
-    y, z = (Target(np.asarray(t.data)[kept], t.n_levels) for t in (clinical, acquisition))
-    asked = [_asked(t, inside, error) for t, error in zip((y, z), errors, strict=True)]
+    y, z = (recoded(t, rows) for t in (clinical, acquisition))
+    fewer = float(np.sqrt(patients.n_patients / inside.n_patients))  # patients, whose luck is the greater
+    asked = [_asked(t, inside, error * fewer) for t, error in zip((y, z), errors, strict=True)]
     cell = fold_label(y, inside) * (int(fold_label(z, inside).max()) + 1) + fold_label(z, inside)
     folds = deal_folds(np.unique(inside.typical(cell), return_inverse=True)[1], _FOLDS, rng)[inside.codes]
     counts = bootstrap_counts(inside.n_patients, _BOOTSTRAP, rng)
@@ -106,6 +114,39 @@ def remedies(
                 _by_cohort(name, part, y, z, asked[0], inside, folds, counts, rng) for name in ("reweighted", "matched")
             ]
     return found
+
+
+def enough_of_each(
+    targets: Sequence[Target], patients: Patients, among: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_] | None:
+    """(n,) the rows whose levels, of either variable, have at least ten patients on both sides; None where none are left.
+
+    Rows of two variables together may leave few patients in a level that had enough of one alone.
+    """
+    rows = np.ones(len(patients), dtype=bool) if among is None else among.copy()
+    for _ in range(5):  # leaving out a level of one may make a level of the other rare
+        before = int(rows.sum())
+        if before == 0:
+            return None
+        for target in targets:
+            if not target.n_levels:
+                continue
+            data = np.asarray(target.data, dtype=np.int64)
+            having = [patients.count(rows & (data == level)) for level in range(target.n_levels)]
+            rows &= np.isin(data, [level for level, n in enumerate(having) if n >= MIN_PATIENTS])
+        if int(rows.sum()) == before:
+            break
+    if not rows.any() or patients.count(rows) < 2 * MIN_PATIENTS:
+        return None
+    return None if any(len(np.unique(np.asarray(t.data)[rows])) < 2 for t in targets) else rows
+
+
+def recoded(target: Target, rows: NDArray[np.bool_]) -> Target:
+    """The target of some rows, its levels numbered without gaps."""
+    if not target.n_levels:
+        return Target(np.asarray(target.data)[rows], 0)
+    present, codes = np.unique(np.asarray(target.data)[rows], return_inverse=True)
+    return Target(codes.astype(np.int64), len(present))
 
 
 def _asked(target: Target, patients: Patients, refitted: float) -> _Asked:
@@ -191,10 +232,12 @@ def _by_cohort(
             return Outcome(name, {}, {}, "left out: too few patients of one class are left to train on")
         slope, offset, _ = fitted_probe(vectors[train], weights[train], asked.fit[:, train])
         scores[:, test] = slope @ vectors[test].T + offset[:, None]
-        votes[:, test] = knn_votes(vectors, asked.fit, patients.codes, weights, test, train)
+        votes[:, test] = knn_votes(vectors, asked.fit, patients.codes, weights, test, train, of_patient=of_patient)
     s = asked.statistic
-    within = Statistic(s.target, s.columns, weights, s.strata, s.ranks, s.scarcest)
-    judged = _Asked(within, asked.fit, asked.refitted)
+    effective = float(of_patient.sum() ** 2 / (of_patient**2).sum())  # Kish: as many patients of equal weight
+    scarcest = max(1, int(s.scarcest * effective / patients.n_patients))
+    within = Statistic(s.target, s.columns, weights, s.strata, s.ranks, scarcest)
+    judged = _Asked(within, asked.fit, asked.refitted * float(np.sqrt(patients.n_patients / effective)))
     return Outcome(
         name, {}, {"linear": _judged(judged, scores, patients, counts), "knn": _judged(judged, votes, patients, counts)}
     )

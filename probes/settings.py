@@ -56,7 +56,7 @@ class Settings:
     def asked(self) -> dict[str, Any]:
         """For audit.json."""
         names = ("permutations", "folds", "bootstrap", "seed", "further")
-        return {name: getattr(self, name) for name in names}
+        return {**{name: getattr(self, name) for name in names}, "nonlinear": "nonlinear" in self.others}
 
     def probe(
         self, vectors: NDArray[np.floating], target: Target, patients: Patients, what: str, **more: Any

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import joblib
@@ -83,7 +83,7 @@ def transfer(
     The interval is Student's t with 15 degrees of freedom around the drop; its standard error comes from 15 balanced
     divisions of the patients into two halves, each of which is dealt, trained and tested from scratch.
     """
-    few = few_images(patients, np.random.default_rng([seed, 1]))
+    few = few_images(patients, np.random.default_rng([seed, 1]), levels)
     label = patients.typical(fold_label(target, patients))
     eligible = _levels(target, label, levels, patients)
     if len(eligible) > _MOST_LEVELS:
@@ -146,13 +146,21 @@ def _levels(target: Target, label: IntArray, levels: IntArray, patients: Patient
     return found
 
 
-def few_images(patients: Patients, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """(n,) at most three images of each patient, by lot."""
-    order = np.lexsort((rng.random(len(patients)), patients.codes))
-    starts = np.concatenate([[0], np.cumsum(patients.sizes)[:-1]])
+def few_images(patients: Patients, rng: np.random.Generator, levels: IntArray) -> NDArray[np.bool_]:
+    """(n,) at most three images of each patient and level, by lot."""
+    cell = np.unique(patients.codes * (int(levels.max()) + 1) + levels, return_inverse=True)[1]
+    order = np.lexsort((rng.random(len(patients)), cell))
     place = np.empty(len(patients), dtype=np.int64)
-    place[order] = np.arange(len(patients)) - starts[patients.codes[order]]
+    place[order] = np.arange(len(patients)) - np.searchsorted(cell[order], cell[order])
     return np.asarray(place < _MOST_IMAGES)
+
+
+def judged(statistic: Statistic, patients: Patients, rows: NDArray[np.bool_]) -> Statistic:
+    """The statistic in which each patient weighs 1 by the images that are judged, not by all there are."""
+    codes = patients.codes[rows]
+    weights = np.zeros(len(patients))
+    weights[rows] = 1.0 / np.bincount(codes, minlength=patients.n_patients)[codes]
+    return replace(statistic, weights=weights)
 
 
 def _round(
@@ -175,7 +183,7 @@ def _round(
         folds = np.full(patients.n_patients, -1, dtype=np.int64)
         folds[inside] = deal_folds(label[inside], _FOLDS, rng)
         rows = level.rows & few & (folds[patients.codes] >= 0)
-        statistic = Statistic.of(target, patients, level.columns)
+        statistic = judged(Statistic.of(target, patients, level.columns), patients, rows)
         fit = statistic.targets(np.arange(len(patients))[None])
         out = np.zeros((2, len(fit), len(patients)))
         for fold in range(_FOLDS):
@@ -188,6 +196,8 @@ def _round(
                 taken = np.zeros(patients.n_patients, dtype=bool)
                 taken[chosen] = True
                 train = np.flatnonzero(taken[patients.codes] & few & (level.rows if side == 0 else ~level.rows))
+                if len(train) < 4:
+                    continue
                 weights = 1.0 / np.bincount(patients.codes[train], minlength=patients.n_patients)[patients.codes[train]]
                 slope, offset, chosen_penalty = fitted_probe(vectors[train], weights, fit[:, train], penalty)
                 out[side][:, test] = slope @ np.asarray(vectors[test], dtype=np.float64).T + offset[:, None]

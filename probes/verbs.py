@@ -75,7 +75,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
     """
     config, named = study.section("audit", AuditConfig), _named(study)
     stored = load_vectors(vectors.path)
-    masked = masked_vectors(study.analysis, scan, stored.name)
+    masked = masked_vectors(study.analysis, scan, stored)
     parents = [scan, vectors, *([masked] if masked else [])]
     with begin_run(
         study.analysis, "audit", vectors.name, {**config.model_dump(), **named}, parents, seed=config.seed

@@ -142,9 +142,13 @@ class Index:
             if allowed is not None:
                 candidates = self._allowed_lists(part, more, allowed, nprobe)
             elif probes == nprobe:
-                margin = self._margin if k <= RECALL_AT else None  # it was tuned for so many
+                margin = self._margin if k <= RECALL_AT and not far[which].any() else None  # it was tuned for so many
                 some = pruned(near[which], lists[which], margin)
                 candidates = scan(self._looking, part, wanted, near[which], some)
+                few = (candidates[0] >= 0).sum(axis=1) < k  # a query deep in a list of fewer than it wants
+                if margin is not None and few.any():
+                    again = scan(self._looking, part[few], wanted, near[which[few]], lists[which[few]])
+                    candidates[0][few], candidates[1][few] = again
             else:
                 candidates = scan(self._looking, part, more, *self._ivf.quantizer.search(part, probes))
             similarity[which], rows[which] = self._exactly(unit[which], *candidates, k, allowed)

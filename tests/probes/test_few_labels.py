@@ -33,3 +33,18 @@ def test_without_a_signal_it_is_chance_all_along() -> None:
 
 def test_shares_of_too_few_patients_are_left_out() -> None:
     assert [row["share"] for row in curve(2.0, 24)] == [0.5, 1.0]
+
+
+def test_grades_and_very_many_patients() -> None:
+    rng = np.random.default_rng(0)
+    grade = np.repeat(np.arange(4), 50).astype(float)
+    x = rng.normal(size=(200, 6))
+    x[:, 0] += grade
+    assert few_label_curve(x, Target(grade, 0), Patients(np.arange(200), 200))[-1]["score"] > 0.6
+    n = 6_000
+    y = np.arange(n) % 2
+    x = rng.normal(size=(n, 3))
+    x[n // 2 :, 0] += 2.0 * y[n // 2 :]  # only the later half has the sign: a lot of all of them must be drawn
+    found = few_label_curve(x, Target(y, 2), Patients(np.arange(n), n))
+    assert found[-1]["n_patients"] == 4_000
+    assert found[-1]["score"] > 0.6

@@ -135,3 +135,11 @@ def test_one_embedding_a_patient() -> None:
     found = patient_embeddings(x, patients)
     assert found.shape == (30, 12)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+
+
+def test_the_ends_have_an_interval_too() -> None:
+    for disease, device in ((0, 60), (60, 0)):
+        x, y, z, patients = world(7, disease, device)
+        value, low, high = Neighbourhood(x, patients, 0).robustness(y, z)
+        assert value in (0.0, 1.0)
+        assert high - low > 0.01

@@ -112,3 +112,19 @@ def test_erasure_is_learnt_without_the_patients_it_is_judged_on() -> None:
         found = remedies(x, Target(y, 2), Target(z, 2), Patients(np.arange(60), 60), seed=seed)
         scores.append(next(o for o in found if o.name == "leace").acquisition["linear"][0])
     assert abs(np.mean(scores) - 0.5) < 0.08
+
+
+def test_a_level_of_one_patient_is_left_out_before() -> None:
+    x, y, z, ids = cohort(5, n=120)
+    z = z.copy()
+    z[ids == 0] = 2
+    found = {o.name: o for o in remedies(x, Target(y, 2), Target(z, 3), Patients(ids, 120), seed=0)}
+    assert found["none"].acquisition["linear"][0] > 0.95
+    assert found["matched"].clinical
+
+
+def test_too_few_with_both_is_a_note() -> None:
+    x, y, z, ids = cohort(6, n=16)
+    found = remedies(x, Target(y, 2), Target(z, 2), Patients(ids, 16), seed=0)
+    assert [o.name for o in found] == ["none"]
+    assert "under 10 patients" in found[0].note

@@ -68,3 +68,29 @@ def test_too_few_patients_is_a_sentence() -> None:
     found = world(6, flips=False, n=24)
     assert "10 patients of each class" in found.refusal
     assert np.isnan(found.drop)
+
+
+def test_a_patient_with_a_hundred_images_is_judged_as_one() -> None:
+    """The sign is in the patients with many images only: weighed by all their images they would count for nothing."""
+    rng = np.random.default_rng(0)
+    n = 120
+    many = np.arange(n) % 3 == 0
+    ids = np.repeat(np.arange(n), np.where(many, 60, 1))
+    y, z = rng.permutation(np.arange(n) % 2), np.arange(n) // 2 % 2
+    x = rng.normal(size=(n, 8))[ids] + 0.3 * rng.normal(size=(len(ids), 8))
+    x[:, 0] += 8.0 * (y * many)[ids]
+    found = transfer(x.astype(np.float32), Target(y[ids], 2), z[ids], Patients(ids, n), 0)
+    assert 0.58 < found.within < 0.9, "a third of the patients have the sign"
+
+
+def test_a_factor_that_varies_within_patients_with_a_rare_level() -> None:
+    rng = np.random.default_rng(1)
+    n = 60
+    ids = np.repeat(np.arange(n), 40)
+    z = np.zeros(len(ids), dtype=np.int64)
+    z[np.arange(0, 40 * 40, 40)] = 1  # forty patients have one image of the rare level
+    y = rng.permutation(np.arange(n) % 2)
+    x = rng.normal(size=(n, 6))[ids] + rng.normal(size=(len(ids), 6))
+    x[:, 0] += 4 * y[ids]
+    found = transfer(x, Target(y[ids], 2), z, Patients(ids, n), 0)
+    assert found.refusal or 0.5 < found.within <= 1
