@@ -28,8 +28,8 @@ def test_a_crossed_pattern_is_seen_by_trees_alone() -> None:
 
 
 def test_no_signal_is_chance() -> None:
-    scores = [crossed(False, seed).beside["nonlinear"][0] for seed in range(6)]
-    assert abs(np.mean(scores) - 0.5) < 0.06
+    scores = [crossed(False, seed, 160).beside["nonlinear"][0] for seed in range(3)]
+    assert abs(np.mean(scores) - 0.5) < 0.1
 
 
 def test_numbers_too() -> None:
