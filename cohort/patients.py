@@ -55,6 +55,12 @@ class Patients:
         """How many patients have at least one of these rows."""
         return len(np.unique(self.codes[rows]))
 
+    def images_of(self, chosen: IntArray) -> NDArray[np.bool_]:
+        """(n,) which rows belong to the patients chosen."""
+        taken = np.zeros(self.n_patients, dtype=bool)
+        taken[chosen] = True
+        return np.asarray(taken[self.codes])
+
     def constant(self, values: NDArray[np.generic]) -> NDArray[np.bool_]:
         """For each patient whether all of his or her rows carry the same value, (n_patients,)."""
         first = np.full(self.n_patients, -1, dtype=np.int64)

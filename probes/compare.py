@@ -50,7 +50,7 @@ def compare(
     if target.n_levels and not levels:
         return Change()
     rng = np.random.default_rng([seed, 7])
-    columns = np.array({0: [0], 2: [1]}.get(target.n_levels, levels), dtype=np.int64)
+    columns = target.columns(levels)
     statistic = Statistic.of(target, patients, columns)
     fit = statistic.targets(np.arange(len(patients))[None])
     label = patients.typical(fold_label(target, patients))

@@ -128,7 +128,7 @@ def _probe(
     label = strata if conditional else fold_label(target, patients)
     patient_folds = deal_folds(patients.typical(label), folds, rng_folds)
     ridge = FoldedRidge(vectors, weights, patient_folds[patients.codes], strata)
-    columns = np.array({0: [0], 2: [1]}.get(target.n_levels, levels), dtype=np.int64)
+    columns = target.columns(levels)
     statistic = Statistic.of(target, patients, columns, strata, scarcest)
     block = np.zeros(patients.n_patients, dtype=np.int64) if conditional else patient_folds
     plan = PatientPermutations.plan(patients, target.data, block, strata)

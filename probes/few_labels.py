@@ -31,8 +31,7 @@ def few_label_curve(
 ) -> list[dict[str, Any]]:
     """`share`, `n_patients` who teach, mean `score` over the draws, its standard deviation `sd`; a share of too few is left out."""
     label = patients.typical(fold_label(target, patients))
-    columns = {0: [0], 2: [1]}.get(target.n_levels, list(range(target.n_levels)))
-    statistic = Statistic.of(target, patients, np.array(columns, dtype=np.int64))
+    statistic = Statistic.of(target, patients, target.columns())
     fit = statistic.targets(np.arange(len(patients))[None]).astype(np.float64)
 
     def one(draw: int) -> list[tuple[float, float]]:
@@ -75,9 +74,7 @@ def _share_of(turn: IntArray, label: IntArray, share: float) -> IntArray:
 
 def _rows(patients: Patients, chosen: IntArray, rng: np.random.Generator) -> IntArray:
     """Their images; where that is very many, as many of each patient."""
-    taken = np.zeros(patients.n_patients, dtype=bool)
-    taken[chosen] = True
-    rows = np.flatnonzero(taken[patients.codes])
+    rows = np.flatnonzero(patients.images_of(chosen))
     if len(rows) <= _MOST_IMAGES:
         return rows
     rows = rng.permutation(rows)

@@ -154,6 +154,4 @@ def _round(
 
 
 def _rows(patients: Patients, chosen: IntArray, few: NDArray[np.bool_]) -> IntArray:
-    taken = np.zeros(patients.n_patients, dtype=bool)
-    taken[chosen] = True
-    return np.flatnonzero(taken[patients.codes] & few)
+    return np.flatnonzero(patients.images_of(chosen) & few)

@@ -150,9 +150,8 @@ def recoded(target: Target, rows: NDArray[np.bool_]) -> Target:
 
 
 def _asked(target: Target, patients: Patients, refitted: float) -> _Asked:
-    levels = {0: [0], 2: [1]}.get(target.n_levels, list(range(target.n_levels)))
     scarcest = informative_levels(target, patients, np.zeros(len(patients), dtype=np.int64))[1]
-    statistic = Statistic.of(target, patients, np.array(levels, dtype=np.int64), scarcest=max(scarcest, 1))
+    statistic = Statistic.of(target, patients, target.columns(), scarcest=max(scarcest, 1))
     return _Asked(statistic, statistic.targets(np.arange(len(patients))[None]).astype(np.float64), refitted)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,11 @@ class Target:
         if self.n_levels == 0:
             return "spearman"
         return "auroc" if self.n_levels == 2 else "macro_auroc"
+
+    def columns(self, levels: Sequence[int] | None = None) -> IntArray:
+        """The levels that are scored one against the rest, of those given or of all; of a binary target the event alone."""
+        several = range(self.n_levels) if levels is None else levels
+        return np.array({0: [0], 2: [1]}.get(self.n_levels, list(several)), dtype=np.int64)
 
     @property
     def chance(self) -> float:

@@ -193,9 +193,8 @@ def _round(
             if not len(test) or min(map(len, pair)) < 4:
                 continue
             for side, chosen in enumerate(pair):
-                taken = np.zeros(patients.n_patients, dtype=bool)
-                taken[chosen] = True
-                train = np.flatnonzero(taken[patients.codes] & few & (level.rows if side == 0 else ~level.rows))
+                its = level.rows if side == 0 else ~level.rows
+                train = np.flatnonzero(patients.images_of(chosen) & few & its)
                 if len(train) < 4:
                     continue
                 weights = 1.0 / np.bincount(patients.codes[train], minlength=patients.n_patients)[patients.codes[train]]
