@@ -83,7 +83,7 @@ def parts(values: NDArray[np.float32], table: pd.DataFrame, peer: int) -> dict[s
         observed = float(statistic(ridge.scores(fit), fit)[0])
         told["ridge_fit_s"] = round(time.perf_counter() - began, 2)
         began = time.perf_counter()
-        logistic_scores(values, label, np.array([1]), patients.codes, patients.weights, folds)
+        logistic_scores(ridge, label, np.array([1]))
         told["logistic_fit_s"] = round(time.perf_counter() - began, 2)
         began = time.perf_counter()
         plan = PatientPermutations.plan(patients, label, dealt, strata)

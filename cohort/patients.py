@@ -169,8 +169,11 @@ class PatientPermutations:
         crowd = np.bincount(self.group)[self.group]
         return int(((crowd > 1) | (self.varies & (self.patients.sizes > 1))).sum())
 
-    def draw(self, n_draws: int, seed: int, chunk: int) -> Iterator[IntArray]:
-        """Yield (≤ chunk, n) arrays of source rows: permuted = values[source]. Independent of the chunk size."""
+    def draw(self, n_draws: int, seed: int, chunk: int, rows: IntArray | None = None) -> Iterator[IntArray]:
+        """Yield (≤ chunk, n) arrays of source rows: permuted = values[source]. Independent of the chunk size.
+
+        rows: the images to be told about, in this order; None for all as they are.
+        """
         # A stream of its own (the 2): sharing one with the folds would tie the permutations to them.
         exchange, shuffle = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, 2]).spawn(2))
         by_group = np.argsort(self.group, kind="stable")
@@ -179,17 +182,21 @@ class PatientPermutations:
         position = np.arange(len(codes)) - self.start[codes]
         varying_rows = np.flatnonzero(self.varies[codes])
         cells = self.cell[varying_rows].astype(np.float64)
+        first_row = self.canonical[self.start]
+        wanted = self.patients.codes if rows is None else self.patients.codes[rows]
         for first in range(0, n_draws, chunk):
             n = min(chunk, n_draws - first)
             # argsort of (group + uniform) shuffles within groups only: one sort permutes all groups at once.
             order = np.argsort(sorted_group + exchange.random((n, len(by_group))), axis=1)
             giver = np.empty((n, len(by_group)), dtype=np.int64)
             giver[:, by_group] = by_group[order]
+            if not len(varying_rows):
+                yield np.take(first_row[giver], wanted, axis=1)
+                continue
             position_of = np.where(self.varies[codes], position, 0)
             source = self.start[giver[:, codes]] + position_of
-            if len(varying_rows):
-                mixed = np.argsort(cells + shuffle.random((n, len(varying_rows))), axis=1)
-                source[:, varying_rows] = np.take_along_axis(source[:, varying_rows], mixed, axis=1)
+            mixed = np.argsort(cells + shuffle.random((n, len(varying_rows))), axis=1)
+            source[:, varying_rows] = np.take_along_axis(source[:, varying_rows], mixed, axis=1)
             out = np.empty_like(source)
             out[:, self.canonical] = self.canonical[source]
-            yield out
+            yield out if rows is None else out[:, rows]

@@ -6,6 +6,8 @@ images are compared only if they lie in the same one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,35 +29,80 @@ def tie_bounds(values_sorted: FloatArray) -> tuple[IntArray, IntArray]:
     return first[group], past[group]
 
 
-def below_in_order(scores: FloatArray, counted: FloatArray) -> tuple[FloatArray, IntArray]:
-    """For every score the `counted` weight of strictly lower scores plus half that of equal ones.
+def _sortable(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Integers in the order of the scores, equal where they are equal, the lower half of each free to carry something along."""
+    bits = (scores + np.float32(0)).view(np.int32)  # -0 becomes 0, with which it is tied
+    upper = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative numbers sort the other way round
+    return np.left_shift(upper, 32, dtype=np.int64)
 
-    scores (c, n), counted (c, n) or (n,). Returns ((c, n) in sorted order, (c, n) the sorting order).
+
+def _equal(packed: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the sorted ones have the score of the one before: they differ in the lower half alone."""
+    return np.asarray((packed[:, 1:] ^ packed[:, :-1]) < 1 << 32)
+
+
+def sort_order(scores: FloatArray) -> tuple[IntArray, NDArray[np.bool_]]:
+    """The order that sorts each row of (c, n), and which of the sorted ones equal the one before, (c, n - 1).
+
+    Single precision is sorted as one integer of score and position: twice as fast as argsort, and ties are seen at once.
     """
-    order = np.argsort(scores, axis=1)
-    ordered = np.take_along_axis(scores, order, axis=1)
-    mass = counted[order] if counted.ndim == 1 else np.take_along_axis(counted, order, axis=1)
-    upto = np.cumsum(mass, axis=1, dtype=np.float64)
-    below = upto - 0.5 * mass
-    tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
-    if len(tied):  # duplicate images, a probe of few levels: spread what was counted at a tie group's ends over it
-        edge = np.ones((len(tied), 1), dtype=bool)
-        differs = ordered[tied, 1:] != ordered[tied, :-1]
-        before = np.where(np.hstack([edge, differs]), upto[tied] - mass[tied], -np.inf)
-        after = np.where(np.hstack([differs, edge]), upto[tied], np.inf)
-        start = np.maximum.accumulate(before, axis=1)
-        end = np.minimum.accumulate(after[:, ::-1], axis=1)[:, ::-1]
-        below[tied] = 0.5 * (start + end)
-    return below, order
+    if scores.dtype != np.float32:
+        order = np.argsort(scores, axis=1)
+        ordered = along(scores, order)
+        return order, ordered[:, 1:] == ordered[:, :-1]
+    packed = _sortable(scores)
+    packed |= np.arange(scores.shape[1])
+    packed.sort(axis=1)
+    return packed & 0xFFFFFFFF, _equal(packed)
+
+
+def sort_along(scores: FloatArray, values: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """The values (c, n) in the order that sorts the scores, and which scores equal the one before.
+
+    With scores of single precision the values are carried through the sort, in single precision too, and nothing is gathered.
+    """
+    if scores.dtype != np.float32:
+        order, equal = sort_order(scores)
+        return along(values, order), equal
+    packed = _sortable(scores)
+    packed |= values.astype(np.float32).view(np.uint32)
+    packed.sort(axis=1)
+    return (packed & 0xFFFFFFFF).astype(np.uint32).view(np.float32).astype(np.float64), _equal(packed)
+
+
+def along(values: NDArray[np.generic], order: IntArray) -> NDArray[Any]:
+    """np.take_along_axis(values, order, axis=1), which is slower; one row of values serves all rows of order."""
+    if values.ndim == 1:
+        return np.asarray(values[order])
+    out = np.empty(order.shape, dtype=values.dtype)
+    for row, its, place in zip(out, values, order, strict=True):
+        np.take(its, place, out=row, mode="clip")
+    return out
+
+
+def below(counted: FloatArray, equal: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The `counted` weight (c, n) of strictly lower scores plus half that of equal ones; scores in order, `equal` as from the sort."""
+    upto = np.cumsum(counted, axis=1, dtype=np.float64)
+    under = upto - 0.5 * counted
+    if equal.any():  # duplicate images, a probe of few levels: what lies before and behind a group of ties, halved
+        edge = np.zeros((len(equal), 1), dtype=bool)
+        first = np.flatnonzero(~np.hstack([edge, equal]) & np.hstack([equal, edge]))
+        last = np.flatnonzero(np.hstack([edge, equal]) & ~np.hstack([equal, edge]))
+        middle = 0.5 * (upto.ravel()[first] - counted.ravel()[first] + upto.ravel()[last])
+        sizes = last - first + 1
+        start = np.repeat(first - np.cumsum(sizes) + sizes, sizes)
+        under.ravel()[start + np.arange(len(start))] = np.repeat(middle, sizes)
+    return np.asarray(under)
 
 
 def ridits(values: FloatArray, weights: FloatArray, strata: IntArray) -> NDArray[np.float64]:
     """Weighted mid-ranks within each stratum, scaled to -0.5 … 0.5 (Bross 1958). values (c, n) → (c, n)."""
     out = np.empty(values.shape)
     for rows in rows_of_strata(strata):
-        below, order = below_in_order(values[:, rows], weights[rows])
-        ranks = np.empty_like(below)
-        np.put_along_axis(ranks, order, below, axis=1)
+        order, equal = sort_order(values[:, rows])
+        under = below(weights[rows][order], equal)
+        ranks = np.empty_like(under)
+        np.put_along_axis(ranks, order, under, axis=1)
         out[:, rows] = ranks / weights[rows].sum() - 0.5
     return out
 

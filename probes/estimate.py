@@ -29,8 +29,9 @@ from probes.variables import MIN_PATIENTS
 
 Other = Literal["logistic", "knn", "nonlinear"]
 Scored = tuple[float, float, float]  # score and its 95 % interval
-_MOST_IMAGES = 20_000  # of a kNN probe, whose cost grows with their square, and of trees; drawn evenly over patients
-CHUNK_CELLS = 500_000  # rows × targets at once: what the caches hold, not what the memory holds
+_MOST_IMAGES = 10_000  # of a kNN probe, whose cost grows with their square, and of trees; drawn evenly over patients
+CHUNK_CELLS = 2_500_000  # rows × targets at once: matrix products want many targets
+_SORTED_CELLS = 100_000  # of which so many are sorted at once: sorting wants the caches
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,22 @@ def permutation_null(
 ) -> NDArray[np.float64]:
     """The statistic of the probe refitted to each permuted target, (permutations,), in chunks on all cores."""
 
+    ordered = statistic.reordered(ridge.by_fold)  # each fold one slice of the images
+    columns = len(statistic.columns)
+
     def one(source: IntArray) -> NDArray[np.float64]:
+        """source: places in the order of the cohort, of images in the order of the folds."""
         fit = statistic.targets(source)
-        return statistic(ridge.scores(fit), fit)
+        scores = ridge.scores_by_fold(fit)
+        few = max(1, _SORTED_CELLS // (ridge.n * columns)) * columns
+        return np.concatenate([ordered(scores[i : i + few], fit[i : i + few]) for i in range(0, len(fit), few)])
 
     workers = int(joblib.cpu_count())
-    chunk = int(np.clip(CHUNK_CELLS // (ridge.n * len(statistic.columns)), 1, 128))
+    chunk = int(np.clip(CHUNK_CELLS // (ridge.n * columns), 1, 128))
     parts: list[NDArray[np.float64]] = []
     running: deque[Future[NDArray[np.float64]]] = deque()
     with ThreadPoolExecutor(workers) as pool:  # NumPy's sorts and products let go of the interpreter lock
-        for source in plan.draw(permutations, seed, chunk):
+        for source in plan.draw(permutations, seed, chunk, ridge.by_fold):
             running.append(pool.submit(one, source))
             if len(running) > workers:
                 parts.append(running.popleft().result())
@@ -155,7 +162,7 @@ def _probe(
             levels_of = None if data is None else data[kept]
             scores = boosted_scores(part, levels_of, columns, fit[0, kept], inside.weights, folded, seed)
         elif data is not None:
-            scores = logistic_scores(vectors, data, columns, codes, weights, dealt)
+            scores = logistic_scores(ridge, data, columns)
         else:
             continue
         its = replace(statistic, target=Target(np.asarray(target.data)[kept], target.n_levels), weights=inside.weights,
@@ -223,12 +230,15 @@ def resampled_in_chunks(
     statistic: Statistic, scores: NDArray[np.floating], patients: Patients, counts: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """(bootstrap,) the statistic of each sample of patients; counts (bootstrap, n_patients)."""
-    chunk = max(1, 2 * CHUNK_CELLS // len(patients))
-    samples = [
-        statistic.resampled(scores, counts[first : first + chunk][:, patients.codes])
-        for first in range(0, len(counts), chunk)
-    ]
-    return np.concatenate(samples)
+    chunk = max(1, _SORTED_CELLS // len(patients))
+
+    resampled = statistic.resampler(scores)
+
+    def one(first: int) -> NDArray[np.float64]:
+        return resampled(np.take(counts[first : first + chunk], patients.codes, axis=1))
+
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        return np.concatenate(list(pool.map(one, range(0, len(counts), chunk))))
 
 
 def interval(

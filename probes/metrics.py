@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort.ranks import below_in_order, correlation, ridits, rows_of_strata, tie_bounds
+from cohort.ranks import along, below, rows_of_strata, sort_along, sort_order, tie_bounds
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
@@ -29,15 +29,14 @@ def auroc_parts(
     n_vectors = len(scores)
     concordant, pairs = np.zeros(n_vectors), np.zeros(n_vectors)
     for rows in rows_of_strata(strata):
-        block = scores if len(rows) == scores.shape[1] else scores[:, rows]  # one stratum: no copy
-        is_positive = np.broadcast_to(positive[..., rows], block.shape)
-        weight = weights[rows]
-        below, order = below_in_order(block, np.where(is_positive, 0.0, weight))
-        gain = np.where(is_positive, weight, 0.0)
-        positives = gain.sum(axis=1)
-        negatives = weight.sum() - positives
-        concordant += (np.take_along_axis(gain, order, axis=1) * below).sum(axis=1)
-        pairs += positives * negatives
+        block = scores if len(rows) == scores.shape[1] else np.take(scores, rows, axis=1)  # one stratum: no copy
+        is_positive = np.broadcast_to(positive if block is scores else positive[..., rows], block.shape)
+        weight = weights if block is scores else weights[rows]
+        signed, equal = sort_along(block, np.where(is_positive, weight, -weight))
+        gain = np.maximum(signed, 0.0)
+        loss = gain - signed
+        concordant += np.einsum("ij,ij->i", gain, below(loss, equal))
+        pairs += gain.sum(axis=1) * loss.sum(axis=1)
     return concordant, pairs
 
 
@@ -60,7 +59,19 @@ def spearman(
 
     target_ridits: (c, n) or (n,), from `ridits` with the same weights and strata.
     """
-    return correlation(ridits(scores, weights, strata), np.asarray(target_ridits), weights)
+    targets = np.broadcast_to(target_ridits, scores.shape)
+    cross, norm = np.zeros(len(scores)), np.zeros(len(scores))
+    for rows in rows_of_strata(strata):  # in sorted order: ranks are never put back into their places
+        whole = len(rows) == scores.shape[1]
+        weight = weights if whole else weights[rows]
+        order, equal = sort_order(scores if whole else np.take(scores, rows, axis=1))
+        mass = weight[order]
+        ranks = below(mass, equal) / weight.sum() - 0.5
+        mass *= ranks
+        cross += np.einsum("ij,ij->i", mass, along(targets if whole else np.take(targets, rows, axis=1), order))
+        norm += np.einsum("ij,ij->i", mass, ranks)
+    norm = np.sqrt(norm * (weights * targets**2).sum(axis=1))
+    return np.asarray(np.divide(cross, norm, out=np.zeros_like(norm), where=norm > 1e-12))
 
 
 class BootstrapAuroc:
@@ -73,20 +84,25 @@ class BootstrapAuroc:
                 continue
             rows = rows[np.argsort(scores[rows], kind="stable")]
             first, past = tie_bounds(scores[rows])
-            of = np.flatnonzero(positive[rows])
-            self._blocks.append((rows, positive[rows], of, first[of], past[of]))
+            own = positive[rows]
+            negatives_before = np.concatenate([[0], np.cumsum(~own)])
+            # Only negatives are summed up: a positive stands among them where they begin to be as high, and where they are higher.
+            self._blocks.append((rows[own], rows[~own], negatives_before[first[own]], negatives_before[past[own]]))
 
     def __call__(self, weights: FloatArray) -> NDArray[np.float64]:
         """weights (samples, n) → (samples,); NaN where a sample has no pair to compare."""
         concordant, pairs = np.zeros(len(weights)), np.zeros(len(weights))
-        for rows, positive, of, first, past in self._blocks:
-            weight = weights[:, rows]
-            negative = np.where(positive, 0.0, weight)
-            total = np.zeros((len(weights), len(rows) + 1))
-            np.cumsum(negative, axis=1, out=total[:, 1:])
-            gain = weight[:, of]
-            concordant += 0.5 * (gain * (total[:, first] + total[:, past])).sum(axis=1)
-            pairs += gain.sum(axis=1) * total[:, -1]
+        for positives, negatives, first, past in self._blocks:
+            total = np.zeros(len(negatives) + 1)
+            tied = np.flatnonzero(past > first)
+            for sample, weight in enumerate(weights):
+                np.cumsum(weight[negatives], out=total[1:])
+                gain = weight[positives]
+                won = gain @ total[first]
+                if len(tied):
+                    won += 0.5 * (gain[tied] @ (total[past[tied]] - total[first[tied]]))
+                concordant[sample] += won
+                pairs[sample] += gain.sum() * total[-1]
         return np.asarray(np.divide(concordant, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
 
 
@@ -105,12 +121,20 @@ class BootstrapSpearman:
 
     def __call__(self, weights: FloatArray) -> NDArray[np.float64]:
         """weights (samples, n) → (samples,)."""
-        ranks = np.zeros((2, len(weights), self._n))
-        for rows, sides in self._blocks:
-            weight = weights[:, rows]
-            for side, (order, first, past) in enumerate(sides):
-                total = np.zeros((len(weights), len(rows) + 1))
-                np.cumsum(weight[:, order], axis=1, out=total[:, 1:])
-                scale = np.maximum(total[:, -1:], 1e-12)
-                ranks[side][:, rows[order]] = 0.5 * (total[:, first] + total[:, past]) / scale - 0.5
-        return correlation(ranks[0], ranks[1], weights)
+        out = np.zeros((len(weights), 3))  # products of the ranks: left with right, left with left, right with right
+        ranks = np.zeros((2, self._n))
+        for sample, weight in enumerate(weights):
+            for rows, sides in self._blocks:
+                own = weight[rows]
+                total = np.zeros(len(rows) + 1)
+                for side, (order, first, past) in zip(ranks, sides, strict=True):
+                    np.cumsum(own[order], out=total[1:])
+                    middle = total[first] + total[past]
+                    side[rows[order]] = middle * (0.5 / max(total[-1], 1e-12)) - 0.5
+            weighted = weight * ranks
+            out[sample] = weighted[0] @ ranks[1], weighted[0] @ ranks[0], weighted[1] @ ranks[1]
+        norm = np.sqrt(out[:, 1] * out[:, 2])
+        return np.asarray(np.divide(out[:, 0], norm, out=np.zeros_like(norm), where=norm > 1e-12))
+
+
+Bootstrap = BootstrapAuroc | BootstrapSpearman

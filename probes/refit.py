@@ -6,20 +6,23 @@ So the patients are dealt to 16 groups, and 15 times they are divided into two h
 of a Hadamard matrix say (balanced repeated replication: McCarthy 1969; Wolter 2007, chapter 3). Both halves are
 cross-validated from scratch, with the folds and penalties of the whole. The two halves share no patient, so half
 their mean squared difference is the variance at half the number of patients, without bias; the variance at the whole
-number is half of that. Sums over groups are computed once, so each refit is one Cholesky solution per fold.
+number is half of that. Each refit is one Cholesky solution per fold, of sums over groups of patients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
 from scipy.linalg.lapack import dposv
 
 from cohort.patients import IntArray
-from probes.linear import FoldedRidge
+from probes.linear import FoldedRidge, FoldFactor
 
 N_GROUPS = 16
 CONTRASTS = hadamard(N_GROUPS)[1:]  # (15, 16) of ±1, rows orthogonal, each half of the groups
@@ -36,43 +39,81 @@ def half_sample_pairs(
 ) -> NDArray[np.float64]:
     """Scores of both halves of each of the 15 divisions, (15, 2)."""
     scores = np.zeros((len(CONTRASTS), 2, *targets.shape))
-    d, n_strata = ridge.d, int(strata.max()) + 1
-    sums = None if ridge.kernel else _sums_by_fold(ridge, targets, groups)
-    for fold, (factor, direction) in enumerate(zip(ridge.factors, ridge.directions(targets), strict=True)):
-        if sums is not None:
-            test = ridge.augmented[fold] * np.append(factor.scale, np.ones(n_strata))
+    n_strata = int(strata.max()) + 1
+    parts = list(zip(ridge.rows, ridge.augmented, strict=True))
+    whole = None  # sums over all folds, from which each fold's own are taken
+    if not ridge.kernel:
+        whole = _Sums.of(*parts[0], targets, ridge.weights, groups)
+        for part in parts[1:]:
+            whole.add(_Sums.of(*part, targets, ridge.weights, groups))
+
+    def one(fold: int, factor: FoldFactor, penalty: float) -> None:
+        rows = ridge.rows[fold]
+        if whole is not None:
             scale = np.append(factor.scale, np.ones(n_strata))
-            gram = np.sum([sums[f][0] for f in factor.train_folds], axis=0) * scale * scale[:, None]
-            cross = np.sum([sums[f][1] for f in factor.train_folds], axis=0) * scale[:, None]
+            test = ridge.augmented[fold] * scale
+            sums = _Sums.of(*parts[fold], targets, ridge.weights, groups).left_of(whole)
         else:
             rotate = _block_diagonal(factor.basis, n_strata)
+            scale = np.ones(rotate.shape[1])
             test = ridge.augmented[fold] @ rotate
-            gram, cross = _sums(
-                np.vstack([ridge.augmented[f] for f in factor.train_folds]) @ rotate,
-                targets[:, np.concatenate([ridge.rows[f] for f in factor.train_folds])],
-                ridge.weights[np.concatenate([ridge.rows[f] for f in factor.train_folds])],
-                groups[np.concatenate([ridge.rows[f] for f in factor.train_folds])],
-            )
-            d = gram.shape[1] - n_strata
-        penalty = float(np.exp(np.log(direction.penalty).mean()))
-        whole_gram, whole_cross = gram.sum(axis=0), cross.sum(axis=0)
-        tilt_gram = np.tensordot(CONTRASTS, gram, axes=1)
-        tilt_cross = np.tensordot(CONTRASTS, cross, axes=1)
-        rows = ridge.rows[fold]
-        for division in range(len(CONTRASTS)):
-            for half, sign in enumerate((1.0, -1.0)):
-                slope = _solve(
-                    0.5 * (whole_gram + sign * tilt_gram[division]),
-                    0.5 * (whole_cross + sign * tilt_cross[division]),
-                    penalty,
-                    d,
-                )
+            train = np.concatenate([ridge.rows[f] for f in factor.train_folds])
+            turned = np.vstack([ridge.augmented[f] for f in factor.train_folds]) @ rotate
+            sums = _Sums.of(train, turned, targets, ridge.weights, groups)
+        d = len(scale) - n_strata
+        for division, contrast in enumerate(CONTRASTS):
+            for half, sign in enumerate((1, -1)):
+                gram, cross = sums.of_groups(contrast == sign)
+                slope = _solve(gram * scale * scale[:, None], cross * scale[:, None], penalty, d)
                 scores[division, half][:, rows] = (test @ slope).T
-    out = np.empty((len(CONTRASTS), 2))
-    for division, contrast in enumerate(CONTRASTS):
-        for half, sign in enumerate((1, -1)):
-            out[division, half] = evaluate(scores[division, half], contrast[groups] == sign)
-    return out
+
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        penalties = [float(np.exp(np.log(direction.penalty).mean())) for direction in ridge.directions(targets)]
+        list(pool.map(one, range(len(parts)), ridge.factors, penalties))
+        halves = [contrast[groups] == sign for contrast in CONTRASTS for sign in (1, -1)]
+        found = pool.map(evaluate, scores.reshape(-1, *targets.shape), halves)
+        return np.array(list(found)).reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Weighted Gram matrix and products with the targets of each group, (16, d, d) and (16, d, c), in single precision."""
+
+    gram: NDArray[np.float32]
+    cross: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls,
+        rows: IntArray,
+        features: NDArray[np.floating],  # (m, d) of the rows
+        targets: NDArray[np.floating],  # (c, n)
+        weights: NDArray[np.floating],  # (n,)
+        groups: IntArray,  # (n,)
+    ) -> _Sums:
+        d = features.shape[1]
+        gram = np.zeros((N_GROUPS, d, d), dtype=np.float32)
+        cross = np.zeros((N_GROUPS, d, len(targets)), dtype=np.float32)
+        for group in range(N_GROUPS):
+            inside = np.flatnonzero(groups[rows] == group)
+            rooted = features[inside] * np.sqrt(weights[rows[inside], None]).astype(features.dtype)
+            gram[group] = rooted.T @ rooted
+            cross[group] = rooted.T @ (targets[:, rows[inside]] * np.sqrt(weights[rows[inside]])).T
+        return cls(gram, cross)
+
+    def add(self, other: _Sums) -> None:
+        np.add(self.gram, other.gram, out=self.gram)
+        np.add(self.cross, other.cross, out=self.cross)
+
+    def left_of(self, whole: _Sums) -> _Sums:
+        """What is left of the whole without these."""
+        np.subtract(whole.gram, self.gram, out=self.gram)
+        np.subtract(whole.cross, self.cross, out=self.cross)
+        return self
+
+    def of_groups(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of some groups together, (d, d) and (d, c)."""
+        return self.gram[chosen].sum(axis=0, dtype=np.float64), self.cross[chosen].sum(axis=0, dtype=np.float64)
 
 
 def _solve(gram: NDArray[np.floating], cross: NDArray[np.floating], penalty: float, d: int) -> NDArray[np.float64]:
@@ -94,29 +135,3 @@ def _block_diagonal(basis: NDArray[np.floating], n_strata: int) -> NDArray[np.fl
     out[:d, :r] = basis
     out[d:, r:] = np.eye(n_strata)
     return out
-
-
-def _sums(
-    features: NDArray[np.floating],
-    targets: NDArray[np.floating],
-    weights: NDArray[np.floating],
-    groups: IntArray,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weighted Gram matrix and products with the targets of each group, (16, d, d) and (16, d, c)."""
-    d = features.shape[1]
-    gram, cross = np.zeros((N_GROUPS, d, d)), np.zeros((N_GROUPS, d, len(targets)))
-    for group in range(N_GROUPS):
-        rows = np.flatnonzero(groups == group)
-        weighted = features[rows] * weights[rows, None]
-        gram[group] = features[rows].T @ weighted
-        cross[group] = weighted.T @ targets[:, rows].T
-    return gram, cross
-
-
-def _sums_by_fold(
-    ridge: FoldedRidge, targets: NDArray[np.floating], groups: IntArray
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    return [
-        _sums(block.astype(np.float64), targets[:, rows], ridge.weights[rows], groups[rows])
-        for rows, block in zip(ridge.rows, ridge.augmented, strict=True)
-    ]

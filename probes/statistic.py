@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,12 @@ class Statistic:
             ranks = ridits(np.asarray(target.data, dtype=np.float64)[None], patients.weights, strata)[0]
         return cls(target, columns, patients.weights, strata, ranks, scarcest)
 
+    def reordered(self, rows: IntArray) -> Statistic:
+        """The same of images in another order."""
+        ranks = self.ranks[rows] if len(self.ranks) else self.ranks
+        target = replace(self.target, data=np.asarray(self.target.data)[rows])
+        return replace(self, target=target, weights=self.weights[rows], strata=self.strata[rows], ranks=ranks)
+
     def targets(self, source: IntArray) -> NDArray[np.float32]:
         """Fit targets (c * columns, n) of the permuted variable; source (c, n) row numbers."""
         if self.target.n_levels == 0:
@@ -91,17 +97,22 @@ class Statistic:
         positive = np.asarray(self.target.data)[rows] == self.columns[:, None]
         return float(metrics.auroc(scores[:, rows], positive, weights, strata).mean())
 
-    def resampled(self, scores: NDArray[np.floating], row_counts: NDArray[np.floating]) -> NDArray[np.float64]:
-        """The statistic of the observed scores (columns, n) under resampled patients, (samples,)."""
-        weights = row_counts * self.weights
+    def resampler(self, scores: NDArray[np.floating]) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
+        """What gives the statistic of the observed scores (columns, n) under resampled patients: (samples, n) counts → (samples,)."""
         if self.target.n_levels == 0:
-            return metrics.BootstrapSpearman(scores[0], self.ranks, self.strata)(weights)
-        data = np.asarray(self.target.data)
-        each = [
-            metrics.BootstrapAuroc(s, data == level, self.strata)(weights)
-            for s, level in zip(scores, self.columns, strict=True)
-        ]
-        return np.asarray(np.mean(each, axis=0))
+            each: list[metrics.Bootstrap] = [metrics.BootstrapSpearman(scores[0], self.ranks, self.strata)]
+        else:
+            data = np.asarray(self.target.data)
+            each = [
+                metrics.BootstrapAuroc(s, data == level, self.strata)
+                for s, level in zip(scores, self.columns, strict=True)
+            ]
+
+        def of(row_counts: NDArray[np.floating]) -> NDArray[np.float64]:
+            weights = row_counts * self.weights
+            return np.asarray(np.mean([one(weights) for one in each], axis=0))
+
+        return of
 
 
 def informative_levels(target: Target, patients: Patients, strata: IntArray) -> tuple[list[int], int]:

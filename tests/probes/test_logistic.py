@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from cohort.patients import Patients, deal_folds
 from probes.estimate import probe
-from probes.logistic import logistic_scores
+from probes.linear import FoldedRidge
+from probes.logistic import logistic_scores, newton
 from probes.statistic import Target
 
 
@@ -25,7 +27,27 @@ def world(effect: float, n_patients: int = 400, dim: int = 8, seed: int = 0, lev
 
 def scored(vectors, label, patients, folds, columns=(1,)):  # type: ignore[no-untyped-def]
     weights = Patients(patients, int(patients.max()) + 1).weights
-    return logistic_scores(vectors, label, np.array(columns), patients, weights, folds)
+    ridge = FoldedRidge(vectors, weights, folds, np.zeros(len(label), dtype=np.int64))
+    return logistic_scores(ridge, label, np.array(columns))
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 1e-1, 10.0])
+def test_newton_finds_the_minimum_that_scikit_learn_finds(penalty: float) -> None:
+    vectors, label, patients, _ = world(1.5, n_patients=120)
+    vectors = vectors * np.geomspace(3, 0.1, vectors.shape[1])
+    weights = Patients(patients, 120).weights
+    theirs = LogisticRegression(C=penalty, tol=1e-10, max_iter=5000).fit(vectors, label, sample_weight=weights)
+    features = np.hstack([vectors, np.ones((len(vectors), 1))])
+    ours = newton(features, label.astype(float), weights, 1 / (penalty * weights.sum()), np.zeros(features.shape[1]))
+    both = features @ ours, theirs.decision_function(vectors)
+    np.testing.assert_allclose(*both, atol=2e-3 * np.ptp(both[1]))
+    assert np.corrcoef(*both)[0, 1] > 0.99999
+
+
+def test_separable_levels_and_a_single_one_end_with_finite_numbers() -> None:
+    features = np.column_stack([np.repeat([-1.0, 1.0], 30), np.ones(60)])
+    for target in (np.repeat([0.0, 1.0], 30), np.zeros(60)):
+        assert np.isfinite(newton(features, target, np.ones(60), 1e-4, np.zeros(2))).all()
 
 
 @pytest.mark.parametrize("effect", [0.0, 0.8, 2.0])
