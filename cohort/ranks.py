@@ -33,7 +33,7 @@ def _sortable(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     """Integers in the order of the scores, equal where they are equal, the lower half of each free to carry something along."""
     bits = (scores + np.float32(0)).view(np.int32)  # -0 becomes 0, with which it is tied
     upper = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative numbers sort the other way round
-    return np.left_shift(upper, 32, dtype=np.int64)
+    return np.asarray(np.left_shift(upper, 32, dtype=np.int64))
 
 
 def _equal(packed: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ Arrays and frames in, a dictionary of schema pellucid.audit/1 out (docs/audit.md
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from probes.inputs import Cohort, Names
 from probes.neighbours import Surroundings
 from probes.pairs import QUESTIONS, pair_row
 from probes.rows import variable_row
-from probes.settings import Progress, Settings, Steps
+from probes.settings import Progress, Settings, Steps, side_by_side
 from probes.variables import MIN_PATIENTS, Role, Variable
 from probes.verdicts import ACCUSING, ALPHA, assign_q_values, decide, is_associated, sentence
 
@@ -65,13 +66,12 @@ def audit(
     n_pairs = len(roles["clinical"]) * len(roles["acquisition"])
     steps = Steps(progress, len(cohort.variables) + (7 if further else 4) * n_pairs)
     around = Surroundings(vectors, seed)
-    variables = [variable_row(vectors, v, cohort.patients, settings, steps) for v in cohort.variables]
+    variables = side_by_side(lambda v: variable_row(vectors, v, cohort.patients, settings, steps), cohort.variables)
     by_name = {(row["role"], row["name"]): row for row in variables}
-    pairs = [
-        pair_row(vectors, y, z, cohort.patients, settings, steps, around)
-        for y in roles["clinical"]
-        for z in roles["acquisition"]
-    ]
+    pairs = side_by_side(
+        lambda both: pair_row(vectors, *both, cohort.patients, settings, steps, around),
+        product(roles["clinical"], roles["acquisition"]),
+    )
     assign_q_values(variables)
     assign_q_values([row["missing"] for row in variables if row["missing"] is not None])
     for question in QUESTIONS:
@@ -121,7 +121,7 @@ def probe_variables(
     cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
     settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
     steps = Steps(progress, len(cohort.variables))
-    rows = [variable_row(vectors, v, cohort.patients, settings, steps) for v in cohort.variables]
+    rows = side_by_side(lambda v: variable_row(vectors, v, cohort.patients, settings, steps), cohort.variables)
     assign_q_values(rows)
     assign_q_values([row["missing"] for row in rows if row["missing"] is not None])
     steps.finish()

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from cohort.patients import IntArray, Patients, deal_folds
-from probes.linear import fitted_probe
+from probes.linear import fold_probes
 from probes.statistic import Statistic, Target, fold_label
 
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
-DRAWS = 5  # of folds and patients
+DRAWS = 3  # of folds and patients
 _FOLDS = 5
 _LEAST = 2  # patients of each class, or there is nothing to learn from
-_MOST_IMAGES = 4_000  # of the training patients in one fit: with more, the curve's end is the probe's own score
+_MOST_IMAGES = 5_000  # of the folds together: with more, the curve's end is the probe's own score
 
 
 def few_label_curve(
@@ -39,16 +39,19 @@ def few_label_curve(
         folds = deal_folds(label, _FOLDS, rng)
         scores = np.zeros((len(SHARES), *fit.shape))
         taught = np.zeros(len(SHARES))
+        turn = rng.permutation(patients.n_patients)
+        probes = []
+        for place, share in enumerate(SHARES):
+            train = _rows(patients, _share_of(turn, label * _FOLDS + folds, share), rng)
+            taught[place] = len(np.unique(patients.codes[train])) * (1 - 1 / _FOLDS)
+            weights = 1.0 / np.bincount(patients.codes[train])[patients.codes[train]]
+            dealt = folds[patients.codes[train]]
+            probes.append(fold_probes(vectors[train], weights, fit[:, train], dealt, _FOLDS))
         for fold in range(_FOLDS):
             test = np.flatnonzero(folds[patients.codes] == fold)
-            turn = rng.permutation(np.flatnonzero(folds != fold))
-            for place, share in enumerate(SHARES):
-                chosen = _share_of(turn, label, share)
-                train = _rows(patients, chosen, rng)
-                taught[place] += len(np.unique(patients.codes[train])) / _FOLDS
-                weights = 1.0 / np.bincount(patients.codes[train])[patients.codes[train]]
-                slope, offset, _ = fitted_probe(vectors[train], weights, fit[:, train])
-                scores[place][:, test] = slope @ np.asarray(vectors[test], dtype=np.float64).T + offset[:, None]
+            slopes, offsets = zip(*(of_share[fold][:2] for of_share in probes), strict=True)
+            found = np.vstack(slopes) @ np.asarray(vectors[test], dtype=np.float64).T + np.concatenate(offsets)[:, None]
+            scores[:, :, test] = found.reshape(len(SHARES), len(fit), -1)
         return [(float(n), float(statistic(s, fit)[0])) for n, s in zip(taught, scores, strict=True)]
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
@@ -67,7 +70,7 @@ def few_label_curve(
 
 
 def _share_of(turn: IntArray, label: IntArray, share: float) -> IntArray:
-    """The first so many of each class, so that a larger share holds the smaller one."""
+    """The first so many of each class and fold, so that a larger share holds the smaller one."""
     parts = [turn[label[turn] == value] for value in np.unique(label[turn])]
     return np.concatenate([part[: max(1, round(share * len(part)))] for part in parts])
 

@@ -13,7 +13,9 @@ Legend: n images, d dimensions, k neighbours.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +23,7 @@ from cohort.patients import IntArray, Patients
 
 K = 20  # patients
 TEMPERATURE = 0.07
-_CHUNK_CELLS = 20_000_000  # similarities at once: 80 MB
+_CHUNK_CELLS = 2_000_000  # similarities at once and core: 8 MB
 
 
 def knn_scores(
@@ -63,7 +65,7 @@ def knn_votes(
     wanted = min(k, max(3, n_others // 5), n_others)
     votes = []
     for _, image, near in _nearest(vectors, patients, test, train, centre, wanted, own=False):
-        share = np.exp((near - near.max(axis=1, keepdims=True)) / TEMPERATURE)
+        share = np.exp((near - near[:, :1]) / TEMPERATURE)
         if of_patient is not None:
             share *= of_patient[patients[image]]
         share /= share.sum(axis=1, keepdims=True)
@@ -83,13 +85,8 @@ def nearest_patients(
     """
     bank = np.argsort(patients.codes, kind="stable")
     centre = np.average(np.asarray(vectors, dtype=np.float64), axis=0, weights=patients.weights)
-    found = np.empty((len(queries), k), dtype=np.int64)
-    done = 0
-    for part, image, near in _nearest(vectors, patients.codes, queries, bank, centre, k, own=True):
-        order = np.argsort(-near, axis=1, kind="stable")
-        found[done : done + len(part)] = np.take_along_axis(image, order, axis=1)
-        done += len(part)
-    return found
+    images = [image for _, image, _ in _nearest(vectors, patients.codes, queries, bank, centre, k, own=True)]
+    return np.concatenate(images)
 
 
 def _nearest(
@@ -102,22 +99,26 @@ def _nearest(
     *,
     own: bool,  # whether a query's own patient is among them, and is to be passed over
 ) -> Iterator[tuple[IntArray, IntArray, NDArray[np.float64]]]:
-    """(queries, (q, wanted) rows of the nearest image of the nearest patients in no order, their cosines), by parts."""
+    """(queries, (q, wanted) rows of the nearest image of the nearest patients, nearest first, their cosines), by parts."""
     change = np.diff(patients[bank]) > 0
     starts, owner = np.flatnonzero(np.r_[True, change]), np.cumsum(np.r_[False, change])
+    ends = np.append(starts[1:], len(bank))
     place = np.full(int(patients.max()) + 1, -1, dtype=np.int64)
     place[patients[bank[starts]]] = np.arange(len(starts))
     unit = _unit(vectors[bank], centre)
     rows = max(1, _CHUNK_CELLS // len(bank))
-    for first in range(0, len(queries), rows):
+
+    def one(first: int) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
         part = queries[first : first + rows]
         similarity = _unit(vectors[part], centre) @ unit.T  # (rows, bank)
-        nearest = np.maximum.reduceat(similarity, starts, axis=1)  # (rows, patients of the bank)
         if own:
-            nearest[np.arange(len(part)), place[patients[part]]] = -np.inf
-        chosen = np.argpartition(-nearest, wanted - 1, axis=1)[:, :wanted]
-        near = np.take_along_axis(nearest, chosen, axis=1).astype(np.float64)
-        yield part, bank[_nearest_image(similarity, nearest, chosen, owner)], near
+            for row, patient in zip(similarity, place[patients[part]], strict=True):
+                row[starts[patient] : ends[patient]] = -np.inf
+        image, near = _of_each_patient(similarity, owner, wanted, min(4 * wanted, len(bank)))
+        return part, bank[image], near.astype(np.float64)
+
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        yield from pool.map(one, range(0, len(queries), rows))
 
 
 def _unit(vectors: NDArray[np.floating], centre: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -126,14 +127,28 @@ def _unit(vectors: NDArray[np.floating], centre: NDArray[np.float64]) -> NDArray
     return np.asarray(away / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
-def _nearest_image(
-    similarity: NDArray[np.float32], nearest: NDArray[np.float32], chosen: IntArray, owner: IntArray
-) -> IntArray:
-    """Column of `similarity` in which each chosen patient has his or her nearest image, (rows, wanted)."""
-    found = np.empty(chosen.shape, dtype=np.int64)
-    for row in range(len(chosen)):
-        first = np.full(nearest.shape[1], -1, dtype=np.int64)
-        columns = np.flatnonzero(similarity[row] >= nearest[row, owner])
-        first[owner[columns[::-1]]] = columns[::-1]  # of equally near ones the first
-        found[row] = first[chosen[row]]
-    return found
+def _of_each_patient(
+    similarity: NDArray[np.float32],  # (m, n)
+    owner: IntArray,  # (n,) whose image each column is
+    wanted: int,
+    most: int,  # columns to look among, the most similar ones, before all are looked at
+) -> tuple[IntArray, NDArray[np.float32]]:
+    """Of each row the most similar column of each of the `wanted` most similar patients, nearest first, and how similar."""
+    n = similarity.shape[1]
+    some = np.sort(np.argpartition(similarity, n - most, axis=1)[:, n - most :], axis=1)
+    near = np.take_along_axis(similarity, some, axis=1)
+    order = np.argsort(-near, axis=1, kind="stable")
+    some, near = np.take_along_axis(some, order, axis=1), np.take_along_axis(near, order, axis=1)
+    by_owner = np.argsort(owner[some], axis=1, kind="stable")
+    whose = np.take_along_axis(owner[some], by_owner, axis=1)
+    first = np.empty(some.shape, dtype=bool)
+    np.put_along_axis(first, by_owner, np.diff(whose, axis=1, prepend=-1) != 0, axis=1)
+    first &= near > -np.inf
+    place = np.cumsum(first, axis=1)
+    first &= place <= wanted
+    enough = place[:, -1] >= wanted
+    images, similar = np.empty((len(some), wanted), dtype=np.int64), np.empty((len(some), wanted), dtype=np.float32)
+    images[enough], similar[enough] = (found[enough][first[enough]].reshape(-1, wanted) for found in (some, near))
+    if not enough.all():  # very many images of a few patients are the most similar ones
+        images[~enough], similar[~enough] = _of_each_patient(similarity[~enough], owner, wanted, n)
+    return images, similar

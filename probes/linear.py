@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from scipy.linalg.lapack import dposv
+from scipy.linalg.lapack import dposv, sposv
 
 from cohort.patients import IntArray
 
@@ -181,44 +181,124 @@ class FoldedRidge:
         return out
 
 
+Probe = tuple[NDArray[np.float64], NDArray[np.float64], float]  # (c, d) slopes, (c,) offsets, penalty
+
+
 def fitted_probe(
     vectors: NDArray[np.floating],  # (n, d) of the training patients
     weights: NDArray[np.float64],  # (n,) 1 / images of the patient
     targets: NDArray[np.floating],  # (c, n)
     penalty: float | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+) -> Probe:
     """The same probe fitted once: (c, d) slopes and (c,) offsets whose scores have unit spread in training, and the penalty.
 
     penalty: chosen as in `FoldedRidge` where None is given; one given is solved for at once.
     """
+    exact: type[np.floating[Any]] = (
+        np.float64 if penalty is None else np.float32
+    )  # only the spectrum needs more than single precision
     share = weights / weights.sum()
-    values = np.asarray(vectors, dtype=np.float64)
-    mean = share @ values
-    centred = values - mean
-    weighted = targets.astype(np.float64) * share
-    if penalty is not None:
-        scale = _scale(share @ centred**2)
-        rooted = centred * scale * np.sqrt(share)[:, None]
-        wanted = (targets * np.sqrt(share)).astype(np.float64)
-        wide = centred.shape[1] > len(centred)  # then the (n, n) side is the smaller
-        inner = rooted @ rooted.T if wide else rooted.T @ rooted
+    mean = share @ vectors
+    centred = np.asarray(vectors - mean, dtype=exact)
+    rooted = centred * np.sqrt(share, dtype=exact)[:, None]
+    weighted = np.asarray(targets * share, dtype=exact)
+    spread = (weighted * targets).sum(axis=1) - weighted.sum(axis=1) ** 2
+    if vectors.shape[1] <= len(vectors):
+        return _probe_of(mean, rooted.T @ rooted, weighted @ centred, spread, float(weights.sum()), penalty)
+    if penalty is not None:  # the (n, n) side is the smaller
+        scale = _scale((rooted**2).sum(axis=0))
+        scaled = rooted * scale
+        inner = scaled @ scaled.T
         inner[np.diag_indices_from(inner)] += penalty
-        solved = dposv(inner, wanted.T if wide else (wanted @ rooted).T)[1].T
-        slope = (solved @ rooted if wide else solved) * scale
+        slope = _solved(inner, targets * np.sqrt(share)) @ scaled * scale
     else:
-        rooted = centred * np.sqrt(share)[:, None]
-        kernel = centred.shape[1] > len(centred)
-        _, basis, eigenvalues = _kernel_basis(rooted) if kernel else _gram_basis(rooted.T @ rooted)
-        moment = weighted @ centred @ basis  # (c, r)
-        penalties, inverse, correction = _penalties(eigenvalues, weights.sum(), 1)
-        spread = (weighted * targets).sum(axis=1) - weighted.sum(axis=1) ** 2
-        explained = (moment**2) @ (2 * inverse - eigenvalues * inverse**2).T
-        residual = np.maximum(spread[:, None] - explained, 0.0) * correction
-        chosen = np.argmin(residual, axis=1)
-        slope = (inverse[chosen] * moment) @ basis.T
-        penalty = float(np.exp(np.log(penalties[chosen]).mean()))
-    slope = slope / np.maximum(np.sqrt(((slope @ centred.T) ** 2) @ share), 1e-12)[:, None]
+        _, basis, eigenvalues = _kernel_basis(rooted)
+        slope, penalty = _chosen(basis, eigenvalues, weighted @ centred, spread, float(weights.sum()))
+    slope = slope / np.maximum(np.sqrt(((slope @ rooted.T) ** 2).sum(axis=1)), 1e-12)[:, None]
     return slope, -slope @ mean, penalty
+
+
+def fold_probes(
+    vectors: NDArray[np.floating],  # (n, d)
+    weights: NDArray[np.float64],  # (n,) 1 / images of the patient
+    targets: NDArray[np.floating],  # (c, n)
+    folds: IntArray,  # (n,) whole patients, 0 … k-1
+    n_folds: int,
+    penalty: float | None = None,
+) -> list[Probe]:
+    """`fitted_probe` of all folds but each in turn; the sums over the vectors are computed once."""
+    exact: type[np.floating[Any]] = np.float64 if penalty is None else np.float32
+    centre = weights @ vectors / weights.sum()
+    parts = []
+    for fold in range(n_folds):
+        rows = np.flatnonzero(folds == fold)
+        away = np.asarray(vectors[rows] - centre, dtype=exact)
+        own, its = weights[rows].astype(exact), np.asarray(targets[:, rows], dtype=exact)
+        rooted = away * np.sqrt(own)[:, None]
+        parts.append([own.sum(), own @ away, rooted.T @ rooted, (its * own) @ away, its @ own, its**2 @ own])
+    whole = [np.sum(of_folds, axis=0) for of_folds in zip(*parts, strict=True)]
+    found = []
+    for fold in range(n_folds):
+        rows = np.flatnonzero(folds != fold)
+        if vectors.shape[1] > len(rows):
+            found.append(fitted_probe(vectors[rows], weights[rows], targets[:, rows], penalty))
+            continue
+        mass, total, gram, cross, sums, squares = (a - b for a, b in zip(whole, parts[fold], strict=True))
+        mean = total / mass
+        covariance = gram / mass - np.outer(mean, mean)
+        moment = cross / mass - np.outer(sums / mass, mean)
+        slope, offset, used = _probe_of(
+            mean, covariance, moment, squares / mass - (sums / mass) ** 2, float(mass), penalty
+        )
+        found.append((slope, offset - slope @ centre, used))
+    return found
+
+
+def _probe_of(
+    mean: NDArray[np.float64],  # (d,)
+    covariance: NDArray[np.float64],  # (d, d)
+    moment: NDArray[np.float64],  # (c, d) covariances of the targets with the vectors
+    spread: NDArray[np.float64],  # (c,) variances of the targets
+    n_patients: float,
+    penalty: float | None,
+) -> Probe:
+    if penalty is None:
+        _, basis, eigenvalues = _gram_basis(covariance)
+        slope, penalty = _chosen(basis, eigenvalues, moment, spread, n_patients)
+    else:
+        scale = _scale(np.diag(covariance))
+        system = covariance * scale * scale[:, None]
+        system[np.diag_indices_from(system)] += penalty
+        slope = _solved(system, moment * scale) * scale
+    deviation = np.sqrt(np.maximum(((slope @ covariance) * slope).sum(axis=1), 0.0))
+    slope = slope / np.maximum(deviation, 1e-12)[:, None]
+    return slope, -slope @ mean, penalty
+
+
+def _solved(system: NDArray[np.floating], wanted: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(c, d) from a positive definite system (d, d) and (c, d); once more in double precision where single is not enough."""
+    solve = sposv if system.dtype == np.float32 else dposv
+    _, found, failed = solve(system, wanted.T)
+    if failed and system.dtype == np.float32:
+        exact = system.astype(np.float64)
+        exact[np.diag_indices_from(exact)] += 1e-6 * np.diag(exact).mean()
+        return _solved(exact, wanted)
+    return np.asarray(found.T)
+
+
+def _chosen(
+    basis: NDArray[np.float64],
+    eigenvalues: NDArray[np.float64],
+    moment: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    n_patients: float,
+) -> tuple[NDArray[np.float64], float]:
+    """Slopes with the penalty chosen for each target, and the mean of the penalties."""
+    moment = moment @ basis  # (c, r)
+    penalties, inverse, correction = _penalties(eigenvalues, n_patients, 1)
+    explained = (moment**2) @ (2 * inverse - eigenvalues * inverse**2).T
+    chosen = np.argmin(np.maximum(spread[:, None] - explained, 0.0) * correction, axis=1)
+    return (inverse[chosen] * moment) @ basis.T, float(np.exp(np.log(penalties[chosen]).mean()))
 
 
 _Basis = tuple[
@@ -229,7 +309,7 @@ _Basis = tuple[
 def _scale(variance: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / standard deviation; 0 for a dimension that does not vary among the training patients."""
     usable = variance > 1e-10 * max(float(variance.max(initial=0.0)), 1e-300)
-    return np.where(usable, 1.0 / np.sqrt(np.where(usable, variance, 1.0)), 0.0)
+    return np.where(usable, 1.0 / np.sqrt(np.where(usable, variance, 1.0)), 0.0).astype(variance.dtype)
 
 
 def _keep(eigenvalues: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -120,7 +120,9 @@ def _joined(features: list[NDArray[np.floating]], ridge: FoldedRidge, folds: lis
     return np.vstack([features[f] for f in folds]), rows, ridge.weights[rows]
 
 
-def _with(rows: _Rows, target: NDArray[np.float64]) -> tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]:
+def _with(
+    rows: _Rows, target: NDArray[np.float64]
+) -> tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]:
     return rows[0], target[rows[1]], rows[2]
 
 

@@ -15,6 +15,7 @@ Legend: n images, p patients, d dimensions, k neighbours, a levels of the clinic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from probes.knn import K, nearest_patients
 
 N_GROUPS = 16  # of patients, left out one after the other
 MOST_QUERIES = 10_000  # images whose neighbours are looked for, drawn evenly over patients
-SHUFFLES = 199
+SHUFFLES = 200_000  # patients whose chance is counted, all permutations together
 KBET_ALPHA = 0.05
 LISI_NEIGHBOURS = 90  # as in [2]: three times the perplexity
 _MOST_CLUSTERS = 10
@@ -80,14 +81,16 @@ class Surroundings:
     def __init__(self, vectors: NDArray[np.floating], seed: int) -> None:
         self.vectors, self.seed = vectors, seed
         self._known: dict[bytes, Neighbourhood] = {}
+        self._one_at_a_time = Lock()  # pairs run beside each other
 
     def of(self, rows: NDArray[np.bool_], patients: Patients) -> Neighbourhood:
         """`patients`: those of the rows."""
         key = np.packbits(rows).tobytes()
-        if key not in self._known:
-            part = self.vectors if rows.all() else self.vectors[rows]
-            self._known[key] = Neighbourhood(part, patients, self.seed)
-        return self._known[key]
+        with self._one_at_a_time:
+            if key not in self._known:
+                part = self.vectors if rows.all() else self.vectors[rows]
+                self._known[key] = Neighbourhood(part, patients, self.seed)
+            return self._known[key]
 
 
 class Neighbourhood:
@@ -106,6 +109,9 @@ class Neighbourhood:
             rng.choice(everybody, _MOST_PATIENTS, replace=False) if patients.n_patients > _MOST_PATIENTS else everybody
         )
         self.few = np.sort(few)
+        self._mixed: dict[bytes, tuple[float, float, float, float]] = {}  # by factor
+        self._grouped: dict[bytes, IntArray | None] = {}  # clusters, by who is in them
+        self._one_at_a_time = Lock()
 
     def measure(self, clinical: IntArray, acquisition: IntArray) -> Neighbours:
         """All measures of one pair.
@@ -117,9 +123,14 @@ class Neighbourhood:
         chance = robustness_chance(self.patients, self.queries, clinical, acquisition)
         factor = _of_patients(self.patients, acquisition)
         here = self.few[factor[self.few] >= 0]
-        mixed = _mixing(self.embedding[here], factor[here], self.seed)
-        grouped = _clusters(self.embedding[here], _typical(self.patients, clinical)[here], factor[here], self.seed)
-        return Neighbours(self.k, index, low, high, chance, *mixed, *grouped, len(here))
+        who, its = here.tobytes(), factor.tobytes()
+        with self._one_at_a_time:
+            if its not in self._mixed:
+                self._mixed[its] = _mixing(self.embedding[here], factor[here], self.seed)
+            if who not in self._grouped:
+                self._grouped[who] = _clusters(self.embedding[here], self.seed)
+        grouped = _agreement(self._grouped[who], _typical(self.patients, clinical)[here], factor[here])
+        return Neighbours(self.k, index, low, high, chance, *self._mixed[its], *grouped, len(here))
 
     def robustness(self, clinical: IntArray, acquisition: IntArray) -> tuple[float, float, float]:
         """Robustness Index [0, equation 1] with its 95 % interval.
@@ -252,18 +263,16 @@ def _mixing(embedding: NDArray[np.float32], levels: IntArray, seed: int) -> tupl
 
     rng = np.random.default_rng([seed, 3])
     ilisi, rejected = both(levels)
-    shuffled = np.mean([both(rng.permutation(levels)) for _ in range(SHUFFLES)], axis=0)
+    shuffled = np.mean([both(rng.permutation(levels)) for _ in range(int(np.clip(SHUFFLES // n, 19, 199)))], axis=0)
     return ilisi, float(shuffled[0]), rejected, float(shuffled[1])
 
 
-def _clusters(
-    embedding: NDArray[np.float32], clinical: IntArray, acquisition: IntArray, seed: int
-) -> tuple[int, float, float, float]:
-    """Number of clusters, adjusted mutual information with either label, and PathoROB's clustering score."""
+def _clusters(embedding: NDArray[np.float32], seed: int) -> IntArray | None:
+    """(p,) cluster of each patient by k-means, their number chosen by silhouette; None where there are too few or all are alike."""
     n = len(embedding)
     if n < 3 * N_GROUPS:
-        return 0, float("nan"), float("nan"), float("nan")
-    best, chosen = -np.inf, np.zeros(n, dtype=np.int64)
+        return None
+    best, chosen = -np.inf, None
     for k in range(2, min(_MOST_CLUSTERS, n // 10) + 1):
         found = KMeans(k, n_init=5, random_state=seed % 2**31).fit_predict(embedding)
         some = np.random.default_rng([seed, 8]).permutation(n)[:_SILHOUETTES]
@@ -271,14 +280,19 @@ def _clusters(
             continue
         width = silhouette_score(embedding[some], found[some])
         if width > best:
-            best, chosen = float(width), found
-    if best == -np.inf:
+            best, chosen = float(width), found.astype(np.int64)
+    return chosen
+
+
+def _agreement(clusters: IntArray | None, clinical: IntArray, acquisition: IntArray) -> tuple[int, float, float, float]:
+    """Number of clusters, adjusted mutual information with either label, and PathoROB's clustering score."""
+    if clusters is None:
         return 0, float("nan"), float("nan"), float("nan")
     return (
-        int(chosen.max()) + 1,
-        float(adjusted_mutual_info_score(clinical, chosen)),
-        float(adjusted_mutual_info_score(acquisition, chosen)),
-        float(adjusted_rand_score(clinical, chosen) - adjusted_rand_score(acquisition, chosen)),
+        int(clusters.max()) + 1,
+        float(adjusted_mutual_info_score(clinical, clusters)),
+        float(adjusted_mutual_info_score(acquisition, clusters)),
+        float(adjusted_rand_score(clinical, clusters) - adjusted_rand_score(acquisition, clusters)),
     )
 
 

@@ -26,7 +26,7 @@ from probes.linear import fitted_probe
 from probes.statistic import Statistic, Target, fold_label, informative_levels
 from probes.variables import MIN_PATIENTS
 
-MOST_IMAGES = 8_000
+MOST_IMAGES = 4_000
 _FOLDS = 5
 _BOOTSTRAP = 200
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Any, TypeVar
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from cohort.errors import UserError
 from cohort.patients import Patients
@@ -23,15 +27,33 @@ class Steps:
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
+        self._one_at_a_time = Lock()
 
     def __call__(self, what: str) -> None:
-        if self.progress is not None:
-            self.progress(self.done, self.total, what)
-        self.done += 1
+        with self._one_at_a_time:
+            if self.progress is not None:
+                self.progress(self.done, self.total, what)
+            self.done += 1
 
     def finish(self) -> None:
         if self.progress is not None:
             self.progress(self.total, self.total, "done")
+
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+
+
+def side_by_side(question: Callable[[Job], Answer], jobs: Iterable[Job]) -> list[Answer]:
+    """The answers in the order of the jobs, a few at once (each holds a copy of the vectors); each has its own seed, so order changes nothing."""
+    # The limit is the process's: set once around them all, because two threads that set and restore it undo each other.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(joblib.cpu_count(), 4)) as pool:
+        running = [pool.submit(question, job) for job in jobs]
+        try:
+            return [one.result() for one in running]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 class Settings:

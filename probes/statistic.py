@@ -87,6 +87,10 @@ class Statistic:
         each = metrics.auroc(scores, targets > 0.5, self.weights, self.strata)
         return np.asarray(each.reshape(-1, len(self.columns)).mean(axis=1))
 
+    def observed(self, scores: NDArray[np.floating]) -> float:
+        """The statistic of the target as it is; scores (columns, n)."""
+        return self.on_half(scores, np.ones(scores.shape[1], dtype=bool))
+
     def on_half(self, scores: NDArray[np.floating], rows: NDArray[np.bool_]) -> float:
         """The statistic of some of the rows (whole patients), NaN where they hold no pair to compare."""
         weights, strata = self.weights[rows], self.strata[rows]

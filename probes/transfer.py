@@ -24,16 +24,16 @@ from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
 from cohort.patients import IntArray, Patients, deal_folds
-from probes.linear import fitted_probe
+from probes.linear import fold_probes
 from probes.refit import CONTRASTS, N_GROUPS
 from probes.statistic import Statistic, Target, fold_label
 from probes.variables import MIN_PATIENTS
 
-ROUNDS = 4  # of folds and draws for the estimate, and one for each half sample
+ROUNDS = 2  # of folds and draws for the estimate, and one for each half sample
 _FOLDS = 5
 _MOST_PATIENTS = 400  # a level; more would cost minutes and narrow the interval by little
 _MOST_IMAGES = 3  # a patient
-_MOST_LEVELS = 6  # the largest; each is left out in turn
+_MOST_LEVELS = 4  # the largest; each is left out in turn
 
 
 @dataclass(frozen=True)
@@ -179,30 +179,29 @@ def _round(
     scores, penalties = np.full((len(eligible), 2), np.nan), []
     for place, level in enumerate(eligible):
         inside = _at_most(level.inside & among, _MOST_PATIENTS, rng)
-        outside = np.flatnonzero(level.outside & among)
-        folds = np.full(patients.n_patients, -1, dtype=np.int64)
-        folds[inside] = deal_folds(label[inside], _FOLDS, rng)
-        rows = level.rows & few & (folds[patients.codes] >= 0)
+        folds = np.full((2, patients.n_patients), -1, dtype=np.int64)  # of who is judged or teaches within, and across
+        folds[0, inside] = deal_folds(label[inside], _FOLDS, rng)
+        own, others = _same_size(inside, np.flatnonzero(level.outside & among), label, rng)
+        rows = level.rows & few & (folds[0][patients.codes] >= 0)
+        if len(own) < _FOLDS or not rows.any():
+            continue
+        folds[1, others] = deal_folds(label[others], _FOLDS, rng)
         statistic = judged(Statistic.of(target, patients, level.columns), patients, rows)
+        test = np.flatnonzero(rows)
         fit = statistic.targets(np.arange(len(patients))[None])
-        out = np.zeros((2, len(fit), len(patients)))
-        for fold in range(_FOLDS):
-            test = np.flatnonzero(rows & (folds[patients.codes] == fold))
-            own = np.flatnonzero((folds >= 0) & (folds != fold))
-            pair = _same_size(own, outside, label, rng)
-            if not len(test) or min(map(len, pair)) < 4:
+        out = np.zeros((2, len(fit), len(test)))
+        for side, chosen in enumerate((own, others)):
+            train = np.flatnonzero(patients.images_of(chosen) & few & (level.rows if side == 0 else ~level.rows))
+            if len(train) < 2 * _FOLDS:
                 continue
-            for side, chosen in enumerate(pair):
-                its = level.rows if side == 0 else ~level.rows
-                train = np.flatnonzero(patients.images_of(chosen) & few & its)
-                if len(train) < 4:
-                    continue
-                weights = 1.0 / np.bincount(patients.codes[train], minlength=patients.n_patients)[patients.codes[train]]
-                slope, offset, chosen_penalty = fitted_probe(vectors[train], weights, fit[:, train], penalty)
-                out[side][:, test] = slope @ np.asarray(vectors[test], dtype=np.float64).T + offset[:, None]
-                penalties.append(chosen_penalty)
-        if rows.any():
-            scores[place] = [statistic.on_half(out[side], rows) for side in range(2)]
+            weights = 1.0 / np.bincount(patients.codes[train], minlength=patients.n_patients)[patients.codes[train]]
+            dealt = folds[side][patients.codes[train]]
+            probes = fold_probes(vectors[train], weights, fit[:, train], dealt, _FOLDS, penalty)
+            for fold, (slope, offset, used) in enumerate(probes):
+                here = folds[0][patients.codes[test]] == fold
+                out[side][:, here] = slope @ np.asarray(vectors[test[here]], dtype=np.float64).T + offset[:, None]
+                penalties.append(used)
+        scores[place] = [statistic.reordered(test).observed(out[side]) for side in range(2)]
     return scores, float(np.exp(np.mean(np.log(penalties)))) if penalties else 1.0
 
 
