@@ -38,7 +38,7 @@ def _sortable(scores: NDArray[np.float32]) -> NDArray[np.int64]:
 
 def _equal(packed: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which of the sorted ones have the score of the one before: they differ in the lower half alone."""
-    return np.asarray((packed[:, 1:] ^ packed[:, :-1]) < 1 << 32)
+    return np.asarray((packed[:, 1:] ^ packed[:, :-1]) >> 32 == 0)
 
 
 def sort_order(scores: FloatArray) -> tuple[IntArray, NDArray[np.bool_]]:

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from cohort.ranks import ridits
+from cohort.ranks import ridits, sort_order
 from probes import metrics
 
 ONE = np.zeros(80, dtype=np.int64)
@@ -38,11 +38,20 @@ def test_auroc_is_scikit_learns(data):
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-def test_stratified_auroc_is_its_definition(data):
+@pytest.mark.parametrize("precision", [np.float64, np.float32])
+def test_stratified_auroc_is_its_definition(data, precision):
     scores, positive, weights, strata = data
+    scores = scores.astype(precision)
     ours = metrics.auroc(scores, positive, weights, strata)
     pairs = [by_pairs(s, p, weights, strata) for s, p in zip(scores, positive, strict=True)]
-    np.testing.assert_allclose(ours, pairs, atol=1e-12)
+    np.testing.assert_allclose(ours, pairs, atol=1e-12 if precision is np.float64 else 1e-7)
+
+
+def test_single_precision_knows_ties_and_signs():
+    scores = np.array([[-2.0, -1.0, -0.0, 0.0, 1.0, 1.0, np.float32(1) + np.float32(2e-7), 3e38]], dtype=np.float32)
+    order, equal = sort_order(scores)
+    assert order[0].tolist() == list(range(8))
+    assert equal[0].tolist() == [False, False, True, False, True, False, False]
 
 
 def test_auroc_below_half_stays_below_half(data):
@@ -57,8 +66,9 @@ def test_no_pair_to_compare_is_nan_not_a_number():
     assert np.isnan(metrics.auroc(np.ones((1, 4)), np.ones((1, 4), bool), np.ones(4), np.zeros(4, np.int64))[0])
 
 
-def test_spearman_is_scipys(data):
-    scores, _, _, _ = data
+@pytest.mark.parametrize("precision", [np.float64, np.float32])
+def test_spearman_is_scipys(data, precision):
+    scores = data[0].astype(precision)
     target = np.random.default_rng(0).integers(0, 5, 80).astype(float)
     ranks = ridits(target[None], np.ones(80), ONE)
     ours = metrics.spearman(scores, ranks, np.ones(80), ONE)
