@@ -80,7 +80,7 @@ def parts(values: NDArray[np.float32], table: pd.DataFrame, peer: int) -> dict[s
     with threadpool_limits(1, user_api="blas"):
         began = time.perf_counter()
         ridge = FoldedRidge(values, patients.weights, folds, strata)
-        observed = float(statistic(ridge.scores(fit), fit)[0])
+        observed = statistic.observed(ridge.scores(fit))
         told["ridge_fit_s"] = round(time.perf_counter() - began, 2)
         began = time.perf_counter()
         logistic_scores(ridge, label, np.array([1]))

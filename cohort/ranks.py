@@ -29,45 +29,11 @@ def tie_bounds(values_sorted: FloatArray) -> tuple[IntArray, IntArray]:
     return first[group], past[group]
 
 
-def _sortable(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Integers in the order of the scores, equal where they are equal, the lower half of each free to carry something along."""
-    bits = (scores + np.float32(0)).view(np.int32)  # -0 becomes 0, with which it is tied
-    upper = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative numbers sort the other way round
-    return np.asarray(np.left_shift(upper, 32, dtype=np.int64))
-
-
-def _equal(packed: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the sorted ones have the score of the one before: they differ in the lower half alone."""
-    return np.asarray((packed[:, 1:] ^ packed[:, :-1]) >> 32 == 0)
-
-
 def sort_order(scores: FloatArray) -> tuple[IntArray, NDArray[np.bool_]]:
-    """The order that sorts each row of (c, n), and which of the sorted ones equal the one before, (c, n - 1).
-
-    Single precision is sorted as one integer of score and position: twice as fast as argsort, and ties are seen at once.
-    """
-    if scores.dtype != np.float32:
-        order = np.argsort(scores, axis=1)
-        ordered = along(scores, order)
-        return order, ordered[:, 1:] == ordered[:, :-1]
-    packed = _sortable(scores)
-    packed |= np.arange(scores.shape[1])
-    packed.sort(axis=1)
-    return packed & 0xFFFFFFFF, _equal(packed)
-
-
-def sort_along(scores: FloatArray, values: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """The values (c, n) in the order that sorts the scores, and which scores equal the one before.
-
-    With scores of single precision the values are carried through the sort, in single precision too, and nothing is gathered.
-    """
-    if scores.dtype != np.float32:
-        order, equal = sort_order(scores)
-        return along(values, order), equal
-    packed = _sortable(scores)
-    packed |= values.astype(np.float32).view(np.uint32)
-    packed.sort(axis=1)
-    return (packed & 0xFFFFFFFF).astype(np.uint32).view(np.float32).astype(np.float64), _equal(packed)
+    """The order that sorts each row of (c, n), and which of the sorted ones equal the one before, (c, n - 1)."""
+    order = np.argsort(scores, axis=1)
+    ordered = along(scores, order)
+    return order, ordered[:, 1:] == ordered[:, :-1]
 
 
 def along(values: NDArray[np.generic], order: IntArray) -> NDArray[Any]:

@@ -37,7 +37,7 @@ def compare(
     patients: Patients,
     *,
     folds: int = 5,
-    bootstrap: int = 1000,
+    bootstrap: int = 400,
     seed: int = 0,
 ) -> Change:
     """Probe both (n, d) sets, which may differ in d, in the same patient-grouped folds.
@@ -62,7 +62,7 @@ def compare(
         for values in (before, after):
             ridge = FoldedRidge(values, patients.weights, dealt[patients.codes], strata)
             found = ridge.scores(fit)
-            scores.append(float(statistic(found, fit)[0]))
+            scores.append(statistic.observed(found))
             drawn.append(resampled_in_chunks(statistic, found, patients, counts))
             halves.append(half_sample_pairs(ridge, fit, groups, strata, statistic.on_half))
     change = scores[1] - scores[0]

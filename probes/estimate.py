@@ -31,7 +31,7 @@ Other = Literal["logistic", "knn", "nonlinear"]
 Scored = tuple[float, float, float]  # score and its 95 % interval
 _MOST_IMAGES = 10_000  # of a kNN probe, whose cost grows with their square, and of trees; drawn evenly over patients
 CHUNK_CELLS = 2_500_000  # rows × targets at once: matrix products want many targets
-_SORTED_CELLS = 100_000  # of which so many are sorted at once: sorting wants the caches
+_SAMPLED_CELLS = 100_000  # rows × bootstrap samples at once: sums want the caches
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ def permutation_null(
     def one(source: IntArray) -> NDArray[np.float64]:
         """source: places in the order of the cohort, of images in the order of the folds."""
         fit = statistic.targets(source)
-        scores = ridge.scores_by_fold(fit)
-        few = max(1, _SORTED_CELLS // (ridge.n * columns)) * columns
-        return np.concatenate([ordered(scores[i : i + few], fit[i : i + few]) for i in range(0, len(fit), few)])
+        return ordered.permuted(ridge.scores_by_fold(fit), fit)
 
     workers = int(joblib.cpu_count())
     chunk = int(np.clip(CHUNK_CELLS // (ridge.n * columns), 1, 128))
@@ -94,7 +92,7 @@ def probe(
     strata: IntArray | None = None,  # (n,) 0 … s-1; None for the unconditional question
     permutations: int = 999,
     folds: int = 5,
-    bootstrap: int = 1000,
+    bootstrap: int = 400,
     seed: int = 0,
     others: Sequence[Other] = (),
 ) -> Estimate:
@@ -141,8 +139,9 @@ def _probe(
     plan = PatientPermutations.plan(patients, target.data, block, strata)
     fit = statistic.targets(np.arange(n)[None])
     observed_scores = ridge.scores(fit)
-    observed = float(statistic(observed_scores, fit)[0])
+    observed = statistic.observed(observed_scores)
     null = permutation_null(ridge, statistic, plan, permutations, seed)
+    as_the_null = float(statistic.permuted(observed_scores, fit)[0])
     balance = patients.typical(fold_label(target, patients)) + 1000 * patient_folds
     counts = bootstrap_counts(patients.n_patients, bootstrap, rng_bootstrap)
     groups = deal_folds(balance, N_GROUPS, rng_bootstrap)[patients.codes]
@@ -167,7 +166,7 @@ def _probe(
             continue
         its = replace(statistic, target=Target(np.asarray(target.data)[kept], target.n_levels), weights=inside.weights,
                       strata=strata[kept], ranks=statistic.ranks[kept] if len(statistic.ranks) else statistic.ranks)  # fmt: skip
-        score = float(its(scores, fit[:, kept])[0])
+        score = its.observed(scores)
         fewer = float(np.sqrt(patients.n_patients / inside.n_patients))  # whose luck is the greater
         beside[other] = score, *interval(its, score, scores, inside, drawn, refitted * fewer)
     return Estimate(
@@ -178,7 +177,7 @@ def _probe(
         observed,
         ci_low,
         ci_high,
-        p_value=float((1 + (null >= observed - 1e-9).sum()) / (1 + permutations)),
+        p_value=float((1 + (null >= as_the_null - 1e-9).sum()) / (1 + permutations)),
         detectable=float(np.quantile(null, 0.95) + 0.8416 * null.std()),
         null_mean=float(null.mean()),
         null_sd=float(null.std()),
@@ -230,7 +229,7 @@ def resampled_in_chunks(
     statistic: Statistic, scores: NDArray[np.floating], patients: Patients, counts: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """(bootstrap,) the statistic of each sample of patients; counts (bootstrap, n_patients)."""
-    chunk = max(1, _SORTED_CELLS // len(patients))
+    chunk = max(1, _SAMPLED_CELLS // len(patients))
 
     resampled = statistic.resampler(scores)
 

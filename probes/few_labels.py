@@ -52,7 +52,7 @@ def few_label_curve(
             slopes, offsets = zip(*(of_share[fold][:2] for of_share in probes), strict=True)
             found = np.vstack(slopes) @ np.asarray(vectors[test], dtype=np.float64).T + np.concatenate(offsets)[:, None]
             scores[:, :, test] = found.reshape(len(SHARES), len(fit), -1)
-        return [(float(n), float(statistic(s, fit)[0])) for n, s in zip(taught, scores, strict=True)]
+        return [(float(n), statistic.observed(s)) for n, s in zip(taught, scores, strict=True)]
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
         drawn = np.array(list(pool.map(one, range(DRAWS))))  # (draws, shares, 2)

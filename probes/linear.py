@@ -151,13 +151,13 @@ class FoldedRidge:
         targets = np.asarray(targets, dtype=self.dtype)
         weighted = targets * self.weights[self.by_fold].astype(self.dtype)
         cross = [weighted[:, part] @ block for part, block in zip(self.slices, self.augmented, strict=True)]
-        square = np.add.reduceat(weighted * targets, [part.start for part in self.slices], axis=1, dtype=np.float64)
+        square = np.stack([np.einsum("cn,cn->c", weighted[:, part], targets[:, part]) for part in self.slices], axis=1)
         fitted = []
         for factor in self.factors:
             total = np.asarray(np.sum([cross[f] for f in factor.train_folds], axis=0, dtype=np.float64))  # (c, d + s)
             by_stratum = total[:, self.d :]
             moment = (total[:, : self.d] - by_stratum @ factor.means) @ factor.basis / factor.mass.sum()  # (c, r)
-            spread = square[:, factor.train_folds].sum(axis=1)
+            spread = square[:, factor.train_folds].sum(axis=1, dtype=np.float64)
             spread = (spread - (by_stratum**2 / np.maximum(factor.mass, 1e-12)).sum(axis=1)) / factor.mass.sum()
             explained = (moment**2) @ (2 * factor.inverse - factor.eigenvalues * factor.inverse**2).T
             residual = np.maximum(spread[:, None] - explained, 0.0) * factor.correction
@@ -210,7 +210,7 @@ def fitted_probe(
         scaled = rooted * scale
         inner = scaled @ scaled.T
         inner[np.diag_indices_from(inner)] += penalty
-        slope = _solved(inner, targets * np.sqrt(share)) @ scaled * scale
+        slope = solved(inner, targets * np.sqrt(share)) @ scaled * scale
     else:
         _, basis, eigenvalues = _kernel_basis(rooted)
         slope, penalty = _chosen(basis, eigenvalues, weighted @ centred, spread, float(weights.sum()))
@@ -228,11 +228,11 @@ def fold_probes(
 ) -> list[Probe]:
     """`fitted_probe` of all folds but each in turn; the sums over the vectors are computed once."""
     exact: type[np.floating[Any]] = np.float64 if penalty is None else np.float32
-    centre = weights @ vectors / weights.sum()
+    centre = (weights / weights.sum()).astype(vectors.dtype) @ vectors  # for the precision of the sums only
     parts = []
     for fold in range(n_folds):
         rows = np.flatnonzero(folds == fold)
-        away = np.asarray(vectors[rows] - centre, dtype=exact)
+        away = np.subtract(vectors[rows], centre, dtype=exact)
         own, its = weights[rows].astype(exact), np.asarray(targets[:, rows], dtype=exact)
         rooted = away * np.sqrt(own)[:, None]
         parts.append([own.sum(), own @ away, rooted.T @ rooted, (its * own) @ away, its @ own, its**2 @ own])
@@ -269,20 +269,20 @@ def _probe_of(
         scale = _scale(np.diag(covariance))
         system = covariance * scale * scale[:, None]
         system[np.diag_indices_from(system)] += penalty
-        slope = _solved(system, moment * scale) * scale
+        slope = solved(system, moment * scale) * scale
     deviation = np.sqrt(np.maximum(((slope @ covariance) * slope).sum(axis=1), 0.0))
     slope = slope / np.maximum(deviation, 1e-12)[:, None]
     return slope, -slope @ mean, penalty
 
 
-def _solved(system: NDArray[np.floating], wanted: NDArray[np.floating]) -> NDArray[np.floating]:
+def solved(system: NDArray[np.floating], wanted: NDArray[np.floating]) -> NDArray[np.floating]:
     """(c, d) from a positive definite system (d, d) and (c, d); once more in double precision where single is not enough."""
     solve = sposv if system.dtype == np.float32 else dposv
     _, found, failed = solve(system, wanted.T)
     if failed and system.dtype == np.float32:
         exact = system.astype(np.float64)
         exact[np.diag_indices_from(exact)] += 1e-6 * np.diag(exact).mean()
-        return _solved(exact, wanted)
+        return solved(exact, wanted)
     return np.asarray(found.T)
 
 

@@ -1,11 +1,10 @@
 """Rank measures of how well scores read off a variable, weighted by patient and restricted to strata.
 
-All of them take many score vectors at once (a permutation each, or a bootstrap sample each) because their
-sorting is what a permutation test spends its time on. Higher is better everywhere; chance is 0.5 for the
-AUROC and 0 for Spearman; nothing is folded: an AUROC below 0.5 stays below 0.5.
+Higher is better everywhere; chance is 0.5 for the AUROC and 0 for Spearman; nothing is folded: an AUROC below 0.5
+stays below 0.5. Of very many score vectors, a permutation each, `probes.bins` has the same without sorting.
 
-Shapes: n images, c score vectors (permutations or samples). A stratum restricts comparisons: two images are
-compared only if they lie in the same one.
+Shapes: n images, c score vectors. A stratum restricts comparisons: two images are compared only if they lie in
+the same one.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort.ranks import along, below, rows_of_strata, sort_along, sort_order, tie_bounds
+from cohort.ranks import along, below, rows_of_strata, sort_order, tie_bounds
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
@@ -32,7 +31,8 @@ def auroc_parts(
         block = scores if len(rows) == scores.shape[1] else np.take(scores, rows, axis=1)  # one stratum: no copy
         is_positive = np.broadcast_to(positive if block is scores else positive[..., rows], block.shape)
         weight = weights if block is scores else weights[rows]
-        signed, equal = sort_along(block, np.where(is_positive, weight, -weight))
+        order, equal = sort_order(block)
+        signed = along(np.where(is_positive, weight, -weight), order)
         gain = np.maximum(signed, 0.0)
         loss = gain - signed
         concordant += np.einsum("ij,ij->i", gain, below(loss, equal))

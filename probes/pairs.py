@@ -76,7 +76,7 @@ def pair_row(
     )  # fmt: skip
     part = vectors if rows.all() else vectors[rows]
     steps(f"{y.name} from {z.name} alone")
-    alone = settings.probe(_design(z, rows, inside), y_target, inside, f"{y.name} from {z.name}")
+    alone = _from_design(_design(z, rows, inside), y_target, inside, settings, f"{y.name} from {z.name}")
     z_strata, z_note = _compact_strata(z, rows, patients)
     y_strata, y_note = _compact_strata(y, rows, patients)
     steps(f"{y.name} beyond {z.name}")
@@ -104,6 +104,18 @@ def pair_row(
         "patients_with_several_levels": several,
         "note": note,
     }  # fmt: skip
+
+
+def _from_design(
+    design: NDArray[np.float64], target: Target, patients: Patients, settings: Settings, what: str
+) -> Estimate:
+    """The probe of a few columns; where neither they nor the target vary within patients, one row a patient says the same."""
+    if patients.constant(target.data).all() and all(patients.constant(column).all() for column in design.T):
+        first = np.unique(patients.codes, return_index=True)[1]
+        one_each = Patients(np.arange(patients.n_patients), patients.n_patients)
+        found = settings.probe(design[first], replace(target, data=target.data[first]), one_each, what)
+        return replace(found, n_images=len(patients))
+    return settings.probe(design, target, patients, what)
 
 
 def _further(

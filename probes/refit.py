@@ -19,10 +19,9 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
-from scipy.linalg.lapack import dposv
 
 from cohort.patients import IntArray
-from probes.linear import FoldedRidge, FoldFactor
+from probes.linear import FoldedRidge, FoldFactor, solved
 
 N_GROUPS = 16
 CONTRASTS = hadamard(N_GROUPS)[1:]  # (15, 16) of ±1, rows orthogonal, each half of the groups
@@ -61,10 +60,10 @@ def half_sample_pairs(
             turned = np.vstack([ridge.augmented[f] for f in factor.train_folds]) @ rotate
             sums = _Sums.of(train, turned, targets, ridge.weights, groups)
         d = len(scale) - n_strata
+        sums.scale(scale.astype(np.float32))
         for division, contrast in enumerate(CONTRASTS):
             for half, sign in enumerate((1, -1)):
-                gram, cross = sums.of_groups(contrast == sign)
-                slope = _solve(gram * scale * scale[:, None], cross * scale[:, None], penalty, d)
+                slope = _solve(*sums.of_groups(contrast == sign), penalty, d)
                 scores[division, half][:, rows] = (test @ slope).T
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
@@ -111,20 +110,29 @@ class _Sums:
         np.subtract(whole.cross, self.cross, out=self.cross)
         return self
 
-    def of_groups(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def scale(self, scale: NDArray[np.float32]) -> None:
+        """The same of features times (d,)."""
+        for gram, cross in zip(self.gram, self.cross, strict=True):
+            gram *= scale
+            gram *= scale[:, None]
+            cross *= scale[:, None]
+
+    def of_groups(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Of some groups together, (d, d) and (d, c)."""
-        return self.gram[chosen].sum(axis=0, dtype=np.float64), self.cross[chosen].sum(axis=0, dtype=np.float64)
+        shares = chosen.astype(np.float32)
+        return np.tensordot(shares, self.gram, 1), np.tensordot(shares, self.cross, 1)
 
 
-def _solve(gram: NDArray[np.floating], cross: NDArray[np.floating], penalty: float, d: int) -> NDArray[np.float64]:
+def _solve(gram: NDArray[np.float32], cross: NDArray[np.float32], penalty: float, d: int) -> NDArray[np.float32]:
     """Ridge slopes within strata, with -mean·slope for each stratum below them, scaled to unit training spread."""
     mass = np.maximum(np.diag(gram)[d:], 1e-9)
     total = mass.sum()
     means = gram[d:, :d] / mass[:, None]
     inner = gram[:d, :d] - (means * mass[:, None]).T @ means
     moment = cross[:d] - means.T @ cross[d:]
-    system = inner + (penalty + 1e-6) * total * np.eye(d)
-    slope = dposv(system, moment)[1]  # Cholesky
+    system = inner.copy()
+    system[np.diag_indices(d)] += np.float32(penalty + 1e-6) * total
+    slope = solved(system, moment.T).T
     spread = np.sqrt(np.maximum((slope * (inner @ slope)).sum(axis=0) / total, 1e-24))
     return np.asarray(np.vstack([slope, -means @ slope]) / spread)
 

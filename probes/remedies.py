@@ -26,7 +26,7 @@ from probes.linear import fitted_probe
 from probes.statistic import Statistic, Target, fold_label, informative_levels
 from probes.variables import MIN_PATIENTS
 
-MOST_IMAGES = 4_000
+MOST_IMAGES = 3_000
 _FOLDS = 5
 _BOOTSTRAP = 200
 
@@ -156,7 +156,7 @@ def _asked(target: Target, patients: Patients, refitted: float) -> _Asked:
 
 
 def _judged(asked: _Asked, scores: NDArray[np.float64], patients: Patients, counts: NDArray[np.float32]) -> Scored:
-    score = float(asked.statistic(scores, asked.fit)[0])
+    score = asked.statistic.observed(scores)
     return score, *interval(asked.statistic, score, scores, patients, counts, asked.refitted)
 
 

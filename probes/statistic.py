@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cohort.patients import IntArray, Patients
 from cohort.ranks import ridits
-from probes import metrics
+from probes import bins, metrics
 from probes.variables import MIN_PATIENTS
 
 N_RANK_STRATA = 5  # a ranked variable is dealt to folds by fifths of its patient means
@@ -75,16 +75,15 @@ class Statistic:
     def targets(self, source: IntArray) -> NDArray[np.float32]:
         """Fit targets (c * columns, n) of the permuted variable; source (c, n) row numbers."""
         if self.target.n_levels == 0:
-            return np.asarray(self.ranks.astype(np.float32)[source])
-        levels = np.asarray(self.target.data)[source]
-        hot = (levels[:, None, :] == self.columns[:, None]).astype(np.float32)
-        return np.asarray(hot.reshape(-1, levels.shape[1]), dtype=np.float32)
+            return np.asarray(np.take(self.ranks.astype(np.float32), source))
+        hot = (np.asarray(self.target.data) == self.columns[:, None]).astype(np.float32)
+        return np.take(hot, source, axis=1).swapaxes(0, 1).reshape(-1, source.shape[1])
 
-    def __call__(self, scores: NDArray[np.floating], targets: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(c,) from scores and targets (c * columns, n)."""
+    def permuted(self, scores: NDArray[np.floating], targets: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(c,) of scores and targets (c * columns, n), in bins (`probes.bins`): what permutations are compared by."""
         if self.target.n_levels == 0:
-            return metrics.spearman(scores, targets, self.weights, self.strata)
-        each = metrics.auroc(scores, targets > 0.5, self.weights, self.strata)
+            return bins.spearman(scores, targets, self.weights, self.strata)
+        each = bins.auroc(scores, targets > 0.5, self.weights, self.strata)
         return np.asarray(each.reshape(-1, len(self.columns)).mean(axis=1))
 
     def observed(self, scores: NDArray[np.floating]) -> float:

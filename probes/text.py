@@ -20,7 +20,7 @@ def text_masked(
     table: pd.DataFrame,
     named: dict[str, dict[str, str]],
     folds: int = 5,
-    bootstrap: int = 1000,
+    bootstrap: int = 400,
     seed: int = 0,
 ) -> dict[str, Any]:
     """How each variable is read off the same pictures after their burned-in text was painted over.

@@ -30,7 +30,7 @@ class AuditConfig(Config):
 
     permutations: int = Field(999, ge=19)  # of patients; the smallest p-value is 1 / (permutations + 1)
     folds: int = Field(5, ge=2, le=10)
-    bootstrap: int = Field(1000, ge=50)
+    bootstrap: int = Field(400, ge=50)
     seed: int = 0
     nonlinear: bool = False  # a probe of boosted trees beside the linear ones: minutes for 20,000 images
     further: bool = True  # neighbours, transfer, remedies and few-label curves too
