@@ -278,7 +278,7 @@ def _probe_of(
 def solved(system: NDArray[np.floating], wanted: NDArray[np.floating]) -> NDArray[np.floating]:
     """(c, d) from a positive definite system (d, d) and (c, d); once more in double precision where single is not enough."""
     solve = sposv if system.dtype == np.float32 else dposv
-    _, found, failed = solve(system, wanted.T)
+    _, found, failed = solve(system.T, wanted.T, lower=1)  # its own transpose, without a copy
     if failed and system.dtype == np.float32:
         exact = system.astype(np.float64)
         exact[np.diag_indices_from(exact)] += 1e-6 * np.diag(exact).mean()

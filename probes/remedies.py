@@ -170,6 +170,7 @@ def _scores(
 ) -> list[dict[str, NDArray[np.float64]]]:
     """Out-of-fold scores {"linear", "knn"} of the clinical variable and of the factor after one remedy."""
     out: list[dict[str, Any]] = [{"linear": np.zeros(a.fit.shape), "knn": np.zeros(a.fit.shape)} for a in asked]
+    fit = np.vstack([a.fit for a in asked])
     for fold in range(_FOLDS):
         test, train = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         weights = patients.weights[train]
@@ -179,13 +180,14 @@ def _scores(
             changed = np.empty_like(vectors)
             for rows in (train, test):
                 changed[rows] = erase(vectors[rows], factor[rows])
-        votes = knn_votes(changed, np.vstack([a.fit for a in asked]), patients.codes, patients.weights, test, train)
+        votes = knn_votes(changed, fit, patients.codes, patients.weights, test, train)
+        slope, offset, _ = fitted_probe(changed[train], weights, fit[:, train])
+        linear = slope @ changed[test].T + offset[:, None]
         first = 0
         for one, scores in zip(asked, out, strict=True):
-            slope, offset, _ = fitted_probe(changed[train], weights, one.fit[:, train])
-            scores["linear"][:, test] = slope @ changed[test].T + offset[:, None]
-            scores["knn"][:, test] = votes[first : first + len(one.fit)]
-            first += len(one.fit)
+            its = slice(first, first + len(one.fit))
+            scores["linear"][:, test], scores["knn"][:, test] = linear[its], votes[its]
+            first = its.stop
     return out
 
 

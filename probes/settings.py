@@ -47,7 +47,7 @@ Answer = TypeVar("Answer")
 def side_by_side(question: Callable[[Job], Answer], jobs: Iterable[Job]) -> list[Answer]:
     """The answers in the order of the jobs, a few at once (each holds a copy of the vectors); each has its own seed, so order changes nothing."""
     # The limit is the process's: set once around them all, because two threads that set and restore it undo each other.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(joblib.cpu_count(), 4)) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(joblib.cpu_count() + 1, 4)) as pool:
         running = [pool.submit(question, job) for job in jobs]
         try:
             return [one.result() for one in running]

@@ -24,7 +24,7 @@ from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
 from cohort.patients import IntArray, Patients, deal_folds
-from probes.linear import fold_probes
+from probes.linear import fitted_probe, fold_probes
 from probes.refit import CONTRASTS, N_GROUPS
 from probes.statistic import Statistic, Target, fold_label
 from probes.variables import MIN_PATIENTS
@@ -179,30 +179,39 @@ def _round(
     scores, penalties = np.full((len(eligible), 2), np.nan), []
     for place, level in enumerate(eligible):
         inside = _at_most(level.inside & among, _MOST_PATIENTS, rng)
-        folds = np.full((2, patients.n_patients), -1, dtype=np.int64)  # of who is judged or teaches within, and across
-        folds[0, inside] = deal_folds(label[inside], _FOLDS, rng)
+        folds = np.full(patients.n_patients, -1, dtype=np.int64)
+        folds[inside] = deal_folds(label[inside], _FOLDS, rng)
         own, others = _same_size(inside, np.flatnonzero(level.outside & among), label, rng)
-        rows = level.rows & few & (folds[0][patients.codes] >= 0)
+        rows = level.rows & few & (folds[patients.codes] >= 0)
         if len(own) < _FOLDS or not rows.any():
             continue
-        folds[1, others] = deal_folds(label[others], _FOLDS, rng)
+        others = others[deal_folds(label[others], _FOLDS, rng) > 0]  # as many as teach in each fold within
         statistic = judged(Statistic.of(target, patients, level.columns), patients, rows)
         test = np.flatnonzero(rows)
         fit = statistic.targets(np.arange(len(patients))[None])
-        out = np.zeros((2, len(fit), len(test)))
-        for side, chosen in enumerate((own, others)):
-            train = np.flatnonzero(patients.images_of(chosen) & few & (level.rows if side == 0 else ~level.rows))
-            if len(train) < 2 * _FOLDS:
-                continue
-            weights = 1.0 / np.bincount(patients.codes[train], minlength=patients.n_patients)[patients.codes[train]]
-            dealt = folds[side][patients.codes[train]]
-            probes = fold_probes(vectors[train], weights, fit[:, train], dealt, _FOLDS, penalty)
-            for fold, (slope, offset, used) in enumerate(probes):
-                here = folds[0][patients.codes[test]] == fold
-                out[side][:, here] = slope @ np.asarray(vectors[test[here]], dtype=np.float64).T + offset[:, None]
-                penalties.append(used)
-        scores[place] = [statistic.reordered(test).observed(out[side]) for side in range(2)]
+        judged_vectors, judged_folds = np.asarray(vectors[test], dtype=np.float64), folds[patients.codes[test]]
+        within = np.zeros((len(fit), len(test)))
+        train, weights = _teaching(patients, own, few & level.rows)
+        probes = fold_probes(vectors[train], weights, fit[:, train], folds[patients.codes[train]], _FOLDS, penalty)
+        for fold, (slope, offset, used) in enumerate(probes):
+            here = judged_folds == fold
+            within[:, here] = slope @ judged_vectors[here].T + offset[:, None]
+            penalties.append(used)
+        train, weights = _teaching(patients, others, few & ~level.rows)
+        slope, offset, used = fitted_probe(vectors[train], weights, fit[:, train], penalty)
+        penalties.append(used)
+        across = slope @ judged_vectors.T + offset[:, None]
+        scores[place] = [statistic.reordered(test).observed(side) for side in (within, across)]
     return scores, float(np.exp(np.mean(np.log(penalties)))) if penalties else 1.0
+
+
+def _teaching(
+    patients: Patients, chosen: IntArray, rows: NDArray[np.bool_]
+) -> tuple[IntArray, NDArray[np.float64]]:
+    """The chosen patients' images among the rows, and their weights."""
+    train = np.flatnonzero(patients.images_of(chosen) & rows)
+    codes = patients.codes[train]
+    return train, 1.0 / np.bincount(codes, minlength=patients.n_patients)[codes]
 
 
 def _same_size(own: IntArray, others: IntArray, label: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
