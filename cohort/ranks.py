@@ -20,15 +20,6 @@ def rows_of_strata(strata: IntArray) -> list[IntArray]:
     return np.split(order, np.flatnonzero(np.diff(strata[order])) + 1)
 
 
-def tie_bounds(values_sorted: FloatArray) -> tuple[IntArray, IntArray]:
-    """For each position of a sorted vector the first position of its tie group and the one past its last."""
-    new = np.concatenate([[True], values_sorted[1:] != values_sorted[:-1]])
-    first = np.flatnonzero(new)
-    group = np.cumsum(new) - 1
-    past = np.concatenate([first[1:], [len(values_sorted)]])
-    return first[group], past[group]
-
-
 def sort_order(scores: FloatArray) -> tuple[IntArray, NDArray[np.bool_]]:
     """The order that sorts each row of (c, n), and which of the sorted ones equal the one before, (c, n - 1)."""
     order = np.argsort(scores, axis=1)

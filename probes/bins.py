@@ -1,9 +1,11 @@
-"""The rank measures of `probes.metrics` for very many score vectors at once, a permutation each: of scores in bins, unsorted.
+"""The rank measures of `probes.metrics` for very many score vectors or sets of weights: of scores in bins, unsorted.
 
-A rank asks how much weight lies below. With scores in 1,024 equal bins over ±8 standard deviations of the training patients
+**Permutations.** A rank asks how much weight lies below. With scores in 1,024 equal bins over ±8 standard deviations of the training patients
 (`FoldedRidge` scales them so) one count of the weight per bin tells it, in a quarter of the time that sorting takes; two scores
 of one bin are a tie. A permutation test with this statistic is as exact as with any other, as long as observed and permuted
 targets share it: the observed score is put into the same bins for its p-value, and reported unbinned.
+
+**Bootstrap.** The scores stay and the weights change: bins of equal mass, which tie nothing where there are fewer images.
 
 Shapes: n images, c score vectors.
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cohort.ranks import ridits
 
 IntArray = NDArray[np.int64]
 
@@ -39,10 +43,7 @@ def auroc(
         cell += N_BINS * event
         if n_strata > 1:
             cell += first
-        mass = np.bincount(cell, weights, 2 * N_BINS * n_strata).reshape(n_strata, 2, N_BINS)
-        below = np.cumsum(mass[:, 0], axis=1) - 0.5 * mass[:, 0]
-        pairs = float((mass[:, 0].sum(axis=1) * mass[:, 1].sum(axis=1)).sum())
-        out[place] = (mass[:, 1] * below).sum() / pairs if pairs > 0 else np.nan
+        out[place] = _auroc_of(cell, weights, n_strata)
     return out
 
 
@@ -58,11 +59,63 @@ def spearman(
         if n_strata > 1:
             cell += first
         weighted = weights * target
-        mass, of_target = (
-            np.bincount(cell, of, N_BINS * n_strata).reshape(n_strata, N_BINS) for of in (weights, weighted)
-        )
-        upto = np.cumsum(mass, axis=1)
-        rank = (upto - 0.5 * mass) / np.maximum(upto[:, -1:], 1e-12) - 0.5
+        rank, mass = _ranks(cell, weights, n_strata)
+        of_target = np.bincount(cell, weighted, N_BINS * n_strata)
         norm = np.sqrt((mass * rank**2).sum() * (weighted @ target))
-        out[place] = (of_target * rank).sum() / norm if norm > 1e-12 else 0.0
+        out[place] = of_target @ rank.ravel() / norm if norm > 1e-12 else 0.0
     return out
+
+
+def _by_mass(values: NDArray[np.floating]) -> IntArray:
+    """(n,) bins of about as many images each; equal values share one."""
+    one = np.zeros(len(values), dtype=np.int64)
+    ranks = ridits(np.asarray(values, dtype=np.float64)[None], np.ones(len(values)), one)[0] + 0.5
+    return (ranks * N_BINS).astype(np.int64) if len(values) > N_BINS else np.unique(ranks, return_inverse=True)[1]
+
+
+class BootstrapAuroc:
+    """AUROC of one score vector (n,) under many sets of weights, (samples, n) → (samples,); NaN where a sample has no pair."""
+
+    def __init__(self, scores: NDArray[np.floating], positive: NDArray[np.bool_], strata: IntArray) -> None:
+        self._strata = int(strata.max()) + 1
+        self._cell = _by_mass(scores) + N_BINS * (positive + 2 * strata)
+
+    def __call__(self, weights: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.array([_auroc_of(self._cell, weight, self._strata) for weight in weights])
+
+
+class BootstrapSpearman:
+    """Spearman's correlation of one score vector with one target under many sets of weights, (samples, n) → (samples,)."""
+
+    def __init__(self, scores: NDArray[np.floating], values: NDArray[np.floating], strata: IntArray) -> None:
+        self._strata = int(strata.max()) + 1
+        self._cells = [_by_mass(side) + N_BINS * strata for side in (scores, values)]
+
+    def __call__(self, weights: NDArray[np.floating]) -> NDArray[np.float64]:
+        out = np.zeros(len(weights))
+        for place, weight in enumerate(weights):
+            left, right = (_ranks(cell, weight, self._strata)[0].ravel()[cell] for cell in self._cells)
+            weighted = weight * left
+            norm = np.sqrt((weighted @ left) * ((weight * right) @ right))
+            out[place] = weighted @ right / norm if norm > 1e-12 else 0.0
+        return out
+
+
+Bootstrap = BootstrapAuroc | BootstrapSpearman
+
+
+def _auroc_of(cell: IntArray, weights: NDArray[np.floating], n_strata: int) -> float:
+    """cell (n,): bin + 1,024 (event + 2 stratum)."""
+    mass = np.bincount(cell, weights, 2 * N_BINS * n_strata).reshape(n_strata, 2, N_BINS)
+    below = np.cumsum(mass[:, 0], axis=1) - 0.5 * mass[:, 0]
+    pairs = float((mass[:, 0].sum(axis=1) * mass[:, 1].sum(axis=1)).sum())
+    return float((mass[:, 1] * below).sum()) / pairs if pairs > 0 else float("nan")
+
+
+def _ranks(
+    cell: IntArray, weights: NDArray[np.floating], n_strata: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rank (-0.5 … 0.5 within its stratum) and weight of each bin, (s, 1,024); cell (n,): bin + 1,024 stratum."""
+    mass = np.bincount(cell, weights, N_BINS * n_strata).reshape(n_strata, N_BINS)
+    upto = np.cumsum(mass, axis=1)
+    return (upto - 0.5 * mass) / np.maximum(upto[:, -1:], 1e-12) - 0.5, mass

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort.ranks import along, below, rows_of_strata, sort_order, tie_bounds
+from cohort.ranks import along, below, rows_of_strata, sort_order
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
@@ -72,69 +72,3 @@ def spearman(
         norm += np.einsum("ij,ij->i", mass, ranks)
     norm = np.sqrt(norm * (weights * targets**2).sum(axis=1))
     return np.asarray(np.divide(cross, norm, out=np.zeros_like(norm), where=norm > 1e-12))
-
-
-class BootstrapAuroc:
-    """AUROC of one score vector under many sets of weights: sorted once, then one cumulative sum per sample."""
-
-    def __init__(self, scores: FloatArray, positive: NDArray[np.bool_], strata: IntArray) -> None:
-        self._blocks = []
-        for rows in rows_of_strata(strata):
-            if positive[rows].all() or not positive[rows].any():
-                continue
-            rows = rows[np.argsort(scores[rows], kind="stable")]
-            first, past = tie_bounds(scores[rows])
-            own = positive[rows]
-            negatives_before = np.concatenate([[0], np.cumsum(~own)])
-            # Only negatives are summed up: a positive stands among them where they begin to be as high, and where they are higher.
-            self._blocks.append((rows[own], rows[~own], negatives_before[first[own]], negatives_before[past[own]]))
-
-    def __call__(self, weights: FloatArray) -> NDArray[np.float64]:
-        """weights (samples, n) → (samples,); NaN where a sample has no pair to compare."""
-        concordant, pairs = np.zeros(len(weights)), np.zeros(len(weights))
-        for positives, negatives, first, past in self._blocks:
-            total = np.zeros(len(negatives) + 1)
-            tied = np.flatnonzero(past > first)
-            for sample, weight in enumerate(weights):
-                np.cumsum(weight[negatives], out=total[1:])
-                gain = weight[positives]
-                won = gain @ total[first]
-                if len(tied):
-                    won += 0.5 * (gain[tied] @ (total[past[tied]] - total[first[tied]]))
-                concordant[sample] += won
-                pairs[sample] += gain.sum() * total[-1]
-        return np.asarray(np.divide(concordant, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
-
-
-class BootstrapSpearman:
-    """Spearman's correlation of one score vector with one target under many sets of weights."""
-
-    def __init__(self, scores: FloatArray, values: FloatArray, strata: IntArray) -> None:
-        self._n = len(scores)
-        self._blocks = []
-        for rows in rows_of_strata(strata):
-            sides = []
-            for side in (scores[rows], values[rows]):
-                order = np.argsort(side, kind="stable")
-                sides.append((order, *tie_bounds(side[order])))
-            self._blocks.append((rows, sides))
-
-    def __call__(self, weights: FloatArray) -> NDArray[np.float64]:
-        """weights (samples, n) → (samples,)."""
-        out = np.zeros((len(weights), 3))  # products of the ranks: left with right, left with left, right with right
-        ranks = np.zeros((2, self._n))
-        for sample, weight in enumerate(weights):
-            for rows, sides in self._blocks:
-                own = weight[rows]
-                total = np.zeros(len(rows) + 1)
-                for side, (order, first, past) in zip(ranks, sides, strict=True):
-                    np.cumsum(own[order], out=total[1:])
-                    middle = total[first] + total[past]
-                    side[rows[order]] = middle * (0.5 / max(total[-1], 1e-12)) - 0.5
-            weighted = weight * ranks
-            out[sample] = weighted[0] @ ranks[1], weighted[0] @ ranks[0], weighted[1] @ ranks[1]
-        norm = np.sqrt(out[:, 1] * out[:, 2])
-        return np.asarray(np.divide(out[:, 0], norm, out=np.zeros_like(norm), where=norm > 1e-12))
-
-
-Bootstrap = BootstrapAuroc | BootstrapSpearman

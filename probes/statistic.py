@@ -103,11 +103,11 @@ class Statistic:
     def resampler(self, scores: NDArray[np.floating]) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
         """What gives the statistic of the observed scores (columns, n) under resampled patients: (samples, n) counts → (samples,)."""
         if self.target.n_levels == 0:
-            each: list[metrics.Bootstrap] = [metrics.BootstrapSpearman(scores[0], self.ranks, self.strata)]
+            each: list[bins.Bootstrap] = [bins.BootstrapSpearman(scores[0], self.ranks, self.strata)]
         else:
             data = np.asarray(self.target.data)
             each = [
-                metrics.BootstrapAuroc(s, data == level, self.strata)
+                bins.BootstrapAuroc(s, data == level, self.strata)
                 for s, level in zip(scores, self.columns, strict=True)
             ]
 

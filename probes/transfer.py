@@ -205,9 +205,7 @@ def _round(
     return scores, float(np.exp(np.mean(np.log(penalties)))) if penalties else 1.0
 
 
-def _teaching(
-    patients: Patients, chosen: IntArray, rows: NDArray[np.bool_]
-) -> tuple[IntArray, NDArray[np.float64]]:
+def _teaching(patients: Patients, chosen: IntArray, rows: NDArray[np.bool_]) -> tuple[IntArray, NDArray[np.float64]]:
     """The chosen patients' images among the rows, and their weights."""
     train = np.flatnonzero(patients.images_of(chosen) & rows)
     codes = patients.codes[train]

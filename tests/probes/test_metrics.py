@@ -92,9 +92,9 @@ def test_bootstrap_measures_equal_the_measures_with_those_weights(data):
     target = np.random.default_rng(0).integers(0, 5, 80).astype(float)
     samples = np.random.default_rng(1).poisson(1.0, (6, 80)) * weights
     for row in range(5):
-        fast = metrics.BootstrapAuroc(scores[row], positive[row], strata)(samples)
+        fast = bins.BootstrapAuroc(scores[row], positive[row], strata)(samples)
         slow = [metrics.auroc(scores[row][None], positive[row][None], w, strata)[0] for w in samples]
         np.testing.assert_allclose(fast, slow, atol=1e-9)
-        fast = metrics.BootstrapSpearman(scores[row], target, strata)(samples)
+        fast = bins.BootstrapSpearman(scores[row], target, strata)(samples)
         slow = [metrics.spearman(scores[row][None], ridits(target[None], w, strata), w, strata)[0] for w in samples]
         np.testing.assert_allclose(fast, slow, atol=1e-9)
