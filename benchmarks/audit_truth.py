@@ -13,13 +13,19 @@ drop and of the Robustness Index cover what is expected; the index against its c
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # the repetitions share the cores; threads within one would only wait
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before this folder, whose probes.py has the package's name
 
 import numpy as np
 import pandas as pd

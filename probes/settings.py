@@ -46,8 +46,10 @@ Answer = TypeVar("Answer")
 
 def side_by_side(question: Callable[[Job], Answer], jobs: Iterable[Job]) -> list[Answer]:
     """The answers in the order of the jobs, a few at once (each holds a copy of the vectors); each has its own seed, so order changes nothing."""
+    cores = joblib.cpu_count()
+    at_once = 1 if cores == 1 else min(cores + 1, 4)  # one more than cores: while one is in Python, or waits
     # The limit is the process's: set once around them all, because two threads that set and restore it undo each other.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(joblib.cpu_count() + 1, 4)) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(at_once) as pool:
         running = [pool.submit(question, job) for job in jobs]
         try:
             return [one.result() for one in running]
