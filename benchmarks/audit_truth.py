@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # the repetitions share the cores; threads within one would only wait
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before this folder, whose probes.py has the package's name
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # before this folder, whose probes.py has the package's name
 
 import numpy as np
 import pandas as pd

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np

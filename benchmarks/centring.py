@@ -10,7 +10,10 @@ own label, by plain cosine and by cosine after the mean vector is subtracted, th
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pandas as pd

@@ -15,11 +15,14 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lightly
 import timm

@@ -11,6 +11,7 @@ hold under 5 % where nothing does), and beside them what a χ² test that counts
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import zlib
 from collections import defaultdict
@@ -18,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pandas as pd

@@ -14,9 +14,12 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cohort.phantom import PhantomConfig, write_phantom
 from cohort.scan import scan
