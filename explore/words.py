@@ -136,7 +136,7 @@ def metric_label(metric: str | None) -> str:
     key = (metric or "auroc").lower()
     if "auroc" in key or "auc" in key:
         return "AUROC"
-    return {"r2": "R²", "spearman": "Spearman correlation", "concordance": "concordance"}.get(key, humane(key))
+    return {"r2": "R²", "spearman": "Spearman correlation", "concordance": "Concordance"}.get(key, humane(key))
 
 
 def measure_label(measure: str | None) -> str:

@@ -28,7 +28,7 @@ def binned(scores: NDArray[np.floating]) -> IntArray:
     place = np.clip(scores, -_REACH, _REACH)
     place += _REACH
     place *= (N_BINS - 0.01) / (2 * _REACH)
-    return place.astype(np.int64)
+    return np.asarray(place, dtype=np.int64)
 
 
 def auroc(
@@ -101,9 +101,6 @@ class BootstrapSpearman:
         return out
 
 
-Bootstrap = BootstrapAuroc | BootstrapSpearman
-
-
 def _auroc_of(cell: IntArray, weights: NDArray[np.floating], n_strata: int) -> float:
     """cell (n,): bin + 1,024 (event + 2 stratum)."""
     mass = np.bincount(cell, weights, 2 * N_BINS * n_strata).reshape(n_strata, 2, N_BINS)
@@ -116,6 +113,6 @@ def _ranks(
     cell: IntArray, weights: NDArray[np.floating], n_strata: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rank (-0.5 … 0.5 within its stratum) and weight of each bin, (s, 1,024); cell (n,): bin + 1,024 stratum."""
-    mass = np.bincount(cell, weights, N_BINS * n_strata).reshape(n_strata, N_BINS)
+    mass = np.asarray(np.bincount(cell, weights, N_BINS * n_strata), dtype=np.float64).reshape(n_strata, N_BINS)
     upto = np.cumsum(mass, axis=1)
     return (upto - 0.5 * mass) / np.maximum(upto[:, -1:], 1e-12) - 0.5, mass

@@ -69,7 +69,8 @@ def permutation_null(
     def one(source: IntArray) -> NDArray[np.float64]:
         """source: places in the order of the cohort, of images in the order of the folds."""
         fit = statistic.targets(source)
-        return ordered.permuted(ridge.scores_by_fold(fit), fit)
+        order = statistic.target.order[source] if statistic.target.is_time else None
+        return ordered.permuted(ridge.scores_by_fold(fit), fit, order)
 
     workers = int(joblib.cpu_count())
     chunk = int(np.clip(CHUNK_CELLS // (ridge.n * columns), 1, 128))
@@ -126,7 +127,7 @@ def _probe(
         strata = np.zeros(n, dtype=np.int64)
     levels, scarcest = informative_levels(target, patients, strata)
     blank = Estimate(target.metric, target.chance, n, patients.n_patients, n_informative=scarcest)
-    if target.n_levels and not levels:
+    if (target.n_levels and not levels) or (target.is_time and scarcest < MIN_PATIENTS):
         return Estimate(**{**blank.__dict__, "refusal": f"too few patients ({scarcest}; {MIN_PATIENTS} needed)"})
     rng_folds, rng_bootstrap = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     weights = patients.weights
@@ -141,7 +142,7 @@ def _probe(
     observed_scores = ridge.scores(fit)
     observed = statistic.observed(observed_scores)
     null = permutation_null(ridge, statistic, plan, permutations, seed)
-    as_the_null = float(statistic.permuted(observed_scores, fit)[0])
+    as_the_null = float(statistic.permuted(observed_scores, fit, target.order[None] if target.is_time else None)[0])
     balance = patients.typical(fold_label(target, patients)) + 1000 * patient_folds
     counts = bootstrap_counts(patients.n_patients, bootstrap, rng_bootstrap)
     groups = deal_folds(balance, N_GROUPS, rng_bootstrap)[patients.codes]
@@ -164,7 +165,7 @@ def _probe(
             scores = logistic_scores(ridge, data, columns)
         else:
             continue
-        its = replace(statistic, target=Target(np.asarray(target.data)[kept], target.n_levels), weights=inside.weights,
+        its = replace(statistic, target=target.take(kept), weights=inside.weights,
                       strata=strata[kept], ranks=statistic.ranks[kept] if len(statistic.ranks) else statistic.ranks)  # fmt: skip
         score = its.observed(scores)
         fewer = float(np.sqrt(patients.n_patients / inside.n_patients))  # whose luck is the greater
@@ -181,7 +182,9 @@ def _probe(
         detectable=float(np.quantile(null, 0.95) + 0.8416 * null.std()),
         null_mean=float(null.mean()),
         null_sd=float(null.std()),
-        r2=float("nan") if target.n_levels or conditional else r_squared(ridge, np.asarray(target.data, np.float64)),
+        r2=float("nan")
+        if target.metric != "spearman" or conditional
+        else r_squared(ridge, np.asarray(target.data, np.float64)),
         n_informative=scarcest,
         oof=observed_scores,
         null=null,
@@ -218,7 +221,7 @@ def _stretch(score: NDArray[np.float64], ranked: bool) -> NDArray[np.float64]:
 
 def refit_error(statistic: Statistic, ridge: FoldedRidge, fit: NDArray[np.floating], groups: IntArray) -> float:
     """Standard error, on the stretched scale, of the score under other training and test patients (balanced half samples)."""
-    ranked = statistic.target.n_levels == 0
+    ranked = statistic.target.metric == "spearman"
     halves = half_sample_pairs(ridge, fit, groups, statistic.strata, statistic.on_half)
     difference = np.diff(_stretch(halves, ranked), axis=1)
     difference = difference[np.isfinite(difference)]
@@ -254,7 +257,7 @@ def interval(
     and the balanced half samples of `probes.refit` (other training and test patients). Student's t with 15 degrees
     of freedom, on a variance-stabilising scale. (Of the logistic and the kNN probe the half samples are the ridge probe's.)
     """
-    ranked = statistic.target.n_levels == 0
+    ranked = statistic.target.metric == "spearman"
     drawn = resampled_in_chunks(statistic, scores, patients, counts)
     fixed = float(_stretch(drawn[np.isfinite(drawn)], ranked).std())
     reach = float(student_t.ppf(0.975, len(CONTRASTS))) * max(fixed, refitted)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cohort.errors import UserError
 from cohort.patients import Patients
+from probes.time_to_event import read_time_to_event
 from probes.variables import Kind, Role, Variable, read_variable, resolve_kinds, unknown_name
 
 Names = Sequence[str] | Mapping[str, str]
@@ -55,6 +56,9 @@ class Cohort:
         for role, names in (("clinical", clinical), ("acquisition", acquisition)):
             for name, kind in resolve_kinds(table, names).items():
                 try:
+                    if kind == "time_to_event":
+                        variables.append(read_time_to_event(table, name, role, patients))  # type: ignore[arg-type]
+                        continue
                     variables.append(
                         read_variable(table[name], name=name, role=role, kind=kind, patients=patients, patient_ids=text)  # type: ignore[arg-type]
                     )

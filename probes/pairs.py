@@ -113,7 +113,7 @@ def _from_design(
     if patients.constant(target.data).all() and all(patients.constant(column).all() for column in design.T):
         first = np.unique(patients.codes, return_index=True)[1]
         one_each = Patients(np.arange(patients.n_patients), patients.n_patients)
-        found = settings.probe(design[first], replace(target, data=target.data[first]), one_each, what)
+        found = settings.probe(design[first], target.take(first), one_each, what)
         return replace(found, n_images=len(patients))
     return settings.probe(design, target, patients, what)
 

@@ -144,7 +144,7 @@ def enough_of_each(
 def recoded(target: Target, rows: NDArray[np.bool_]) -> Target:
     """The target of some rows, its levels numbered without gaps."""
     if not target.n_levels:
-        return Target(np.asarray(target.data)[rows], 0)
+        return target.take(rows)
     present, codes = np.unique(np.asarray(target.data)[rows], return_inverse=True)
     return Target(codes.astype(np.int64), len(present))
 

@@ -21,12 +21,15 @@ SATURATED = 0.98
 def target_of(variable: Variable, rows: NDArray[np.bool_]) -> tuple[Target, tuple[str, ...]]:
     """The target among these rows, codes renumbered without gaps, and the names of the levels left."""
     if variable.is_ranked:
-        return Target(variable.values[rows], 0), variable.levels
+        order = variable.order[rows] if len(variable.order) else variable.order
+        return Target(variable.values[rows], 0, order), variable.levels
     present, codes = np.unique(variable.codes[rows], return_inverse=True)
     return Target(codes.astype(np.int64), len(present)), tuple(variable.levels[i] for i in present)
 
 
 def metric_of(v: Variable) -> str:
+    if v.kind == "time_to_event":
+        return "concordance"
     return "spearman" if v.is_ranked else "auroc" if v.kind == "binary" else "macro_auroc"
 
 
@@ -57,7 +60,7 @@ def variable_row(
     steps(f"reading {v.name} off the vectors")
     rows = v.usable
     metric = metric_of(v)
-    estimate = Estimate(metric, 0.0 if v.is_ranked else 0.5, int(rows.sum()), patients.count(rows))
+    estimate = Estimate(metric, 0.0 if metric == "spearman" else 0.5, int(rows.sum()), patients.count(rows))
     constant = None
     if not v.refusal:
         target, _ = target_of(v, rows)
@@ -79,7 +82,7 @@ def variable_row(
         *(["Saturated: read off almost perfectly, so this score cannot rank backbones."] if saturated else []),
         *(["Varies within patients: permuted in whole-patient blocks and among a patient's own images."] if constant is False else []),
     ]  # fmt: skip
-    events = {"binary": v.levels[-1:], "categorical": v.levels}.get(v.kind, ())
+    events = {"binary": v.levels[-1:], "categorical": v.levels, "time_to_event": ("event",)}.get(v.kind, ())
     return {
         "name": v.name,
         "role": v.role,

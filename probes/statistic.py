@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cohort.patients import IntArray, Patients
 from cohort.ranks import ridits
 from probes import bins, metrics
+from probes.concordance import Concordance, concordance
 from probes.variables import MIN_PATIENTS
 
 N_RANK_STRATA = 5  # a ranked variable is dealt to folds by fifths of its patient means
@@ -22,11 +23,22 @@ class Target:
 
     data: NDArray[np.generic]  # (n,)
     n_levels: int
+    order: IntArray = field(
+        default_factory=lambda: np.zeros(0, dtype=np.int64)
+    )  # (n,) of a time to an event, else empty
+
+    @property
+    def is_time(self) -> bool:
+        return len(self.order) > 0
+
+    def take(self, rows: IntArray | NDArray[np.bool_]) -> Target:
+        """The target of some rows, levels as they are."""
+        return replace(self, data=np.asarray(self.data)[rows], order=self.order[rows] if self.is_time else self.order)
 
     @property
     def metric(self) -> str:
         if self.n_levels == 0:
-            return "spearman"
+            return "concordance" if self.is_time else "spearman"
         return "auroc" if self.n_levels == 2 else "macro_auroc"
 
     def columns(self, levels: Sequence[int] | None = None) -> IntArray:
@@ -36,7 +48,7 @@ class Target:
 
     @property
     def chance(self) -> float:
-        return 0.0 if self.n_levels == 0 else 0.5
+        return 0.0 if self.metric == "spearman" else 0.5
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,9 @@ class Statistic:
     columns: IntArray  # levels scored one against the rest
     weights: NDArray[np.float64]
     strata: IntArray
-    ranks: NDArray[np.float64]  # (n,) of a ranked target, else empty
+    ranks: NDArray[
+        np.float64
+    ]  # (n,) what a target without levels is fitted by: ranks, or martingale residuals; else empty
     scarcest: int  # patients on the scarcer side of the comparison
 
     @classmethod
@@ -62,15 +76,18 @@ class Statistic:
         """The statistic with patients weighing alike; without strata the unconditional one."""
         strata = np.zeros(len(patients), dtype=np.int64) if strata is None else strata
         ranks = np.zeros(0)
-        if target.n_levels == 0:
+        if target.is_time:
+            ranks = np.asarray(target.data, dtype=np.float64)
+        elif target.n_levels == 0:
             ranks = ridits(np.asarray(target.data, dtype=np.float64)[None], patients.weights, strata)[0]
         return cls(target, columns, patients.weights, strata, ranks, scarcest)
 
     def reordered(self, rows: IntArray) -> Statistic:
         """The same of images in another order."""
         ranks = self.ranks[rows] if len(self.ranks) else self.ranks
-        target = replace(self.target, data=np.asarray(self.target.data)[rows])
-        return replace(self, target=target, weights=self.weights[rows], strata=self.strata[rows], ranks=ranks)
+        return replace(
+            self, target=self.target.take(rows), weights=self.weights[rows], strata=self.strata[rows], ranks=ranks
+        )
 
     def targets(self, source: IntArray) -> NDArray[np.float32]:
         """Fit targets (c * columns, n) of the permuted variable; source (c, n) row numbers."""
@@ -79,8 +96,15 @@ class Statistic:
         hot = (np.asarray(self.target.data) == self.columns[:, None]).astype(np.float32)
         return np.take(hot, source, axis=1).swapaxes(0, 1).reshape(-1, source.shape[1])
 
-    def permuted(self, scores: NDArray[np.floating], targets: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(c,) of scores and targets (c * columns, n), in bins (`probes.bins`): what permutations are compared by."""
+    def permuted(
+        self, scores: NDArray[np.floating], targets: NDArray[np.floating], order: IntArray | None = None
+    ) -> NDArray[np.float64]:
+        """(c,) of scores and targets (c * columns, n), in bins (`probes.bins`): what permutations are compared by.
+
+        order: (c, n) permuted places in time, of a time to an event, whose concordance needs no bins.
+        """
+        if order is not None:
+            return concordance(scores, order, self.weights, self.strata)
         if self.target.n_levels == 0:
             return bins.spearman(scores, targets, self.weights, self.strata)
         each = bins.auroc(scores, targets > 0.5, self.weights, self.strata)
@@ -93,6 +117,8 @@ class Statistic:
     def on_half(self, scores: NDArray[np.floating], rows: NDArray[np.bool_]) -> float:
         """The statistic of some of the rows (whole patients), NaN where they hold no pair to compare."""
         weights, strata = self.weights[rows], self.strata[rows]
+        if self.target.is_time:
+            return float(Concordance(scores[0, rows], self.target.order[rows], strata)(weights[None])[0])
         if self.target.n_levels == 0:
             values = np.asarray(self.target.data, dtype=np.float64)[rows]
             ranks = ridits(values[None], weights, strata)
@@ -102,8 +128,11 @@ class Statistic:
 
     def resampler(self, scores: NDArray[np.floating]) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
         """What gives the statistic of the observed scores (columns, n) under resampled patients: (samples, n) counts → (samples,)."""
-        if self.target.n_levels == 0:
-            each: list[bins.Bootstrap] = [bins.BootstrapSpearman(scores[0], self.ranks, self.strata)]
+        each: Sequence[Callable[[NDArray[np.floating]], NDArray[np.float64]]]
+        if self.target.is_time:
+            each = [Concordance(scores[0], self.target.order, self.strata)]
+        elif self.target.n_levels == 0:
+            each = [bins.BootstrapSpearman(scores[0], self.ranks, self.strata)]
         else:
             data = np.asarray(self.target.data)
             each = [
@@ -125,6 +154,10 @@ def informative_levels(target: Target, patients: Patients, strata: IntArray) -> 
     """
     data = np.asarray(target.data)
     informative, best = [], 0
+    if target.is_time:  # an event counts where somebody else of its stratum was seen for longer
+        last = np.full(int(strata.max()) + 1, -1)
+        np.maximum.at(last, strata, target.order)
+        return [], patients.count((target.order % 2 == 0) & (target.order < last[strata]))
     for level in range(target.n_levels):
         sides = [0, 0]
         for stratum in np.unique(strata):

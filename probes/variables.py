@@ -19,9 +19,9 @@ from cohort.errors import UserError
 from cohort.patients import IntArray, Patients
 from cohort.table import MISSING_WORDS
 
-Kind = Literal["binary", "categorical", "ordinal", "continuous"]
+Kind = Literal["binary", "categorical", "ordinal", "continuous", "time_to_event"]
 Role = Literal["clinical", "acquisition"]
-KINDS: tuple[Kind, ...] = ("binary", "categorical", "ordinal", "continuous")
+KINDS: tuple[Kind, ...] = ("binary", "categorical", "ordinal", "continuous", "time_to_event")
 
 MIN_PATIENTS = 10  # per class; under it the answer is a sentence, not a number (statistical contract, point 3)
 MAX_LEVELS_OF_NUMBERS = 10  # a numeric column with more distinct values is taken to be continuous
@@ -34,6 +34,7 @@ class Variable:
 
     binary, categorical: `codes` (n,) index `levels` (for binary, code 1 is the event); -1 where unusable.
     ordinal, continuous: `values` (n,) float; NaN where unusable. `codes` is empty.
+    time_to_event: `values` are martingale residuals, `order` (n,) the places in time (`probes.concordance`).
     """
 
     name: str
@@ -48,10 +49,11 @@ class Variable:
     notes: tuple[str, ...] = field(default=())
     refusal: str = ""  # why there is no number, e.g. "too few patients (7 …)"; "" if there is one
     missing: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))  # (n,) rows without a value
+    order: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def is_ranked(self) -> bool:
-        return self.kind in ("ordinal", "continuous")
+        return self.kind in ("ordinal", "continuous", "time_to_event")
 
     @property
     def data(self) -> NDArray[np.generic]:
@@ -72,8 +74,18 @@ def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str])
     given: Mapping[str, str] = names if isinstance(names, Mapping) else {}
     kinds: dict[str, Kind] = {}
     for name in names:
-        if name not in table.columns:
+        pair = time_and_event(name, table.columns)
+        if name not in table.columns and pair is None:
             raise UserError(unknown_name(name, table.columns, "The table"))
+        if given.get(name, "time_to_event" if pair else "") == "time_to_event":
+            if pair is None:
+                raise UserError(
+                    f'Variable "{name}" is to be a time to an event: name both columns with a stroke between them, "time/event".'
+                )
+            kinds[name] = "time_to_event"
+            continue
+        if pair is not None:
+            raise UserError(f'Variable "{name}" is two columns, a time and an event: its kind is time_to_event.')
         if name not in given:
             kinds[name] = guess_kind(table[name])
             continue
@@ -84,25 +96,35 @@ def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str])
     return kinds
 
 
+def time_and_event(name: str, columns: Iterable[str]) -> tuple[str, str] | None:
+    """The two columns of "time/event"; None where the name is a column itself, or either is none."""
+    known = set(map(str, columns))
+    for place in (i for i, letter in enumerate(name) if letter == "/" and name not in known):
+        time, event = name[:place].strip(), name[place + 1 :].strip()
+        if time in known and event in known:
+            return time, event
+    return None
+
+
 def guess_kind(column: pd.Series[Any]) -> Kind:
     """Two values: binary. Text: categorical. Numbers or dates: ordinal up to 10 distinct values, else continuous."""
-    present = column[~_is_missing(column)]
+    present = column[~is_missing(column)]
     n_distinct = present.nunique()
     if n_distinct <= 2:
         return "binary"
-    if pd.api.types.is_datetime64_any_dtype(column) or _as_numbers(present) is not None:
+    if pd.api.types.is_datetime64_any_dtype(column) or as_numbers(present) is not None:
         return "continuous" if n_distinct > MAX_LEVELS_OF_NUMBERS else "ordinal"
     return "categorical"
 
 
-def _is_missing(column: pd.Series[Any]) -> pd.Series[bool]:
+def is_missing(column: pd.Series[Any]) -> pd.Series[bool]:
     missing = column.isna()
     if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column)):
         missing = missing | column.astype(str).str.strip().str.lower().isin(MISSING_WORDS)
     return missing.astype(bool)
 
 
-def _as_numbers(present: pd.Series[Any]) -> NDArray[np.float64] | None:
+def as_numbers(present: pd.Series[Any]) -> NDArray[np.float64] | None:
     """The values as floats (dates as days); ordered categories as their rank; None if they are not numbers."""
     if isinstance(present.dtype, pd.CategoricalDtype):
         return np.asarray(present.cat.codes, dtype=np.float64) if present.cat.ordered else None
@@ -128,7 +150,7 @@ def read_variable(
     Raises UserError for a constant column, for one that is the patient id in disguise, and for text where
     the kind needs numbers. Too few patients is not the user's mistake: it comes back as `refusal`.
     """
-    missing = _is_missing(column).to_numpy()
+    missing = is_missing(column).to_numpy()
     present = column[~missing]
     if present.empty:
         raise UserError(f'Variable "{name}" is empty: no row has a value. Leave it out, or check the column.')
@@ -147,7 +169,7 @@ def read_variable(
             "and take no part in this variable."
         )
     if kind in ("ordinal", "continuous"):
-        numbers = _as_numbers(present)
+        numbers = as_numbers(present)
         if numbers is None or not np.isfinite(numbers).all():
             bad = next((_text(v) for v in present if not _is_finite_number(v)), _text(present.iloc[0]))
             raise UserError(
@@ -261,6 +283,6 @@ def strata_of(variable: Variable, patients: Patients) -> tuple[IntArray, str]:
     _, out[usable] = np.unique(np.searchsorted(edges, values, side="right"), return_inverse=True)
     n_strata = int(out.max()) + 1
     return out, (
-        f"{variable.name} is {variable.kind}: compared within {n_strata} strata of neighbouring values, "
+        f"{variable.name} is {variable.kind.replace('_', ' ')}: compared within {n_strata} strata of neighbouring values, "
         "so what differs inside a stratum is not taken away."
     )

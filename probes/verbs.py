@@ -21,6 +21,7 @@ from embed.vectors import load_vectors
 from probes.audit import audit, probe_variables
 from probes.settings import Progress
 from probes.text import text_masked
+from probes.variables import time_and_event
 
 PROBES_SCHEMA = "pellucid.probes/1"
 
@@ -34,6 +35,7 @@ class AuditConfig(Config):
     seed: int = 0
     nonlinear: bool = False  # a probe of boosted trees beside the linear ones: minutes for 20,000 images
     further: bool = True  # neighbours, transfer, remedies and few-label curves too
+    time_to_event: list[str] = []  # pairs "time/event" of clinical variables, each audited as one
 
 
 def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, progress: bool = True) -> RunFolder:
@@ -42,7 +44,8 @@ def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, 
     Raises:
         UserError: the study names no variables, or the vectors are not of this scan.
     """
-    config, named = study.section("audit", AuditConfig), _named(study)
+    config = study.section("audit", AuditConfig)
+    named = _named(study, config.time_to_event)
     with begin_run(
         study.analysis, "probe", "probe", {**config.model_dump(), **named}, [scan, *vectors], seed=config.seed
     ) as run:
@@ -60,7 +63,7 @@ def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, 
                         strict=False,
                         clinical=named["clinical"],
                         acquisition=named["acquisition"],
-                        **config.model_dump(),
+                        **_asked(config),
                     )
                 backbones[stored.name] = {"variables": rows, "run": made.path.name}
             write_json(run.path / "probes.json", {"schema": PROBES_SCHEMA, "backbones": backbones})
@@ -73,7 +76,8 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
     Raises:
         UserError: the study names no variables, or the vectors are not of this scan.
     """
-    config, named = study.section("audit", AuditConfig), _named(study)
+    config = study.section("audit", AuditConfig)
+    named = _named(study, config.time_to_event)
     stored = load_vectors(vectors.path)
     masked = masked_vectors(study.analysis, scan, stored)
     parents = [scan, vectors, *([masked] if masked else [])]
@@ -91,7 +95,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
                     strict=False,
                     clinical=named["clinical"],
                     acquisition=named["acquisition"],
-                    **config.model_dump(),
+                    **_asked(config),
                 )
             if masked is not None:
                 table = _table(scan, stored.images)
@@ -102,13 +106,30 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
     return run
 
 
-def _named(study: Study) -> dict[str, dict[str, str]]:
-    """An outcome is a clinical variable that is to be predicted: the audit treats both alike."""
+def _asked(config: AuditConfig) -> dict[str, Any]:
+    """What `audit` is asked for; the pairs are among the variables' names already."""
+    return config.model_dump(exclude={"time_to_event"})
+
+
+def _named(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The variables' kinds by role; a time and its event as one.
+
+    An outcome is a clinical variable that is to be predicted: the audit treats both alike.
+    """
     kinds: dict[str, dict[str, str]] = {"clinical": {}, "acquisition": {}}
     for variable in study.variables:
         kinds["acquisition" if variable.role == "acquisition" else "clinical"][variable.name] = variable.kind
     if not study.variables:
         raise UserError(f"{study.path}: names no variables: add `clinical:` and `acquisition:` columns of the table")
+    for pair in pairs:
+        both = time_and_event(pair, kinds["clinical"])
+        if both is None:
+            raise UserError(
+                f'{study.path}: audit.time_to_event: "{pair}" is to be "time/event", two of the clinical variables: '
+                f"{', '.join(kinds['clinical']) or 'there are none'}"
+            )
+        kinds["clinical"] = {name: kind for name, kind in kinds["clinical"].items() if name not in both}
+        kinds["clinical"][pair] = "time_to_event"
     return kinds
 
 

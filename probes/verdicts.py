@@ -13,7 +13,12 @@ from statsmodels.stats.multitest import multipletests
 ALPHA = 0.05
 ACCUSING = ("explained_by_acquisition", "confounded_survives", "cannot_be_separated")
 
-METRIC_NAMES = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "spearman": "Spearman correlation"}
+METRIC_NAMES = {
+    "auroc": "AUROC",
+    "macro_auroc": "macro AUROC",
+    "spearman": "Spearman correlation",
+    "concordance": "concordance",
+}
 MEASURE_NAMES = {"cramers_v": "Cramér's V", "eta_squared": "η²", "spearman": "Spearman correlation"}
 
 Row = Mapping[str, Any]

@@ -1,0 +1,141 @@
+"""Time to an event through the whole audit: level, power, coverage, verdicts and refusals in worlds with known hazards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cohort.errors import UserError
+from cohort.patients import Patients
+from probes.audit import audit
+from probes.estimate import probe
+from probes.rows import target_of
+from probes.time_to_event import read_time_to_event
+
+QUICK = {"permutations": 99, "bootstrap": 100, "further": False}
+
+
+def world(seed, n=150, disease=0.0, device=0.0, confounding=0.0, dim=12):
+    """Exponential times whose hazard doubles twice with `sick`; half of the patients are lost before."""
+    rng = np.random.default_rng([seed, 77])
+    codes = np.repeat(np.arange(n), rng.integers(1, 4, n))
+    z = rng.integers(0, 2, n)
+    sick = np.where(rng.random(n) < confounding, z, rng.integers(0, 2, n))
+    event = rng.exponential(1.0, n) / 4.0**sick
+    lost = rng.exponential(1.0, n)
+    vectors = rng.standard_normal((n, dim))[codes] + rng.standard_normal((len(codes), dim))
+    vectors[:, 0] += disease * sick[codes] + 0.45 * device * z[codes]
+    vectors[:, 1] += 0.9 * device * z[codes]
+    table = pd.DataFrame(
+        {
+            "patient": codes,
+            "months": np.round(12 * np.minimum(event, lost), 1)[codes],
+            "died": (event <= lost).astype(int)[codes],
+            "device": np.where(z[codes] == 1, "GE", "Aloka"),
+        }
+    )
+    return vectors.astype(np.float32), table
+
+
+def of(vectors, table, seed=0, **more):
+    patients = Patients.of(table["patient"].to_numpy())
+    variable = read_time_to_event(table, "months/died", "clinical", patients)
+    target, _ = target_of(variable, variable.usable)
+    return probe(vectors, target, patients, seed=seed, **{"permutations": 99, "bootstrap": 100, **more})
+
+
+def test_level_and_coverage_without_any_effect():
+    found = [of(*world(seed, n=80), seed=seed) for seed in range(60)]
+    assert all(one.metric == "concordance" and one.chance == 0.5 for one in found)
+    assert np.mean([one.p_value <= 0.05 for one in found]) <= 0.15  # 9 of 60 has a chance of 0.2 % at 5 %
+    expected = np.mean([one.score for one in found])
+    assert abs(expected - 0.5) < 0.03
+    assert np.mean([one.ci_low <= expected <= one.ci_high for one in found]) >= 0.85
+
+
+def test_power_and_coverage_of_an_effect():
+    found = [of(*world(seed, n=200, disease=4.0), seed=seed) for seed in range(30)]
+    assert np.mean([one.p_value <= 0.05 for one in found]) >= 0.9
+    expected = np.mean([one.score for one in found])
+    assert expected > 0.58
+    assert np.mean([one.ci_low <= expected <= one.ci_high for one in found]) >= 0.8
+
+
+def test_a_survival_that_exists_only_through_the_device_is_not_read_beyond_it():
+    found = [
+        audit(
+            *world(seed, n=240, device=5.0, confounding=0.95), patient="patient", clinical=["months/died"], acquisition=["device"],
+            seed=seed, **QUICK,
+        )["pairs"][0]
+        for seed in range(8)
+    ]  # fmt: skip
+    assert all(pair["association"]["p_value"] <= 0.05 for pair in found)
+    assert sum(pair["clinical_beyond_acquisition"]["p_value"] <= 0.05 for pair in found) <= 2
+    assert sum(pair["verdict"] == "explained_by_acquisition" for pair in found) >= 5
+
+
+def test_everything_the_audit_asks_has_an_answer():
+    vectors, table = world(1, n=200, disease=4.0, device=3.0, confounding=0.5)
+    table.loc[table["patient"] < 20, "died"] = np.nan
+    found = audit(
+        vectors,
+        table,
+        patient="patient",
+        clinical=["months/died"],
+        acquisition=["device"],
+        permutations=99,
+        bootstrap=100,
+    )
+    row, pair = found["variables"][0], found["pairs"][0]
+    assert (row["kind"], row["metric"], row["r2"]) == ("time_to_event", "concordance", None)
+    assert row["n_events"] == row["level_patients"]["event"] >= 60
+    assert row["n_missing"] == (table["patient"] < 20).sum()
+    assert row["missing"]["p_value"] is not None
+    assert row["ci_low"] < row["score"] < row["ci_high"]
+    assert row["score"] > 0.6
+    assert row["knn"]["score"] > 0.5
+    assert row["logistic"] is None
+    assert row["few_labels"]
+    assert pair["clinical_beyond_acquisition"]["metric"] == "concordance"
+    assert pair["transfer"]["within"] > 0.5
+    assert pair["neighbours"]["note"].startswith("months/died in strata")
+    assert {r["name"] for r in pair["remedies"]} >= {"none", "leace", "residual"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"died": "maybe"}, 'holds "maybe"; write 1 where the event came'),
+        ({"died": 0}, "nobody had the event"),
+        ({"months": -1.0}, "numbers from 0"),
+        ({"months": "long"}, "numbers from 0"),
+        ({"months": np.nan}, "no row has both"),
+    ],
+)
+def test_mistakes_get_a_sentence(change, message):
+    vectors, table = world(0, n=40)
+    with pytest.raises(UserError, match=message):
+        audit(vectors, table.assign(**change), patient="patient", clinical=["months/died"], acquisition=["device"])
+
+
+def test_half_a_pair_and_a_wrong_kind_get_a_sentence():
+    vectors, table = world(0, n=40)
+    given = {"patient": "patient", "acquisition": ["device"]}
+    for clinical, message in (
+        (["months/dead"], 'no column "months/dead"'),
+        ({"months": "time_to_event"}, "name both columns"),
+        ({"months/died": "ordinal"}, "its kind is time_to_event"),
+    ):
+        with pytest.raises(UserError, match=message):
+            audit(vectors, table, clinical=clinical, **given)
+
+
+def test_too_few_events_are_no_number():
+    vectors, table = world(0, n=60)
+    table["died"] = (table["patient"] < 4).astype(int)
+    row = audit(vectors, table, patient="patient", clinical=["months/died"], acquisition=["device"], **QUICK)[
+        "variables"
+    ][0]
+    assert row["score"] is None
+    assert row["note"].startswith("too few patients (4 with the event; 10 needed)")
