@@ -89,7 +89,7 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
                     row=panel,
                     col=1,
                 )
-        chance = 0.5 if scale == "AUROC" else 0.0
+        chance = words.chance(scale)
         figure.add_vline(x=chance, line={"dash": "dash", "width": 1.5, "color": "#52606d"}, row=panel, col=1)
         for i in range(len(members) - 1):
             figure.add_hline(y=i + 0.5, line={"width": 1, "color": FAINT}, row=panel, col=1)
@@ -169,9 +169,7 @@ def _span(
 
 
 def _axis_title(scale: str) -> str:
-    if scale == "AUROC":
-        return "how well it can be read off the embedding (AUROC: 0.5 is chance, 1 is perfect)"
-    return f"how well it can be read off the embedding ({scale}: 0 is chance, 1 is perfect)"
+    return f"how well it can be read off the embedding ({scale}: {words.chance(scale):g} is chance, 1 is perfect)"
 
 
 def _probe_hover(backbone: str, item: Mapping[str, Any]) -> str:
@@ -217,7 +215,7 @@ def pair_figure(
             rows.append((label, before, beyond, colour))
     if not rows:
         return None
-    chance = 0.5 if scale == "AUROC" else 0.0
+    chance = words.chance(scale)
     figure = go.Figure()
     top = len(rows) - 1
     for i, (label, before, beyond, colour) in enumerate(rows):

@@ -139,6 +139,11 @@ def metric_label(metric: str | None) -> str:
     return {"r2": "R²", "spearman": "Spearman correlation", "concordance": "Concordance"}.get(key, humane(key))
 
 
+def chance(scale: str) -> float:
+    """Where a reading on this scale (`metric_label`) tells nothing."""
+    return 0.5 if scale in {"AUROC", "Concordance"} else 0.0
+
+
 def measure_label(measure: str | None) -> str:
     """An association's measure for people."""
     key = (measure or "").lower()
