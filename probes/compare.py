@@ -13,7 +13,7 @@ from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
 from cohort.patients import Patients, bootstrap_counts, deal_folds
-from probes.estimate import resampled_in_chunks
+from probes.interval import resampled_in_chunks
 from probes.linear import FoldedRidge
 from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
 from probes.statistic import Statistic, Target, fold_label, informative_levels
@@ -42,7 +42,7 @@ def compare(
 ) -> Change:
     """Probe both (n, d) sets, which may differ in d, in the same patient-grouped folds.
 
-    The standard error of the change is the larger of two, as in `probes.estimate.interval`: of the paired bootstrap of the
+    The standard error of the change is the larger of two, as in `probes.interval.interval`: of the paired bootstrap of the
     out-of-fold scores, and of the paired half samples; Student's t with 15 degrees of freedom.
     """
     strata = np.zeros(len(patients), dtype=np.int64)

@@ -9,29 +9,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
 import joblib
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
-from cohort.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds, drawn_evenly
-from probes.knn import knn_scores
+from cohort.patients import IntArray, PatientPermutations, Patients, bootstrap_counts, deal_folds
+from probes.beside import Fitted, Other
+from probes.interval import Scored, interval, refit_error
 from probes.linear import FoldedRidge
-from probes.logistic import logistic_scores
-from probes.nonlinear import boosted_scores
-from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
+from probes.refit import N_GROUPS
 from probes.statistic import Statistic, Target, fold_label, informative_levels
 from probes.variables import MIN_PATIENTS
 
-Other = Literal["logistic", "knn", "nonlinear"]
-Scored = tuple[float, float, float]  # score and its 95 % interval
-_MOST_IMAGES = 10_000  # of a kNN probe, whose cost grows with their square, and of trees; drawn evenly over patients
 CHUNK_CELLS = 2_500_000  # rows × targets at once: matrix products want many targets
-_SAMPLED_CELLS = 100_000  # rows × bootstrap samples at once: sums want the caches
 
 
 @dataclass(frozen=True)
@@ -150,26 +143,11 @@ def _probe(
     ci_low, ci_high = interval(statistic, observed, observed_scores, patients, counts, refitted)
 
     beside: dict[str, Scored] = {}
-    dealt = patient_folds[patients.codes]
-    data = np.asarray(target.data, dtype=np.int64) if target.n_levels else None
+    fitted = Fitted(vectors, patients, statistic, ridge, fit, patient_folds, counts, refitted)
     for other in () if conditional else others:
-        kept = drawn_evenly(patients, _MOST_IMAGES, rng_bootstrap) if other != "logistic" else np.arange(n)
-        inside, drawn = _among(patients, kept, counts)
-        part, codes, folded = (vectors if len(kept) == n else vectors[kept]), inside.codes, dealt[kept]
-        if other == "knn":
-            scores = knn_scores(part, fit[:, kept], codes, inside.weights, folded)
-        elif other == "nonlinear":
-            levels_of = None if data is None else data[kept]
-            scores = boosted_scores(part, levels_of, columns, fit[0, kept], inside.weights, folded, seed)
-        elif data is not None:
-            scores = logistic_scores(ridge, data, columns)
-        else:
-            continue
-        its = replace(statistic, target=target.take(kept), weights=inside.weights,
-                      strata=strata[kept], ranks=statistic.ranks[kept] if len(statistic.ranks) else statistic.ranks)  # fmt: skip
-        score = its.observed(scores)
-        fewer = float(np.sqrt(patients.n_patients / inside.n_patients))  # whose luck is the greater
-        beside[other] = score, *interval(its, score, scores, inside, drawn, refitted * fewer)
+        found = fitted.beside(other, rng_bootstrap, seed)
+        if found is not None:
+            beside[other] = found
     return Estimate(
         target.metric,
         target.chance,
@@ -193,13 +171,6 @@ def _probe(
     )
 
 
-def _among(patients: Patients, kept: IntArray, counts: NDArray[np.float32]) -> tuple[Patients, NDArray[np.float32]]:
-    """The patients of some rows, and how often each of them was drawn."""
-    rows = np.zeros(len(patients), dtype=bool)
-    rows[kept] = True
-    return patients.subset(rows), counts[:, np.unique(patients.codes[kept])]
-
-
 def r_squared(ridge: FoldedRidge, values: NDArray[np.float64]) -> float:
     """Out-of-fold R², patients weighing alike: 1 - squared error / squared error of the training mean. At most 1."""
     predicted = ridge.scores(values[None], standardise=False)[0].astype(np.float64)
@@ -210,64 +181,3 @@ def r_squared(ridge: FoldedRidge, values: NDArray[np.float64]) -> float:
         error += float((ridge.weights[rows] * (values[rows] - mean - predicted[rows]) ** 2).sum())
         baseline += float((ridge.weights[rows] * (values[rows] - mean) ** 2).sum())
     return 1.0 - error / baseline
-
-
-def _stretch(score: NDArray[np.float64], ranked: bool) -> NDArray[np.float64]:
-    """To a scale on which the spread hardly depends on the score: arcsine of the root, or Fisher's z."""
-    if ranked:
-        return np.arctanh(np.clip(score, -0.9999, 0.9999))
-    return np.asarray(np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0))))
-
-
-def refit_error(statistic: Statistic, ridge: FoldedRidge, fit: NDArray[np.floating], groups: IntArray) -> float:
-    """Standard error, on the stretched scale, of the score under other training and test patients (balanced half samples)."""
-    ranked = statistic.target.metric == "spearman"
-    halves = half_sample_pairs(ridge, fit, groups, statistic.strata, statistic.on_half)
-    difference = np.diff(_stretch(halves, ranked), axis=1)
-    difference = difference[np.isfinite(difference)]
-    return float(np.sqrt((difference**2).mean() / 4)) if len(difference) else 0.0
-
-
-def resampled_in_chunks(
-    statistic: Statistic, scores: NDArray[np.floating], patients: Patients, counts: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """(bootstrap,) the statistic of each sample of patients; counts (bootstrap, n_patients)."""
-    chunk = max(1, _SAMPLED_CELLS // len(patients))
-
-    resampled = statistic.resampler(scores)
-
-    def one(first: int) -> NDArray[np.float64]:
-        return resampled(np.take(counts[first : first + chunk], patients.codes, axis=1))
-
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        return np.concatenate(list(pool.map(one, range(0, len(counts), chunk))))
-
-
-def interval(
-    statistic: Statistic,
-    observed: float,
-    scores: NDArray[np.floating],
-    patients: Patients,
-    counts: NDArray[np.float32],  # (bootstrap, n_patients)
-    refitted: float,  # from `refit_error`
-) -> tuple[float, float]:
-    """95 % interval of the score that the probe is expected to reach with this many patients.
-
-    The standard error is the larger of two: the patient bootstrap of the out-of-fold scores (other test patients),
-    and the balanced half samples of `probes.refit` (other training and test patients). Student's t with 15 degrees
-    of freedom, on a variance-stabilising scale. (Of the logistic and the kNN probe the half samples are the ridge probe's.)
-    """
-    ranked = statistic.target.metric == "spearman"
-    drawn = resampled_in_chunks(statistic, scores, patients, counts)
-    fixed = float(_stretch(drawn[np.isfinite(drawn)], ranked).std())
-    reach = float(student_t.ppf(0.975, len(CONTRASTS))) * max(fixed, refitted)
-    centre = float(_stretch(np.array(observed), ranked))
-    if ranked:
-        return float(np.tanh(centre - reach)), float(np.tanh(centre + reach))
-    low = np.sin(max(centre - reach, 0.0)) ** 2
-    if (
-        observed > 1 - 1e-12
-    ):  # no error to learn the spread from: the rule of three, 3 / n of the scarcer side at chance
-        low = min(low, 1 - 1.5 / statistic.scarcest)
-    high = np.sin(min(centre + reach, np.pi / 2)) ** 2
-    return float(low), float(high)

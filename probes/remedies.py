@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from cohort.patients import IntArray, Patients, bootstrap_counts, deal_folds, drawn_evenly
 from probes.erasure import FITS, NAMES, has_combat
-from probes.estimate import Scored, interval
+from probes.interval import Scored, interval
 from probes.knn import knn_votes
 from probes.linear import fitted_probe
 from probes.statistic import Statistic, Target, fold_label, informative_levels

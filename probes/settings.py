@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from cohort.errors import UserError
 from cohort.patients import Patients
-from probes.estimate import Estimate, Other, probe
+from probes.beside import Other
+from probes.estimate import Estimate, probe
 from probes.statistic import Target
 from probes.variables import MIN_PATIENTS
 
@@ -73,7 +74,7 @@ class Settings:
             raise UserError(f"folds is {folds}; at most {MIN_PATIENTS}, the fewest patients a class may have.")
         self.permutations, self.folds, self.bootstrap, self.seed = permutations, folds, bootstrap, seed
         self.further = further
-        self.others: tuple[Other, ...] = ("logistic", "knn", "nonlinear") if nonlinear else ("logistic", "knn")
+        self.others: tuple[Other, ...] = ("logistic", "knn", "pooled", *(("nonlinear",) if nonlinear else ()))
         self.refitted: dict[str, float] = {}  # by variable: standard error of other training patients, of its probe
 
     @property
