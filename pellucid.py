@@ -432,6 +432,34 @@ def audit(
     _told("audit", run)
 
 
+@app.command("take-out")
+def take_out(
+    study: StudyPath,
+    factor: Annotated[str, typer.Option(help="Acquisition variable to take out of the vectors.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    backbone: BackboneName = None,
+    by: Annotated[str, typer.Option(help="leace, residual or combat.")] = "leace",
+) -> None:
+    """Write vectors without an acquisition factor, to be audited and used beside the others."""
+    from cohort.scan import current_scan
+    from embed.stored import choose_vectors
+    from embed.vectors import load_vectors
+    from probes.remedied import take_out as write_without
+    from probes.verbs import rows_of
+
+    loaded = _study(study, overrides, config)
+    scanned = current_scan(loaded)
+    made = choose_vectors(loaded.analysis, scanned, backbone)
+    run = write_without(loaded, scanned, made, rows_of(scanned, load_vectors(made.path).images), factor, by)  # type: ignore[arg-type]
+    stored = load_vectors(run.path)
+    typer.echo(
+        f"  {stored.name}: {len(stored.images)} images, learnt from {stored.spec['learnt_from']} training patients"
+    )
+    typer.echo(f'  look at it: pellucid audit {study} --backbone "{stored.name}"')
+    _told("embed", run)
+
+
 def _say_audit(content: dict[str, Any]) -> None:
     for variable in content["variables"]:
         if variable["score"] is None:

@@ -10,6 +10,7 @@ from cohort.runs import RunFolder, newest_runs
 from embed.vectors import Vectors, load_vectors
 
 WITHOUT_TEXT = " without text"  # behind the name of a backbone whose pictures had their text painted over
+TAKEN_OUT = " less "  # behind the name of a backbone, before that of a factor that was taken out of its vectors
 
 
 def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
@@ -49,7 +50,8 @@ def choose_vectors(analysis: Path, scan: RunFolder, backbone: str | None = None)
         )
     if backbone is None:
         order = {"run": 0, "timm": 1, "timm-random": 2, "pixels": 3}
-        return found[min(reversed(found), key=lambda name: order.get(name.partition(":")[0], 1))]
+        as_embedded = [name for name in reversed(found) if TAKEN_OUT not in name]
+        return found[min(as_embedded, key=lambda name: order.get(name.partition(":")[0], 1))]
     wanted = f"run:{Path(backbone[4:]).name}" if backbone.startswith("run:") else backbone
     if wanted not in found:
         raise UserError(f"no vectors of `{backbone}`{did_you_mean(wanted, found)}; there are: {', '.join(found)}")

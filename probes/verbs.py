@@ -53,7 +53,7 @@ def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, 
             backbones = {}
             for made in vectors:
                 stored = load_vectors(made.path)
-                table = _table(scan, stored.images)
+                table = rows_of(scan, stored.images)
                 with _steps(f"probing {stored.name}", progress) as step:
                     rows = probe_variables(
                         np.asarray(stored.values),
@@ -89,7 +89,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
             with _steps(f"auditing {stored.name}", progress) as step:
                 content = audit(
                     values,
-                    _table(scan, stored.images),
+                    rows_of(scan, stored.images),
                     patient="patient",
                     progress=step,
                     strict=False,
@@ -98,7 +98,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
                     **_asked(config),
                 )
             if masked is not None:
-                table = _table(scan, stored.images)
+                table = rows_of(scan, stored.images)
                 content["text_masked"] = text_masked(
                     stored, load_vectors(masked.path), table, named, config.folds, config.bootstrap, config.seed
                 )
@@ -133,7 +133,7 @@ def _named(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
     return kinds
 
 
-def _table(scan: RunFolder, images: pd.DataFrame) -> pd.DataFrame:
+def rows_of(scan: RunFolder, images: pd.DataFrame) -> pd.DataFrame:
     """The manifest's rows in the order of the vectors."""
     manifest = pd.read_parquet(scan.path / "manifest.parquet").set_index("image_id")
     if not images["image_id"].isin(manifest.index).all():
