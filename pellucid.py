@@ -400,15 +400,17 @@ def audit(
         if study is not None:
             raise UserError(f"audit either the study {study} or --vectors, not both")
         from probes.tables import audit_files
+        from probes.verbs import steps_shown
 
         missing = [n for n, v in (("--table", table), ("--patient", patient), ("--out", out)) if v is None]
         if missing or table is None or patient is None or out is None:
             raise UserError(f"--vectors needs {', '.join(missing)} as well")
         columns = [[c.strip() for c in names.split(",") if c.strip()] for names in (clinical, acquisition)]
-        written = audit_files(
-            vectors, table, patient, columns[0], columns[1], out, permutations or 999, seed or 0, row_id,
-            further=not brief, nonlinear=nonlinear,
-        )  # fmt: skip
+        with steps_shown(f"auditing {vectors.name}") as step:
+            written = audit_files(
+                vectors, table, patient, columns[0], columns[1], out, permutations or 999, seed or 0, row_id, step,
+                further=not brief, nonlinear=nonlinear,
+            )  # fmt: skip
         _say_audit(json.loads(written.read_text(encoding="utf-8")))
         typer.echo(f"audit: done → {written}")
         return

@@ -54,7 +54,7 @@ def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, 
             for made in vectors:
                 stored = load_vectors(made.path)
                 table = rows_of(scan, stored.images)
-                with _steps(f"probing {stored.name}", progress) as step:
+                with steps_shown(f"probing {stored.name}", progress) as step:
                     rows = probe_variables(
                         np.asarray(stored.values),
                         table,
@@ -86,7 +86,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
     ) as run:
         if not run.done:
             values: NDArray[np.floating[Any]] = np.asarray(stored.values)
-            with _steps(f"auditing {stored.name}", progress) as step:
+            with steps_shown(f"auditing {stored.name}", progress) as step:
                 content = audit(
                     values,
                     rows_of(scan, stored.images),
@@ -142,7 +142,7 @@ def rows_of(scan: RunFolder, images: pd.DataFrame) -> pd.DataFrame:
 
 
 @contextmanager
-def _steps(what: str, shown: bool) -> Iterator[Progress]:
+def steps_shown(what: str, shown: bool = True) -> Iterator[Progress]:
     """The audit's callback (done, total, question) as a bar."""
     with track(what, 0, "questions", shown) as advance:
         before = 0
