@@ -53,6 +53,7 @@ class World:
     fingerprint: float = 1.0  # standard deviation between patients; images of one patient vary with 1
     within: bool = False  # disease varies within patients, device does not
     rank: bool = False  # disease is a continuous grade
+    time: bool = False  # the diseased die four times as fast; half of all patients are lost to follow-up before
 
     def draw(self, seed: int) -> tuple[NDArray[np.float32], pd.DataFrame]:
         rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
@@ -74,6 +75,9 @@ class World:
             along = (0.5 * directions[0] + directions[level]) / np.sqrt(1.25)
             values += self.device * np.outer(device[codes] == level, along)
         table = pd.DataFrame({"patient": codes, "device": np.array(list("ABCDE"))[device[codes]]})
+        if self.time:
+            event, lost = rng.exponential(1.0, self.n_patients) / 4.0**disease, rng.exponential(0.7, self.n_patients)
+            table["months"], table["died"] = np.minimum(event, lost)[codes], (event <= lost).astype(int)[codes]
         table["disease"] = row_disease if self.rank else np.where(row_disease > 0, "sick", "well")
         return values.astype(np.float32), table
 
@@ -99,6 +103,9 @@ WORLDS = (
           disease=4.0, confounding=0.7),
     World("partly explained", "confounded_survives", (), disease=3.0, device=4.0, confounding=0.7),
     World("complete confounding", "cannot_be_separated", (), disease=3.0, device=4.0, confounding=1.0),
+    replace(BASE, name="no effect, time to event", time=True),
+    World("disease only, time to event", "", ("acquisition", "acquisition_beyond", "association"), disease=4.0, time=True),
+    World("explained, time to event", "", ("clinical_beyond",), device=4.0, confounding=0.9, time=True),
     World("weak disease", "", ("acquisition", "acquisition_beyond", "association"), disease=1.5),
     World("strong disease, 60 patients", "", ("acquisition",), disease=5.0, n_patients=60, dim=16, images=(1, 3)),
 )  # fmt: skip
@@ -108,6 +115,8 @@ def one(world: World, permutations: int, further: bool, seed: int) -> dict[str, 
     """All answers of one repetition, flat."""
     vectors, table = world.draw(seed)
     kinds = {"disease": "continuous" if world.rank else "binary"}
+    if world.time:
+        kinds = {"months/died": "time_to_event"}
     found = audit(
         vectors, table, patient="patient", clinical=kinds, acquisition={"device": "categorical"},
         permutations=permutations, bootstrap=200, seed=seed, further=further,
