@@ -253,7 +253,7 @@ def _mixing(embedding: NDArray[np.float32], levels: IntArray, seed: int) -> tupl
     shares = np.bincount(levels) / n
     k = int(min(70, max(10, n // b // 4)))  # a quarter of the mean level, 10 to 70 [3]
     wide = int(min(LISI_NEIGHBOURS, n - 1))
-    near, distances = _ranked(embedding, max(k, wide + 1))
+    near, distances = ranked(embedding, max(k, wide + 1))
     weights = lisi_weights(distances[:, 1 : wide + 1], max(wide / 3, 2.0))
     around = near[:, 1 : wide + 1]
 
@@ -296,7 +296,7 @@ def _agreement(clusters: IntArray | None, clinical: IntArray, acquisition: IntAr
     )
 
 
-def _ranked(embedding: NDArray[np.float32], k: int) -> tuple[IntArray, NDArray[np.float64]]:
+def ranked(embedding: NDArray[np.float32], k: int) -> tuple[IntArray, NDArray[np.float64]]:
     """(p, k) nearest patients, oneself first, and their Euclidean distances."""
     k = min(k, len(embedding))
     near = np.empty((len(embedding), k), dtype=np.int64)

@@ -13,6 +13,7 @@ from probes.neighbours import (
     lisi,
     lisi_weights,
     patient_embeddings,
+    ranked,
     robustness_chance,
 )
 
@@ -104,6 +105,21 @@ def test_lisi_counts_levels() -> None:
     weights = lisi_weights(spread, 30)
     entropy = -(weights * np.log(weights)).sum(axis=1)
     np.testing.assert_allclose(np.exp(entropy), 30, rtol=1e-3)
+
+
+def test_mixing_is_that_of_scib_metrics() -> None:
+    """Golden values: scib-metrics 0.5.10 (`lisi_knn`, `ilisi_knn`, `kbet`; jax in double precision) on these points."""
+    rng = np.random.default_rng(7)
+    levels = np.repeat([0, 1, 2], [150, 100, 50])
+    points = rng.standard_normal((300, 4))
+    points[:, 0] += 0.8 * levels
+    points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    near, distances = ranked(points, 91)  # oneself among them, as there
+    each = lisi(lisi_weights(distances[:, 1:], 30), near[:, 1:], levels, 3)
+    np.testing.assert_allclose(each[:4], [2.12761517, 1.55741903, 1.73223005, 1.65850889], rtol=1e-5)
+    assert (np.median(each) - 1) / 2 == pytest.approx(0.655135, abs=1e-5)
+    rejected = kbet_rejections(near[:, :25], levels, np.bincount(levels) / 300)
+    assert rejected.mean() == pytest.approx(0.543333, abs=1e-6)
 
 
 def test_mixing_against_its_chance() -> None:
