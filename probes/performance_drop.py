@@ -10,19 +10,15 @@ embedding loses is little: the probe has no device to hold on to. Patients, not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
-from threadpoolctl import threadpool_limits
 
-from cohort.patients import IntArray, Patients, deal_folds
+from cohort.patients import IntArray, Patients
 from probes.linear import fitted_probe
-from probes.refit import CONTRASTS, N_GROUPS
+from probes.rounds import reach, rounds
 from probes.statistic import Statistic, Target
 from probes.transfer import few_images, judged
 from probes.variables import MIN_PATIENTS
@@ -83,29 +79,21 @@ def performance_drop(
     label = np.zeros(patients.n_patients, dtype=np.int64)
     for number, cell in enumerate(cells):
         label[cell] = number + 1
-    groups = deal_folds(label, N_GROUPS, np.random.default_rng([seed, 2]))
-    halves = [contrast[groups] == sign for contrast in CONTRASTS for sign in (1, -1)]
-    everybody = np.ones(patients.n_patients, dtype=bool)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        whole = list(pool.map(lambda r: one(everybody, [seed, 3, r], None), range(ROUNDS)))
-        penalty = float(np.exp(np.mean([np.log(found[1]) for found in whole])))
-        halved = list(pool.map(lambda h: one(halves[h], [seed, 4, h], penalty)[0], range(len(halves))))
-    scores = np.mean([found[0] for found in whole], axis=0)
-    difference = np.diff(np.array([_average(s) for s in halved]).reshape(-1, 2), axis=1)
-    difference = difference[np.isfinite(difference)]
+    whole, halved = rounds(one, label, ROUNDS, seed)
+    scores = np.mean(whole, axis=0)
     drop = _average(scores)
-    if scores[0] <= target.chance or len(difference) < N_GROUPS // 2:
+    wide = reach([_average(s) for s in halved])
+    if scores[0] <= target.chance or wide is None:
         return PerformanceDrop(
             refusal=f"on balanced patients nothing was learnt (AUROC {scores[0]:.2f}): there is nothing to lose"
         )
-    reach = float(student_t.ppf(0.975, len(CONTRASTS))) * float(np.sqrt((difference**2).mean() / 4))
     return PerformanceDrop(
         tuple(int(level) for level in pair),
         tuple(float(s) for s in scores),
         drop,
-        drop - reach,
-        drop + reach,
-        whole[0][2],
+        drop - wide,
+        drop + wide,
+        4 * _sizes(min(smallest, _MOST_PATIENTS))[1],
     )
 
 
@@ -123,14 +111,11 @@ def _round(
     among: NDArray[np.bool_],
     seed: list[int],
     penalty: float | None,
-) -> tuple[NDArray[np.float64], float, int]:
-    """(len(CONFOUNDING),) scores, the mean penalty chosen, and how many patients taught."""
+) -> tuple[NDArray[np.float64], float]:
+    """(len(CONFOUNDING),) scores, and the mean penalty chosen."""
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(cell[among[cell]])[:_MOST_PATIENTS] for cell in cells]
-    smallest = min(map(len, drawn))
-    n_test = max(2, round(_TEST * smallest))
-    quarter = (smallest - n_test) // 2  # so that two cells alone can give as many as all four
-    quarter -= quarter % 4 if quarter >= 4 else 0  # and each share of it is a whole number of patients
+    n_test, quarter = _sizes(min(map(len, drawn)))
     seen = _rows(patients, np.concatenate([cell[:n_test] for cell in drawn]), few)
     mask = np.zeros(len(patients), dtype=bool)
     mask[seen] = True
@@ -150,7 +135,14 @@ def _round(
             out = np.zeros((1, len(patients)))
             out[:, seen] = slope @ np.asarray(vectors[seen], dtype=np.float64).T + offset[:, None]
             scores[place] += judging.on_half(out, mask) / len(ways)
-    return scores, float(np.exp(np.mean(np.log(penalties)))), 4 * quarter
+    return scores, float(np.exp(np.mean(np.log(penalties))))
+
+
+def _sizes(smallest: int) -> tuple[int, int]:
+    """Of each cell how many patients are judged, and how many teach on average; smallest: patients of the smallest cell."""
+    n_test = max(2, round(_TEST * smallest))
+    quarter = (smallest - n_test) // 2  # so that two cells alone can give as many as all four
+    return n_test, quarter - (quarter % 4 if quarter >= 4 else 0)  # each share of it is a whole number of patients
 
 
 def _rows(patients: Patients, chosen: IntArray, few: NDArray[np.bool_]) -> IntArray:

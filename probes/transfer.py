@@ -5,7 +5,6 @@ cross-validated by itself, with training sets of the same size and the same shar
 the other levels, and both probes are tested on the same patients. What is left between the two is the change of level.
 
 - [0]: Leek et al., Tackling the widespread and critical impact of batch effects, 2010, for the question
-- [1]: Wolter, Introduction to Variance Estimation, 2007, chapter 3, for the half samples (`probes.refit`)
 
 Legend: n images, d dimensions, c targets.
 """
@@ -13,19 +12,15 @@ Legend: n images, d dimensions, c targets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
-from threadpoolctl import threadpool_limits
 
 from cohort.patients import IntArray, Patients, deal_folds
 from probes.linear import fitted_probe, fold_probes
-from probes.refit import CONTRASTS, N_GROUPS
+from probes.rounds import reach, rounds
 from probes.statistic import Statistic, Target, fold_label
 from probes.variables import MIN_PATIENTS
 
@@ -92,17 +87,8 @@ def transfer(
     if not eligible:
         return Transfer(refusal=f"no level has, like the others together, {MIN_PATIENTS} patients of each class")
     one = partial(_round, vectors, target, eligible, patients, label, few)
-    groups = deal_folds(label, N_GROUPS, np.random.default_rng([seed, 2]))
-    everybody = np.ones(patients.n_patients, dtype=bool)
-    halves = [contrast[groups] == sign for contrast in CONTRASTS for sign in (1, -1)]
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        whole = list(pool.map(lambda r: one(everybody, [seed, 3, r], None), range(ROUNDS)))
-        penalty = float(np.exp(np.mean([np.log(found[1]) for found in whole])))
-        halved = list(pool.map(lambda h: one(halves[h], [seed, 4, h], penalty)[0], range(len(halves))))
-    scores = np.nanmean([found[0] for found in whole], axis=0)  # (levels, 2)
-    drops = np.array([_mean_drop(scores) for scores in halved]).reshape(-1, 2)
-    difference = np.diff(drops, axis=1)
-    difference = difference[np.isfinite(difference)]
+    whole, halved = rounds(one, label, ROUNDS, seed)
+    scores = np.nanmean(whole, axis=0)  # (levels, 2)
     within, across = (float(x) for x in scores.mean(axis=0))
     drop = within - across
     found = Transfer(
@@ -112,10 +98,8 @@ def transfer(
         drop,
         by_level=tuple((float(a), float(b)) for a, b in scores),
     )
-    if len(difference) < N_GROUPS // 2:
-        return found
-    reach = float(student_t.ppf(0.975, len(CONTRASTS))) * float(np.sqrt((difference**2).mean() / 4))
-    return Transfer(**{**found.__dict__, "ci_low": drop - reach, "ci_high": drop + reach})
+    wide = reach([_mean_drop(scores) for scores in halved])
+    return found if wide is None else replace(found, ci_low=drop - wide, ci_high=drop + wide)
 
 
 def _mean_drop(scores: NDArray[np.float64]) -> float:
