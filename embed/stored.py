@@ -14,8 +14,13 @@ TAKEN_OUT = " less "  # behind the name of a backbone, before that of a factor t
 
 
 def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
-    """{backbone: its newest finished run made from this scan}, oldest first; those of masked text are another matter."""
-    return {name: run for name, run in _newest(analysis, scan).items() if not name.endswith(WITHOUT_TEXT)}
+    """{backbone: its newest finished run made from this scan}, oldest first; those of masked text are another matter, and
+    so are those from which a factor was taken out: they would be compared by the patients they learnt it from."""
+    return {
+        name: run
+        for name, run in _newest(analysis, scan).items()
+        if not name.endswith(WITHOUT_TEXT) and not load_vectors(run.path).spec.get("taken_out")
+    }
 
 
 def masked_vectors(analysis: Path, scan: RunFolder, before: Vectors) -> RunFolder | None:
@@ -50,8 +55,10 @@ def choose_vectors(analysis: Path, scan: RunFolder, backbone: str | None = None)
         )
     if backbone is None:
         order = {"run": 0, "timm": 1, "timm-random": 2, "pixels": 3}
-        as_embedded = [name for name in reversed(found) if TAKEN_OUT not in name]
-        return found[min(as_embedded, key=lambda name: order.get(name.partition(":")[0], 1))]
+        return found[min(reversed(found), key=lambda name: order.get(name.partition(":")[0], 1))]
+    known = _newest(analysis, scan)
+    if backbone in known and backbone not in found:
+        return known[backbone]  # derived ones only by their whole name
     wanted = f"run:{Path(backbone[4:]).name}" if backbone.startswith("run:") else backbone
     if wanted not in found:
         raise UserError(f"no vectors of `{backbone}`{did_you_mean(wanted, found)}; there are: {', '.join(found)}")

@@ -105,7 +105,7 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
         span = _span(backbones, members, chance)
         figure.update_xaxes(range=span, title={"text": _axis_title(scale), "font": {"size": 13}}, row=panel, col=1)
     figure.add_annotation(
-        x=0.5 if next(iter(panels)) == "AUROC" else 0.0,
+        x=words.chance(next(iter(panels))),
         y=1,
         yref="y domain",
         text="chance",

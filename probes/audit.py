@@ -50,7 +50,7 @@ def audit(
 
     vectors: (n, d) finite floats; table: n rows in the same order. `patient` names the column of patient ids; `clinical`
     and `acquisition` name columns, as a list (kinds are guessed) or a mapping name → kind (binary, categorical,
-    ordinal, continuous). `progress(done, total, what)` is called before each question.
+    ordinal, continuous; time_to_event for two columns named "time/event"). `progress(done, total, what)` is called before each question.
     strict: a column that cannot be probed at all (constant, the patient id in disguise) raises; otherwise it is
     listed with its sentence and no number.
     further: beside the probes also neighbours, transfer, remedies and few-label curves, which take about as long again.

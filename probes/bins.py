@@ -1,8 +1,7 @@
 """The rank measures of `probes.metrics` for very many score vectors or sets of weights: of scores in bins, unsorted.
 
-**Permutations.** A rank asks how much weight lies below. With scores in 1,024 equal bins over ±8 standard deviations of the training patients
-(`FoldedRidge` scales them so) one count of the weight per bin tells it, in a quarter of the time that sorting takes; two scores
-of one bin are a tie. A permutation test with this statistic is as exact as with any other, as long as observed and permuted
+**Permutations.** A rank asks how much weight lies below. With scores in 1,024 equal bins over ±8 of their standard deviations one count of
+the weight per bin tells it, in a quarter of the time that sorting takes; two scores of one bin are a tie. A permutation test with this statistic is as exact as with any other, as long as observed and permuted
 targets share it: the observed score is put into the same bins for its p-value, and reported unbinned.
 
 **Bootstrap.** The scores stay and the weights change: bins of equal mass, which tie nothing where there are fewer images.
@@ -24,8 +23,10 @@ _REACH = 8.0  # standard deviations; what lies beyond is in the last bin
 
 
 def binned(scores: NDArray[np.floating]) -> IntArray:
-    """Number of the bin of each score, 0 … 1,023."""
-    place = np.clip(scores, -_REACH, _REACH)
+    """Number of the bin of each score (n,), 0 … 1,023; all in one where they do not vary."""
+    mean, spread = float(scores.mean()), float(scores.std())
+    place = (scores - mean) * (1.0 / spread if spread > 1e-12 else 0.0)
+    np.clip(place, -_REACH, _REACH, out=place)
     place += _REACH
     place *= (N_BINS - 0.01) / (2 * _REACH)
     return np.asarray(place, dtype=np.int64)

@@ -17,6 +17,7 @@ from probes.interval import resampled_in_chunks
 from probes.linear import FoldedRidge
 from probes.refit import CONTRASTS, N_GROUPS, half_sample_pairs
 from probes.statistic import Statistic, Target, fold_label, informative_levels
+from probes.variables import MIN_PATIENTS
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def compare(
     out-of-fold scores, and of the paired half samples; Student's t with 15 degrees of freedom.
     """
     strata = np.zeros(len(patients), dtype=np.int64)
-    levels, _ = informative_levels(target, patients, strata)
-    if target.n_levels and not levels:
+    levels, scarcest = informative_levels(target, patients, strata)
+    if (target.n_levels and not levels) or (target.is_time and scarcest < MIN_PATIENTS):
         return Change()
     rng = np.random.default_rng([seed, 7])
     columns = target.columns(levels)

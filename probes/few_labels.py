@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from cohort.patients import IntArray, Patients, deal_folds
 from probes.linear import fold_probes
-from probes.statistic import Statistic, Target, fold_label
+from probes.statistic import Statistic, Target, comparable_events, fold_label
 
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 DRAWS = 3  # of folds and patients
@@ -57,6 +57,8 @@ def few_label_curve(
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
         drawn = np.array(list(pool.map(one, range(DRAWS))))  # (draws, shares, 2)
     rarest = np.unique(label, return_counts=True)[1].min()
+    if target.is_time:
+        rarest = min(rarest, comparable_events(target, patients, np.ones(len(patients), dtype=bool)))
     return [
         {
             "share": share,

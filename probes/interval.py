@@ -74,6 +74,6 @@ def interval(
     if (
         observed > 1 - 1e-12
     ):  # no error to learn the spread from: the rule of three, 3 / n of the scarcer side at chance
-        low = min(low, 1 - 1.5 / statistic.scarcest)
+        low = min(low, max(0.0, 1 - 1.5 / max(statistic.scarcest, 1)))
     high = np.sin(min(centre + reach, np.pi / 2)) ** 2
     return float(low), float(high)

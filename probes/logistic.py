@@ -56,7 +56,9 @@ def logistic_scores(ridge: FoldedRidge, levels: IntArray, columns: IntArray) -> 
                 chosen, found = _choose(*fit, features[check], ridge.weights, ridge.rows[check], target)
             found = newton(*_with(train, target), 1.0 / (chosen * train[2].sum()), found)
             known = train[0] @ found
-            its[ridge.rows[fold]] = (features[fold] @ found - known.mean()) / max(float(known.std()), 1e-12)
+            mean = np.average(known, weights=train[2])
+            spread = np.sqrt(np.average((known - mean) ** 2, weights=train[2]))
+            its[ridge.rows[fold]] = (features[fold] @ found - mean) / max(float(spread), 1e-12)
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         list(pool.map(one, range(len(ridge.factors))))

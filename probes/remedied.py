@@ -54,7 +54,7 @@ def take_out(
     if remedy == "combat" and not has_combat():
         raise UserError("ComBat needs the library combatlearn: pip install 'pellucid[combat]'")
     stored = load_vectors(vectors.path)
-    if TAKEN_OUT in stored.name:
+    if stored.spec.get("taken_out"):
         raise UserError(f"`{stored.name}` has a factor taken out already; start from the vectors as they were embedded")
     ids = table["patient"].astype(str).to_numpy(dtype=str)
     variable = read_variable(

@@ -23,7 +23,7 @@ from probes.erasure import FITS, NAMES, has_combat
 from probes.interval import Scored, interval
 from probes.knn import knn_votes
 from probes.linear import fitted_probe
-from probes.statistic import Statistic, Target, fold_label, informative_levels
+from probes.statistic import Statistic, Target, comparable_events, fold_label, informative_levels
 from probes.variables import MIN_PATIENTS
 
 MOST_IMAGES = 3_000
@@ -68,8 +68,8 @@ def remedies(
 
     Args:
         vectors: (n, d).
-        errors: standard errors of refitting of the clinical and the acquisition probe (`Estimate.refitted`), which the
-            interval of a remedied probe takes over.
+        errors: standard errors of refitting of the clinical and the acquisition probe (`Estimate.refitted`), times the root of the
+            number of patients of each; the interval of a remedied probe takes them over, for the patients it has.
     """
     rng = np.random.default_rng([seed, 5])
     rows = enough_of_each((clinical, acquisition), patients)
@@ -84,8 +84,9 @@ def remedies(
     part = np.asarray(vectors[kept], dtype=np.float64)
     inside = patients.subset(rows)
     y, z = (recoded(t, rows) for t in (clinical, acquisition))
-    fewer = float(np.sqrt(patients.n_patients / inside.n_patients))  # patients, whose luck is the greater
-    asked = [_asked(t, inside, error * fewer) for t, error in zip((y, z), errors, strict=True)]
+    asked = [
+        _asked(t, inside, error / float(np.sqrt(inside.n_patients))) for t, error in zip((y, z), errors, strict=True)
+    ]
     cell = fold_label(y, inside) * (int(fold_label(z, inside).max()) + 1) + fold_label(z, inside)
     folds = deal_folds(np.unique(inside.typical(cell), return_inverse=True)[1], _FOLDS, rng)[inside.codes]
     counts = bootstrap_counts(inside.n_patients, _BOOTSTRAP, rng)
@@ -129,6 +130,8 @@ def enough_of_each(
         if before == 0:
             return None
         for target in targets:
+            if target.is_time and comparable_events(target, patients, rows) < MIN_PATIENTS:
+                return None
             if not target.n_levels:
                 continue
             data = np.asarray(target.data, dtype=np.int64)
@@ -235,13 +238,18 @@ def _by_cohort(
         scores[:, test] = slope @ vectors[test].T + offset[:, None]
         votes[:, test] = knn_votes(vectors, asked.fit, patients.codes, weights, test, train, of_patient=of_patient)
     s = asked.statistic
-    effective = float(of_patient.sum() ** 2 / (of_patient**2).sum())  # Kish: as many patients of equal weight
-    scarcest = max(1, int(s.scarcest * effective / patients.n_patients))
+    effective = _kish(of_patient)
+    scarcest = max(1, int(min(_kish(of_patient[y == value]) for value in range(clinical.n_levels))))
     within = Statistic(s.target, s.columns, weights, s.strata, s.ranks, scarcest)
     judged = _Asked(within, asked.fit, asked.refitted * float(np.sqrt(patients.n_patients / effective)))
     return Outcome(
         name, {}, {"linear": _judged(judged, scores, patients, counts), "knn": _judged(judged, votes, patients, counts)}
     )
+
+
+def _kish(weights: NDArray[np.float64]) -> float:
+    """As many patients of equal weight (Kish 1965)."""
+    return float(weights.sum() ** 2 / max(float((weights**2).sum()), 1e-12))
 
 
 def remedy_sentence(outcome: Outcome, before: Outcome, clinical: str, acquisition: str) -> str:

@@ -69,7 +69,7 @@ def variable_row(
         estimate = settings.probe(
             vectors if rows.all() else vectors[rows], target, inside, f"variable {v.name}", others=settings.others
         )
-        settings.refitted[v.name] = estimate.refitted
+        settings.refitted[v.name] = estimate.refitted * float(np.sqrt(estimate.n_patients))
         estimate = replace(estimate, metric=metric)
     else:
         estimate = replace(estimate, refusal=v.refusal.rstrip("."))
@@ -89,7 +89,7 @@ def variable_row(
         "kind": v.kind,
         "levels": list(v.levels),
         "level_patients": v.level_patients,
-        "n_events": min((v.level_patients[level] for level in events), default=None),
+        "n_events": min((v.level_patients[level] for level in events if level in v.level_patients), default=None),
         "n_missing": v.n_missing,
         "constant_within_patients": constant,
         "probe": "ridge",

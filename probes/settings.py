@@ -75,7 +75,8 @@ class Settings:
         self.permutations, self.folds, self.bootstrap, self.seed = permutations, folds, bootstrap, seed
         self.further = further
         self.others: tuple[Other, ...] = ("logistic", "knn", "pooled", *(("nonlinear",) if nonlinear else ()))
-        self.refitted: dict[str, float] = {}  # by variable: standard error of other training patients, of its probe
+        # By variable: standard error of other training patients, of its probe, times the root of its patients.
+        self.refitted: dict[str, float] = {}
 
     @property
     def asked(self) -> dict[str, Any]:

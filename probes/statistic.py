@@ -154,10 +154,8 @@ def informative_levels(target: Target, patients: Patients, strata: IntArray) -> 
     """
     data = np.asarray(target.data)
     informative, best = [], 0
-    if target.is_time:  # an event counts where somebody else of its stratum was seen for longer
-        last = np.full(int(strata.max()) + 1, -1)
-        np.maximum.at(last, strata, target.order)
-        return [], patients.count((target.order % 2 == 0) & (target.order < last[strata]))
+    if target.is_time:
+        return [], comparable_events(target, patients, np.ones(len(patients), dtype=bool), strata)
     for level in range(target.n_levels):
         sides = [0, 0]
         for stratum in np.unique(strata):
@@ -169,6 +167,20 @@ def informative_levels(target: Target, patients: Patients, strata: IntArray) -> 
         if min(sides) >= MIN_PATIENTS:
             informative.append(level)
     return informative, best
+
+
+def comparable_events(
+    target: Target, patients: Patients, rows: NDArray[np.bool_], strata: IntArray | None = None
+) -> int:
+    """Patients, of these rows, who had the event while somebody else of their stratum was still followed."""
+    if not rows.any():
+        return 0
+    own = np.zeros(int(rows.sum()), dtype=np.int64) if strata is None else strata[rows]
+    order = target.order[rows]
+    last = np.full(int(own.max()) + 1, -1)
+    np.maximum.at(last, own, order)
+    had = np.flatnonzero(rows)[(order % 2 == 0) & (order < last[own])]
+    return len(np.unique(patients.codes[had]))
 
 
 def fold_label(target: Target, patients: Patients) -> IntArray:

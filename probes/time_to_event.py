@@ -53,8 +53,11 @@ def read_time_to_event(table: pd.DataFrame, name: str, role: Role, patients: Pat
     several = int((~inside.constant(order[~missing])).sum())
     if several:
         notes.append(f"{several} patients have images with different times, taken to be of different visits.")
-    few = min(n_events, inside.n_patients // 2)
-    refusal = f"too few patients ({n_events} with the event; {MIN_PATIENTS} needed)" if few < MIN_PATIENTS else ""
+    refusal = ""
+    if inside.n_patients < 2 * MIN_PATIENTS:
+        refusal = f"too few patients ({inside.n_patients}; {2 * MIN_PATIENTS} needed)"
+    elif n_events < MIN_PATIENTS:
+        refusal = f"too few patients ({n_events} with the event; {MIN_PATIENTS} needed)"
     counted = {"event": n_events, "no event": inside.n_patients - n_events}
     return Variable(
         name, role, "time_to_event", (), np.zeros(0, np.int64), values, ~missing, int(missing.sum()), counted,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cohort.patients import IntArray, Patients, deal_folds
 from probes.linear import fitted_probe, fold_probes
 from probes.rounds import reach, rounds
-from probes.statistic import Statistic, Target, fold_label
+from probes.statistic import Statistic, Target, comparable_events, fold_label
 from probes.variables import MIN_PATIENTS
 
 ROUNDS = 2  # of folds and draws for the estimate, and one for each half sample
@@ -85,7 +85,10 @@ def transfer(
         largest = sorted(eligible, key=lambda level: -int(level.inside.sum()))[:_MOST_LEVELS]
         eligible = sorted(largest, key=lambda level: level.number)
     if not eligible:
-        return Transfer(refusal=f"no level has, like the others together, {MIN_PATIENTS} patients of each class")
+        each = f"{MIN_PATIENTS} patients of each class"
+        if target.n_levels == 0:
+            each = f"{MIN_PATIENTS} patients with the event" if target.is_time else f"{2 * MIN_PATIENTS} patients"
+        return Transfer(refusal=f"no level has, like the others together, {each}")
     one = partial(_round, vectors, target, eligible, patients, label, few)
     whole, halved = rounds(one, label, ROUNDS, seed)
     scores = np.nanmean(whole, axis=0)  # (levels, 2)
@@ -116,6 +119,9 @@ def _levels(target: Target, label: IntArray, levels: IntArray, patients: Patient
         outside = ~inside
         if target.n_levels == 0:
             enough = min(inside.sum(), outside.sum()) >= 2 * MIN_PATIENTS
+            if target.is_time:
+                sides = (rows, patients.images_of(np.flatnonzero(outside)))
+                enough &= all(comparable_events(target, patients, side) >= MIN_PATIENTS for side in sides)
             columns = np.zeros(1 if enough else 0, dtype=np.int64)
             if not enough:
                 continue

@@ -121,15 +121,17 @@ def _named(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
         kinds["acquisition" if variable.role == "acquisition" else "clinical"][variable.name] = variable.kind
     if not study.variables:
         raise UserError(f"{study.path}: names no variables: add `clinical:` and `acquisition:` columns of the table")
+    named, used = dict(kinds["clinical"]), set()
     for pair in pairs:
-        both = time_and_event(pair, kinds["clinical"])
+        both = time_and_event(pair, named)
         if both is None:
             raise UserError(
                 f'{study.path}: audit.time_to_event: "{pair}" is to be "time/event", two of the clinical variables: '
-                f"{', '.join(kinds['clinical']) or 'there are none'}"
+                f"{', '.join(named) or 'there are none'}"
             )
-        kinds["clinical"] = {name: kind for name, kind in kinds["clinical"].items() if name not in both}
+        used |= {*both}
         kinds["clinical"][pair] = "time_to_event"
+    kinds["clinical"] = {name: kind for name, kind in kinds["clinical"].items() if name not in used}
     return kinds
 
 

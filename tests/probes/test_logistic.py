@@ -89,3 +89,21 @@ def test_stands_beside_the_ridge_probe() -> None:
     assert low < score < high
     assert abs(score - found.score) < 0.05
     assert probe(vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100).beside == {}
+
+
+def test_folds_are_put_on_one_scale_by_patients_not_by_images():
+    """One patient with 2,000 images in a fold must not move the others of it."""
+    losses = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        sizes = np.full(100, 2)
+        sizes[0] = 1000
+        codes = np.repeat(np.arange(100), sizes)
+        sick = rng.integers(0, 2, 100)
+        vectors = (2 * rng.standard_normal((100, 8))[codes] + rng.standard_normal((len(codes), 8))).astype(np.float32)
+        vectors[:, 0] += 3 * sick[codes]
+        found = probe(
+            vectors, Target(sick[codes], 2), Patients(codes, 100), permutations=19, bootstrap=50, others=["logistic"]
+        )
+        losses.append(found.score - found.beside["logistic"][0])
+    assert np.mean(losses) < 0.03

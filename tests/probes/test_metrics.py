@@ -45,22 +45,31 @@ def test_stratified_auroc_is_its_definition(data):
     np.testing.assert_allclose(ours, pairs, atol=1e-12)
 
 
-def test_in_bins_equals_the_measures_of_scores_that_are_bins(data):
-    """Whole numbers of bins lose nothing; finer scores lose what lies within a bin; what lies beyond the last bin is tied."""
+def test_in_bins_equals_the_measures_of_the_bins(data):
     scores, positive, weights, strata = data
     targets = ridits(np.random.default_rng(0).integers(0, 5, scores.shape).astype(float), weights, strata)
-    whole = (np.round(scores * 20) + 0.5) / 64
+    whole = np.array([bins.binned(row) for row in scores], dtype=float)
     np.testing.assert_allclose(
-        bins.auroc(whole, positive, weights, strata), metrics.auroc(whole, positive, weights, strata), atol=1e-12
+        bins.auroc(scores, positive, weights, strata), metrics.auroc(whole, positive, weights, strata), atol=1e-12
     )
     np.testing.assert_allclose(
-        bins.spearman(whole, targets, weights, strata), metrics.spearman(whole, targets, weights, strata), atol=1e-12
+        bins.spearman(scores, targets, weights, strata), metrics.spearman(whole, targets, weights, strata), atol=1e-12
     )
     np.testing.assert_allclose(
         bins.auroc(scores, positive, weights, strata), metrics.auroc(scores, positive, weights, strata), atol=5e-3
     )
-    far = np.array([[-100.0, -9.0, -1e-9, 1e-9, 9.0, 100.0]], dtype=np.float32)
-    assert bins.binned(far)[0].tolist() == [0, 0, 511, 511, 1023, 1023]
+
+
+def test_bins_know_order_ends_and_scale():
+    near = np.array([-1.0, -1e-9, 1e-9, 1.0] * 100 + [1e6, -1e6])
+    found = bins.binned(near)
+    assert found[-2:].tolist() == [1023, 0]
+    assert len(set(found[:-2].tolist())) == 1  # beside such outliers they are one
+    spread = np.random.default_rng(0).standard_normal(1000)
+    assert len(set(bins.binned(spread).tolist())) > 200
+    np.testing.assert_array_equal(bins.binned(1e-4 * spread + 3), bins.binned(spread))
+    assert (np.diff(bins.binned(np.sort(spread))) >= 0).all()
+    assert set(bins.binned(np.ones(5)).tolist()) == {511}
 
 
 def test_no_pair_in_bins_is_nan_not_a_number():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
 from cohort.patients import Patients
+from probes.audit import audit
 from probes.erasure import fit_combat, fit_leace, fit_residual
 from probes.remedies import remedies, remedy_sentence
 from probes.statistic import Target
@@ -128,3 +130,39 @@ def test_too_few_with_both_is_a_note() -> None:
     found = remedies(x, Target(y, 2), Target(z, 2), Patients(ids, 16), seed=0)
     assert [o.name for o in found] == ["none"]
     assert "under 10 patients" in found[0].note
+
+
+def test_an_interval_knows_how_few_patients_have_both() -> None:
+    """1,200 patients with a diagnosis, 100 of them with a device: the remedies are judged by the hundred."""
+    rng = np.random.default_rng(4)
+    codes = np.repeat(np.arange(1200), 2)
+    sick = rng.integers(0, 2, 1200)
+    vectors = rng.standard_normal((2400, 24)).astype(np.float32)
+    vectors[:, 0] += 0.6 * sick[codes]
+    device = np.where(codes < 100, np.array(["A", "B"])[rng.integers(0, 2, 1200)[codes]], None)
+    table = pd.DataFrame({"patient": codes, "sick": sick[codes], "device": device})
+    options = {
+        "patient": "patient",
+        "clinical": ["sick"],
+        "acquisition": ["device"],
+        "permutations": 19,
+        "bootstrap": 100,
+    }
+    few = codes < 100
+    widths = []
+    for rows in (np.ones(2400, bool), few):
+        found = audit(vectors[rows], table[rows].reset_index(drop=True), **options)["pairs"][0]["remedies"][0]
+        scored = found["clinical"]["linear"]
+        widths.append(scored["ci_high"] - scored["ci_low"])
+    assert widths[0] > 0.6 * widths[1]
+
+
+def test_matching_keeps_the_rare_class_and_its_interval_stays_a_probability() -> None:
+    rng = np.random.default_rng(0)
+    y = np.r_[np.ones(10, np.int64), np.zeros(190, np.int64)]
+    z = np.arange(200) % 2
+    vectors = rng.standard_normal((200, 4))
+    vectors[:, 0] += 30 * y
+    found = {one.name: one for one in remedies(vectors, Target(y, 2), Target(z, 2), Patients(np.arange(200), 200))}
+    score, low, high = found["matched"].clinical["linear"]
+    assert 0.5 < low < score <= high <= 1

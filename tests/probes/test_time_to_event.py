@@ -8,10 +8,12 @@ import pytest
 
 from cohort.errors import UserError
 from cohort.patients import Patients
+from cohort.study import load_study
 from probes.audit import audit
 from probes.estimate import probe
 from probes.rows import target_of
 from probes.time_to_event import read_time_to_event
+from probes.verbs import _named
 
 QUICK = {"permutations": 99, "bootstrap": 100, "further": False}
 
@@ -139,3 +141,66 @@ def test_too_few_events_are_no_number():
     ][0]
     assert row["score"] is None
     assert row["note"].startswith("too few patients (4 with the event; 10 needed)")
+
+
+def test_a_time_that_cannot_be_read_does_not_end_the_others():
+    vectors, table = world(0, n=60)
+    found = audit(vectors, table.assign(died=0), patient="patient", clinical=["months/died"], acquisition=["device"],
+                  strict=False, **QUICK)  # fmt: skip
+    row, device = found["variables"]
+    assert (row["score"], row["n_events"]) == (None, None)
+    assert "nobody had the event" in row["note"]
+    assert device["score"] is not None
+
+
+def test_where_events_are_few_nothing_that_follows_is_a_number():
+    """Two events beside a device that most patients have no record of: no transfer, no remedies."""
+    vectors, table = world(3, n=300)
+    known = table["patient"] < 100
+    table["device"] = np.where(known, table["device"], None)
+    table.loc[known & (table["patient"] >= 2), "died"] = 0
+    pair = audit(vectors, table, patient="patient", clinical=["months/died"], acquisition=["device"],
+                 permutations=19, bootstrap=50)["pairs"][0]  # fmt: skip
+    assert pair["clinical_beyond_acquisition"]["score"] is None
+    assert pair["transfer"]["within"] is None
+    assert "10 patients with the event" in pair["transfer"]["note"]
+    assert [r["acquisition"] for r in pair["remedies"]] == [{}]
+
+
+def test_few_labels_count_events():
+    vectors, table = world(1, n=300)
+    dead = table.groupby("patient")["died"].transform("max").astype(bool) & (table["patient"] % 12 == 0)
+    table["died"] = dead.astype(int)
+    row = audit(
+        vectors, table, patient="patient", clinical=["months/died"], acquisition=[], permutations=19, bootstrap=50
+    )["variables"][0]
+    assert row["n_events"] <= 25
+    assert min(point["share"] for point in row["few_labels"]) >= 0.2
+
+
+def test_two_ends_may_share_their_time(tmp_path):
+    named = _named(study_of(tmp_path), ["months/died", "months/relapsed"])
+    assert named["clinical"] == {"grade": "ordinal", "months/died": "time_to_event", "months/relapsed": "time_to_event"}
+    with pytest.raises(
+        UserError, match='"months/dead" is to be "time/event", two of the clinical variables: months, died'
+    ):
+        _named(study_of(tmp_path), ["months/dead"])
+
+
+def study_of(folder):
+    (folder / "images").mkdir(exist_ok=True)
+    (folder / "table.csv").write_text("file,patient,months,died,relapsed,grade,device\n")
+    (folder / "study.yaml").write_text(
+        "images: images\ntable: table.csv\nimage: file\npatient: patient\n"
+        "clinical: {months: continuous, died: binary, relapsed: binary, grade: ordinal}\nacquisition: {device: categorical}\n"
+    )
+    return load_study(folder / "study.yaml")
+
+
+def test_the_reason_of_a_refusal_is_the_right_one():
+    vectors, table = world(0, n=15)
+    table["died"] = 1
+    row = audit(vectors, table, patient="patient", clinical=["months/died"], acquisition=["device"], **QUICK)[
+        "variables"
+    ][0]
+    assert row["note"].startswith("too few patients (15; 20 needed)")
