@@ -97,11 +97,12 @@ def test_folds_are_put_on_one_scale_by_patients_not_by_images():
     for seed in range(4):
         rng = np.random.default_rng(seed)
         sizes = np.full(100, 2)
-        sizes[0] = 1000
-        codes = np.repeat(np.arange(100), sizes)
-        sick = rng.integers(0, 2, 100)
-        vectors = (2 * rng.standard_normal((100, 8))[codes] + rng.standard_normal((len(codes), 8))).astype(np.float32)
-        vectors[:, 0] += 3 * sick[codes]
+        sizes[0] = 2000
+        codes, sick = np.repeat(np.arange(100), sizes), rng.integers(0, 2, 100)
+        base = rng.standard_normal((100, 10))
+        base[:, 0] += 1.2 * sick
+        base[0] *= 3
+        vectors = (base[codes] + 0.3 * rng.standard_normal((len(codes), 10))).astype(np.float32)
         found = probe(
             vectors, Target(sick[codes], 2), Patients(codes, 100), permutations=19, bootstrap=50, others=["logistic"]
         )
