@@ -363,18 +363,21 @@ def probe(study: StudyPath, overrides: Overrides = None, config: ConfigFile = No
     _told("probe", probe_study(loaded, scanned, list(newest_vectors(loaded.analysis, scanned).values())))
 
 
-@app.command()
-def audit(
+@app.command("audit")
+def _audit(  # `pellucid.audit` is the function of `probes.audit`
     study: Annotated[Path | None, typer.Argument(metavar="[STUDY]", help="A study; or none, with --vectors.")] = None,
     overrides: Overrides = None,
     config: ConfigFile = None,
     backbone: BackboneName = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="Anybody's vectors: a .npy of shape (images, dimensions).")
+        Path | None,
+        typer.Option(help="Anybody's vectors: a .npy of shape (images, dimensions), or .npz with `vectors` and `ids`."),
     ] = None,
     table: Annotated[Path | None, typer.Option(help="Their table, rows in the same order (or see --id).")] = None,
     patient: Annotated[str | None, typer.Option(help="Column that names the patient.")] = None,
-    clinical: Annotated[str, typer.Option(help="Clinical columns, separated by commas.")] = "",
+    clinical: Annotated[
+        str, typer.Option(help="Clinical columns, separated by commas: name, name:kind, or time/event.")
+    ] = "",
     acquisition: Annotated[str, typer.Option(help="Acquisition columns, separated by commas.")] = "",
     row_id: Annotated[
         str | None,
@@ -382,7 +385,9 @@ def audit(
             "--id", help="Column of ids to join by; the vectors' ids lie in V.ids.txt beside V.npy, one a line."
         ),
     ] = None,
-    permutations: Annotated[int | None, typer.Option(min=19, help="Permutations of patients (999).")] = None,
+    permutations: Annotated[
+        int | None, typer.Option(min=19, help="Permutations of patients (999; more where there are many pairs).")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of folds, bootstrap and permutations (0).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for audit.json.")] = None,
     nonlinear: Annotated[
@@ -412,7 +417,9 @@ def audit(
                 further=not brief, nonlinear=nonlinear,
             )  # fmt: skip
         _say_audit(json.loads(written.read_text(encoding="utf-8")))
-        typer.echo(f"audit: done → {written}")
+        typer.echo(
+            f"audit: done → {written} (transfer, neighbours, remedies and who is missing are there: docs/audit.md)"
+        )
         return
     for_arrays = {"--table": table, "--patient": patient, "--clinical": clinical, "--acquisition": acquisition,
                   "--id": row_id, "--out": out}  # fmt: skip
@@ -470,10 +477,19 @@ def _say_audit(content: dict[str, Any]) -> None:
             typer.echo(
                 f"  {variable['name']} ({variable['role']}): {variable['metric']} {variable['score']:.3f} "
                 f"({variable['ci_low']:.3f} to {variable['ci_high']:.3f}), chance {variable['chance']:.2f}, "
-                f"p = {variable['p_value']:.3g}, {variable['n_patients']} patients"
+                f"q = {variable['q_value']:.3g}, {variable['n_patients']} patients"
             )
-    for pair in content["pairs"]:
-        typer.echo(f"  · {pair['sentence']}")
+            if variable["note"]:
+                typer.echo(f"    {variable['note']}")
+    accused = {(pair["clinical"], pair["acquisition"]) for pair in content["accused"]}
+    for which, head in ((True, "Read with suspicion:"), (False, "Besides:")):
+        sentences = [p["sentence"] for p in content["pairs"] if ((p["clinical"], p["acquisition"]) in accused) is which]
+        if sentences:
+            typer.echo(f"{head if accused else 'Each clinical variable with each acquisition factor:'}")
+        for said in sentences:
+            typer.echo(f"  · {said}")
+    for note in content["notes"]:
+        typer.echo(f"note: {note}")
     for row in content.get("text_masked", {}).get("variables", []):
         typer.echo(f"  text: {row['sentence']}")
 

@@ -61,7 +61,7 @@ def choose_vectors(analysis: Path, scan: RunFolder, backbone: str | None = None)
         return known[backbone]  # derived ones only by their whole name
     wanted = f"run:{Path(backbone[4:]).name}" if backbone.startswith("run:") else backbone
     if wanted not in found:
-        raise UserError(f"no vectors of `{backbone}`{did_you_mean(wanted, found)}; there are: {', '.join(found)}")
+        raise UserError(f"no vectors of `{backbone}`{did_you_mean(wanted, known)}; there are: {', '.join(known)}")
     return found[wanted]
 
 

@@ -133,7 +133,7 @@ def _text(row: Mapping[str, Any]) -> tuple[str, ...]:
     head = words.humane(str(row["name"])), str(row["role"])
     if row["change"] is None:
         return (*head, "", "–", "–", "too few patients")
-    change = f"{_two(row['change'])} ({_two(row['ci_low'])} to {_two(row['ci_high'])})"
+    change = f"{_three(row['change'])} ({_three(row['ci_low'])} to {_three(row['ci_high'])})"
     return (*head, words.metric_label(row["metric"]), _two(row["before"]), _two(row["after"]), change)
 
 
@@ -188,6 +188,11 @@ def _change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -
     if before is None or after is None:
         return "not touched"
     return f"{_two(before['score'])} → {_two(after['score'])} ({_two(after['ci_low'])} to {_two(after['ci_high'])})"
+
+
+def _three(value: float | None) -> str:
+    """Of changes, which may be small and sure."""
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def _two(value: float | None) -> str:

@@ -64,6 +64,7 @@ def audit(
         role: [v for v in cohort.variables if v.role == role] for role in ("clinical", "acquisition")
     }
     n_pairs = len(roles["clinical"]) * len(roles["acquisition"])
+    raised = settings.enough_for(max(n_pairs, len(cohort.variables)))
     steps = Steps(progress, len(cohort.variables) + (7 if further else 4) * n_pairs)
     around = Surroundings(vectors, seed)
     variables = side_by_side(lambda v: variable_row(vectors, v, cohort.patients, settings, steps), cohort.variables)
@@ -90,7 +91,7 @@ def audit(
         "patient": patient,
         "settings": {**settings.asked, "alpha": ALPHA, "min_patients": MIN_PATIENTS},
         "families": FAMILIES,
-        "notes": cohort.notes,
+        "notes": [*cohort.notes, *([raised] if raised else [])],
         "variables": variables,
         "pairs": pairs,
         "accused": _accused(pairs),
@@ -120,6 +121,7 @@ def probe_variables(
     """
     cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
     settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
+    settings.enough_for(len(cohort.variables))
     steps = Steps(progress, len(cohort.variables))
     rows = side_by_side(lambda v: variable_row(vectors, v, cohort.patients, settings, steps), cohort.variables)
     assign_q_values(rows)

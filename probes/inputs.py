@@ -30,12 +30,21 @@ class Cohort:
         cls, vectors: NDArray[np.floating], table: pd.DataFrame, patient: str, clinical: Names, acquisition: Names,
         strict: bool,
     ) -> Cohort:  # fmt: skip
+        if not isinstance(table, pd.DataFrame):
+            raise UserError(
+                f"The table is a {type(table).__name__}; a pandas DataFrame with one row per image is needed."
+            )
+        if not isinstance(vectors, np.ndarray):
+            raise UserError(
+                f"The vectors are a {type(vectors).__name__}; a NumPy array with one row per image is needed."
+            )
         _check_vectors(vectors, len(table))
         if patient not in table.columns:
             raise UserError(unknown_name(patient, table.columns, "The table"))
         if not clinical and not acquisition:
             raise UserError("No variable was named: name at least one clinical variable or acquisition factor.")
-        both = [name for name in clinical if name in set(acquisition)]
+        clinical, acquisition = resolve_kinds(table, clinical), resolve_kinds(table, acquisition)
+        both = [name for name in clinical if name in acquisition]
         if both:
             raise UserError(f'"{both[0]}" is named both clinical and acquisition; a variable has one role.')
         named = [*clinical, *acquisition]
@@ -54,7 +63,7 @@ class Cohort:
             raise UserError(f'Column "{patient}" holds one patient only; nothing can be learnt about others from one.')
         variables, mistakes = [], []
         for role, names in (("clinical", clinical), ("acquisition", acquisition)):
-            for name, kind in resolve_kinds(table, names).items():
+            for name, kind in names.items():
                 try:
                     if kind == "time_to_event":
                         variables.append(read_time_to_event(table, name, role, patients))  # type: ignore[arg-type]
@@ -68,6 +77,10 @@ class Cohort:
         if mistakes and strict:
             raise UserError("\n".join(mistakes))
         notes = []
+        if not clinical or not acquisition:
+            notes.append(
+                f"No {'acquisition factor' if clinical else 'clinical variable'} was named: no pair could be asked about."
+            )
         if patients.n_patients == len(table):
             notes.append(
                 "Every image is its own patient here. If that is not so, all intervals and p-values are too good."
@@ -82,7 +95,11 @@ def _refused(name: str, role: Role, kind: Kind, n: int, why: str) -> Variable:
 
 
 def _check_vectors(vectors: NDArray[np.floating], n_rows: int) -> None:
-    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.number) or 0 in vectors.shape:
+    if (
+        vectors.ndim != 2
+        or not (np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer))
+        or 0 in vectors.shape
+    ):
         raise UserError(
             f"The vectors have shape {vectors.shape} and type {vectors.dtype}; a table of numbers is needed, "
             "one row per image."

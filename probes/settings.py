@@ -21,6 +21,7 @@ from probes.statistic import Target
 from probes.variables import MIN_PATIENTS
 
 Progress = Callable[[int, int, str], None]
+PER_QUESTION = 40  # permutations for each question of a family: then one of them alone can reach a q-value of 0.025
 
 
 class Steps:
@@ -77,6 +78,20 @@ class Settings:
         self.others: tuple[Other, ...] = ("logistic", "knn", "pooled", *(("nonlinear",) if nonlinear else ()))
         # By variable: standard error of other training patients, of its probe, times the root of its patients.
         self.refitted: dict[str, float] = {}
+
+    def enough_for(self, family: int) -> str:
+        """Raise the permutations to what a family of so many questions needs; the sentence that says so, or nothing.
+
+        The smallest p-value is 1 / (permutations + 1), and Benjamini and Hochberg multiply it by the size of the family: with too few
+        even a gross association could not reach a q-value of 0.05, and would be acquitted by arithmetic.
+        """
+        asked, self.permutations = self.permutations, max(self.permutations, PER_QUESTION * family - 1)
+        if asked == self.permutations:
+            return ""
+        return (
+            f"{self.permutations:,} permutations were drawn, not {asked:,}: with {family} questions in a family, fewer could not "
+            "make out even the grossest of them."
+        )
 
     @property
     def asked(self) -> dict[str, Any]:

@@ -18,9 +18,8 @@ from cohort.errors import UserError
 from cohort.runs import write_json
 from cohort.table import read_table
 from probes.audit import audit
-from probes.inputs import Names
 from probes.settings import Progress
-from probes.variables import KINDS, resolve_kinds, unknown_name
+from probes.variables import unknown_name
 
 
 def audit_files(
@@ -44,37 +43,41 @@ def audit_files(
     beside it (one id per row of the vectors), or is an .npz with arrays `vectors` and `ids`. A variable may be
     written name:kind.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made a folder ({error.strerror}); --out names one for audit.json") from None
     values, ids = read_vectors(vectors)
     frame = read_table(table)
     if id_column is not None:
         values, frame = join_by_id(values, ids, frame, id_column, vectors, table)
+    elif ids is not None:
+        _same_order(ids, frame, vectors, table)
     result = audit(
         values,
         frame,
         patient=patient,
-        clinical=named_kinds(clinical, frame),
-        acquisition=named_kinds(acquisition, frame),
+        clinical=clinical,
+        acquisition=acquisition,
         permutations=permutations,
         seed=seed,
         progress=progress,
         further=further,
         nonlinear=nonlinear,
     )
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "audit.json", result)
     return out / "audit.json"
 
 
-def named_kinds(names: Sequence[str], table: pd.DataFrame) -> Names:
-    """["age:continuous", "device"] → {"age": "continuous", "device": guessed}; a plain list stays a list."""
-    split: dict[str, str] = {}
-    for name in (n.strip() for n in names):
-        head, _, tail = name.rpartition(":")
-        if name not in table.columns and head and tail in KINDS:
-            split[head] = tail
-        elif name:
-            split.update(resolve_kinds(table, [name]))
-    return split
+def _same_order(ids: NDArray[np.str_], frame: pd.DataFrame, vectors: Path, table: Path) -> None:
+    """Refuse rows that the ids beside the vectors show to be in another order; without --id they are taken as they stand."""
+    for column in frame.columns:
+        texts = frame[column].astype(str).to_numpy()
+        if len(texts) == len(ids) and set(texts) == set(ids) and (texts != ids).any():
+            raise UserError(
+                f'{vectors}: its ids are those of the column "{column}" of {table}, in another order: give --id {column}, and the rows '
+                "are joined by it."
+            )
 
 
 def read_vectors(path: Path) -> tuple[NDArray[np.floating[Any]], NDArray[np.str_] | None]:

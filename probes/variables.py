@@ -70,14 +70,14 @@ def unknown_name(name: str, known: Iterable[str], what: str) -> str:
 
 
 def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str]) -> dict[str, Kind]:
-    """Kind of each column: as given by a mapping name → kind, else guessed from the values."""
-    given: Mapping[str, str] = names if isinstance(names, Mapping) else {}
+    """Kind of each column: as given by a mapping name → kind or as "name:kind", else guessed from the values."""
+    given = dict(names) if isinstance(names, Mapping) else _split_kinds(names, table.columns)
     kinds: dict[str, Kind] = {}
-    for name in names:
+    for name in given:
         pair = time_and_event(name, table.columns)
         if name not in table.columns and pair is None:
-            raise UserError(unknown_name(name, table.columns, "The table"))
-        if given.get(name, "time_to_event" if pair else "") == "time_to_event":
+            raise UserError(_unknown_pair(name, table.columns) or unknown_name(name, table.columns, "The table"))
+        if (given[name] or ("time_to_event" if pair else "")) == "time_to_event":
             if pair is None:
                 raise UserError(
                     f'Variable "{name}" is to be a time to an event: name both columns with a stroke between them, "time/event".'
@@ -86,7 +86,7 @@ def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str])
             continue
         if pair is not None:
             raise UserError(f'Variable "{name}" is two columns, a time and an event: its kind is time_to_event.')
-        if name not in given:
+        if not given[name]:
             kinds[name] = guess_kind(table[name])
             continue
         matches = [k for k in KINDS if k == given[name]]
@@ -94,6 +94,26 @@ def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str])
             raise UserError(f'Variable "{name}": unknown kind "{given[name]}"; use one of {", ".join(KINDS)}.')
         kinds[name] = matches[0]
     return kinds
+
+
+def _split_kinds(names: Sequence[str], columns: Iterable[str]) -> dict[str, str]:
+    """ "age:continuous" → {"age": "continuous"}; of a name alone the kind is "", to be guessed."""
+    known, found = set(map(str, columns)), {}
+    for name in [names] if isinstance(names, str) else names:
+        head, _, tail = str(name).strip().rpartition(":")
+        whole = str(name).strip() in known or not head
+        found[str(name).strip() if whole else head] = "" if whole else tail
+    return found
+
+
+def _unknown_pair(name: str, columns: Iterable[str]) -> str:
+    """The sentence for "time/event" of which one half is a column."""
+    known = [str(column) for column in columns]
+    halves = [half.strip() for half in name.split("/")]
+    if len(halves) != 2 or not set(halves) & set(known):
+        return ""
+    lost = halves[0] if halves[0] not in known else halves[1]
+    return unknown_name(lost, known, f'The table (asked for "{name}", a time and its event)')
 
 
 def time_and_event(name: str, columns: Iterable[str]) -> tuple[str, str] | None:
@@ -114,6 +134,13 @@ def guess_kind(column: pd.Series[Any]) -> Kind:
         return "binary"
     if pd.api.types.is_datetime64_any_dtype(column) or as_numbers(present) is not None:
         return "continuous" if n_distinct > MAX_LEVELS_OF_NUMBERS else "ordinal"
+    if n_distinct > MAX_LEVELS_OF_NUMBERS and not isinstance(column.dtype, pd.CategoricalDtype):
+        odd = present[pd.to_numeric(present, errors="coerce").isna()]
+        if len(odd) < 0.1 * len(present):
+            raise UserError(
+                f'Variable "{column.name}" holds "{_text(odd.iloc[0])}" among numbers; correct it, or say which it is: '
+                f"{column.name}:categorical, or {column.name}:continuous once all are numbers."
+            )
     return "categorical"
 
 

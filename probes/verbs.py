@@ -97,6 +97,12 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
                     acquisition=named["acquisition"],
                     **_asked(config),
                 )
+            if "taken_out" in stored.spec:
+                content["notes"].append(
+                    f"{stored.spec['taken_out']} was taken out of these vectors, learnt from {stored.spec['learnt_from']} of the patients who "
+                    "are judged here: what is left of it in new patients is what `remedies` says in the audit of "
+                    f"{stored.spec['derived_from']}."
+                )
             if masked is not None:
                 table = rows_of(scan, stored.images)
                 content["text_masked"] = text_masked(

@@ -84,7 +84,18 @@ def _beyond(row: Row) -> str:
     if row["score"] is None:
         return str(row["note"])
     shown = f"{figure(row)}, q {row['q_value']:.3f}"
-    return shown if is_shown(row) else f"{shown}; from {row['detectable']:.2f} on it would probably have been seen"
+    return shown if is_shown(row) else f"{shown}; {_power(row)}"
+
+
+def _power(row: Row) -> str:
+    """What an answer of "not read off" is worth."""
+    if row["score"] >= row["detectable"]:
+        return "not beyond doubt, though a score like this is seen more often than not where there is something"
+    return f"from {row['detectable']:.2f} on it would probably have been seen"
+
+
+def _unread(row: Row) -> str:
+    return f"{figure(row)}, q {row['q_value']:.3f}; {_power(row)}"
 
 
 def sentence(verdict: str, clinical: Row, acquisition: Row, pair: Row) -> str:
@@ -99,18 +110,15 @@ def sentence(verdict: str, clinical: Row, acquisition: Row, pair: Row) -> str:
     if verdict == "not_associated_not_encoded":
         return (
             f"No association of {z} with {y} was found ({strength}), and {z} was not read off the embedding "
-            f"({figure(acquisition)}; from {acquisition['detectable']:.2f} on it would probably have been seen)."
+            f"({_unread(acquisition)})."
         )
     if verdict == "associated_not_encoded":
         return (
             f"{z} goes together with {y} in this cohort ({strength}), but was not read off the embedding "
-            f"({figure(acquisition)}; from {acquisition['detectable']:.2f} on it would probably have been seen)."
+            f"({_unread(acquisition)})."
         )
     if verdict == "clinical_not_encoded":
-        return (
-            f"The embedding encodes {z} ({figure(acquisition)}), but {y} was not read off it "
-            f"({figure(clinical)}; from {clinical['detectable']:.2f} on it would probably have been seen)."
-        )
+        return f"The embedding encodes {z} ({figure(acquisition)}), but {y} was not read off it ({_unread(clinical)})."
     if verdict == "encoded_not_confounded":
         return (
             f"The embedding encodes both {y} ({figure(clinical)}) and {z} ({figure(acquisition)}), but no association "

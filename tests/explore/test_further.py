@@ -29,7 +29,7 @@ def test_what_the_text_in_the_pictures_told() -> None:
     row = {"name": "device", "role": "acquisition", "metric": "auroc", "before": 0.99, "after": 0.9, "change": -0.09}
     text = {"n_images": 100, "n_marked": 40, "variables": [{**row, "ci_low": -0.12, "ci_high": -0.06}]}
     table = further_tables([], text)[0]
-    assert table.rows == (("device", "acquisition", "AUROC", "0.99", "0.90", "−0.09 (−0.12 to −0.06)"),)
+    assert table.rows == (("device", "acquisition", "AUROC", "0.99", "0.90", "−0.090 (−0.120 to −0.060)"),)
     assert "40 of 100 images show lines of text" in table.lead
 
 

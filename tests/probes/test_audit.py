@@ -86,12 +86,13 @@ def test_the_result_is_json_of_the_schema_and_depends_only_on_the_seed():
     vectors, table = world(0, disease=3.0, n=60)
     table["age"] = np.random.default_rng(0).normal(60, 9, 60)[table["patient"].str[1:].astype(int)]
     calls = []
-    first = run(vectors, table, clinical=["diagnosis", "age"], progress=lambda *step: calls.append(step), further=True)
+    first = run(vectors, table, clinical=["diagnosis", "age"], progress=lambda *step: calls.append(step), further=True,
+                permutations=119)  # fmt: skip
     assert json.loads(json.dumps(first, allow_nan=False)) == first
     assert first["schema"] == "pellucid.audit/1"
     assert calls[-1] == (17, 17, "done")
     assert [c[0] for c in calls] == sorted(c[0] for c in calls)
-    alone = run(vectors, table)
+    alone = run(vectors, table, permutations=119)
     blank = {"q_value": 0, "few_labels": []}
     assert alone["variables"][0] | blank == first["variables"][0] | blank
     assert {**alone["pairs"][0]["clinical_beyond_acquisition"], "q_value": 0} == {
@@ -285,3 +286,35 @@ def test_vectors_that_are_all_the_same_are_refused() -> None:
     table = pd.DataFrame({"who": np.repeat(np.arange(30), 2), "device": np.tile(["a", "b"], 30)})
     with pytest.raises(UserError, match="All vectors are the same"):
         audit(np.ones((60, 4)), table, patient="who", clinical=[], acquisition=["device"])
+
+
+def test_a_gross_confounder_is_not_acquitted_by_too_few_permutations():
+    """One true pair of nine: with 99 permutations its smallest q-value would be 0.09."""
+    vectors, table = world(2, device=6.0, confounding=0.9)
+    rng = np.random.default_rng(1)
+    codes = table["patient"].str[1:].astype(int)
+    for name in ("a", "b"):
+        table[name] = rng.integers(0, 2, 160)[codes]
+        table[f"{name}_site"] = rng.integers(0, 2, 160)[codes]
+    found = run(vectors, table, clinical=["diagnosis", "a", "b"], acquisition=["device", "a_site", "b_site"])
+    assert found["settings"]["permutations"] == 359
+    assert "359 permutations were drawn, not 99" in found["notes"][0]
+    assert found["pairs"][0]["verdict"] == "explained_by_acquisition"
+
+
+def test_the_front_door_has_the_function_not_the_command():
+    import pellucid
+
+    assert pellucid.audit is audit
+
+
+def test_a_slip_among_numbers_and_what_is_no_array_get_a_sentence():
+    vectors, table = world(0)
+    ages = pd.Series(np.arange(len(table)) % 60 + 20).astype(object)
+    ages[3] = "62y"
+    with pytest.raises(UserError, match='holds "62y" among numbers'):
+        run(vectors, table.assign(age=ages), clinical=["age"])
+    with pytest.raises(UserError, match="a pandas DataFrame"):
+        run(vectors, table.to_dict())
+    with pytest.raises(UserError, match="a NumPy array"):
+        run(vectors.tolist(), table)

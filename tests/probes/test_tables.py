@@ -104,3 +104,19 @@ def test_refusals(files):
     np.savez(folder / "v.npz", values=vectors)
     with pytest.raises(UserError, match=r"v.npz: holds values; an array named `vectors` is needed"):
         read_vectors(folder / "v.npz")
+
+
+def test_ids_beside_the_vectors_in_another_order_are_not_passed_over(files):
+    folder, vectors, table = files
+    turn = np.random.default_rng(1).permutation(80)
+    np.save(folder / "w.npy", vectors[turn])
+    (folder / "w.ids.txt").write_text("\n".join(table["image"].to_numpy()[turn]))
+    with pytest.raises(UserError, match='ids are those of the column "image" .* give --id image'):
+        run(folder, vectors="w.npy")
+
+
+def test_a_file_where_the_folder_is_to_be_is_said_before_anything_is_computed(files):
+    folder, _, _ = files
+    (folder / "out").write_text("")
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        run(folder)

@@ -125,7 +125,8 @@ def test_half_a_pair_and_a_wrong_kind_get_a_sentence():
     vectors, table = world(0, n=40)
     given = {"patient": "patient", "acquisition": ["device"]}
     for clinical, message in (
-        (["months/dead"], 'no column "months/dead"'),
+        (["months/dead"], 'no column "dead"; did you mean "died"'),
+        (["months:contnuous"], 'unknown kind "contnuous"'),
         ({"months": "time_to_event"}, "name both columns"),
         ({"months/died": "ordinal"}, "its kind is time_to_event"),
     ):
