@@ -111,7 +111,7 @@ def test_ids_beside_the_vectors_in_another_order_are_not_passed_over(files):
     turn = np.random.default_rng(1).permutation(80)
     np.save(folder / "w.npy", vectors[turn])
     (folder / "w.ids.txt").write_text("\n".join(table["image"].to_numpy()[turn]))
-    with pytest.raises(UserError, match='ids are those of the column "image" .* give --id image'):
+    with pytest.raises(UserError, match=r'ids are those of the column "image" .* give --id image'):
         run(folder, vectors="w.npy")
 
 
