@@ -1,7 +1,8 @@
 """Truth, shown by simulation: worlds with known answers, each many times, through the audit's own code.
 
     python benchmarks/audit_truth.py --reps 200            # about an hour on 2 cores
-    python benchmarks/audit_truth.py --reps 20 --only null
+    python benchmarks/audit_truth.py --reps 20 --only fingerprint
+    python benchmarks/audit_truth.py --reps 2000 --levels  # false positives alone, in the worlds that have a null question
 
 Prints one line per world and question: how often the 5 % test rejects (false positive rate in a null world, power
 elsewhere), how often the 95 % interval covers the expected score (the mean over the repetitions), and how
@@ -34,6 +35,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probes.audit import audit
+from probes.inputs import Cohort
+from probes.neighbours import Surroundings
+from probes.pairs import pair_row
+from probes.rows import variable_row
+from probes.settings import Settings, Steps
 
 
 @dataclass(frozen=True)
@@ -111,14 +117,18 @@ WORLDS = (
 )  # fmt: skip
 
 
+def _names(world: World) -> tuple[dict[str, str], dict[str, str]]:
+    """The clinical variable and the acquisition factor with their kinds."""
+    disease = {"months/died": "time_to_event"} if world.time else {"disease": "continuous" if world.rank else "binary"}
+    return disease, {"device": "categorical"}
+
+
 def one(world: World, permutations: int, further: bool, seed: int) -> dict[str, Any]:
     """All answers of one repetition, flat."""
     vectors, table = world.draw(seed)
-    kinds = {"disease": "continuous" if world.rank else "binary"}
-    if world.time:
-        kinds = {"months/died": "time_to_event"}
+    clinical, acquisition = _names(world)
     found = audit(
-        vectors, table, patient="patient", clinical=kinds, acquisition={"device": "categorical"},
+        vectors, table, patient="patient", clinical=clinical, acquisition=acquisition,
         permutations=permutations, bootstrap=200, seed=seed, further=further,
     )  # fmt: skip
     pair = found["pairs"][0]
@@ -130,6 +140,32 @@ def one(world: World, permutations: int, further: bool, seed: int) -> dict[str, 
         "association": pair["association"],
     }
     return {**rows, "verdict": pair["verdict"], "transfer": pair["transfer"], "neighbours": pair["neighbours"]}
+
+
+def levels(world: World, permutations: int, seed: int) -> dict[str, float]:
+    """The p-values of one repetition by the audit's own questions, without other probes and with the fewest bootstrap samples."""
+    vectors, table = world.draw(seed)
+    cohort = Cohort.check(vectors, table, "patient", *_names(world), True)
+    settings, steps = Settings(permutations, 5, 50, seed, further=False), Steps(None, 6)
+    settings.others = ()
+    y, z = cohort.variables
+    pair = pair_row(vectors, y, z, cohort.patients, settings, steps, Surroundings(vectors, seed))
+    asked = {"clinical_beyond": "clinical_beyond_acquisition", "acquisition_beyond": "acquisition_beyond_clinical"}
+    found = {name: pair[key] for name, key in (*asked.items(), ("association", "association"))}
+    for name, variable in (("clinical", y), ("acquisition", z)):
+        if name in world.null:
+            found[name] = variable_row(vectors, variable, cohort.patients, settings, steps)
+    return {name: found[name]["p_value"] for name in world.null}
+
+
+def report_levels(world: World, results: list[dict[str, float]], seconds: float) -> None:
+    """Print one line per null question."""
+    print(f"\n{world.name}  ({seconds / len(results):.2f} s per repetition)")
+    for question in world.null:
+        p = np.array([r[question] for r in results if r[question] is not None])
+        rejected = np.mean(p <= 0.05)
+        error = np.sqrt(rejected * (1 - rejected) / len(p))
+        print(f"  {question:20s} false positives {rejected:.4f} ±{error:.4f}", flush=True)
 
 
 def report(world: World, results: list[dict[str, Any]], seconds: float) -> None:
@@ -174,11 +210,19 @@ def main() -> None:
     parser.add_argument("--only", default="", help="worlds whose name contains this")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--further", action="store_true", help="transfer and neighbours too")
+    parser.add_argument("--levels", action="store_true", help="false positives alone, several times as fast")
     arguments = parser.parse_args()
     for world in WORLDS:
-        if arguments.only not in world.name:
+        if arguments.only not in world.name or (arguments.levels and not world.null):
             continue
         start = time.perf_counter()
+        if arguments.levels:
+            with ProcessPoolExecutor(arguments.workers) as pool:
+                found = list(
+                    pool.map(partial(levels, world, arguments.permutations), range(arguments.reps), chunksize=20)
+                )
+            report_levels(world, found, time.perf_counter() - start)
+            continue
         with ProcessPoolExecutor(arguments.workers) as pool:
             results = list(
                 pool.map(partial(one, world, arguments.permutations, arguments.further), range(arguments.reps))

@@ -65,7 +65,9 @@ def associate(
     """Association of two variables, each patient weighing 1, with p from permuting patients.
 
     Two sets of levels: bias-corrected Cramér's V (p from χ² of the patient table). Levels and numbers: η² of the
-    ranks. Two numbers: Spearman's correlation (p two-sided, from its absolute value).
+    ranks. Two numbers: Spearman's correlation (p two-sided, from its absolute value). Permutations as strong as what was observed
+    count half (the mid-p of Lancaster 1961, Biometrika 48:223): of a few patients' levels many are, and the test would reject in
+    2 % instead of 5 %. Where all are different it changes nothing.
     """
     weights = patients.weights
     one = np.zeros(len(patients), dtype=np.int64)
@@ -95,7 +97,9 @@ def associate(
     identity = np.arange(len(patients))[None]
     observed = float(statistic(identity)[0])
     null = np.concatenate([statistic(source) for source in plan.draw(permutations, seed, chunk)])
-    p_value = float((1 + (null >= observed - 1e-9 * max(1.0, observed)).sum()) / (1 + permutations))
+    slack = 1e-9 * max(1.0, observed)
+    above, alike = (null > observed + slack).sum(), (np.abs(null - observed) <= slack).sum()
+    p_value = float((1 + above + alike / 2) / (1 + permutations))
     if left_levels and right_levels:
         table = _tables(sides[0][None], left_levels, sides[1], right_levels, weights)[0]
         return Association("cramers_v", float(bergsma_v(table)), p_value, patients.n_patients)
