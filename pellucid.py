@@ -402,6 +402,10 @@ def _audit(  # `pellucid.audit` is the function of `probes.audit`
     from cohort.errors import UserError
 
     if vectors is not None:
+        if study is not None and "=" in str(study):
+            raise UserError(
+                f"{study} changes a study.yaml; with --vectors there is none: see --permutations, --seed, --brief"
+            )
         if study is not None:
             raise UserError(f"audit either the study {study} or --vectors, not both")
         from probes.tables import audit_files

@@ -48,6 +48,8 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
             raise UserError(f"{path}: a table is .csv, .tsv, .xlsx or .parquet, not `{suffix}`")
     except UserError:
         raise
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path}: the table is empty") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error}); save it as CSV UTF-8") from None
     except Exception as error:

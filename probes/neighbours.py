@@ -15,7 +15,6 @@ Legend: n images, p patients, d dimensions, k neighbours, a levels of the clinic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, sil
 
 from cohort.patients import IntArray, Patients, deal_folds, drawn_evenly
 from probes.knn import K, nearest_patients
+from probes.once import OncePerKey
 
 N_GROUPS = 16  # of patients, left out one after the other
 MOST_QUERIES = 10_000  # images whose neighbours are looked for, drawn evenly over patients
@@ -80,17 +80,14 @@ class Surroundings:
 
     def __init__(self, vectors: NDArray[np.floating], seed: int) -> None:
         self.vectors, self.seed = vectors, seed
-        self._known: dict[bytes, Neighbourhood] = {}
-        self._one_at_a_time = Lock()  # pairs run beside each other
+        self._known: OncePerKey[Neighbourhood] = OncePerKey()  # pairs run beside each other
 
     def of(self, rows: NDArray[np.bool_], patients: Patients) -> Neighbourhood:
         """`patients`: those of the rows."""
-        key = np.packbits(rows).tobytes()
-        with self._one_at_a_time:
-            if key not in self._known:
-                part = self.vectors if rows.all() else self.vectors[rows]
-                self._known[key] = Neighbourhood(part, patients, self.seed)
-            return self._known[key]
+        return self._known(
+            np.packbits(rows).tobytes(),
+            lambda: Neighbourhood(self.vectors if rows.all() else self.vectors[rows], patients, self.seed),
+        )
 
 
 class Neighbourhood:
@@ -109,9 +106,8 @@ class Neighbourhood:
             rng.choice(everybody, _MOST_PATIENTS, replace=False) if patients.n_patients > _MOST_PATIENTS else everybody
         )
         self.few = np.sort(few)
-        self._mixed: dict[bytes, tuple[float, float, float, float]] = {}  # by factor
-        self._grouped: dict[bytes, IntArray | None] = {}  # clusters, by who is in them
-        self._one_at_a_time = Lock()
+        self._mixed: OncePerKey[tuple[float, float, float, float]] = OncePerKey()  # by factor
+        self._grouped: OncePerKey[IntArray | None] = OncePerKey()  # clusters, by who is in them
 
     def measure(self, clinical: IntArray, acquisition: IntArray) -> Neighbours:
         """All measures of one pair.
@@ -123,14 +119,10 @@ class Neighbourhood:
         chance = robustness_chance(self.patients, self.queries, clinical, acquisition)
         factor = _of_patients(self.patients, acquisition)
         here = self.few[factor[self.few] >= 0]
-        who, its = here.tobytes(), factor.tobytes()
-        with self._one_at_a_time:
-            if its not in self._mixed:
-                self._mixed[its] = _mixing(self.embedding[here], factor[here], self.seed)
-            if who not in self._grouped:
-                self._grouped[who] = _clusters(self.embedding[here], self.seed)
-        grouped = _agreement(self._grouped[who], _typical(self.patients, clinical)[here], factor[here])
-        return Neighbours(self.k, index, low, high, chance, *self._mixed[its], *grouped, len(here))
+        mixed = self._mixed(factor.tobytes(), lambda: _mixing(self.embedding[here], factor[here], self.seed))
+        clusters = self._grouped(here.tobytes(), lambda: _clusters(self.embedding[here], self.seed))
+        agreement = _agreement(clusters, _typical(self.patients, clinical)[here], factor[here])
+        return Neighbours(self.k, index, low, high, chance, *mixed, *agreement, len(here))
 
     def robustness(self, clinical: IntArray, acquisition: IntArray) -> tuple[float, float, float]:
         """Robustness Index [0, equation 1] with its 95 % interval.

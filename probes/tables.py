@@ -96,7 +96,13 @@ def read_vectors(path: Path) -> tuple[NDArray[np.floating[Any]], NDArray[np.str_
             return loaded, ids
         if "vectors" not in loaded:
             raise UserError(f"{path}: holds {', '.join(loaded.files)}; an array named `vectors` is needed.")
-        return loaded["vectors"], loaded["ids"].astype(str) if "ids" in loaded else None
+        values = loaded["vectors"]
+        try:
+            return values, loaded["ids"].astype(str) if "ids" in loaded else None
+        except ValueError:
+            raise UserError(
+                f"{path}: its ids are Python objects, which are not read; save them as text: ids.astype(str)."
+            ) from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: cannot be read as vectors ({error}); save them with numpy.save as a table of floats."

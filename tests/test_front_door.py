@@ -164,4 +164,6 @@ def test_options_of_the_other_form_are_refused(pellucid, own_phantom: Path) -> N
     both = pellucid("audit", own_phantom, "--vectors", "v.npy")
     assert both.returncode == 2
     assert "not both" in both.stderr
+    override = pellucid("audit", "--vectors", "v.npy", "audit.seed=1")
+    assert "audit.seed=1 changes a study.yaml; with --vectors there is none" in override.stderr
     assert pellucid("--version").stdout.strip().count(".") == 2

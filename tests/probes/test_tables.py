@@ -89,7 +89,7 @@ def test_refusals(files):
     with pytest.raises(UserError, match=r"a table is .csv, .tsv, .xlsx or .parquet, not `.doc`"):
         read_table(folder / "t.doc")
     (folder / "nothing.csv").write_text("")
-    with pytest.raises(UserError, match=r"nothing.csv: the table cannot be read"):
+    with pytest.raises(UserError, match=r"nothing.csv: the table is empty"):
         read_table(folder / "nothing.csv")
     (folder / "latin.csv").write_bytes("patient,diagnosis\n1,bénin\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.csv: is not UTF-8 text .*save it as CSV UTF-8"):
@@ -104,6 +104,9 @@ def test_refusals(files):
     np.savez(folder / "v.npz", values=vectors)
     with pytest.raises(UserError, match=r"v.npz: holds values; an array named `vectors` is needed"):
         read_vectors(folder / "v.npz")
+    np.savez(folder / "w.npz", vectors=vectors, ids=table["image"].to_numpy(dtype=object))
+    with pytest.raises(UserError, match=r"w.npz: its ids are Python objects.*ids.astype\(str\)"):
+        read_vectors(folder / "w.npz")
 
 
 def test_ids_beside_the_vectors_in_another_order_are_not_passed_over(files):
