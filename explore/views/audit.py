@@ -26,7 +26,7 @@ def show(findings: Findings) -> None:
             if verdict.tone in {"accused", "caution"}:
                 st.html(verdicts.card(verdict))
         _folded("No concern found", [v for v in found if v.tone == "acquitted"], expanded=True)
-        _folded("Nothing can be said", [v for v in found if v.tone == "neutral"], expanded=False)
+        _folded("Neither accused nor cleared", [v for v in found if v.tone == "neutral"], expanded=False)
     else:
         st.info("No audit yet: `pellucid audit` answers whether the embeddings encode the disease or the device.")
     probes = findings.probes or ({findings.audited: audit["variables"]} if audit.get("variables") else {})
@@ -96,7 +96,7 @@ def _table(probes: dict[str, Sequence[dict[str, Any]]] | dict[str, list[dict[str
                     if item.get("p_value") is None
                     else words.p_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
                     "Patients": item.get("n_patients"),
-                    "with the event": item.get("n_events"),
+                    "with the event": "–" if item.get("n_events") is None else f"{item['n_events']:,}",
                 }
             )
     return pd.DataFrame(rows)
