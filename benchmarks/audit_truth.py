@@ -37,10 +37,9 @@ from numpy.typing import NDArray
 from probes import estimate
 from probes.audit import audit
 from probes.inputs import Cohort
-from probes.neighbours import Surroundings
-from probes.pairs import pair_row
+from probes.pairs import Pair, pair_row
 from probes.rows import variable_row
-from probes.settings import Settings, Steps
+from probes.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -147,15 +146,15 @@ def levels(world: World, permutations: int, seed: int) -> dict[str, float]:
     """The p-values of one repetition by the audit's own questions, without other probes and without intervals."""
     vectors, table = world.draw(seed)
     cohort = Cohort.check(vectors, table, "patient", *_names(world), True)
-    settings, steps = Settings(permutations, 5, 50, seed, further=False), Steps(None, 6)
+    settings = Settings(permutations, 5, 50, seed, further=False)
     settings.others = ()
     y, z = cohort.variables
-    pair = pair_row(vectors, y, z, cohort.patients, settings, steps, Surroundings(vectors, seed))
+    pair = pair_row(vectors, Pair.of(y, z, cohort.patients), settings)
     asked = {"clinical_beyond": "clinical_beyond_acquisition", "acquisition_beyond": "acquisition_beyond_clinical"}
     found = {name: pair[key] for name, key in (*asked.items(), ("association", "association"))}
     for name, variable in (("clinical", y), ("acquisition", z)):
         if name in world.null:
-            found[name] = variable_row(vectors, variable, cohort.patients, settings, steps)
+            found[name] = variable_row(vectors, variable, cohort.patients, settings)[0]
     return {name: found[name]["p_value"] for name in world.null}
 
 

@@ -7,6 +7,7 @@ Arrays and frames in, a dictionary of schema pellucid.audit/1 out (docs/audit.md
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -14,12 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from probes.further import FURTHER, carried_over, neighbours_of, taken_out
 from probes.inputs import Cohort, Names
-from probes.neighbours import Surroundings
-from probes.pairs import QUESTIONS, pair_row
+from probes.pairs import QUESTIONS, Pair, pair_row
 from probes.rows import variable_row
-from probes.settings import Progress, Settings, Steps, side_by_side
-from probes.variables import MIN_PATIENTS, Role, Variable
+from probes.settings import Settings
+from probes.side_by_side import Job, Progress, Steps, side_by_side
+from probes.variables import MIN_PATIENTS
 from probes.verdicts import ACCUSING, ALPHA, assign_q_values, decide, is_associated, sentence
 
 SCHEMA = "pellucid.audit/1"
@@ -50,7 +52,7 @@ def audit(
 
     vectors: (n, d) finite floats; table: n rows in the same order. `patient` names the column of patient ids; `clinical`
     and `acquisition` name columns, as a list (kinds are guessed) or a mapping name → kind (binary, categorical,
-    ordinal, continuous; time_to_event for two columns named "time/event"). `progress(done, total, what)` is called before each question.
+    ordinal, continuous; time_to_event for two columns named "time/event"). `progress(done, total, what)` is called as questions are begun or done.
     strict: a column that cannot be probed at all (constant, the patient id in disguise) raises; otherwise it is
     listed with its sentence and no number.
     further: beside the probes also neighbours, transfer, remedies and few-label curves, which take about as long again.
@@ -60,19 +62,11 @@ def audit(
     """
     cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
     settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
-    roles: dict[Role, list[Variable]] = {
-        role: [v for v in cohort.variables if v.role == role] for role in ("clinical", "acquisition")
-    }
-    n_pairs = len(roles["clinical"]) * len(roles["acquisition"])
-    raised = settings.enough_for(max(n_pairs, len(cohort.variables)))
-    steps = Steps(progress, len(cohort.variables) + (7 if further else 4) * n_pairs)
-    around = Surroundings(vectors, seed)
-    variables = side_by_side(lambda v: variable_row(vectors, v, cohort.patients, settings, steps), cohort.variables)
+    by_role = {role: [v for v in cohort.variables if v.role == role] for role in ("clinical", "acquisition")}
+    both = [Pair.of(y, z, cohort.patients) for y, z in product(by_role["clinical"], by_role["acquisition"])]
+    raised = settings.enough_for(max(len(both), len(cohort.variables)))
+    variables, pairs = _answers(vectors, cohort, both, settings, progress)
     by_name = {(row["role"], row["name"]): row for row in variables}
-    pairs = side_by_side(
-        lambda both: pair_row(vectors, *both, cohort.patients, settings, steps, around),
-        product(roles["clinical"], roles["acquisition"]),
-    )
     assign_q_values(variables)
     assign_q_values([row["missing"] for row in variables if row["missing"] is not None])
     for question in QUESTIONS:
@@ -82,7 +76,6 @@ def audit(
         pair["verdict"] = decide(y, z, pair)
         pair["accused"] = pair["verdict"] in ACCUSING
         pair["sentence"] = sentence(pair["verdict"], y, z, pair)
-    steps.finish()
     return {
         "schema": SCHEMA,
         "n_images": len(table),
@@ -122,12 +115,74 @@ def probe_variables(
     cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
     settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
     settings.enough_for(len(cohort.variables))
-    steps = Steps(progress, len(cohort.variables))
-    rows = side_by_side(lambda v: variable_row(vectors, v, cohort.patients, settings, steps), cohort.variables)
+    jobs = _of_variables(vectors, cohort, settings)
+    rows = [row for row, _ in side_by_side(jobs, _work(vectors, settings), Steps(progress, len(jobs)))]
     assign_q_values(rows)
     assign_q_values([row["missing"] for row in rows if row["missing"] is not None])
-    steps.finish()
     return rows
+
+
+def _answers(
+    vectors: NDArray[np.floating], cohort: Cohort, both: Sequence[Pair], settings: Settings, progress: Progress | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of the variables and of the pairs, as many jobs beside each other as there are cores."""
+    asked = [pair for pair in both if not pair.refusal]
+    further = asked if settings.further else []
+    alike: dict[bytes, list[Pair]] = {}  # pairs of the same rows share their neighbourhoods
+    for pair in further:
+        alike.setdefault(np.packbits(pair.rows).tobytes(), []).append(pair)
+    jobs = {
+        "variables": _of_variables(vectors, cohort, settings),
+        "neighbours": [
+            Job(
+                f"what neighbours share: {_names(pairs[0])}{' …' * (len(pairs) > 1)}",
+                neighbours_of,
+                (vectors, pairs, settings.seed),
+            )
+            for pairs in alike.values()
+        ],
+        "carried": [
+            Job(f"does it carry over? {_names(pair)}", carried_over, (vectors, pair, settings)) for pair in further
+        ],
+        "pairs": [Job(f"beyond one another: {_names(pair)}", pair_row, (vectors, pair, settings)) for pair in both],
+    }
+    first = [job for of_kind in jobs.values() for job in of_kind]
+    steps = Steps(progress, len(first) + len(further))
+    work = _work(vectors, settings)
+    answers = iter(side_by_side(first, work, steps))
+    found = {kind: [next(answers) for _ in of_kind] for kind, of_kind in jobs.items()}
+    variables = [row for row, _ in found["variables"]]
+    # A remedied probe takes over the error of other training patients from the variable's own.
+    error = {(v.role, v.name): its for v, (_, its) in zip(cohort.variables, found["variables"], strict=True)}
+    remedied = side_by_side(
+        [
+            Job(f"{pair.acquisition.name} taken out, and what it costs {pair.clinical.name}", taken_out,
+                (vectors, pair, (error["clinical", pair.clinical.name], error["acquisition", pair.acquisition.name]), settings))
+            for pair in further
+        ], work, steps,
+    )  # fmt: skip
+    told: dict[int, dict[str, Any]] = {id(pair): dict.fromkeys(FURTHER) for pair in both}
+    for pair, carried, remedy in zip(further, found["carried"], remedied, strict=True):
+        told[id(pair)] |= carried | remedy
+    for pairs, rows in zip(alike.values(), found["neighbours"], strict=True):
+        for pair, row in zip(pairs, rows, strict=True):
+            told[id(pair)]["neighbours"] = row
+    return variables, [row | told[id(pair)] for pair, row in zip(both, found["pairs"], strict=True)]
+
+
+def _of_variables(vectors: NDArray[np.floating], cohort: Cohort, settings: Settings) -> list[Job]:
+    return [
+        Job(f"reading {v.name} off the vectors", variable_row, (vectors, v, cohort.patients, settings))
+        for v in cohort.variables
+    ]
+
+
+def _work(vectors: NDArray[np.floating], settings: Settings) -> float:
+    return float(vectors.size) * settings.permutations
+
+
+def _names(pair: Pair) -> str:
+    return f"{pair.clinical.name} and {pair.acquisition.name}"
 
 
 def _accused(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:

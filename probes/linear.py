@@ -52,15 +52,24 @@ def _penalties(eigenvalues: NDArray[np.float64], n_patients: float, n_strata: in
     limit = 0.9 * (n_patients - n_strata)
     top = max(min(0.95 * len(eigenvalues), 0.8 * limit), 0.5)
     wanted = np.geomspace(min(1.0, 0.5 * top), top, N_PENALTIES)
-    low, high = np.full(N_PENALTIES, -30.0), np.full(N_PENALTIES, 30.0)
-    for _ in range(60):  # bisection on log penalty: dof falls monotonically
-        middle = 0.5 * (low + high)
-        dof = (eigenvalues / (eigenvalues + np.exp(middle)[:, None])).sum(axis=1)
-        low, high = np.where(dof > wanted, middle, low), np.where(dof > wanted, high, middle)
-    penalty = np.exp(0.5 * (low + high))
-    dof = (eigenvalues / (eigenvalues + penalty[:, None])).sum(axis=1)
+    grid = np.linspace(-30.0, 30.0, 61)  # of the logarithm: dof falls monotonically
+    on_grid, _ = _degrees_of_freedom(eigenvalues, grid)
+    place = np.clip(np.searchsorted(-on_grid, -wanted), 1, len(grid) - 1)
+    low, high = grid[place - 1], grid[place]
+    log = np.interp(-wanted, -on_grid, grid)
+    for _ in range(6):  # Newton, kept inside its bracket; many small steps would keep threads waiting for each other
+        dof, fall = _degrees_of_freedom(eigenvalues, log)
+        log = np.clip(log + (dof - wanted) / np.maximum(fall, 1e-300), low, high)
+    penalty = np.exp(log)
+    dof, _ = _degrees_of_freedom(eigenvalues, log)
     correction = 1.0 / (1.0 - np.minimum((dof + n_strata) / n_patients, 0.99)) ** 2
     return penalty, 1.0 / (eigenvalues + penalty[:, None]), correction
+
+
+def _degrees_of_freedom(eigenvalues: NDArray[np.float64], log: NDArray[np.float64]) -> tuple[Any, Any]:
+    """Effective degrees of freedom at each logarithm of the penalty (m,), and how fast they fall with it."""
+    share = eigenvalues / (eigenvalues + np.exp(log)[:, None])
+    return share.sum(axis=1), (share * (1.0 - share)).sum(axis=1)
 
 
 @dataclass(frozen=True)

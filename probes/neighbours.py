@@ -25,7 +25,6 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, sil
 
 from cohort.patients import IntArray, Patients, deal_folds, drawn_evenly
 from probes.knn import K, nearest_patients
-from probes.once import OncePerKey
 
 N_GROUPS = 16  # of patients, left out one after the other
 MOST_QUERIES = 10_000  # images whose neighbours are looked for, drawn evenly over patients
@@ -75,21 +74,6 @@ class Neighbours:
     n_patients: int
 
 
-class Surroundings:
-    """The neighbourhoods of these vectors' rows, each set of rows looked at once (pairs often share theirs)."""
-
-    def __init__(self, vectors: NDArray[np.floating], seed: int) -> None:
-        self.vectors, self.seed = vectors, seed
-        self._known: OncePerKey[Neighbourhood] = OncePerKey()  # pairs run beside each other
-
-    def of(self, rows: NDArray[np.bool_], patients: Patients) -> Neighbourhood:
-        """`patients`: those of the rows."""
-        return self._known(
-            np.packbits(rows).tobytes(),
-            lambda: Neighbourhood(self.vectors if rows.all() else self.vectors[rows], patients, self.seed),
-        )
-
-
 class Neighbourhood:
     """Who is near whom, computed once for the vectors and asked for every pair."""
 
@@ -106,8 +90,8 @@ class Neighbourhood:
             rng.choice(everybody, _MOST_PATIENTS, replace=False) if patients.n_patients > _MOST_PATIENTS else everybody
         )
         self.few = np.sort(few)
-        self._mixed: OncePerKey[tuple[float, float, float, float]] = OncePerKey()  # by factor
-        self._grouped: OncePerKey[IntArray | None] = OncePerKey()  # clusters, by who is in them
+        self._mixed: dict[bytes, tuple[float, float, float, float]] = {}  # by factor
+        self._grouped: dict[bytes, IntArray | None] = {}  # clusters, by who is in them
 
     def measure(self, clinical: IntArray, acquisition: IntArray) -> Neighbours:
         """All measures of one pair.
@@ -119,10 +103,13 @@ class Neighbourhood:
         chance = robustness_chance(self.patients, self.queries, clinical, acquisition)
         factor = _of_patients(self.patients, acquisition)
         here = self.few[factor[self.few] >= 0]
-        mixed = self._mixed(factor.tobytes(), lambda: _mixing(self.embedding[here], factor[here], self.seed))
-        clusters = self._grouped(here.tobytes(), lambda: _clusters(self.embedding[here], self.seed))
-        agreement = _agreement(clusters, _typical(self.patients, clinical)[here], factor[here])
-        return Neighbours(self.k, index, low, high, chance, *mixed, *agreement, len(here))
+        who, its = here.tobytes(), factor.tobytes()
+        if its not in self._mixed:
+            self._mixed[its] = _mixing(self.embedding[here], factor[here], self.seed)
+        if who not in self._grouped:
+            self._grouped[who] = _clusters(self.embedding[here], self.seed)
+        agreement = _agreement(self._grouped[who], _typical(self.patients, clinical)[here], factor[here])
+        return Neighbours(self.k, index, low, high, chance, *self._mixed[its], *agreement, len(here))
 
     def robustness(self, clinical: IntArray, acquisition: IntArray) -> tuple[float, float, float]:
         """Robustness Index [0, equation 1] with its 95 % interval.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cohort.patients import Patients
 from probes.estimate import Estimate
 from probes.few_labels import few_label_curve
-from probes.settings import Settings, Steps
+from probes.settings import Settings
 from probes.statistic import Target
 from probes.variables import MIN_PATIENTS, Variable
 
@@ -55,9 +55,9 @@ def estimate_row(estimate: Estimate, note: str = "") -> dict[str, Any]:
 
 
 def variable_row(
-    vectors: NDArray[np.floating], v: Variable, patients: Patients, settings: Settings, steps: Steps
-) -> dict[str, Any]:
-    steps(f"reading {v.name} off the vectors")
+    vectors: NDArray[np.floating], v: Variable, patients: Patients, settings: Settings
+) -> tuple[dict[str, Any], float]:
+    """The row, and the standard error of other training patients of its probe, times the root of the number of patients."""
     rows = v.usable
     metric = metric_of(v)
     estimate = Estimate(metric, 0.0 if metric == "spearman" else 0.5, int(rows.sum()), patients.count(rows))
@@ -69,7 +69,6 @@ def variable_row(
         estimate = settings.probe(
             vectors if rows.all() else vectors[rows], target, inside, f"variable {v.name}", others=settings.others
         )
-        settings.refitted[v.name] = estimate.refitted * float(np.sqrt(estimate.n_patients))
         estimate = replace(estimate, metric=metric)
     else:
         estimate = replace(estimate, refusal=v.refusal.rstrip("."))
@@ -83,7 +82,7 @@ def variable_row(
         *(["Varies within patients: permuted in whole-patient blocks and among a patient's own images."] if constant is False else []),
     ]  # fmt: skip
     events = {"binary": v.levels[-1:], "categorical": v.levels, "time_to_event": ("event",)}.get(v.kind, ())
-    return {
+    row: dict[str, Any] = {
         "name": v.name,
         "role": v.role,
         "kind": v.kind,
@@ -100,6 +99,7 @@ def variable_row(
         **{name: _beside(estimate.beside.get(name)) for name in settings.others},
         **estimate_row(estimate, " ".join(notes)),
     }
+    return row, estimate.refitted * float(np.sqrt(max(estimate.n_patients, 1)))
 
 
 def _missing_row(

@@ -1,17 +1,12 @@
-"""How an audit was asked for, and how far it has come."""
+"""How an audit was asked for."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from cohort.errors import UserError
 from cohort.patients import Patients
@@ -20,44 +15,7 @@ from probes.estimate import Estimate, probe
 from probes.statistic import Target
 from probes.variables import MIN_PATIENTS
 
-Progress = Callable[[int, int, str], None]
 PER_QUESTION = 40  # permutations for each question of a family: then one of them alone can reach a q-value of 0.025
-
-
-class Steps:
-    """Counts the questions for the progress callback."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-        self._one_at_a_time = Lock()
-
-    def __call__(self, what: str) -> None:
-        with self._one_at_a_time:
-            if self.progress is not None:
-                self.progress(self.done, self.total, what)
-            self.done += 1
-
-    def finish(self) -> None:
-        if self.progress is not None:
-            self.progress(self.total, self.total, "done")
-
-
-Job = TypeVar("Job")
-Answer = TypeVar("Answer")
-
-
-def side_by_side(question: Callable[[Job], Answer], jobs: Iterable[Job]) -> list[Answer]:
-    """The answers in the order of the jobs, a few at once (each holds a copy of the vectors); each has its own seed, so order changes nothing."""
-    cores = joblib.cpu_count()
-    at_once = 1 if cores == 1 else min(cores + 1, 4)  # one more than cores: while one is in Python, or waits
-    # The limit is the process's: set once around them all, because two threads that set and restore it undo each other.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(at_once) as pool:
-        running = [pool.submit(question, job) for job in jobs]
-        try:
-            return [one.result() for one in running]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 class Settings:
@@ -76,8 +34,6 @@ class Settings:
         self.permutations, self.folds, self.bootstrap, self.seed = permutations, folds, bootstrap, seed
         self.further = further
         self.others: tuple[Other, ...] = ("logistic", "knn", "pooled", *(("nonlinear",) if nonlinear else ()))
-        # By variable: standard error of other training patients, of its probe, times the root of its patients.
-        self.refitted: dict[str, float] = {}
 
     def enough_for(self, family: int) -> str:
         """Raise the permutations to what a family of so many questions needs; the sentence that says so, or nothing.

@@ -18,7 +18,7 @@ from cohort.errors import UserError
 from cohort.runs import write_json
 from cohort.table import read_table
 from probes.audit import audit
-from probes.settings import Progress
+from probes.side_by_side import Progress
 from probes.variables import unknown_name
 
 

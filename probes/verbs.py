@@ -19,7 +19,7 @@ from cohort.study import Study
 from embed.stored import masked_vectors
 from embed.vectors import load_vectors
 from probes.audit import audit, probe_variables
-from probes.settings import Progress
+from probes.side_by_side import Progress
 from probes.text import text_masked
 from probes.variables import time_and_event
 
