@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 Progress = Callable[[int, int, str], None]
 MOST_AT_ONCE = 4  # each holds a copy of the vectors in single precision
-WORTH_PROCESSES = 2e8  # images × dimensions × permutations; with less, starting them (two seconds) is the longer part
+WORTH_PROCESSES = 5e7  # images × dimensions × permutations; with less, starting them (two seconds) is the longer part
 
 
 @dataclass(frozen=True)
