@@ -207,13 +207,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reps", type=int, default=200)
     parser.add_argument("--permutations", type=int, default=199)
-    parser.add_argument("--only", default="", help="worlds whose name contains this")
+    parser.add_argument("--only", default="", help="worlds whose name contains this; =NAME for one alone")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--further", action="store_true", help="transfer and neighbours too")
     parser.add_argument("--levels", action="store_true", help="false positives alone, several times as fast")
     arguments = parser.parse_args()
     for world in WORLDS:
-        if arguments.only not in world.name or (arguments.levels and not world.null):
+        whole = arguments.only.startswith("=")
+        wanted = arguments.only == f"={world.name}" if whole else arguments.only in world.name
+        if not wanted or (arguments.levels and not world.null):
             continue
         start = time.perf_counter()
         if arguments.levels:
