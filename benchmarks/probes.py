@@ -18,7 +18,6 @@ import contextlib
 import json
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -117,20 +116,23 @@ def parts(values: NDArray[np.float32], table: pd.DataFrame, peer: int) -> dict[s
 def whole(n: int, dim: int, patients: int, further: bool) -> dict[str, Any]:
     """Seconds of an audit of three clinical and three acquisition variables."""
     values, table = cohort(n, dim, patients)
-    busy, largest, done = Counter[int](), [0.0], Event()
+    busy: dict[int, float] = {}
+    before: dict[int, float] = {}
+    largest, done = [0.0], Event()
 
     def watch() -> None:
         """Processor time and resident memory of this process and its workers; pages they share are counted for each."""
-        family = [psutil.Process()]
+        own = psutil.Process()
+        family = [own, *own.children(recursive=True)]  # workers of an earlier audit serve again
+        before.update({one.pid: sum(one.cpu_times()[:2]) for one in family})
         while not done.wait(0.5):
-            family = [family[0], *family[0].children(recursive=True)]
+            family = [own, *own.children(recursive=True)]
             with contextlib.suppress(psutil.Error):
                 for one in family:
                     busy[one.pid] = sum(one.cpu_times()[:2])
                 largest[0] = max(largest[0], sum(one.memory_info().rss for one in family) / 1e9)
 
-    before = time.process_time()
-    watching = Thread(target=watch)
+    watching = Thread(target=watch, daemon=True)
     watching.start()
     began = time.perf_counter()
 
@@ -155,7 +157,7 @@ def whole(n: int, dim: int, patients: int, further: bool) -> dict[str, Any]:
         "patients": patients,
         "further": further,
         "seconds": round(seconds, 1),
-        "cpu_seconds": round(sum(busy.values()) - before, 1),
+        "cpu_seconds": round(sum(its - before.get(pid, 0.0) for pid, its in busy.items()), 1),
         "peak_gb": round(largest[0], 2),
         "verdicts": sorted({pair["verdict"] for pair in found["pairs"]}),
     }

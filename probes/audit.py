@@ -20,7 +20,7 @@ from probes.inputs import Cohort, Names
 from probes.pairs import QUESTIONS, Pair, pair_row
 from probes.rows import variable_row
 from probes.settings import Settings
-from probes.side_by_side import Job, Progress, Steps, side_by_side
+from probes.side_by_side import Job, Progress, Steps, shareable, side_by_side
 from probes.variables import MIN_PATIENTS
 from probes.verdicts import ACCUSING, ALPHA, assign_q_values, decide, is_associated, sentence
 
@@ -61,6 +61,7 @@ def audit(
     Raises UserError with a sentence for wrong input. Returns a dictionary ready for JSON, schema pellucid.audit/1.
     """
     cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
+    vectors = shareable(vectors)
     settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
     by_role = {role: [v for v in cohort.variables if v.role == role] for role in ("clinical", "acquisition")}
     both = [Pair.of(y, z, cohort.patients) for y, z in product(by_role["clinical"], by_role["acquisition"])]
@@ -113,6 +114,7 @@ def probe_variables(
     rows of several backbones can be laid side by side. The q-values' family is the variables of this backbone.
     """
     cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
+    vectors = shareable(vectors)
     settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
     settings.enough_for(len(cohort.variables))
     jobs = _of_variables(vectors, cohort, settings)

@@ -6,11 +6,15 @@ Each question has its own seed and its own share of the arguments, so neither or
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 Progress = Callable[[int, int, str], None]
@@ -62,16 +66,41 @@ def side_by_side(jobs: Sequence[Job], work: float, steps: Steps) -> list[Any]:
     parallel = joblib.Parallel(
         at_once, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch="all"
     )
-    calls = (joblib.delayed(_answer)(place, job, max(1, cores // at_once)) for place, job in enumerate(jobs))
-    for place, answer in parallel(calls):
-        answers[place] = answer
-        steps.show(jobs[place].what)
-        steps.count()
+    threads, parent = max(1, cores // at_once), os.getpid()
+    arriving = parallel(joblib.delayed(_answer)(place, job, threads, parent) for place, job in enumerate(jobs))
+    try:
+        for place, answer in arriving:
+            answers[place] = answer
+            steps.show(jobs[place].what)
+            steps.count()
+    finally:  # what is still waiting is not computed where one has failed, or the person has had enough
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*have been cancelled")
+            arriving.close()
     return answers
 
 
-def _answer(place: int, job: Job, threads: int) -> tuple[int, Any]:
-    """In a worker, which is to use its share of the cores only."""
+def _answer(place: int, job: Job, threads: int, parent: int) -> tuple[int, Any]:
+    """In a worker, which is to use its share of the cores only, and to end where nobody waits for it any more."""
+    if parent not in (os.getpid(), os.getppid()):
+        os._exit(1)
+    before = os.environ.get("LOKY_MAX_CPU_COUNT")
     os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)
-    with threadpool_limits(1, user_api="blas"):
-        return place, job.question(*job.arguments)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            return place, job.question(*job.arguments)
+    finally:  # the worker may serve others later, and is this very process where processes cannot be had
+        del os.environ["LOKY_MAX_CPU_COUNT"]
+        if before is not None:
+            os.environ["LOKY_MAX_CPU_COUNT"] = before
+
+
+def shareable(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The vectors as another process will see them: a file opened by name shows neither what was changed in memory nor, once
+    deleted, anything."""
+    backing: Any = vectors
+    while backing is not None and not isinstance(backing, np.memmap):
+        backing = getattr(backing, "base", None)
+    if backing is None or (backing.mode == "r" and backing.filename and Path(backing.filename).exists()):
+        return vectors
+    return np.array(vectors)
