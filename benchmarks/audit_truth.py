@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # the repetitions share the cores; threads within one would only wait
 sys.path.insert(
@@ -34,7 +35,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probes import estimate
 from probes.audit import audit
 from probes.inputs import Cohort
 from probes.pairs import Pair, pair_row
@@ -149,12 +149,17 @@ def levels(world: World, permutations: int, seed: int) -> dict[str, float]:
     settings = Settings(permutations, 5, 50, seed, further=False)
     settings.others = ()
     y, z = cohort.variables
-    pair = pair_row(vectors, Pair.of(y, z, cohort.patients), settings)
-    asked = {"clinical_beyond": "clinical_beyond_acquisition", "acquisition_beyond": "acquisition_beyond_clinical"}
-    found = {name: pair[key] for name, key in (*asked.items(), ("association", "association"))}
-    for name, variable in (("clinical", y), ("acquisition", z)):
-        if name in world.null:
-            found[name] = variable_row(vectors, variable, cohort.patients, settings)[0]
+    no_interval = {"refit_error": lambda *_: 0.0, "interval": lambda *_: (float("nan"), float("nan"))}
+    with mock.patch.multiple("probes.estimate", **no_interval):
+        pair = pair_row(vectors, Pair.of(y, z, cohort.patients), settings)
+        found = {
+            "association": pair["association"],
+            "clinical_beyond": pair["clinical_beyond_acquisition"],
+            "acquisition_beyond": pair["acquisition_beyond_clinical"],
+        }
+        for name, variable in (("clinical", y), ("acquisition", z)):
+            if name in world.null:
+                found[name] = variable_row(vectors, variable, cohort.patients, settings)[0]
     return {name: found[name]["p_value"] for name in world.null}
 
 
@@ -219,19 +224,12 @@ def main() -> None:
             continue
         start = time.perf_counter()
         if arguments.levels:
-            estimate.refit_error = lambda *_: 0.0  # type: ignore[assignment]
-            estimate.interval = lambda *_: (float("nan"), float("nan"))  # type: ignore[assignment]
-            with ProcessPoolExecutor(arguments.workers) as pool:
-                found = list(
-                    pool.map(partial(levels, world, arguments.permutations), range(arguments.reps), chunksize=20)
-                )
-            report_levels(world, found, time.perf_counter() - start)
-            continue
+            question = partial(levels, world, arguments.permutations)
+        else:
+            question = partial(one, world, arguments.permutations, arguments.further)
         with ProcessPoolExecutor(arguments.workers) as pool:
-            results = list(
-                pool.map(partial(one, world, arguments.permutations, arguments.further), range(arguments.reps))
-            )
-        report(world, results, time.perf_counter() - start)
+            results = list(pool.map(question, range(arguments.reps), chunksize=4))
+        (report_levels if arguments.levels else report)(world, results, time.perf_counter() - start)
 
 
 if __name__ == "__main__":
