@@ -35,11 +35,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probes.audit import audit
-from probes.inputs import Cohort
-from probes.pairs import Pair, pair_row
-from probes.rows import variable_row
-from probes.settings import Settings
+from pellucid.probes.audit import audit
+from pellucid.probes.inputs.validation import Cohort
+from pellucid.probes.questions.variable_rows import variable_row
+from pellucid.probes.questions.within_strata import Pair, pair_row
+from pellucid.probes.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def levels(world: World, permutations: int, seed: int) -> dict[str, float]:
     settings.others = ()
     y, z = cohort.variables
     no_interval = {"refit_error": lambda *_: 0.0, "interval": lambda *_: (float("nan"), float("nan"))}
-    with mock.patch.multiple("probes.estimate", **no_interval):
+    with mock.patch.multiple("pellucid.probes.inference.estimate", **no_interval):
         pair = pair_row(vectors, Pair.of(y, z, cohort.patients), settings)
         found = {
             "association": pair["association"],

@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cohort.ocr import TextReader
-from cohort.prepared import shrink
-from cohort.privacy import text_lines
+from pellucid.cohort.identifiers.ocr import TextReader
+from pellucid.cohort.identifiers.text_detector import text_lines
+from pellucid.cohort.images.pixels import shrink
 
 PER_SCANNER = 30
 WORD = re.compile(r"[^\W\d_]{3,}|\d{3,}")

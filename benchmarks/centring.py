@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import pandas as pd
 
-from embed.neighbours import normalised
+from pellucid.embed.index.knn_graph import normalised
 
 K, RESAMPLES = 10, 1_000
 

@@ -3,7 +3,7 @@
     python benchmarks/duplicates.py DATA/busbra [--images 1875] [--copies 40]
 
 DATA/busbra is a study's image folder with a `manifest.csv` (columns image, patient_id). Every image is taken through
-the one pass (`cohort.onefile.read_file`). Printed are the groups found among the images as they are, how alike the
+the one pass (`pellucid.cohort.intake.file_record.read_file`). Printed are the groups found among the images as they are, how alike the
 candidate pairs of different patients are, and, of copies made of some of them, the share that is found and of what kind.
 """
 
@@ -28,12 +28,12 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from cohort.duplicates import THUMBNAIL_PX, find_duplicates
-from cohort.near import MAX_DISTANCE, correlation
-from cohort.onefile import read_file
-from cohort.prepared import stretch
-from cohort.readers import read_image
-from cohort.study import ScanConfig
+from pellucid.cohort.duplicates.duplicate_groups import THUMBNAIL_PX, find_duplicates
+from pellucid.cohort.duplicates.near_duplicates import MAX_DISTANCE, correlation
+from pellucid.cohort.images.pixels import stretch
+from pellucid.cohort.intake.file_record import read_file
+from pellucid.cohort.readers import read_image
+from pellucid.cohort.study import ScanConfig
 
 Pixels = NDArray[np.uint8]
 

@@ -38,15 +38,15 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from benchmarks.photographs import Photographs
-from cohort.files import list_folder
-from cohort.phantom import PhantomConfig, write_phantom
-from cohort.scan import scan
-from cohort.study import load_study
-from embed.backbone import Backbone, has_bf16, load_backbone
-from embed.parts import Job, cut, fresh_parts, read_part
-from embed.reading import Reading
-from embed.sources import Source, folder_source, study_source
-from embed.workers import Named, run_parts
+from pellucid.cohort.intake.file_listing import list_folder
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.cohort.scan import scan
+from pellucid.cohort.study import load_study
+from pellucid.embed.backbones.backbone import Backbone, has_bf16, load_backbone
+from pellucid.embed.backbones.readout import Reading
+from pellucid.embed.extract.chunks import Job, cut, fresh_parts, read_part
+from pellucid.embed.extract.image_sources import Source, folder_source, study_source
+from pellucid.embed.extract.workers import Named, run_parts
 
 CORES = int(joblib.cpu_count())
 BATCH = 64  # of the plain loop and of lightly-train

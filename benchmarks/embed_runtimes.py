@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.embed import agreement, machine
-from cohort.phantom import PhantomConfig, write_phantom
-from embed.backbone import explicit_attention
-from embed.extract import stretch
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.embed.backbones.backbone import explicit_attention
+from pellucid.embed.extract.job import stretch
 
 PICTURES = 192
 SECONDS = 3.0  # of the thread

@@ -36,9 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from embed.index import build_index, open_index
-from embed.index.exact import exact_search
-from embed.neighbours import normalised
+from pellucid.embed.index import build_index, open_index
+from pellucid.embed.index.brute_force import exact_search
+from pellucid.embed.index.knn_graph import normalised
 
 QUERIES, K = 1_000, 20
 OURS = ("exact", "ivf-sq8", "ivf-pq")

@@ -40,15 +40,15 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.photographs import Photographs
-from cohort.phantom import PhantomConfig, write_phantom
-from cohort.scan import scan
-from cohort.study import load_study
-from embed.backbone import has_bf16
-from pretrain.draw import Draw
-from pretrain.loop import autocast_dtype
-from pretrain.recipe import load_recipe
-from pretrain.stopwatch import PARTS
-from pretrain.train import build_method, pretrain
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.cohort.scan import scan
+from pellucid.cohort.study import load_study
+from pellucid.embed.backbones.backbone import has_bf16
+from pellucid.pretrain.augment.step_random import Draw
+from pellucid.pretrain.engine.loop import autocast_dtype
+from pellucid.pretrain.engine.step_timer import PARTS
+from pellucid.pretrain.recipe import load_recipe
+from pellucid.pretrain.stage import build_method, pretrain
 
 
 class LightlyDino(nn.Module):

@@ -34,12 +34,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from cohort.patients import PatientPermutations, Patients, deal_folds
-from probes.audit import audit
-from probes.estimate import permutation_null
-from probes.linear import FoldedRidge
-from probes.logistic import logistic_scores
-from probes.statistic import Statistic, Target
+from pellucid.cohort.statistics.patient_resampling import PatientPermutations, Patients, deal_folds
+from pellucid.probes.audit import audit
+from pellucid.probes.estimators.logistic import logistic_scores
+from pellucid.probes.estimators.ridge import FoldedRidge
+from pellucid.probes.inference.estimate import permutation_null
+from pellucid.probes.inference.statistic import Statistic, Target
 
 
 def cohort(n: int, dim: int, patients: int, seed: int = 0) -> tuple[NDArray[np.float32], pd.DataFrame]:

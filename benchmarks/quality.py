@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import rankdata
 
-from cohort.hashes import hamming, perceptual_hash, pixel_hash
-from cohort.phantom import PhantomConfig, plan_files, write_phantom
-from cohort.prepared import encode, shrink
-from cohort.quality import QUALITY, grades, load_thresholds, measure
-from cohort.readers import UnreadableImage, read_image
+from pellucid.cohort.images.content_hashes import hamming, perceptual_hash, pixel_hash
+from pellucid.cohort.images.pixels import encode, shrink
+from pellucid.cohort.measures.quality import QUALITY, measure
+from pellucid.cohort.measures.quality_grades import grades, load_thresholds
+from pellucid.cohort.phantom.population import PhantomConfig, plan_files, write_phantom
+from pellucid.cohort.readers import UnreadableImage, read_image
 
 Pixels = NDArray[np.uint8]
 REAL = {"busbra": "ultrasound", "pad_ufes_subset": "dermatology", "ct_tcga_dicom": "ct"}

@@ -5,7 +5,7 @@
 Prints, for JPEGs of 640 × 480 and 1920 × 1440 and one core:
   Pillow           decode with Pillow, resize the whole picture to 256 px: what any data loader does
   naive            the same measures as ours, computed straight from their definitions (scikit-image, NumPy), on Pillow's
-  ours             all of `cohort.onefile.read_file`: hashes, header, text, quality, phenotypes, prepared copy
+  ours             all of `pellucid.cohort.intake.file_record.read_file`: hashes, header, text, quality, phenotypes, prepared copy
 and, with --memory, the largest resident memory of scans of 2,000 and 20,000 images.
 """
 
@@ -30,8 +30,8 @@ from PIL import Image
 from scipy.fft import dctn
 from skimage import color, feature, filters, measure
 
-from cohort.onefile import read_file
-from cohort.study import ScanConfig
+from pellucid.cohort.intake.file_record import read_file
+from pellucid.cohort.study import ScanConfig
 
 SIDE = 256
 
@@ -136,9 +136,9 @@ def speed(n: int) -> None:
 _ONE_SCAN = """
 import resource, sys
 from pathlib import Path
-from cohort.sandbox import close_readers
-from cohort.scan import scan
-from cohort.study import load_study
+from pellucid.cohort.intake.sandbox import close_readers
+from pellucid.cohort.scan import scan
+from pellucid.cohort.study import load_study
 scan(load_study(Path(sys.argv[1])), progress=False)
 close_readers()
 print(*(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))

@@ -26,14 +26,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency, norm
 
-from cohort.patients import Patients
-from cohort.source.columns import Cohort, Column
-from cohort.source.counts import images_per_patient
-from cohort.source.drift import calendar_of, drift
-from cohort.source.missing import who_is_missing
-from cohort.source.permuted import compare, stands
-from cohort.source.quality import quality
-from cohort.study import Study, StudyConfig
+from pellucid.cohort.source_audit.calendar_drift import calendar_of, drift
+from pellucid.cohort.source_audit.columns import Cohort, Column
+from pellucid.cohort.source_audit.missingness import who_is_missing
+from pellucid.cohort.source_audit.permutation_tests import compare, stands
+from pellucid.cohort.source_audit.quality_bias import quality
+from pellucid.cohort.source_audit.sample_size import images_per_patient
+from pellucid.cohort.statistics.patient_resampling import Patients
+from pellucid.cohort.study import Study, StudyConfig
 
 CONFIG = {
     "images": "photos", "table": "clinical.csv", "image": "file", "patient": "id",

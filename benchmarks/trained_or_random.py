@@ -21,13 +21,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cohort.phantom import PhantomConfig, write_phantom
-from cohort.scan import scan
-from cohort.study import load_study
-from embed.extract import embed
-from explore.report import report
-from pretrain.train import pretrain
-from probes.verbs import probe_study
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.cohort.scan import scan
+from pellucid.cohort.study import load_study
+from pellucid.embed.extract.stage import embed
+from pellucid.explore.report.stage import report
+from pellucid.pretrain.stage import pretrain
+from pellucid.probes.stage import probe_study
 
 
 def cell(scored: dict[str, Any] | None) -> str:

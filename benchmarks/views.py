@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cohort.config import find_recipe, read_yaml, validate
-from cohort.phantom_images import Dials, draw_image, patient_tissue
-from cohort.prepared import stretch
-from cohort.readers import read_image
-from pretrain.draw import Draw
-from pretrain.recipe import DinoRecipe, load_recipe
-from pretrain.recipe.augmentation import load_preset, with_preset
-from pretrain.train import build_method
-from pretrain.views import make_view
+from pellucid.cohort.config import find_recipe, read_yaml, validate
+from pellucid.cohort.images.pixels import stretch
+from pellucid.cohort.phantom.drawing import Dials, draw_image, patient_tissue
+from pellucid.cohort.readers import read_image
+from pellucid.pretrain.augment.step_random import Draw
+from pellucid.pretrain.augment.views import make_view
+from pellucid.pretrain.recipe import DinoRecipe, load_recipe
+from pellucid.pretrain.recipe.specialty_presets import load_preset, with_preset
+from pellucid.pretrain.stage import build_method
 
 SPECIALTIES = ["endoscopy", "dermatology", "fundus", "ultrasound", "wounds", "pathology", "radiograph", "oct", "ct"]
 GREY = {"ultrasound", "radiograph", "oct", "ct"}

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cohort.errors import UserError
+from pellucid.cohort.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -46,7 +46,7 @@ def find_recipe(kind: str, name: str) -> Path:
     Raises:
         UserError: no such recipe; the message lists those there are.
     """
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent  # in a checkout this module is reached through a link
     root = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
     path = root / kind / f"{name}.yaml"
     if not path.is_file():

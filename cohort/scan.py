@@ -10,21 +10,29 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cohort.duplicates import THUMBNAIL_PX, Thumbnails
-from cohort.errors import UserError
-from cohort.files import Listing, list_images
-from cohort.forget import forget_late, read_inputs
-from cohort.manifest import LateWithdrawal, build_manifest
-from cohort.ocr import available
-from cohort.onepass import read_all
-from cohort.prepared import PreparedImages
-from cohort.privacy import name_findings
-from cohort.progress import track
-from cohort.quality import QualityThresholds, apply_annotations, grades, load_thresholds, read_annotations
-from cohort.runs import RunFolder, atomic_path, begin_run, find_run, run_key, sha256_file, write_json
-from cohort.source import source_audit
-from cohort.study import Study
-from cohort.withdrawn import Withdrawn, refuse_pending
+from pellucid.cohort.duplicates.duplicate_groups import THUMBNAIL_PX, Thumbnails
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers.findings import name_findings
+from pellucid.cohort.identifiers.ocr import available
+from pellucid.cohort.images.prepared_images import PreparedImages
+from pellucid.cohort.intake.file_listing import Listing, list_images, read_inputs
+from pellucid.cohort.intake.read_pass import read_all
+from pellucid.cohort.manifest.build import LateWithdrawal, build_manifest
+from pellucid.cohort.measures.quality_grades import (
+    QualityThresholds,
+    apply_annotations,
+    grades,
+    load_thresholds,
+    read_annotations,
+)
+from pellucid.cohort.progress import track
+from pellucid.cohort.runs.atomic_files import atomic_path, write_json
+from pellucid.cohort.runs.checksums import sha256_file
+from pellucid.cohort.runs.folder import RunFolder, begin_run, find_run, run_key
+from pellucid.cohort.source_audit import source_audit
+from pellucid.cohort.study import Study
+from pellucid.cohort.withdrawal.resolve import forget_late
+from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then stale.
 _COLUMNS_VERSION = 2

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cohort.errors import UserError
-from cohort.runs import list_runs
-from cohort.scan import current_keys
-from cohort.study import Study
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs.history import list_runs
+from pellucid.cohort.scan import current_keys
+from pellucid.cohort.study import Study
 
 _ORDER = ("scan", "pretrain", "embed", "near", "cluster", "probe", "audit", "report")
 

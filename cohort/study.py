@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cohort.config import Config, ConfigT, did_you_mean, read_yaml, validate
+from pellucid.cohort.config import Config, ConfigT, did_you_mean, read_yaml, validate
 
 Kind = Literal["categorical", "binary", "ordinal", "continuous"]
 Role = Literal["clinical", "acquisition", "outcome"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cohort.prepared import Pixels, PreparedImages, encode
+from pellucid.cohort.images import Pixels, PreparedImages, encode
 
 
 def letterbox(pixels: Pixels, size_px: int) -> Pixels:

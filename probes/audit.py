@@ -2,7 +2,7 @@
 
 The questions of the statistical contract in their order, for anybody's vectors and table: each variable on its own,
 then each pair (clinical variable, acquisition factor) before any model, beyond one another, and the verdict.
-Arrays and frames in, a dictionary of schema pellucid.audit/1 out (docs/audit.md); files are `probes.tables`' business.
+Arrays and frames in, a dictionary of schema pellucid.audit/1 out (docs/audit.md); files are `pellucid.probes.audit_files`' business.
 """
 
 from __future__ import annotations
@@ -15,14 +15,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probes.further import FURTHER, carried_over, neighbours_of, taken_out
-from probes.inputs import Cohort, Names
-from probes.pairs import QUESTIONS, Pair, pair_row
-from probes.rows import variable_row
-from probes.settings import Settings
-from probes.side_by_side import Job, Progress, Steps, shareable, side_by_side
-from probes.variables import MIN_PATIENTS
-from probes.verdicts import ACCUSING, ALPHA, assign_q_values, decide, is_associated, sentence
+from pellucid.probes.inputs.validation import Cohort, Names
+from pellucid.probes.inputs.variables import MIN_PATIENTS
+from pellucid.probes.parallel import Job, Progress, Steps, shareable, side_by_side
+from pellucid.probes.questions.pair_extras import FURTHER, carried_over, neighbours_of, taken_out
+from pellucid.probes.questions.variable_rows import variable_row
+from pellucid.probes.questions.within_strata import QUESTIONS, Pair, pair_row
+from pellucid.probes.settings import Settings
+from pellucid.probes.verdicts import (
+    ACCUSING,
+    ALPHA,
+    assign_q_values,
+    decide,
+    is_associated,
+    sentence,
+)
 
 SCHEMA = "pellucid.audit/1"
 FAMILIES = {

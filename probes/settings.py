@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cohort.errors import UserError
-from cohort.patients import Patients
-from probes.beside import Other
-from probes.estimate import Estimate, probe
-from probes.statistic import Target
-from probes.variables import MIN_PATIENTS
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.statistics import Patients
+from pellucid.probes.inference.estimate import Estimate, probe
+from pellucid.probes.inference.secondary_probes import Other
+from pellucid.probes.inference.statistic import Target
+from pellucid.probes.inputs.variables import MIN_PATIENTS
 
 PER_QUESTION = 40  # permutations for each question of a family: then one of them alone can reach a q-value of 0.025
 

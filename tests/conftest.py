@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 import pellucid as front_door
-from cohort.phantom import PhantomConfig, write_phantom
-from cohort.runs import RunFolder
-from cohort.scan import scan
-from cohort.study import Study, load_study
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.cohort.runs.folder import RunFolder
+from pellucid.cohort.scan import scan
+from pellucid.cohort.study import Study, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the front door does

@@ -32,7 +32,7 @@ import json
 found = {v["name"]: v for v in json.load(open("audit/audit.json"))["variables"]}
 assert found["device"]["score"] > 0.9 and found["device"]["p_value"] < 0.05, found["device"]
 assert found["diagnosis"]["score"] < 0.75, found["diagnosis"]
-from cohort.config import find_recipe
+from pellucid.cohort.config import find_recipe
 assert find_recipe("pretrain", "mae-tiny-cpu").is_file()
 EOF
 # The processes that read must find the wheel too, and its thresholds of quality.

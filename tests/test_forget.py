@@ -18,20 +18,22 @@ import pytest
 import yaml
 from PIL import Image
 
-import cohort.scan
-from cohort.errors import UserError
-from cohort.phantom import PhantomConfig, write_phantom
-from cohort.prepared import PreparedImages
-from cohort.runs import begin_run, list_runs, open_finished, verify
-from cohort.scan import current_scan, scan
-from cohort.study import Study, load_study
-from cohort.withdrawn import Withdrawn
-from embed.extract import embed
-from embed.neighbours import normalised
-from embed.stored import newest_vectors
-from embed.vectors import load_vectors
-from explore.forget import forget_patients
-from pretrain.train import pretrain
+import pellucid.cohort.scan
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.images.prepared_images import PreparedImages
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.cohort.runs.checksums import verify
+from pellucid.cohort.runs.folder import begin_run
+from pellucid.cohort.runs.history import list_runs, open_finished
+from pellucid.cohort.scan import current_scan, scan
+from pellucid.cohort.study import Study, load_study
+from pellucid.cohort.withdrawal_list import Withdrawn
+from pellucid.embed.extract.stage import embed
+from pellucid.embed.index.knn_graph import normalised
+from pellucid.embed.store.catalogue import newest_vectors
+from pellucid.embed.store.vectors import load_vectors
+from pellucid.pretrain.stage import pretrain
+from pellucid.withdrawal import forget_patients
 
 TINY = {
     "recipe": "mae-tiny-cpu", "backbone": "test_vit", "img_size": 32, "source_px": 40, "batch_size": 8, "images_seen": 32,
@@ -258,7 +260,7 @@ def test_what_follows_equals_a_study_without_her_and_nothing_is_decoded_again(
     def again(*_: object) -> Iterator[int]:
         raise AssertionError("the originals were read again")
 
-    monkeypatch.setattr(cohort.scan, "read_all", again)
+    monkeypatch.setattr(pellucid.cohort.scan, "read_all", again)
     scanned = scan(study, progress=False)
     manifest = pd.read_parquet(scanned.path / "manifest.parquet")
     places = ["shard", "shard_row"]
@@ -280,7 +282,7 @@ def test_originals_may_be_removed_first(study: Study, monkeypatch: pytest.Monkey
     for image_id in manifest.loc[manifest["patient_source_id"] == patient, "image_id"]:
         (study.image_root / image_id).unlink()
     forget_patients(study, [patient], yes=True, say=silent)
-    monkeypatch.setattr(cohort.scan, "read_all", lambda *_: pytest.fail("the originals were read again"))
+    monkeypatch.setattr(pellucid.cohort.scan, "read_all", lambda *_: pytest.fail("the originals were read again"))
     left = pd.read_parquet(scan(study, progress=False).path / "manifest.parquet")
     assert len(left) == len(manifest) - (manifest["patient_source_id"] == patient).sum()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cohort.phantom import PhantomConfig, write_phantom
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 
 ROOT = Path(__file__).parents[1]
 SHORT = "pretrain.images_seen=1280"

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cohort.readers.picture import NoPicture, Picture, ReadOptions, Source, UnreadableImage, flat_rgb
-from cohort.readers.sniff import IMAGE_SUFFIXES, sniff, what_else
+from pellucid.cohort.readers.picture import (
+    NoPicture,
+    Picture,
+    ReadOptions,
+    Source,
+    UnreadableImage,
+    flat_rgb,
+)
+from pellucid.cohort.readers.sniff import IMAGE_SUFFIXES, sniff, what_else
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -64,15 +71,15 @@ def _read(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]]:
     if not source.data:
         raise UnreadableImage("the file is empty")
     if kind == "dicom":
-        from cohort.readers.dicom import read_dicom
+        from pellucid.cohort.readers.dicom import read_dicom
 
         return read_dicom(source)
     if kind == "tiff":
-        from cohort.readers.tiff import read_tiff
+        from pellucid.cohort.readers.tiff import read_tiff
 
         return read_tiff(source)
     if kind is not None:
-        from cohort.readers.raster import read_raster
+        from pellucid.cohort.readers.raster import read_raster
 
         return read_raster(source, kind)
     other = what_else(source.data)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from cohort.readers.picture import flat_rgb
+from pellucid.cohort.readers.picture import flat_rgb
 
 _SAME = 2  # a profile that moves no colour further than this many of 255 levels is sRGB, whatever it calls itself
 

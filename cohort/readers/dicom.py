@@ -27,10 +27,18 @@ from pydicom.uid import (
     VLWholeSlideMicroscopyImageStorage,
 )
 
-from cohort.readers.codestream import jpeg_quality, stream_size
-from cohort.readers.dicom_display import Display
-from cohort.readers.dicom_header import dicom_header, header_findings
-from cohort.readers.picture import NoPicture, Picture, Source, UnreadableImage, chosen_frames, refuse_bomb, together
+from pellucid.cohort.readers.compressed_stream import jpeg_quality, stream_size
+from pellucid.cohort.readers.dicom_display import Display
+from pellucid.cohort.readers.dicom_header import dicom_header, header_findings
+from pellucid.cohort.readers.picture import (
+    NoPicture,
+    Picture,
+    Source,
+    UnreadableImage,
+    chosen_frames,
+    refuse_bomb,
+    together,
+)
 
 _DAMAGED = "a DICOM file without a picture, or with a damaged header"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -38,7 +46,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # the manifest says wha
 
 
 def read_dicom(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]]:
-    """The frames of a DICOM file; see `cohort.readers.read_pictures`."""
+    """The frames of a DICOM file; see `pellucid.cohort.readers.read_pictures`."""
     with warnings.catch_warnings():
         # pydicom warns of every value that breaks the standard; the archive is full of them
         warnings.simplefilter("ignore")
@@ -51,7 +59,7 @@ def read_dicom(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]
         except Exception:
             raise UnreadableImage(_DAMAGED) from None
     if file is None:
-        from cohort.readers.dicom_slide import read_dicom_slide
+        from pellucid.cohort.readers.dicom_slide import read_dicom_slide
 
         yield from read_dicom_slide(source, dataset)
         return

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels.processing import apply_color_lut
 
-from cohort.readers.colour import eight_bits, stretched, to_srgb
-from cohort.readers.picture import UnreadableImage, together
+from pellucid.cohort.readers.colour import eight_bits, stretched, to_srgb
+from pellucid.cohort.readers.picture import UnreadableImage, together
 
 _GRAY = {"MONOCHROME1", "MONOCHROME2"}
 _COLOUR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}  # all decoded to RGB

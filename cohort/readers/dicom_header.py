@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cohort.readers.exif import clean, iso_date
+from pellucid.cohort.readers.exif import clean, iso_date
 
 _KEYWORDS = {
     "manufacturer": ("Manufacturer",),
@@ -36,8 +36,8 @@ def dicom_header(dataset: Any) -> dict[str, str]:
 
 
 def header_findings(dataset: Any) -> tuple[str, ...]:
-    """The kinds of identifying attributes, by `cohort.privacy.dicom_findings`; dicom_unchecked where it stumbled."""
-    from cohort.privacy import dicom_findings
+    """The kinds of identifying attributes, by `pellucid.cohort.identifiers.findings.dicom_findings`; dicom_unchecked where it stumbled."""
+    from pellucid.cohort.identifiers.findings import dicom_findings
 
     try:
         return dicom_findings(dataset)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from cohort.readers.dicom_header import dicom_header, header_findings
-from cohort.readers.picture import NoPicture, Picture, Source, UnreadableImage
+from pellucid.cohort.readers.dicom_header import dicom_header, header_findings
+from pellucid.cohort.readers.picture import NoPicture, Picture, Source, UnreadableImage
 
 
 def read_dicom_slide(source: Source, dataset: Any) -> Iterator[tuple[str, Picture | UnreadableImage]]:
@@ -19,7 +19,7 @@ def read_dicom_slide(source: Source, dataset: Any) -> Iterator[tuple[str, Pictur
     Raises:
         NoPicture: it is another level, or the label or overview (they carry names).
     """
-    from cohort.readers.slide import read_slide
+    from pellucid.cohort.readers.whole_slide import read_slide
 
     try:
         kinds = dataset.get("ImageType") or ()

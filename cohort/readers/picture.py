@@ -75,7 +75,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files are turned into pictures; the meaning of each stands in `cohort.study.ScanConfig`."""
+    """How files are turned into pictures; the meaning of each stands in `pellucid.cohort.study.ScanConfig`."""
 
     min_side_px: int = (
         0  # a JPEG may be decoded at a smaller DCT scale that keeps this many pixels on both sides; 0: full

@@ -13,10 +13,10 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from cohort.readers.codestream import jpeg_quality
-from cohort.readers.colour import bits_in_use, eight_bits, over_black, to_srgb
-from cohort.readers.exif import clean, exif_findings, exif_header, exif_of, orientation_of
-from cohort.readers.picture import (
+from pellucid.cohort.readers.colour import bits_in_use, eight_bits, over_black, to_srgb
+from pellucid.cohort.readers.compressed_stream import jpeg_quality
+from pellucid.cohort.readers.exif import clean, exif_findings, exif_header, exif_of, orientation_of
+from pellucid.cohort.readers.picture import (
     Picture,
     ReadOptions,
     Source,
@@ -32,7 +32,7 @@ _NOT_A_COMMENT = {"software", "version"}  # text that programs write about thems
 
 
 def read_raster(source: Source, kind: str) -> Iterator[tuple[str, Picture | UnreadableImage]]:
-    """The picture of a file, or the frames of an animated GIF; see `cohort.readers.read_pictures`."""
+    """The picture of a file, or the frames of an animated GIF; see `pellucid.cohort.readers.read_pictures`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata that breaks a standard; the picture is what counts
         try:

@@ -12,10 +12,18 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags
 
-from cohort.readers.codestream import jpeg_quality
-from cohort.readers.exif import GPS, clean, exif_findings, exif_header, orientation_of
-from cohort.readers.picture import Picture, Source, UnreadableImage, chosen_frames, refuse_bomb, together, upright
-from cohort.readers.tiff_display import PHOTOMETRICS, show_page
+from pellucid.cohort.readers.compressed_stream import jpeg_quality
+from pellucid.cohort.readers.exif import GPS, clean, exif_findings, exif_header, orientation_of
+from pellucid.cohort.readers.picture import (
+    Picture,
+    Source,
+    UnreadableImage,
+    chosen_frames,
+    refuse_bomb,
+    together,
+    upright,
+)
+from pellucid.cohort.readers.tiff_display import PHOTOMETRICS, show_page
 
 _SAMPLED = 16  # pages of a file that are looked at for the number of bits in use
 _EXIF_IDS = {tag.name: int(tag) for tag in ExifTags.Base}
@@ -26,10 +34,10 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the manifest says wh
 
 
 def read_tiff(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]]:
-    """The pages of a TIFF file, or the tiles of a whole slide; see `cohort.readers.read_pictures`."""
+    """The pages of a TIFF file, or the tiles of a whole slide; see `pellucid.cohort.readers.read_pictures`."""
     file = _File(source)
     if file.is_slide():
-        from cohort.readers.slide import read_slide
+        from pellucid.cohort.readers.whole_slide import read_slide
 
         yield from read_slide(source, "TIFF", _quality(file.frames[0], source.data))
         return
@@ -67,7 +75,7 @@ class _File:
             return True
         if not self.frames[0].is_tiled or self.source.path is None:
             return False
-        from cohort.readers.slide import is_slide
+        from pellucid.cohort.readers.whole_slide import is_slide
 
         return bool(is_slide(self.source.path))
 

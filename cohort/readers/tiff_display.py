@@ -10,8 +10,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from cohort.readers.colour import eight_bits, over_black, stretched, to_srgb
-from cohort.readers.picture import together
+from pellucid.cohort.readers.colour import eight_bits, over_black, stretched, to_srgb
+from pellucid.cohort.readers.picture import together
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _INK, _YCBCR, _LAB, _ICC_LAB = 0, 1, 2, 3, 5, 6, 8, 9
 PHOTOMETRICS = {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _INK, _YCBCR, _LAB, _ICC_LAB}

@@ -3,7 +3,7 @@
 docs/export.md says what each file holds and how it is opened.
 """
 
-from embed.export.chosen import Chosen, choose_folder, choose_study
-from embed.export.verb import FORMATS, export_vectors
+from pellucid.embed.export.command import FORMATS, export_vectors
+from pellucid.embed.export.selection import Chosen, choose_folder, choose_study
 
 __all__ = ["FORMATS", "Chosen", "choose_folder", "choose_study", "export_vectors"]

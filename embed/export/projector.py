@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from embed.export.chosen import Chosen
-from embed.export.tables import blocks, plain
+from pellucid.embed.export.parquet import blocks, plain
+from pellucid.embed.export.selection import Chosen
 
 SPRITE_PX = 8192  # side of the largest sprite image that the projector takes
 _TILE_PX = 64

@@ -1,12 +1,13 @@
 """The search index of a vector store: chosen by size and memory, tuned to a measured recall, checked at every opening."""
 
-from embed.index.choose import IndexConfig, choose_kind
-from embed.index.elsewhere import search_elsewhere
-from embed.index.extend import extend_index
-from embed.index.made import build_index
-from embed.index.opened import Index, open_index
-from embed.index.sentence import index_sentence
-from embed.index.stored import read_record, verify_index
+from pellucid.embed.index.build import build_index
+from pellucid.embed.index.index_files import read_record, verify_index
+from pellucid.embed.index.kind import IndexConfig, choose_kind
+from pellucid.embed.index.knn_graph import knn_graph, normalised
+from pellucid.embed.index.other_patients import search_elsewhere
+from pellucid.embed.index.query import Index, open_index
+from pellucid.embed.index.summary import index_sentence, stored_sentence
+from pellucid.embed.index.update import extend_index
 
 __all__ = [
     "Index",
@@ -15,8 +16,11 @@ __all__ = [
     "choose_kind",
     "extend_index",
     "index_sentence",
+    "knn_graph",
+    "normalised",
     "open_index",
     "read_record",
     "search_elsewhere",
+    "stored_sentence",
     "verify_index",
 ]

@@ -1,100 +1,98 @@
-"""Training and filling of an index, block by block, so that no second copy of the vectors is ever in memory."""
+"""Making the index of a vector store: the kind is chosen, trained, filled, tuned to the recall wanted, and written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.index.choose import CODE_BITS, TRAIN_PER_LIST, Kind, coded_dimensions, n_lists
-from embed.index.gpu import clustering_on_gpu
-from embed.index.library import faiss
-from embed.neighbours import normalised
-
-BLOCK = 65_536
-
-
-def unit_blocks(values: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Any]]:
-    """(start, rows scaled to length 1) a block at a time; `rows` picks which, in that order."""
-    n = len(values) if rows is None else len(rows)
-    for start in range(0, n, BLOCK):
-        part = values[start : start + BLOCK] if rows is None else values[rows[start : start + BLOCK]]
-        yield start, normalised(np.asarray(part, dtype=np.float32))
+from pellucid.embed.index.index_files import pieces_of_rows, sha256_rows, write_index
+from pellucid.embed.index.kind import budget_bytes, choose_kind, index_bytes
+from pellucid.embed.index.novelty import cohort_distances
+from pellucid.embed.index.query import Index
+from pellucid.embed.index.recall_tuning import Tuned, tuned
+from pellucid.embed.index.training import filled, inner
 
 
-def filled(values: NDArray[np.float32], kind: Kind) -> Any:
-    """A FAISS index by inner product over (n, dim) float32 rows scaled to length 1, row i under the id i."""
-    index = trained(values, kind)
-    if kind == "exact":
-        for _, block in unit_blocks(values):
-            index.add(block)
-        return index
-    for start, block in unit_blocks(values):
-        index.add_with_ids(block, np.arange(start, start + len(block), dtype=np.int64))
-    return index
+def build_index(
+    folder: Path,
+    values: NDArray[np.float32],
+    space: str | None,
+    wanted_recall: float = 0.98,
+    kind: str = "auto",
+    memory_gb: float | None = None,
+    patients: NDArray[Any] | None = None,
+) -> dict[str, Any]:
+    """Write `index.faiss` and `index.json` of (n, dim) float32 vectors.
 
+    Args:
+        folder: of the vector store; what index is there is replaced.
+        values: perhaps memory-mapped; never copied as a whole.
+        space: what makes two vectors comparable (`Vectors.space`).
+        wanted_recall: share of the true twenty nearest that a search must find.
+        kind: auto, exact, ivf-sq8 or ivf-pq.
+        memory_gb: what the index may take, in 10⁹ bytes; None: half of the machine's memory.
+        patients: (n,) whose each row is: then `index.json` also says how far apart images of different patients are.
 
-def trained(values: NDArray[np.float32], kind: Kind) -> Any:
-    """An empty index of that kind, its lists and codes learned from a sample of the vectors."""
+    Returns:
+        What `index.json` says. Where `kind` is auto and lists do not reach the recall wanted, the index is exact.
+    """
+    began = time.monotonic()
     n, dim = values.shape
-    if kind == "exact":
-        return faiss.IndexFlatIP(dim)
-    lists = n_lists(n)
-    sample = np.sort(np.random.default_rng(0).choice(n, min(n, lists * TRAIN_PER_LIST), replace=False))
-    unit = normalised(np.asarray(values[sample], dtype=np.float32))
-    index: Any
-    if kind == "ivf-sq8":
-        index = ivf = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatIP(dim), dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-        )
-    else:
-        kept = coded_dimensions(dim)
-        ivf = faiss.IndexIVFPQ(faiss.IndexFlatIP(kept), kept, lists, kept, CODE_BITS, faiss.METRIC_INNER_PRODUCT)
-        ivf.pq.cp.min_points_per_centroid = 1
-        index = faiss.IndexPreTransform(_turn(unit, kept), ivf)
-    with clustering_on_gpu(ivf):
-        index.train(unit)
-    return index
+    chosen = choose_kind(n, dim, kind, memory_gb)
+    index = filled(values, chosen)
+    how = tuned(index, values, chosen, wanted_recall)
+    instead = ""
+    if not how.reached and kind == "auto" and index_bytes("exact", n, dim) <= budget_bytes(memory_gb):
+        instead = f"{chosen} found only {how.recall:.3f} of the true neighbours"
+        chosen = "exact"
+        index = filled(values, chosen)
+        how = tuned(index, values, chosen, wanted_recall)
+    return finished(folder, index, values, space, chosen, wanted_recall, how, began, patients, {"instead": instead})
 
 
-def _turn(unit: NDArray[np.float32], kept: int) -> Any:
-    """The `kept` directions in which vectors differ most, turned at random among themselves.
-
-    A code has the same number of bits for each dimension; unturned, the steps would be coarsest where queries are
-    long, and 384 codes would tell less than 192 do now (benchmarks/LOG.md).
-    """
-    dim = unit.shape[1]
-    directions = np.linalg.eigh((unit.T @ unit).astype(np.float64))[1][:, ::-1][:, :kept]
-    mixed = directions @ np.linalg.qr(np.random.default_rng(0).normal(size=(kept, kept)))[0]
-    turn = faiss.LinearTransform(dim, kept, False)
-    faiss.copy_array_to_vector(np.ascontiguousarray(mixed.T, dtype=np.float32).ravel(), turn.A)
-    turn.is_trained = True
-    return turn
-
-
-def scanner(ivf: Any) -> Any:
-    """What looks through the lists: product codes laid out for SIMD registers (André et al., VLDB 2015), in memory.
-
-    Half a byte for each dimension is what a query reads of a vector, and reading is what takes the time. The file keeps
-    plain lists, from which entries can be removed.
-    """
-    return faiss.IndexIVFPQFastScan(ivf) if isinstance(ivf, faiss.IndexIVFPQ) else ivf
-
-
-def inner(index: Any) -> Any:
-    """The inverted lists inside an index, whatever turns the vectors before; None for an exact one."""
-    found = faiss.try_extract_index_ivf(index)
-    if found is None:
-        return None
-    lists = faiss.downcast_index(found)
-    lists.referenced_objects = [index]  # which owns them: freed, it would leave a pointer into nothing
-    return lists
-
-
-def turned(index: Any, unit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(m, dim) rows as the inverted lists see them."""
-    if not isinstance(index, faiss.IndexPreTransform):
-        return np.ascontiguousarray(unit)
-    return np.asarray(index.chain.at(0).apply(unit), dtype=np.float32)
+def finished(
+    folder: Path,
+    index: Any,
+    values: NDArray[np.float32],
+    space: str | None,
+    kind: str,
+    wanted: float,
+    how: Tuned,
+    began: float,
+    patients: NDArray[Any] | None,
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """Write a filled and tuned index with all that is known of it."""
+    ivf = inner(index)
+    if ivf is not None:
+        ivf.nprobe = how.nprobe
+    record: dict[str, Any] = {
+        "kind": kind,
+        "space": space,
+        "n": len(values),
+        "dim": int(values.shape[1]),
+        "lists": 0 if ivf is None else int(ivf.nlist),
+        "nprobe": how.nprobe,
+        "factor": how.factor,
+        "far": round(how.far, 6),
+        "margin": None if how.margin is None else round(how.margin, 6),
+        "slack": None if how.slack is None else round(how.slack, 6),
+        "recall_at_20": round(how.recall, 5),
+        "recall_error": round(how.error, 5),
+        "recall_queries": how.queries,
+        "recall_wanted": wanted,
+        "recall_reached": how.reached,
+        "trained_on": len(values),
+        "lists_changed": 0,
+        **{k: v for k, v in more.items() if v != ""},
+        "vectors_sha256": sha256_rows(values),
+        "vectors_pieces_sha256": pieces_of_rows(values),
+    }
+    if patients is not None:
+        record["unusual"] = cohort_distances(Index(index, values, record), patients)
+    record["build_s"] = round(time.monotonic() - began, 2)
+    return write_index(folder, index, record)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from embed.index.library import faiss
+from pellucid.embed.index.untyped_faiss import faiss
 
 
 def n_gpus() -> int:

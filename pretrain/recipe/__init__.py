@@ -8,12 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cohort.config import did_you_mean, find_recipe, read_yaml, validate
-from cohort.errors import UserError
-from pretrain.recipe.augmentation import Augmentation, explain, preset_for, with_preset
-from pretrain.recipe.base import Machine, Optimizer, Recipe
-from pretrain.recipe.health import Health, Watch
-from pretrain.recipe.methods import (
+from pellucid.cohort.config import did_you_mean, find_recipe, read_yaml, validate
+from pellucid.cohort.errors import UserError
+from pellucid.pretrain.recipe.base import Machine, Optimizer, Recipe
+from pellucid.pretrain.recipe.methods import (
     METHODS,
     AnyRecipe,
     DinoConfig,
@@ -25,8 +23,20 @@ from pretrain.recipe.methods import (
     MaeConfig,
     MaeRecipe,
 )
-from pretrain.recipe.views import Acquisition, AlteredCrop, Colour, Crop, DinoViews, LocalCrops, MaeViews, Range, Views
-from pretrain.recipe.warm_start import WarmStart
+from pellucid.pretrain.recipe.monitoring import Health, Watch
+from pellucid.pretrain.recipe.specialty_presets import Augmentation, explain, preset_for, with_preset
+from pellucid.pretrain.recipe.views import (
+    Acquisition,
+    AlteredCrop,
+    Colour,
+    Crop,
+    DinoViews,
+    LocalCrops,
+    MaeViews,
+    Range,
+    Views,
+)
+from pellucid.pretrain.recipe.warm_start import WarmStart
 
 __all__ = [
     "METHODS", "Acquisition", "AlteredCrop", "AnyRecipe", "Colour", "Crop", "DinoConfig", "DinoRecipe",

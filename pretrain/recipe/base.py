@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cohort.config import Config, switch
-from pretrain.recipe.health import Health, Watch
-from pretrain.recipe.warm_start import WarmStart
+from pellucid.cohort.config import Config, switch
+from pellucid.pretrain.recipe.monitoring import Health, Watch
+from pellucid.pretrain.recipe.warm_start import WarmStart
 
 
 class Optimizer(Config):

@@ -6,9 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from cohort.config import Config
-from pretrain.recipe.base import Recipe
-from pretrain.recipe.views import DinoViews, MaeViews, Range
+from pellucid.cohort.config import Config
+from pellucid.pretrain.recipe.base import Recipe
+from pellucid.pretrain.recipe.views import DinoViews, MaeViews, Range
 
 
 class MaeConfig(Config):

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from cohort.config import Config
+from pellucid.cohort.config import Config
 
 Range = tuple[float, float]
 
@@ -23,7 +23,7 @@ class Colour(Config):
 
 
 class Acquisition(Config):
-    """Changes as another device, setting or export would have made them (pretrain/acquisition.py); all off by default."""
+    """Changes as another device, setting or export would have made them (pretrain/augment/acquisition_shift.py); all off by default."""
 
     probability: float = Field(0.0, ge=0, le=1)  # of each of the five, drawn for itself
     cast: float = Field(0.0, ge=0, le=1)  # white balance: each channel's gain lies in e^±cast

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from cohort.config import Config
+from pellucid.cohort.config import Config
 
 
 class WarmStart(Config):
@@ -41,5 +41,5 @@ class WarmStart(Config):
 
     @property
     def layer_factor(self) -> float:
-        """`layer_decay` of `pretrain.optimizer.parameter_groups`."""
+        """`layer_decay` of `pellucid.pretrain.engine.optimizer.parameter_groups`."""
         return 1.0 if self.weights is None else self.layer_decay

@@ -15,15 +15,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohort.errors import UserError
-from cohort.phantom import PhantomConfig, write_phantom
-from cohort.phenotypes import PHENOTYPES, phenotypes
-from cohort.prepared import PreparedImages, encode, shrink, stretch
-from cohort.privacy import text_lines
-from cohort.runs import RunFolder
-from cohort.scan import current_scan, scan
-from cohort.status import next_step, study_status
-from cohort.study import Study, load_study
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers.text_detector import text_lines
+from pellucid.cohort.images.pixels import encode, shrink, stretch
+from pellucid.cohort.images.prepared_images import PreparedImages
+from pellucid.cohort.measures.phenotypes import PHENOTYPES, phenotypes
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.cohort.runs.folder import RunFolder
+from pellucid.cohort.scan import current_scan, scan
+from pellucid.cohort.status import next_step, study_status
+from pellucid.cohort.study import Study, load_study
 
 ROOT = Path(__file__).parents[2]
 

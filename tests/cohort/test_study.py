@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cohort.errors import UserError
-from cohort.study import ScanConfig, load_study
-from cohort.table import read_table
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest.table_file import read_table
+from pellucid.cohort.study import ScanConfig, load_study
 
 GOOD = """
 images: photos

@@ -11,16 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohort.phantom import PhantomConfig, write_phantom
-from cohort.runs import RunFolder, begin_run, write_json
-from cohort.scan import scan
-from cohort.study import Study, load_study
-from embed.extract import embed
-from embed.index import build_index
-from embed.near import near
-from embed.vectors import write_vectors
-from explore.clusters import cluster
-from explore.report import report
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.cohort.runs.atomic_files import write_json
+from pellucid.cohort.runs.folder import RunFolder, begin_run
+from pellucid.cohort.scan import scan
+from pellucid.cohort.study import Study, load_study
+from pellucid.embed.extract.stage import embed
+from pellucid.embed.index import build_index
+from pellucid.embed.near_duplicates.stage import near
+from pellucid.embed.store.vectors import write_vectors
+from pellucid.explore.clusters.stage import cluster
+from pellucid.explore.report.stage import report
 
 SCRIPT = "<script>alert(1)</script>"
 LINK = "<a href='http://evil.example/'>x</a> ![p](http://evil.example/p.png)"

@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 import pytest
 
-from explore.serve import APP, command
+from pellucid.explore.app.serve import APP, command
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

@@ -13,9 +13,10 @@ import pytest
 import torch
 import yaml
 
-from cohort.prepared import encode, shard_path, write_shard
-from cohort.runs import RunFolder, begin_run
-from cohort.study import Study, load_study
+from pellucid.cohort.images.pixels import encode
+from pellucid.cohort.images.prepared_images import shard_path, write_shard
+from pellucid.cohort.runs.folder import RunFolder, begin_run
+from pellucid.cohort.study import Study, load_study
 
 # One block of timm's smallest ViT costs next to nothing at 32 px; everything else is as in the shipped recipes.
 TINY: dict[str, Any] = {

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from types import FrameType
 
-import pretrain.loop
-import pretrain.train
-from cohort.runs import open_finished
-from cohort.study import load_study
+import pellucid.pretrain.engine.loop
+import pellucid.pretrain.stage
 from pellucid import _exit_code
-from pretrain.recipe import Recipe
-from pretrain.stopping import StopRequests
+from pellucid.cohort.runs.history import open_finished
+from pellucid.cohort.study import load_study
+from pellucid.pretrain.engine.preemption import StopRequests
+from pellucid.pretrain.recipe import Recipe
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     assert verb == "pretrain"
     rank = os.environ.get("RANK", "0")
     hold_at, hold_ranks = int(os.environ.get("HOLD_AT", "-1")), os.environ.get("HOLD_RANKS", "").split(",")
-    scheduled, hear = pretrain.loop.scheduled, StopRequests.hear
+    scheduled, hear = pellucid.pretrain.engine.loop.scheduled, StopRequests.hear
 
     def heard(self: StopRequests, number: int, frame: FrameType | None) -> None:
         hear(self, number, frame)
@@ -40,10 +40,10 @@ def main() -> int:
                 time.sleep(0.02)
         return scheduled(recipe, step, steps)
 
-    StopRequests.hear, pretrain.loop.scheduled = heard, hold  # type: ignore[method-assign]
+    StopRequests.hear, pellucid.pretrain.engine.loop.scheduled = heard, hold  # type: ignore[method-assign]
     (scan,) = (folder / "analysis" / "scan").glob("scan-*")
     try:
-        pretrain.train.pretrain(load_study(folder), open_finished(scan), device="cpu", progress=False)
+        pellucid.pretrain.stage.pretrain(load_study(folder), open_finished(scan), device="cpu", progress=False)
     except Exception as error:
         return _exit_code(error)
     return 0

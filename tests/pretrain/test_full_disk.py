@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import pretrain.loop
-import pretrain.train
-from cohort.errors import UserError
-from cohort.runs import RunFolder, verify
-from cohort.study import Study
-from pretrain.train import pretrain as run_pretrain
+import pellucid.pretrain.engine.loop
+import pellucid.pretrain.stage
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs.checksums import verify
+from pellucid.cohort.runs.folder import RunFolder
+from pellucid.cohort.study import Study
+from pellucid.pretrain.stage import pretrain as run_pretrain
 
 Cohort = Callable[..., tuple[Study, RunFolder]]
 Tiny = dict[str, dict[str, Any]]
@@ -63,7 +64,7 @@ def test_it_says_so_and_continues_to_the_same_bytes(
 ) -> None:
     expected = results(run_pretrain(*cohort(tiny["dino"], "undisturbed"), device="cpu", progress=False))
     study, scan = cohort(tiny["dino"], "full")
-    scheduled, export = pretrain.loop.scheduled, pretrain.train.export_backbone
+    scheduled, export = pellucid.pretrain.engine.loop.scheduled, pellucid.pretrain.stage.export_backbone
 
     def fill(recipe: Any, step: int, steps: int) -> tuple[float, float]:
         if step == full_at:
@@ -76,8 +77,8 @@ def test_it_says_so_and_continues_to_the_same_bytes(
         export(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain.loop, "scheduled", fill)
-        patch.setattr(pretrain.train, "export_backbone", fill_before)
+        patch.setattr(pellucid.pretrain.engine.loop, "scheduled", fill)
+        patch.setattr(pellucid.pretrain.stage, "export_backbone", fill_before)
         with pytest.raises(UserError, match=said):
             run_pretrain(study, scan, device="cpu", progress=False)
     limit_files(resource.getrlimit(resource.RLIMIT_FSIZE)[1])

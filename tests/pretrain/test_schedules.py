@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pretrain.schedules import cosine, scaled_lr, warmup_cosine, warmup_linear
+from pellucid.pretrain.schedules import cosine, scaled_lr, warmup_cosine, warmup_linear
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.996, 1.0), (0.04, 0.4), (1e-3, 0.0), (0.3, 0.3)])

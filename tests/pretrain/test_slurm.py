@@ -18,12 +18,11 @@ from typing import Any
 
 import pytest
 
-import pretrain.train
-from cohort.runs import RunFolder
-from cohort.study import Study
-from pretrain.train import pretrain as run_pretrain
+from pellucid.cohort.runs.folder import RunFolder
+from pellucid.cohort.study import Study
+from pellucid.pretrain.stage import pretrain as run_pretrain
 
-ROOT = Path(pretrain.train.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "slurm"
 SCRIPTS = sorted(path.name for path in SLURM.glob("*.sbatch"))
 TRAININGS = [name for name in SCRIPTS if name.startswith("pretrain-")]
@@ -211,12 +210,14 @@ def test_several_nodes_meet_at_the_first(tmp_path: Path, job: Callable[..., Any]
 
 
 def test_a_sweep_takes_its_line(tmp_path: Path, job: Callable[..., Any]) -> None:
-    (tmp_path / "sweep.txt").write_text("# rates\npretrain.seed=1\n\npretrain.seed=2 pretrain.optimizer.base_lr=1e-4\n")
+    (tmp_path / "sweep.txt").write_text(
+        "# rates\npretrain.seed=1\n\npretrain.seed=2 pellucid.pretrain.engine.optimizer.base_lr=1e-4\n"
+    )
     code, out, _ = ended(job("pretrain-sweep.sbatch", "study.yaml", "sweep.txt"))
     assert code == 0
-    assert "line 2: pretrain.seed=2 pretrain.optimizer.base_lr=1e-4" in out
+    assert "line 2: pretrain.seed=2 pellucid.pretrain.engine.optimizer.base_lr=1e-4" in out
     assert calls(tmp_path, "torchrun.0")[0].endswith(
-        "pellucid pretrain study.yaml pretrain.seed=2 pretrain.optimizer.base_lr=1e-4"
+        "pellucid pretrain study.yaml pretrain.seed=2 pellucid.pretrain.engine.optimizer.base_lr=1e-4"
     )
     code, _, error = ended(job("pretrain-sweep.sbatch", "study.yaml", "sweep.txt", SLURM_ARRAY_TASK_ID="3"))
     assert code == 2

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import probes.estimate
-from cohort.errors import UserError
-from cohort.patients import Patients, deal_folds
-from probes.audit import audit, probe_variables
-from probes.estimate import probe
-from probes.statistic import Target
+import pellucid.probes.inference.estimate
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.statistics.patient_resampling import Patients, deal_folds
+from pellucid.probes.audit import audit, probe_variables
+from pellucid.probes.inference.estimate import probe
+from pellucid.probes.inference.statistic import Target
 
 QUICK = {"permutations": 99, "bootstrap": 100, "further": False}
 
@@ -214,7 +214,7 @@ def test_without_strict_a_constant_column_is_listed_with_its_sentence():
 
 
 def p_values(monkeypatch, draw, repetitions, **more):
-    monkeypatch.setattr(probes.estimate, "interval", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr(pellucid.probes.inference.estimate, "interval", lambda *_: (0.0, 1.0))
     found = []
     for seed in range(repetitions):
         vectors, target, patients, strata = draw(np.random.default_rng([seed, 11]))

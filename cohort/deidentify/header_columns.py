@@ -1,0 +1,78 @@
+"""What the study takes from the originals' own headers goes into the new table: the headers themselves are stripped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+
+from pellucid.cohort.deidentify.linkage_file import Linkage
+from pellucid.cohort.deidentify.text_masking import plain_text
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest.table_file import as_text
+from pellucid.cohort.readers import UnreadableImage, read_image
+from pellucid.cohort.study import Study, is_header_fact
+
+# Makes and settings name nobody. Everything else (station, serial, operator, institution, protocol …) gets a keyed name.
+_PLAIN = frozenset(
+    {
+        *("format", "width", "height", "bits", "header_manufacturer", "header_model", "header_software", "header_lens"),
+        *("header_year", "header_modality", "header_body_part", "header_view", "header_laterality", "header_kernel"),
+        *("header_kvp", "header_slice_thickness", "header_magnification", "header_um_per_px", "header_exposure_time"),
+        *("header_f_number", "header_iso", "header_focal_length", "header_flash"),
+    }
+)
+
+
+def declared_facts(study: Study) -> list[str]:
+    """Names of what the study takes from headers.
+
+    Raises:
+        UserError: a date is held out, which no image has any more once dates are shifted.
+    """
+    if "header_date" in study.config.external:
+        raise UserError(
+            f"{study.path}: external: dates are shifted when the study is de-identified, and no level of `header_date` "
+            "can be held out: take it out of `external`"
+        )
+    names = [v.name for v in study.variables if v.role == "acquisition"] + list(study.config.external)
+    return list(dict.fromkeys(name for name in names if is_header_fact(name)))
+
+
+def fact_column(name: str) -> str:
+    """Its column in the new table: `header_model` → `file_model`, `width` → `file_width`."""
+    return f"file_{name.removeprefix('header_')}"
+
+
+def new_level(name: str, level: Any, key: Linkage) -> Any:
+    """A level that the study holds out, as the new table has it."""
+    if not is_header_fact(name) or name in _PLAIN:
+        return level
+    return key.name(name, str(as_text(pd.Series([level], dtype=object)).iloc[0]), "N")
+
+
+def file_facts(
+    data: bytes, names: Sequence[str], key: Linkage, patient: str, *, keep_dates: bool, max_megapixels: float
+) -> dict[str, str]:
+    """Those facts of one original; what could name somebody by a keyed name, dates shifted or left out."""
+    if not names:
+        return {}
+    try:
+        picture = read_image(data, max_megapixels=max_megapixels)
+    except UnreadableImage:
+        return {}
+    own = {word for word in plain_text(patient).split() if len(word) >= 4}
+    facts = {}
+    for name in names:
+        text = str(getattr(picture, name, "")) if name in _PLAIN else ""
+        text = picture.header.get(name.removeprefix("header_"), "") if name.startswith("header_") else text
+        if not text:
+            continue
+        if name == "header_date":
+            text = (date.fromisoformat(text) + timedelta(key.shift_days(patient))).isoformat() if keep_dates else ""
+        elif name not in _PLAIN or own & set(plain_text(text).split()):
+            text = key.name(name, text, "N")
+        facts[fact_column(name)] = text
+    return facts

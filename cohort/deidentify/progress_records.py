@@ -1,0 +1,87 @@
+"""Marks, records and resume of an interrupted de-identification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pellucid.cohort.deidentify.cleaning_settings import CleaningSettings
+from pellucid.cohort.deidentify.linkage_file import Linkage
+from pellucid.cohort.intake.file_listing import Listing
+from pellucid.cohort.runs.atomic_files import atomic_path
+from pellucid.cohort.runs.checksums import sha256_file
+from pellucid.cohort.study import Study
+
+WORK_FOLDER = ".deidentify"  # inside the output: what is done already; names nobody
+
+SUMS = "SHA256SUMS"
+
+
+def file_marks(
+    listing: Listing, patient_of: dict[str, str], without: dict[str, str], key: Linkage, settings: CleaningSettings
+) -> dict[str, str]:
+    """For each new file a mark of all that it is made from: another mark, and it is made again."""
+    how = hashlib.sha256(settings.mark().encode()).hexdigest()
+    found = {}
+    for image_id in listing.image_ids:
+        status = (listing.root / image_id).stat()
+        what = f"{image_id}\0{status.st_size}\0{status.st_mtime_ns}\0{patient_of[image_id]}\0{how}"
+        what += without.get(image_id, "")
+        found[key.files[image_id]] = key.digest("mark", what).hex()[:32]
+    return found
+
+
+def mark_of_all(study: Study, marks: dict[str, str], key: Linkage) -> str:
+    digest = hashlib.sha256("".join(f"{stem}{mark}" for stem, mark in sorted(marks.items())).encode())
+    digest.update(study.config.model_dump_json().encode())
+    digest.update(sha256_file(study.table).encode() if study.table else b"")
+    return key.digest("all", digest.hexdigest()).hex()[:32]
+
+
+def read_records(work: Path, out: Path, key: Linkage, marks: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What earlier calls did and still holds, by new name."""
+    path = work / "records.jsonl"
+    found: dict[str, dict[str, Any]] = {}
+    if not path.is_file():
+        return found
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+            stem = record.pop("stem")
+        except ValueError:  # the line that a kill cut short
+            continue
+        whole = record["status"] != "ok" or _holds(out / "raw" / record["file"], record["sha256"])
+        if marks.get(stem) == record["mark"] and whole:
+            found[stem] = record
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            "".join(json.dumps({"stem": s, **r}) + "\n" for s, r in sorted(found.items())), encoding="utf-8"
+        )
+    return found
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_file(path) == sha256
+
+
+def finished_output(out: Path, work: Path, whole: str, records: dict[str, dict[str, Any]]) -> bool:
+    """Whether all that was written is there as it was written; the images have been compared with `records` already."""
+    path = work / "finished.json"
+    if not (out / SUMS).is_file() or not path.is_file():
+        return False
+    if json.loads(path.read_text(encoding="utf-8"))["mark"] != whole:
+        return False
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in _lines(out / SUMS))}
+    images = {f"raw/{r['file']}": r["sha256"] for r in records.values() if r["status"] == "ok"}
+    others = {name: digest for name, digest in sums.items() if not name.startswith("raw/")}
+    return (
+        images == {name: digest for name, digest in sums.items() if name not in others}
+        and {"clinical.csv", "study.yaml", "review.html"} <= others.keys()
+        and all(_holds(out / name, digest) for name, digest in others.items())
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()

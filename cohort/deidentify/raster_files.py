@@ -1,0 +1,267 @@
+"""One JPEG, PNG, WebP, BMP or TIFF → the same picture without metadata and without burned-in text."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from pellucid.cohort.deidentify.jpeg_segments import strip_jpeg
+from pellucid.cohort.deidentify.png_webp_chunks import strip_png, strip_webp
+from pellucid.cohort.deidentify.text_masking import fill
+from pellucid.cohort.images.pixels import Box
+from pellucid.cohort.readers import UnreadableImage
+
+FindBoxes = Callable[[Sequence[NDArray[np.uint8]], Iterable[str]], list[Box]]
+_AS_PNG = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}  # modes that PNG holds without loss
+_SUFFIX = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "bmp": ".bmp"}
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A file as it may leave the house.
+
+    Attributes:
+        data: its bytes.
+        suffix: its ending.
+        boxes: what was masked.
+        removed: kinds of metadata that were there and are gone.
+        preview: (H, W, 3) uint8 RGB of the new file, for the review sheet.
+    """
+
+    data: bytes
+    suffix: str
+    boxes: tuple[Box, ...]
+    removed: tuple[str, ...]
+    preview: NDArray[np.uint8]
+
+
+def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: float) -> Cleaned:
+    """Strip and mask one raster file; the pixels outside the masked boxes stay exactly as they are.
+
+    Where nothing is masked the coded pixels are copied, not coded anew. Where something is, the decoded picture,
+    turned upright, is stored as PNG (TIFF where PNG has no such pixels).
+
+    Args:
+        data: the file.
+        kind: jpeg, png, webp or bmp, by content.
+        find: boxes to mask, given RGB views of the picture.
+        max_megapixels: larger is not decoded.
+
+    Raises:
+        UnreadableImage: it cannot be decoded, or not be stripped without a change of its pixels.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _opened(data, kind, max_megapixels)
+        icc = image.info.get("icc_profile")
+        orientation = _orientation(image)
+        upright = ImageOps.exif_transpose(image) if orientation != 1 else image
+        boxes = find(_views(upright), ())
+        dropped: set[str] = set()
+        try:
+            stripped = _stripped(image, data, kind, orientation, dropped)
+        except (ValueError, KeyError, IndexError) as error:
+            raise UnreadableImage(f"a {kind.upper()} whose structure is damaged ({error})") from None
+        if boxes or kind == "gif" or (kind == "bmp" and image.mode not in {"1", "L", "P", "RGB"}):
+            if kind == "png" and data[24] == 16 and image.mode not in {"I;16", "I"}:
+                raise UnreadableImage("a PNG of 16 bits per colour with text to mask: convert it to TIFF first")
+            pixels = np.array(upright)
+            fill(pixels, boxes)
+            stripped, suffix = _stored(pixels, upright, icc)
+            expected = pixels
+        else:
+            suffix, expected = _SUFFIX[kind], np.asarray(upright)
+        again = _opened(stripped, "tiff" if suffix == ".tif" else suffix[1:].replace("jpg", "jpeg"), max_megapixels)
+        shown = ImageOps.exif_transpose(again)
+        if shown.mode != upright.mode or not np.array_equal(np.asarray(shown), expected):
+            raise UnreadableImage("its metadata cannot be removed without a change of its pixels")
+        return Cleaned(stripped, suffix, tuple(boxes), tuple(sorted(dropped)), _views(shown)[0])
+
+
+def _opened(data: bytes, kind: str, max_megapixels: float) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=[kind.upper()])
+        if image.width * image.height > max_megapixels * 1e6:
+            raise UnreadableImage("a picture larger than scan.max_megapixels")
+        if kind != "jpeg" and getattr(image, "n_frames", 1) > 1:
+            raise UnreadableImage(f"a {kind.upper()} of several pictures")
+        image.load()
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(f"a damaged {kind.upper()} ({type(error).__name__})") from None
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = int(image.getexif().get(ExifTags.Base.Orientation, 1) or 1)
+    except Exception:  # a broken EXIF block is dropped like a good one
+        return 1
+    return found if 1 <= found <= 8 else 1
+
+
+def _stripped(image: Image.Image, data: bytes, kind: str, orientation: int, dropped: set[str]) -> bytes:
+    if kind == "jpeg":
+        return strip_jpeg(data, orientation, dropped)
+    if kind == "png":
+        return strip_png(data, orientation, dropped)
+    if kind == "webp":
+        return strip_webp(data, orientation, dropped)
+    out = io.BytesIO()  # BMP and GIF: few metadata, but room for anything between and behind the pixels
+    image.save(out, "BMP")
+    if len(out.getvalue()) < len(data):
+        dropped.add("after_the_end")
+    return out.getvalue()
+
+
+def _views(image: Image.Image) -> list[NDArray[np.uint8]]:
+    """RGB views in which text may be seen: as shown, and, with transparency, also what lies under it."""
+    if image.mode.startswith(("I", "F")):
+        return stretched_views(np.asarray(image))
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+        return [np.asarray(flat.convert("RGB")), np.ascontiguousarray(np.asarray(rgba)[:, :, :3])]
+    return [np.asarray(image.convert("RGB"))]
+
+
+def stretched_views(values: NDArray[Any]) -> list[NDArray[np.uint8]]:
+    """(H, W) numbers as RGB views: bytes as they are, others from least to greatest and from 1st to 99th percentile."""
+    if values.dtype == np.uint8:
+        return [np.repeat(values[:, :, None], 3, axis=2)]
+    found = []
+    wide = values.astype(np.float32)
+    for low, high in ((wide.min(), wide.max()), np.percentile(wide, (1, 99))):
+        gray = ((wide - low) / max(float(high) - float(low), 1e-6) * 255).clip(0, 255).astype(np.uint8)
+        found.append(np.repeat(gray[:, :, None], 3, axis=2))
+    return found
+
+
+def _stored(pixels: NDArray[Any], like: Image.Image, icc: bytes | None) -> tuple[bytes, str]:
+    """Pixels of one of Pillow's modes as a lossless file."""
+    image = Image.fromarray(pixels)
+    if like.mode == "P":
+        image.putpalette(like.getpalette(like.palette.mode) or [], like.palette.mode) if like.palette else None
+        if "transparency" in like.info:
+            image.info["transparency"] = like.info["transparency"]
+    elif image.mode != like.mode:
+        image = Image.frombytes(like.mode, like.size, pixels.tobytes())
+    extra: dict[str, Any] = {"icc_profile": icc} if icc else {}
+    out = io.BytesIO()
+    if like.mode in _AS_PNG:
+        if "transparency" in like.info:
+            extra["transparency"] = like.info["transparency"]
+        image.save(out, "PNG", **extra)
+        return out.getvalue(), ".png"
+    image.save(out, "TIFF", compression="tiff_adobe_deflate", **extra)
+    return out.getvalue(), ".tif"
+
+
+def clean_tiff(data: bytes, find: FindBoxes, *, max_megapixels: float) -> Cleaned:
+    """Rewrite a TIFF with its pixels and what describes their layout; no other tag survives.
+
+    Pages of reduced resolution and sub-images go. A box found on one page is masked on all pages of that size.
+
+    Raises:
+        UnreadableImage: it cannot be decoded, or is a whole slide.
+    """
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            if is_slide(tiff):
+                raise UnreadableImage(SLIDE)
+            pages = [page for page in tiff.pages if not page.is_reduced]  # type: ignore[union-attr]
+            for page in pages:
+                if page.imagewidth * page.imagelength > max_megapixels * 1e6:  # type: ignore[union-attr]
+                    raise UnreadableImage("a picture larger than scan.max_megapixels")
+            arrays = [np.array(page.asarray()) for page in pages]
+            described = [_layout(page, array) for page, array in zip(pages, arrays, strict=True)]
+            dropped = {"tags"} if any(_speaks(page) for page in pages) else set()
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(f"a damaged TIFF ({type(error).__name__})") from None
+    if not arrays:
+        raise UnreadableImage("a TIFF without a picture")
+    boxes: set[Box] = set()
+    for shape in {a.shape[:2] for a in arrays}:
+        same = [i for i, a in enumerate(arrays) if a.shape[:2] == shape]
+        found = find([view for i in same for view in _tiff_views(arrays[i], described[i])], ())
+        for i in same:
+            fill(arrays[i], found)
+        boxes.update(found)
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out, bigtiff=sum(a.nbytes for a in arrays) > 2**31) as writer:
+        for array, layout in zip(arrays, described, strict=True):
+            writer.write(array, compression="zlib", metadata=None, software=False, **layout)
+    with tifffile.TiffFile(io.BytesIO(out.getvalue())) as again:
+        same_pixels = all(np.array_equal(p.asarray(), a) for p, a in zip(again.pages, arrays, strict=True))
+    if not same_pixels:
+        raise UnreadableImage("its metadata cannot be removed without a change of its pixels")
+    preview = _tiff_views(arrays[0], described[0])[0]
+    return Cleaned(out.getvalue(), ".tif", tuple(sorted(boxes)), tuple(sorted(dropped)), preview)
+
+
+SLIDE = (
+    "a whole slide: its label and overview pictures often name the patient, and are not masked by this version; "
+    "export the slide without them with the scanner's own software"
+)
+
+
+def is_slide(tiff: tifffile.TiffFile) -> bool:
+    """Whether a TIFF is a whole slide, by its maker or by its tiles and pages of reduced resolution."""
+    vendors = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "vms", "avs", "sis")
+    if any(getattr(tiff, f"is_{vendor}", False) for vendor in vendors):
+        return True
+    first = tiff.pages[0]
+    return bool(first.is_tiled and len(tiff.pages) > 1 and any(p.is_reduced for p in list(tiff.pages)[1:]))  # type: ignore[union-attr]
+
+
+def _layout(page: Any, array: NDArray[Any]) -> dict[str, Any]:
+    photometric = page.photometric.name.lower()
+    if photometric == "ycbcr":  # tifffile has decoded it
+        photometric = "rgb"
+    layout: dict[str, Any] = {"photometric": photometric}
+    if photometric == "palette":
+        layout["colormap"] = page.colormap
+    if array.ndim == 3 and page.planarconfig is not None:
+        layout["planarconfig"] = "contig"
+        if page.planarconfig.name == "SEPARATE" and array.shape[0] == page.samplesperpixel:
+            layout["planarconfig"] = "separate"
+    if page.extrasamples:
+        layout["extrasamples"] = [sample.name.lower() for sample in page.extrasamples]
+    if page.iccprofile:
+        layout["iccprofile"] = page.iccprofile
+    if array.dtype == np.uint8 and page.bitspersample == 1:
+        layout["bitspersample"] = 1
+    orientation = page.tags.get(274)
+    if orientation is not None and 1 < int(orientation.value) <= 8:
+        layout["extratags"] = [(274, "H", 1, int(orientation.value), True)]
+    return layout
+
+
+def _speaks(page: Any) -> bool:
+    """Whether a page has tags beyond those of its layout (TIFF 6.0 section 8, without the descriptive ones)."""
+    layout = {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 290, 291,
+              296, 297, 317, 318, 319, 320, 322, 323, 324, 325, 338, 339, 347, 530, 531, 532, 34675}  # fmt: skip
+    return any(tag.code not in layout for tag in page.tags)
+
+
+def _tiff_views(array: NDArray[Any], layout: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    if layout.get("planarconfig") == "separate":
+        array = np.moveaxis(array, 0, -1)
+    if layout["photometric"] == "palette":
+        array = np.asarray(layout["colormap"] >> 8, dtype=np.uint8)[:, array].transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] >= 3 and array.dtype == np.uint8:
+        return [np.ascontiguousarray(array[:, :, :3])]
+    if array.ndim == 3:
+        return [view for channel in range(array.shape[2]) for view in stretched_views(array[:, :, channel])]
+    return stretched_views(array)

@@ -1,0 +1,5 @@
+"""Exact, pixel-identical and near-duplicate images."""
+
+from pellucid.cohort.duplicates.near_duplicates import MIN_CORRELATION, MIN_SPREAD, Groups
+
+__all__ = ["MIN_CORRELATION", "MIN_SPREAD", "Groups"]

@@ -1,0 +1,5 @@
+"""Findings that may identify a patient: header attributes, names, burned-in text, faces."""
+
+from pellucid.cohort.identifiers.text_removal import without_text
+
+__all__ = ["without_text"]

@@ -1,0 +1,220 @@
+"""Images ⨝ table → manifest: one row per image with patient, split and every variable, and a sentence per problem."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pellucid.cohort.config import did_you_mean
+from pellucid.cohort.duplicates.duplicate_groups import Thumbnails, binding, duplicate_sentences, find_duplicates
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest.declared_columns import PSEUDONYMS, header_facts, pseudonymised, typed_from_table
+from pellucid.cohort.manifest.patient_split import assign_splits
+from pellucid.cohort.manifest.research_ids import research_ids
+from pellucid.cohort.manifest.row_matching import match_images, match_patients, patients_of_images
+from pellucid.cohort.manifest.table_file import as_text, read_table
+from pellucid.cohort.study import Study, is_header_fact
+from pellucid.cohort.withdrawal_list import Withdrawn
+
+# Made after the join.
+_OWN_COLUMNS = {"patient", "split", "duplicate_of", "duplicate_kind", "duplicate_group", "file", "frame", "image_grade"}
+
+
+class LateWithdrawal(UserError):
+    """Pictures of somebody who withdrew consent were read, because only the join tells whose they are.
+
+    Attributes:
+        images: image_id, file, frame and patient_source_id of every picture.
+        theirs: which of them are hers, (n,).
+    """
+
+    def __init__(self, images: pd.DataFrame, theirs: pd.Series) -> None:
+        super().__init__("there are images of a patient who withdrew consent")
+        self.images = images[["image_id", "file", "frame", "patient_source_id"]]
+        self.theirs = theirs
+
+
+def build_manifest(
+    study: Study, images: pd.DataFrame, thumbnails: Thumbnails | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Join the rows of the one pass with the study's table.
+
+    Args:
+        study: whose table, columns and split rule are used.
+        images: one row per image, as `pellucid.cohort.intake.read_pass` writes it.
+        thumbnails: small gray copies of images by id; without it near duplicates are not looked for.
+
+    Returns:
+        The manifest (image order kept), and sentences on what did not fit together.
+
+    Raises:
+        UserError: the table or a column is missing, a value does not fit its declared kind, or no row fits an image.
+        LateWithdrawal: there are pictures of somebody who withdrew.
+    """
+    withdrawn = Withdrawn.load(study.withdrawn)
+    problems: list[str] = []
+    manifest = _with_files(images)
+    manifest["patient_source_id"] = patients_of_images(study, manifest, problems)
+    _refuse_withdrawn(manifest, withdrawn)
+    facts = header_facts(study, manifest)
+    if study.table is not None:
+        manifest = join_table(study, manifest, problems, withdrawn)
+    manifest[facts.columns] = facts
+    unknown = (manifest["status"] == "ok") & manifest["patient_source_id"].isna()
+    manifest.loc[unknown & (manifest["reason"] == ""), "reason"] = "its patient is not known"
+    manifest.loc[unknown, "status"] = "no_row"
+    usable = manifest["status"] == "ok"
+    if not usable.any():
+        raise UserError(f"{study.path}: no readable image has a patient; nothing can be studied")
+    copies = find_duplicates(manifest, thumbnails)
+    manifest[copies.columns.columns] = copies.columns
+    patients = manifest["patient_source_id"].fillna("").astype(str)
+    rule = study.config.split
+    given = _given_split(study, manifest[usable], problems) if rule.column else None
+    names = research_ids(patients[usable].tolist(), rule.seed)
+    manifest["patient"] = patients.map(names).fillna("")
+    manifest["split"] = ""
+    manifest.loc[usable, "split"] = assign_splits(
+        patients[usable].tolist(),
+        test=rule.test,
+        seed=rule.seed,
+        column=given,
+        column_name=rule.column or "",
+        external=_held_out(study, manifest[usable]),
+        bound=binding(manifest, copies),
+        stratify={name: manifest.loc[usable, name].tolist() for name in study.strata},
+    )
+    problems.extend(duplicate_sentences(manifest, copies, rule.column))
+    return pseudonymised(manifest.drop(columns="header_patient_id"), rule.seed), problems
+
+
+def _with_files(images: pd.DataFrame) -> pd.DataFrame:
+    """A copy with `file` and `frame`: only the pass knows whether a `#` in an id begins a frame's name."""
+    frame = images["frame"].fillna("").astype(str) if "frame" in images else pd.Series("", index=images.index)
+    if "file" in images:
+        return images.assign(frame=frame)
+    tails = "#" + frame
+    files = [str(i).removesuffix(tail) if tail != "#" else i for i, tail in zip(images["image_id"], tails, strict=True)]
+    return images.assign(file=pd.Series(files, index=images.index, dtype=object), frame=frame)
+
+
+def _given_split(study: Study, usable: pd.DataFrame, problems: list[str]) -> list[str]:
+    """The table's own split, lower case; an image without a row goes where its patient's others go."""
+    name = str(study.config.split.column)
+    given = as_text(usable[name])
+    given = given.fillna(given.groupby(usable["patient_source_id"]).transform("first"))
+    if given.isna().any():
+        raise UserError(
+            f"split column `{name}`: is empty for {int(given.isna().sum())} image(s): give each row a split"
+        )
+    return [str(value).lower() for value in given]
+
+
+def _held_out(study: Study, usable: pd.DataFrame) -> dict[str, tuple[list[str | None], list[str]]]:
+    """For each external factor the level of each image and the levels held out, both as text.
+
+    Raises:
+        UserError: a level that no image has; held out in name only, it would be trained on.
+    """
+    found = {}
+    for name, levels in study.config.external.items():
+        values = as_text(usable[name])
+        wanted = [str(level) for level in as_text(pd.Series(levels, dtype=object))]
+        known = sorted(set(values.dropna()))
+        for level in wanted:
+            if level not in known:
+                near = "" if name in PSEUDONYMS else f"{did_you_mean(level, known)}; there are: {', '.join(known[:12])}"
+                raise UserError(f"{study.path}: external: no image has `{name}` = `{level}`{near}")
+        found[name] = (values.tolist(), wanted)
+    return found
+
+
+def _refuse_withdrawn(manifest: pd.DataFrame, withdrawn: Withdrawn) -> None:
+    known = manifest["patient_source_id"].astype(object)
+    theirs = pd.Series(withdrawn.which_patients(known.where(known.notna(), None).tolist()), index=manifest.index)
+    if theirs.any():
+        raise LateWithdrawal(manifest, theirs)
+
+
+def _without_withdrawn(
+    table: pd.DataFrame, key_column: str, patient_column: str | None, withdrawn: Withdrawn, keyed_by_patient: bool
+) -> pd.DataFrame:
+    """The table without the rows of those who withdrew: no message shall name them, and no level be theirs alone."""
+
+    def texts(name: str) -> list[str | None]:
+        column = as_text(table[name]).astype(object)
+        return column.where(column.notna(), None).tolist()
+
+    gone = withdrawn.which_patients(texts(key_column)) if keyed_by_patient else withdrawn.which_rows(texts(key_column))
+    if patient_column:
+        gone = gone | withdrawn.which_patients(texts(patient_column))
+    return table[~gone] if gone.any() else table
+
+
+def join_table(
+    study: Study, manifest: pd.DataFrame, problems: list[str], withdrawn: Withdrawn | None = None
+) -> pd.DataFrame:
+    config, table_path = study.config, study.table
+    assert table_path is not None
+    rule = config.patient
+    patient_column = rule if isinstance(rule, str) and rule != "none" else None
+    declared = [v for v in study.variables if v.role != "acquisition" or not is_header_fact(v.name)]
+    factors = [name for name in config.external if not is_header_fact(name)]
+    needed = [*(v.name for v in declared), *factors, *([config.split.column] if config.split.column else [])]
+    key_column = config.image or (None if isinstance(rule, str) else rule.column)
+    if key_column is None:
+        if not needed and patient_column is None:
+            return manifest  # a table that nothing is asked of
+        raise UserError(
+            f"{study.path}: `image` is missing: name the column with the image files, or, for a table with one row per "
+            "patient, patient: {from_path: '(…)', column: COLUMN} with the column that holds the same ids"
+        )
+    wanted = list(dict.fromkeys([key_column, *([patient_column] if patient_column else []), *needed]))
+    table = read_table(table_path, wanted)
+    twice_given = [v.name for v in study.variables if v not in declared and v.name in table]
+    if twice_given:
+        raise UserError(_clash(study, twice_given[0]))
+    table = table[wanted]
+    if withdrawn is not None and withdrawn.entries:
+        if patient_column and config.image:  # new images of hers are known by the table alone
+            row_of = match_images(table[key_column], manifest, study, table_path, [], "")
+            own = as_text(table[patient_column]).reindex(row_of).set_axis(manifest.index)
+            _refuse_withdrawn(manifest.assign(patient_source_id=own), withdrawn)
+        table = _without_withdrawn(table, key_column, patient_column, withdrawn, keyed_by_patient=not config.image)
+    table = table.assign(**{v.name: typed_from_table(table[v.name], v, table_path) for v in declared})
+    if config.image:
+        fate = "they are left out" if patient_column else "their variables are missing"
+        row_of = match_images(table[key_column], manifest, study, table_path, problems, fate)
+    else:
+        row_of = match_patients(table[key_column], manifest["patient_source_id"], table_path, problems)
+    joined = table.drop(columns=[key_column]).reindex(row_of).set_index(manifest.index)
+    if patient_column:
+        ids = as_text(joined[patient_column])
+        manifest["patient_source_id"] = ids
+        nameless = int((ids.isna() & (row_of >= 0)).sum())
+        if nameless:
+            problems.append(
+                f"{table_path.name}: {nameless} row(s) have no `{patient_column}`: their images are left out, because "
+                "a patient who is not known could stand on both sides of a split"
+            )
+        without = manifest.loc[(row_of < 0).to_numpy()]
+        if len(without):
+            manifest.loc[without.index, "reason"] = without["reason"].where(
+                without["reason"] != "", "no row of the table names this image"
+            )
+    columns = [c for c in wanted if c not in {key_column, patient_column}]
+    clash = [
+        c
+        for c in columns
+        if c in manifest.columns or ((c in _OWN_COLUMNS or c.startswith("image_grade_")) and c != config.split.column)
+    ]
+    if clash:
+        raise UserError(_clash(study, clash[0]))
+    manifest[columns] = joined[columns]  # the split column, if it is called `split`, is settled and overwritten later
+    return manifest
+
+
+def _clash(study: Study, name: str) -> str:
+    said = f"{study.table}: the column name `{name}` is one that the manifest uses itself: rename it"
+    if is_header_fact(name):
+        said += f" (in study.yaml `{name}` is what the files themselves say)"
+    return said

@@ -1,0 +1,101 @@
+"""The columns that a study declares, as values of their kind: from the table, or from the files' own headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from pellucid.cohort.config import did_you_mean
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest.research_ids import pseudonyms
+from pellucid.cohort.manifest.table_file import as_text
+from pellucid.cohort.study import Study, Variable, is_header_fact
+
+# Header facts that name a person, a house or one single machine: the manifest knows them by a running number.
+PSEUDONYMS = {"header_operator": "O", "header_institution": "I", "header_serial": "S"}
+
+
+def typed_from_table(column: pd.Series, variable: Variable, table_path: Path) -> pd.Series:
+    """A column of the table as text (categorical, binary) or floats.
+
+    Raises:
+        UserError: a value does not fit the declared kind.
+    """
+
+    def not_a_number(row: int, value: str) -> str:
+        return (
+            f"{table_path}: column `{variable.name}` is declared {variable.kind}, but row {row + 2} "
+            f"has `{value}`: correct it, or declare the column categorical"
+        )
+
+    text = as_text(column)
+    if variable.kind == "binary" and text.nunique() > 2:
+        raise UserError(f"{table_path}: column {_too_many(text, variable.name)}")
+    return _numbers(text, not_a_number) if variable.kind in {"continuous", "ordinal"} else text
+
+
+def header_facts(study: Study, images: pd.DataFrame) -> pd.DataFrame:
+    """What the study declares and the files themselves say: one column for each such name, typed; same rows.
+
+    Raises:
+        UserError: no file gives such a fact, or a value does not fit the declared kind.
+    """
+    facts = {v.name: v for v in study.variables if v.role == "acquisition" and is_header_fact(v.name)}
+    readable = images["status"] == "ok"
+    columns = {}
+    for name in [*facts, *(name for name in study.config.external if is_header_fact(name) and name not in facts)]:
+        text = as_text(images[name].where(readable, None)) if name in images else pd.Series(dtype=object)
+        if text.isna().all():
+            own = [str(c) for c in images.columns if is_header_fact(str(c)) and c != "header_patient_id"]
+            known = [c for c in own if as_text(images[c][readable]).notna().any()]
+            raise UserError(
+                f"{study.path}: no file says anything of `{name}`{did_you_mean(name, known)}; the files give: "
+                f"{', '.join(known)}"
+            )
+        columns[name] = _typed_fact(text, facts.get(name), images["image_id"], study.path)
+    return pd.DataFrame(columns, index=images.index)
+
+
+def _typed_fact(text: pd.Series, variable: Variable | None, ids: pd.Series, path: Path) -> pd.Series:
+    if variable is None or variable.kind == "categorical":
+        return text
+    kind, name = variable.kind, variable.name
+    if kind == "binary":
+        if text.nunique() > 2:
+            shown = "" if name in PSEUDONYMS else _too_many(text, name)
+            raise UserError(f"{path}: {shown or f'`{name}` is declared binary but has {text.nunique()} values'}")
+        return text
+
+    def not_a_number(row: int, value: str) -> str:
+        what = "something else" if name in PSEUDONYMS else f"`{value}`"
+        return (
+            f"{path}: `{name}` is declared {kind}, but a file says {what} (first: `{ids[row]}`): declare it categorical"
+        )
+
+    return _numbers(text, not_a_number)
+
+
+def _numbers(text: pd.Series, complaint: Callable[[int, str], str]) -> pd.Series:
+    numbers = pd.to_numeric(text, errors="coerce")
+    wrong = text[text.notna() & numbers.isna()]
+    if len(wrong):
+        raise UserError(complaint(int(wrong.index[0]), str(wrong.iloc[0])))
+    return numbers.astype(float)
+
+
+def _too_many(text: pd.Series, name: str) -> str:
+    shown = ", ".join(sorted(text.dropna().unique())[:4])
+    return f"`{name}` is declared binary but has {text.nunique()} values ({shown} …): declare it categorical"
+
+
+def pseudonymised(manifest: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Operators, institutions and serial numbers by running numbers (`O01`, `I01`, `S01`) instead of by name."""
+    columns = {}
+    for name, letter in PSEUDONYMS.items():
+        if name in manifest:
+            text = manifest[name].astype(object)
+            known = text[text.notna() & (text != "")]
+            columns[name] = text.map(pseudonyms(known.astype(str), letter, seed)).where(text.isin(known), text)
+    return manifest.assign(**columns)

@@ -1,0 +1,25 @@
+"""Research ids and pseudonyms."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+
+def hash_share(text: str) -> float:
+    """A number in [0, 1) for a text, evenly spread over all texts there could be; the same for ever."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def research_ids(patients: Sequence[str], seed: int) -> dict[str, str]:
+    """Research id of each patient: a running number in the order of a hash, which tells nothing of the original id."""
+    order = sorted(set(patients), key=lambda p: hashlib.sha256(f"research:{seed}:{p}".encode()).digest())
+    width = max(4, len(str(len(order))))
+    return {patient: f"P{number:0{width}d}" for number, patient in enumerate(order, start=1)}
+
+
+def pseudonyms(names: Iterable[str], letter: str, seed: int) -> dict[str, str]:
+    """`O01`, `O02` … for people and institutions, in the order of a hash; like `research_ids`."""
+    order = sorted(set(names), key=lambda name: hashlib.sha256(f"{letter}:{seed}:{name}".encode()).digest())
+    width = max(2, len(str(len(order))))
+    return {name: f"{letter}{number:0{width}d}" for number, name in enumerate(order, start=1)}

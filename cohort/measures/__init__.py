@@ -1,0 +1,1 @@
+"""Phenotypes and quality of an image, as numbers and grades."""

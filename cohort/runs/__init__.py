@@ -1,0 +1,40 @@
+"""Run folders: content-addressed, resumable, renamed into place when whole."""
+
+from pellucid.cohort.runs.atomic_files import atomic_path, clear_parts, exclusive, is_held, sync_path, write_json
+from pellucid.cohort.runs.checksums import sha256_file, verify
+from pellucid.cohort.runs.folder import RunFolder, begin_run, join_run
+from pellucid.cohort.runs.history import list_runs, newest_runs, open_finished, parent_of
+from pellucid.cohort.runs.rewrite import (
+    edit_folder,
+    filter_parquet,
+    filter_rows,
+    finish_interrupted,
+    forgotten,
+    knows,
+    remove_folder,
+)
+
+__all__ = [
+    "RunFolder",
+    "atomic_path",
+    "begin_run",
+    "clear_parts",
+    "edit_folder",
+    "exclusive",
+    "filter_parquet",
+    "filter_rows",
+    "finish_interrupted",
+    "forgotten",
+    "is_held",
+    "join_run",
+    "knows",
+    "list_runs",
+    "newest_runs",
+    "open_finished",
+    "parent_of",
+    "remove_folder",
+    "sha256_file",
+    "sync_path",
+    "verify",
+    "write_json",
+]

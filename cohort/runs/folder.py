@@ -1,0 +1,222 @@
+"""Run folders: content-addressed, resumable, renamed into place when whole, and never edited afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pellucid.cohort.errors import Preempted, UserError
+from pellucid.cohort.runs.atomic_files import as_plain, exclusive, is_held, sync_path, write_json
+from pellucid.cohort.runs.checksums import SUMS, sha256_file, write_sums
+from pellucid.cohort.runs.versions import package_versions
+
+RUN_SCHEMA = "pellucid.run/1"
+
+_STATE = "started.json"  # only in a folder that is not whole yet
+
+
+@dataclass
+class RunFolder:
+    """One run. While work goes on `path` is the working folder; once `done` it is the final one."""
+
+    path: Path
+    stage: str
+    name: str
+    key: str
+    done: bool
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def read_json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+
+def run_key(
+    stage: str,
+    config: Mapping[str, Any],
+    parents: Sequence[RunFolder] = (),
+    inputs: Mapping[str, str] | None = None,
+) -> str:
+    """sha256 over stage, configuration, parents' keys and input hashes: what the content is addressed by."""
+    content = {
+        "schema": RUN_SCHEMA,
+        "stage": stage,
+        "config": config,
+        "parents": sorted(parent.key for parent in parents),
+        "inputs": dict(inputs or {}),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def find_run(analysis: Path, stage: str, name: str, key: str) -> RunFolder | None:
+    """The finished run with this key, or None."""
+    final = analysis / stage / f"{name}-{key[:8]}"
+    if not (final / SUMS).is_file():
+        return None
+    record = json.loads((final / "run.json").read_text(encoding="utf-8"))
+    return RunFolder(final, stage, name, key, True, record) if record.get("key") == key else None
+
+
+@contextlib.contextmanager
+def begin_run(
+    analysis: Path,
+    stage: str,
+    name: str,
+    config: Mapping[str, Any],
+    parents: Sequence[RunFolder] = (),
+    inputs: Mapping[str, str] | None = None,
+    seed: int | None = None,
+) -> Iterator[RunFolder]:
+    """Open the run that belongs to this configuration: finished, half-finished (to be continued) or new.
+
+    Leaving the block cleanly writes `config.yaml`, `run.json` and, last, `SHA256SUMS`, and renames the folder to its
+    final name. An exception leaves the working folder as it is, so that the same call continues.
+
+    Raises:
+        UserError: another process works on this very run.
+    """
+    key = run_key(stage, config, parents, inputs)
+    final = analysis / stage / f"{name}-{key[:8]}"
+    finished = find_run(analysis, stage, name, key)
+    if finished is not None:
+        yield finished
+        return
+    final.parent.mkdir(parents=True, exist_ok=True)
+    working = final.parent / f".{final.name}.partial"
+    with exclusive(final.parent / f".{final.name}.lock", f"{stage}/{final.name}"):
+        finished = find_run(analysis, stage, name, key)  # another process may have ended it while we waited
+        if finished is not None:
+            yield finished
+            return
+        working.mkdir(exist_ok=True)
+        started = _started(working, stage, name, key)
+        run = RunFolder(working, stage, name, key, False)
+        try:
+            yield run
+            record = {
+                **started,
+                "config": config,
+                "inputs": dict(inputs or {}),
+                "seed": seed,
+                "parents": [_reference(final.parent, parent) for parent in parents],
+                "ended": _now(),
+            }
+            for torn in working.rglob(".*.tmp"):  # left by a kill in the middle of a file; nobody else writes any more
+                torn.unlink(missing_ok=True)
+            (working / _STATE).unlink()
+            (working / "failure.json").unlink(missing_ok=True)
+            (working / "config.yaml").write_text(yaml.safe_dump(as_plain(config), sort_keys=False), encoding="utf-8")
+            write_json(working / "run.json", record)
+            write_sums(working)
+            if final.exists():  # a folder that lost its checksums: set aside, never overwritten
+                final.rename(final.with_name(f"{final.name}.damaged-{int(time.time())}"))
+            working.rename(final)
+            sync_path(final.parent)
+        except (Preempted, GeneratorExit):
+            raise
+        except UserError:
+            if working.is_dir() and {p.name for p in working.iterdir()} <= {_STATE, "failure.json"}:
+                shutil.rmtree(working)  # nothing was done yet: a mistake in study.yaml is no run that failed
+            raise
+        except BaseException as error:
+            if working.is_dir():
+                with contextlib.suppress(OSError):  # a full disk is often why we are here
+                    write_json(
+                        working / "failure.json",
+                        {"error": f"{type(error).__name__}: {error}", "when": _now()},
+                    )
+            raise
+        run.path, run.record = final, record
+
+
+@contextlib.contextmanager
+def join_run(
+    analysis: Path,
+    stage: str,
+    name: str,
+    config: Mapping[str, Any],
+    parents: Sequence[RunFolder] = (),
+    inputs: Mapping[str, str] | None = None,
+    patience_s: float = 60,
+) -> Iterator[RunFolder]:
+    """The run that another process of the same command has begun (the first of torchrun's); to work in the same folder.
+
+    Leaving the block cleanly waits until that process has ended the run.
+
+    Raises:
+        UserError: nobody has worked on the run for `patience_s`, and it is not finished.
+    """
+    key = run_key(stage, config, parents, inputs)
+    final = analysis / stage / f"{name}-{key[:8]}"
+    working, lock = final.parent / f".{final.name}.partial", final.parent / f".{final.name}.lock"
+
+    def finished_or(begun: bool) -> RunFolder:
+        idle_since = time.monotonic()
+        while True:
+            finished = find_run(analysis, stage, name, key)
+            if finished is not None:
+                return finished
+            if is_held(lock):
+                idle_since = time.monotonic()
+                if begun and (working / _STATE).is_file():
+                    return RunFolder(working, stage, name, key, False)
+            elif time.monotonic() - idle_since > patience_s:
+                raise UserError(
+                    f"{stage}/{final.name}: the first process has not begun or not finished it: see its words"
+                )
+            time.sleep(0.2)
+
+    run = finished_or(begun=True)
+    yield run
+    if not run.done:
+        whole = finished_or(begun=False)
+        run.path, run.record = whole.path, whole.record
+
+
+def _started(working: Path, stage: str, name: str, key: str) -> dict[str, Any]:
+    """The record of the first start survives interruptions, so that run.json says when the work really began."""
+    path = working / _STATE
+    if path.is_file():
+        with contextlib.suppress(ValueError):
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            earlier["resumed"] = [*earlier.get("resumed", []), _now()]
+            write_json(path, earlier)
+            return dict(earlier)
+    record = {
+        "schema": RUN_SCHEMA,
+        "stage": stage,
+        "name": name,
+        "key": key,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": datetime.now(UTC).isoformat(),  # to the microsecond: files written just before are older
+        "versions": package_versions(),
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
+    }
+    write_json(path, record)
+    return record
+
+
+def _reference(stage_folder: Path, parent: RunFolder) -> dict[str, str]:
+    return {
+        "stage": parent.stage,
+        "name": parent.path.name,
+        "key": parent.key,
+        "path": os.path.relpath(parent.path, stage_folder.parent).replace(os.sep, "/"),
+        "sha256": sha256_file(parent.path / SUMS),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,140 @@
+"""The manifest's columns as the source audit needs them: codes and numbers beside the patients, no text per image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pellucid.cohort.statistics.patient_resampling import IntArray, Patients
+from pellucid.cohort.study import Kind, Variable
+
+MAX_LEVELS_SHOWN = 30
+MAX_LEVELS_AS_THEY_ARE = 8  # ordinal numbers of more values are shown by quartile
+_YES = {"1", "yes", "y", "true", "positive", "pos", "present", "event"}
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One variable of n images.
+
+    `values` (n,): int64 codes into `levels`, -1 where missing; or, where `levels` is empty, float64 with NaN.
+    `shown` (n,): codes into `shown_levels` for tables and figures (numbers of many values by quartile).
+    """
+
+    name: str
+    role: str  # clinical, outcome, acquisition; candidate (a header field); quality; calendar
+    kind: Kind
+    values: NDArray[Any]
+    levels: tuple[str, ...]
+    shown: IntArray
+    shown_levels: tuple[str, ...]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Images whose value is not missing, (n,)."""
+        return self.values >= 0 if self.levels else ~np.isnan(self.values)
+
+    @classmethod
+    def of(cls, values: pd.Series, variable: Variable, role: str = "") -> Column:
+        """A column of the manifest as its declared kind says."""
+        numbers = variable.kind in {"ordinal", "continuous"}
+        if numbers:
+            values = pd.to_numeric(values, errors="coerce")
+        elif not pd.api.types.is_numeric_dtype(values):
+            values = values.astype(object).where(values.notna() & (values != ""), None)  # a header says nothing as ""
+        codes, levels = _coded(levels_of(values, variable))
+        return cls(
+            variable.name,
+            role or variable.role,
+            variable.kind,
+            values.to_numpy(dtype=np.float64, na_value=np.nan) if numbers else codes,
+            () if numbers else levels,
+            codes,
+            levels,
+        )
+
+    @classmethod
+    def flag(cls, name: str, role: str, marked: NDArray[np.bool_], known: NDArray[np.bool_]) -> Column:
+        """A yes-or-no column (levels `no`, `yes`) known for some images."""
+        codes = np.where(known, marked.astype(np.int64), -1)
+        return cls(name, role, "binary", codes, ("no", "yes"), codes, ("no", "yes"))
+
+    @classmethod
+    def number(cls, name: str, role: str, values: NDArray[np.float64]) -> Column:
+        """A measured number."""
+        nothing = np.full(len(values), -1, dtype=np.int64)
+        return cls(name, role, "continuous", values, (), nothing, ())
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """All that the source audit counts and tests: the usable images, their patients and the declared variables."""
+
+    images: pd.DataFrame  # usable rows of the manifest
+    patients: Patients
+    variables: tuple[Column, ...]
+    seed: int
+
+    @classmethod
+    def of(cls, usable: pd.DataFrame, variables: Sequence[Variable], seed: int) -> Cohort:
+        columns = tuple(Column.of(usable[v.name], v) for v in variables if v.name in usable)
+        return cls(usable, Patients.of(usable["patient"].to_numpy()), columns, seed)
+
+    def with_role(self, *roles: str) -> list[Column]:
+        return [column for column in self.variables if column.role in roles]
+
+    @cached_property
+    def binary(self) -> list[tuple[Column, int]]:
+        """Outcomes, then clinical variables, of exactly two levels, each with the code of its event.
+
+        The event is the level that says yes (1, true, positive …); where none or both do, the one with fewer patients.
+        """
+        found = []
+        for column in [*self.with_role("outcome"), *self.with_role("clinical")]:
+            if len(column.shown_levels) == 2 and (column.levels or column.kind == "ordinal"):
+                found.append((column, event_code(column, self.patients)))
+        return found
+
+    def patients_with(self, codes: IntArray, n_levels: int, rows: NDArray[np.bool_] | None = None) -> IntArray:
+        """Patients who have at least one image at each level, (n_levels,)."""
+        keep = codes >= 0 if rows is None else (codes >= 0) & rows
+        cells = np.unique(self.patients.codes[keep] * n_levels + codes[keep])
+        return np.bincount(cells % n_levels, minlength=n_levels).astype(np.int64)
+
+
+def event_code(column: Column, patients: Patients) -> int:
+    """Which of a two-level column's codes is the event (see `Cohort.binary`)."""
+    says_yes = [level.strip().lower() in _YES for level in column.shown_levels]
+    if sum(says_yes) == 1:
+        return says_yes.index(True)
+    counts = [patients.count(column.shown == code) for code in (0, 1)]
+    return int(counts[1] <= counts[0])
+
+
+def levels_of(values: pd.Series, variable: Variable) -> pd.Series:
+    """The variable as levels: continuous ones, and ordinal ones of many values, by quartile."""
+    if variable.kind in {"categorical", "binary"} or values.nunique() <= MAX_LEVELS_AS_THEY_ARE:
+        names = {v: f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna().unique()}
+        return values.astype(object).map(names).where(values.notna(), None)
+    binned = pd.qcut(values, 4, duplicates="drop")
+    return binned.map(lambda b: f"{b.left:.4g}–{b.right:.4g}", na_action="ignore").astype(object)
+
+
+def _coded(levels: pd.Series) -> tuple[IntArray, tuple[str, ...]]:
+    """Codes (-1 missing) and levels in their natural order: numbers and ranges by their first number, text as text."""
+    codes, found = pd.factorize(levels)
+    names = [str(name) for name in found]
+    try:
+        order = sorted(range(len(names)), key=lambda i: float(names[i].partition("–")[0]))
+    except ValueError:
+        order = sorted(range(len(names)), key=lambda i: names[i])
+    place = np.empty(len(names) + 1, dtype=np.int64)
+    place[order] = np.arange(len(names))
+    place[-1] = -1
+    return place[codes], tuple(names[i] for i in order)

@@ -1,0 +1,27 @@
+"""Statistics with the patient as the unit: resampling, permutations, association."""
+
+from pellucid.cohort.statistics.association import associate
+from pellucid.cohort.statistics.patient_resampling import (
+    IntArray,
+    PatientPermutations,
+    Patients,
+    bootstrap_counts,
+    deal_folds,
+    drawn_evenly,
+)
+from pellucid.cohort.statistics.weighted_ranks import along, below, ridits, rows_of_strata, sort_order
+
+__all__ = [
+    "IntArray",
+    "PatientPermutations",
+    "Patients",
+    "along",
+    "associate",
+    "below",
+    "bootstrap_counts",
+    "deal_folds",
+    "drawn_evenly",
+    "ridits",
+    "rows_of_strata",
+    "sort_order",
+]

@@ -1,0 +1,117 @@
+"""`export`: one of the formats, whole or not at all, and never over something else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pellucid.cohort.config import did_you_mean
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs import atomic_path
+from pellucid.embed.export.h5ad import write_h5ad
+from pellucid.embed.export.parquet import Search, write_atlas, write_parquet
+from pellucid.embed.export.projector import write_projector
+from pellucid.embed.export.selection import Chosen
+
+Format = Literal["parquet", "h5ad", "projector", "atlas"]
+FORMATS: tuple[str, ...] = get_args(Format)
+_SUFFIX = {"parquet": ".parquet", "h5ad": ".h5ad", "atlas": ".parquet"}
+_PROJECTOR = {"vectors.bytes", "metadata.tsv", "sprite.png", "projector_config.pbtxt"}
+
+
+def export_vectors(chosen: Chosen, to: str, out: Path, *, overwrite: bool = False, pictures: bool = True) -> list[str]:
+    """Write an export.
+
+    Args:
+        to: one of `FORMATS`.
+        out: the file, or for `projector` the folder.
+        overwrite: replace an earlier export.
+        pictures: for `projector`: with small pictures.
+
+    Returns:
+        Sentences: how to open it, and what it holds that one should know of.
+
+    Raises:
+        UserError: an unknown format, or `out` holds something, is inside a run, or is called otherwise.
+    """
+    if to not in FORMATS:
+        raise UserError(f"--to {to}{did_you_mean(to, FORMATS)}: there are {', '.join(FORMATS)}")
+    _refuse(out, to, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    said = []
+    if to == "projector":
+        with _whole_folder(out) as folder:
+            said += write_projector(chosen, folder, pictures=pictures)
+        said.append(f"open it with: tensorboard --logdir {out} (then choose PROJECTOR)")
+    else:
+        with atomic_path(out) as temporary:
+            if to == "parquet":
+                write_parquet(chosen, temporary)
+            elif to == "h5ad":
+                write_h5ad(chosen, temporary)
+                said.append(f'open it with: anndata.read_h5ad("{out}")')
+            else:
+                command = write_atlas(chosen, temporary, _search(chosen))
+                said.append(f"open it with: {command.replace(str(temporary), str(out))} (pip install embedding-atlas)")
+                if chosen.xy is None:
+                    said.append(
+                        "there is no map of these vectors yet (`pellucid cluster` draws one): the atlas draws its own"
+                    )
+    if chosen.named:
+        said.append(
+            "images are called by their paths: look whether names of people stand in them before you hand it on"
+        )
+    said.append(
+        "what leaves the study is yours to look after: a vector can betray its image, and `pellucid forget` does not reach it"
+    )
+    return said
+
+
+def _refuse(out: Path, to: str, overwrite: bool) -> None:
+    suffix = _SUFFIX.get(to)
+    if suffix is not None and out.suffix != suffix:
+        raise UserError(f"{out}: --to {to} writes a file that ends in {suffix}")
+    if any((folder / "SHA256SUMS").is_file() for folder in out.resolve().parents):
+        raise UserError(f"{out}: lies in a finished run, which is never changed: choose another --out")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: is there already; choose another --out, or --overwrite to replace it")
+    if suffix is not None and out.is_dir():
+        raise UserError(f"{out}: is a folder; --to {to} writes a file")
+    if suffix is None and out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - _PROJECTOR):
+        raise UserError(f"{out}: holds something that is no export of ours: choose another --out")
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A neighbouring folder that becomes `out` when the block ends well."""
+    making = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    before = out.with_name(f".{out.name}.{os.getpid()}.old")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir()
+    try:
+        yield making
+        if out.exists():
+            out.rename(before)
+        making.rename(out)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _search(chosen: Chosen) -> Search:
+    """Neighbours by the store's own index."""
+    from pellucid.embed.index import open_index
+
+    index = open_index(chosen.vectors.folder, chosen.vectors)
+
+    def search(queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return index.search(queries, k)
+
+    return search

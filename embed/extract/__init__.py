@@ -1,0 +1,8 @@
+"""Images → frozen vectors."""
+
+from pellucid.embed.extract.job import EmbedConfig
+from pellucid.embed.extract.patient_vectors import embed_patients
+from pellucid.embed.extract.plain_folder import embed_folder, folder_options
+from pellucid.embed.extract.stage import embed
+
+__all__ = ["EmbedConfig", "embed", "embed_folder", "embed_patients", "folder_options"]

@@ -1,0 +1,80 @@
+"""Embed arrays or paths, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pellucid.cohort.config import validate
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.images import Pixels, stretch
+from pellucid.cohort.readers import UnreadableImage, read_image
+from pellucid.embed.backbones.backbone import Backbone, load_backbone
+from pellucid.embed.extract.job import EmbedConfig, batch_size_for
+from pellucid.embed.extract.workers import cores, is_on_gpu
+
+
+def embed_array(
+    images: NDArray[np.uint8] | Sequence[Path | str],
+    backbone: str | Backbone,
+    *,
+    device: str = "auto",
+    **options: Any,
+) -> NDArray[np.float32]:
+    """Vectors of images that are at hand, without any file being written.
+
+    Args:
+        images: (n, h, w, 3) uint8 RGB, or paths (of a file of several pictures the middle one is taken).
+        backbone: a name that `load_backbone` knows, or a loaded backbone.
+        options: keys of the `embed:` section, for example pooling="mean" or batch_size=32.
+
+    Returns:
+        (n, dim) float32, in the order given.
+
+    Raises:
+        UserError: a file cannot be read (all are named), or the array is of another kind.
+    """
+    config = validate(EmbedConfig, options, "embed_array")
+    encoder = load_backbone(backbone, device, config.reading()) if isinstance(backbone, str) else backbone
+    if isinstance(images, np.ndarray) and (images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8):
+        raise UserError(
+            f"embed_array: takes (n, height, width, 3) uint8 RGB, not {images.shape} {images.dtype}: scale floats to "
+            "0 … 255, repeat grey values three times"
+        )
+    size = config.batch_size or batch_size_for(encoder)
+    failed: list[str] = []
+
+    def one(image: Any) -> Pixels:
+        if isinstance(image, np.ndarray):
+            return stretch(image, encoder.size_px)
+        try:
+            return stretch(read_image(Path(image).read_bytes(), min_side_px=encoder.size_px).pixels, encoder.size_px)
+        except UnreadableImage as reason:
+            failed.append(f"{image}: {reason}")
+        except OSError as error:
+            failed.append(f"{image}: cannot be opened ({error.strerror})")
+        return np.zeros((encoder.size_px, encoder.size_px, 3), np.uint8)  # is never returned
+
+    def some(start: int) -> NDArray[np.float32]:
+        return encoder(np.stack([one(image) for image in images[start : start + size]]))
+
+    threads = torch.get_num_threads()
+    on_gpu = is_on_gpu(encoder)
+    try:
+        if not on_gpu:
+            torch.set_num_threads(1)  # a batch a core
+        with ThreadPoolExecutor(1 if on_gpu else cores()) as pool:
+            parts = list(pool.map(some, range(0, len(images), size)))
+    finally:
+        torch.set_num_threads(threads)
+    if failed:
+        raise UserError(
+            f"embed_array: {len(failed)} of {len(images)} files gave no vector:\n  " + "\n  ".join(sorted(failed))
+        )
+    return np.concatenate(parts) if parts else np.empty((0, encoder.dim), np.float32)

@@ -1,0 +1,5 @@
+"""The same picture under two patients, and outliers, found by their vectors."""
+
+from pellucid.embed.near_duplicates.stage import NearConfig, near
+
+__all__ = ["NearConfig", "near"]

@@ -1,0 +1,128 @@
+"""Whether two pictures are one, turned, mirrored, cropped or scaled: laid one upon the other, and compared where they meet.
+
+Points that can be found again (SIFT, Lowe 2004) are matched, in the picture and in its mirror image; the turn, scale and shift
+that most of them agree on (RANSAC, Fischler and Bolles 1981) lays one picture onto the other; and there the fine structure must
+agree as it must for the scan's near duplicates (`pellucid.cohort.duplicates.near_duplicates.correlation`). Points alone do not count: pictures of one device
+share rulers and lettering, and those agree wherever else the pictures differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pellucid.cohort.duplicates import MIN_CORRELATION, MIN_SPREAD
+from pellucid.cohort.images import Pixels, shrink
+
+SIDE_PX = 224  # of the shorter side; finer detail does not survive re-encoding
+_POINTS, _RATIO, _LEAST_INLIERS, _WITHIN_PX = 600, 0.8, 12, 3.0
+_LEAST_OVERLAP = 0.2  # of the smaller picture's area: less says little, however well it agrees
+_SCALES = (0.25, 4.0)
+_RIM = 21  # pixels; within 10 of the border what lies beyond it has a say in the fine structure
+Grey = NDArray[np.uint8]
+Points = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Match:
+    """How two pictures are one.
+
+    Attributes:
+        agreement: correlation of the fine structure where they overlap, at most 1.
+        how: in words: `the same`, or any of mirrored, turned, cropped, scaled.
+        inliers: points that agree on it.
+        overlap: share of the first picture that the second covers.
+    """
+
+    agreement: float
+    how: str
+    inliers: int
+    overlap: float
+
+
+def same_picture(first: Pixels, second: Pixels, min_agreement: float = MIN_CORRELATION) -> Match | None:
+    """How the second picture (H, W, 3) is the first, or None where they are two."""
+    a, b = _grey(first), _grey(second)
+    if a.std() < MIN_SPREAD or b.std() < MIN_SPREAD:
+        return None
+    of_a = _points(a)
+    best: Match | None = None
+    for mirrored in (False, True):
+        shown = np.ascontiguousarray(b[:, ::-1]) if mirrored else b
+        match = _laid_upon(a, shown, of_a, mirrored)
+        if (
+            match is not None
+            and match.agreement >= min_agreement
+            and (best is None or match.agreement > best.agreement)
+        ):
+            best = match
+    return best
+
+
+def _grey(pixels: Pixels) -> Grey:
+    return np.asarray(cv2.cvtColor(shrink(pixels, SIDE_PX), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+
+
+def _points(grey: Grey) -> Points | None:
+    sift = cv2.SIFT.create(nfeatures=_POINTS, contrastThreshold=0.02)
+    points, told = sift.detectAndCompute(grey, None)
+    if told is None or len(points) < _LEAST_INLIERS:
+        return None
+    # RootSIFT (Arandjelović and Zisserman, CVPR 2012): the Hellinger distance tells points apart better.
+    told = np.sqrt(told / np.maximum(told.sum(axis=1, keepdims=True), 1e-7))
+    return np.array([p.pt for p in points], np.float32), told.astype(np.float32)
+
+
+def _laid_upon(a: Grey, b: Grey, of_a: Points | None, mirrored: bool) -> Match | None:
+    of_b = _points(b)
+    if of_a is None or of_b is None:
+        return None
+    pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(of_b[1], of_a[1], k=2)
+    good = [p[0] for p in pairs if len(p) == 2 and p[0].distance < _RATIO * p[1].distance]
+    if len(good) < _LEAST_INLIERS:
+        return None
+    source = of_b[0][[m.queryIdx for m in good]]
+    target = of_a[0][[m.trainIdx for m in good]]
+    cv2.setRNGSeed(0)
+    move, inside = cv2.estimateAffinePartial2D(
+        source, target, method=cv2.RANSAC, ransacReprojThreshold=_WITHIN_PX, maxIters=2000, confidence=0.999
+    )
+    if move is None or inside is None or int(inside.sum()) < _LEAST_INLIERS:
+        return None
+    scale = float(np.hypot(move[0, 0], move[1, 0]))
+    if not _SCALES[0] <= scale <= _SCALES[1]:
+        return None
+    size = (a.shape[1], a.shape[0])
+    # Beyond its border the picture is continued, so that the border itself is no structure.
+    moved = cv2.warpAffine(b, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    covered = cv2.warpAffine(np.full(b.shape, 255, np.uint8), move, size, flags=cv2.INTER_NEAREST) > 0
+    inner = cv2.erode(covered.astype(np.uint8), np.ones((_RIM, _RIM), np.uint8), borderValue=1) > 0
+    smaller = min(a.size, b.size * scale * scale)
+    if inner.sum() < _LEAST_OVERLAP * smaller:
+        return None
+    agreement = _agreement(a, np.asarray(moved, dtype=np.uint8), inner)
+    turn = abs(float(np.degrees(np.arctan2(move[1, 0], move[0, 0]))))
+    overlap = float(covered.mean())
+    cropped = overlap < 0.93 or a.size < 0.93 * b.size * scale * scale
+    words = [w for w, there in (("mirrored", mirrored), ("turned", turn > 3), ("cropped", cropped)) if there]
+    if not words and abs(np.log(scale)) > 0.1:
+        words = ["scaled"]
+    return Match(agreement, " and ".join(words) or "the same", int(inside.sum()), overlap)
+
+
+def _agreement(a: Grey, b: Grey, where: NDArray[np.bool_]) -> float:
+    """Correlation of the fine structure over `where`: band-passed, and freed of local contrast (as in `pellucid.cohort.duplicates.near_duplicates`)."""
+    one, other = (_structure(x)[where] for x in (a, b))
+    if one.std() == 0 or other.std() == 0:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _structure(grey: Grey) -> NDArray[np.float32]:
+    x = grey.astype(np.float32)
+    fine = cv2.GaussianBlur(x, (0, 0), 2) - cv2.GaussianBlur(x, (0, 0), 8)
+    spread = np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), 12))
+    return np.asarray(fine / (spread + 2.0), dtype=np.float32)

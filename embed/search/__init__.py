@@ -1,0 +1,5 @@
+"""Find the images most similar to one."""
+
+from pellucid.embed.search.similar_images import parse_region, search, search_image
+
+__all__ = ["parse_region", "search", "search_image"]

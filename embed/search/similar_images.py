@@ -1,0 +1,318 @@
+"""Images like this one: by image, by id, by vector or by a region, among all images or those that filters leave.
+
+The query's own patient is passed over unless that is asked for: two pictures of one lesion are alike for no reason that tells
+anything. Beside the hits stands how unusual the query is for this cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pellucid.cohort.config import did_you_mean
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.images import Pixels, stretch
+from pellucid.cohort.readers import UnreadableImage, read_image
+from pellucid.embed.index import Index, open_index
+from pellucid.embed.index.novelty import cohort_distances, mean_distances, percentile
+from pellucid.embed.index.other_patients import codes_of, search_elsewhere
+from pellucid.embed.search.filters import allowed_rows
+from pellucid.embed.store.vectors import Vectors
+
+Region = tuple[int, int, int, int]
+LEAST_REGION_PX = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found.
+
+    Attributes:
+        hits: `query` (its place among those asked), rank, image_id, patient, split, similarity (cosine, 1 is the same
+            direction), distance (1 − cosine), and the columns asked for; nearest first.
+        queries: one row a query: `query`, `distance` (mean to its ten nearest images of other patients) and
+            `percentile` (share of the cohort's images, 0–100, that lie nearer to theirs).
+        among: how many images the filters left, of how many.
+    """
+
+    hits: pd.DataFrame
+    queries: pd.DataFrame
+    among: tuple[int, int]
+
+    def sentences(self) -> list[str]:
+        """How unusual each query is, and what the filters left, in words."""
+        left, n = self.among
+        said = [f"among {left:,} of {n:,} images"] if left < n else []
+        for row in self.queries.itertuples(index=False):
+            what = "the query" if len(self.queries) == 1 else f"query {row.query}"
+            said.append(f"{what} {_unusual_words(float(row.percentile))}")  # type: ignore[arg-type]
+        return said
+
+
+def _unusual_words(share: float) -> str:
+    if np.isnan(share):
+        return "cannot be compared with the cohort (fewer than two patients)"
+    if share >= 100:
+        return "is farther from its nearest images than any image of the cohort that was looked at: is it of this kind at all?"
+    told = f"is farther from its ten nearest images of other patients than {share:.0f} % of the cohort's images are"
+    return told + (": an unusual image" if share >= 95 else "")
+
+
+def search(
+    vectors: Vectors,
+    queries: NDArray[np.float32],
+    k: int = 12,
+    *,
+    exclude_patient: str | Sequence[str | None] | None = None,
+    where: Sequence[str] = (),
+    table: pd.DataFrame | None = None,
+    columns: Sequence[str] = (),
+    one_per_patient: bool = False,
+    index: Index | None = None,
+    own_patient: str | None = None,
+    own_row: int | None = None,
+) -> Answer:
+    """The `k` nearest images to one vector or to each of many.
+
+    Args:
+        vectors: the store to search.
+        queries: (dim,) or (m, dim) float32, of the store's space.
+        exclude_patient: research id whose images are passed over; for many queries, one each.
+        where: filters on columns of `table` (or of the store's images), for example `device=A` or `age>60`.
+        table: rows by `image_id` with what is known of the images: the manifest.
+        columns: of `table`, to stand beside each hit: the acquisition factors.
+        one_per_patient: at most one image a patient, the nearest.
+        index: the store's, if it is open already.
+        own_patient: whose the query is, where her images may be found: how unusual it is, others alone decide.
+        own_row: the query itself, where it is one of the store's: it is never found.
+
+    Raises:
+        UserError: a filter that cannot be met, an unknown patient, or vectors of another length.
+    """
+    queries = np.atleast_2d(np.asarray(queries, dtype=np.float32))
+    index = index or open_index(vectors.folder, vectors)
+    if queries.shape[1] != index.dim:
+        raise UserError(f"the query has {queries.shape[1]} numbers, the vectors of {vectors.name} have {index.dim}")
+    if not np.isfinite(queries).all():
+        raise UserError("the query holds numbers that are not finite")
+    known = _known(vectors, table, where, columns)
+    allowed = allowed_rows(known, where) if where else None
+    among = index.n if allowed is None else int(allowed.sum())
+    if own_row is not None:
+        allowed = np.ones(index.n, dtype=bool) if allowed is None else allowed
+        allowed[own_row] = False
+    patients = vectors.images["patient"].astype(str).to_numpy(dtype=object)
+    groups = codes_of(patients)
+    names = (
+        [exclude_patient] * len(queries)
+        if exclude_patient is None or isinstance(exclude_patient, str)
+        else exclude_patient
+    )
+    own = _own(patients, groups, list(names))
+    found = search_elsewhere(index, queries, k, groups, own, allowed, one_each=one_per_patient)
+    hers = own if own_patient is None else _own(patients, groups, [own_patient] * len(queries))
+    unusual = _how_unusual(index, patients, groups, queries, hers)
+    return Answer(_hits(vectors, known, columns, *found), unusual, (among, index.n))
+
+
+def search_image(
+    vectors: Vectors,
+    image: str,
+    k: int = 12,
+    *,
+    same_patient: bool = False,
+    region: Region | None = None,
+    file: Path | None = None,
+    **options: Any,
+) -> Answer:
+    """The nearest images to one of the store (by its id), to an image file, to a region of either, or to a vector.
+
+    Args:
+        vectors: the store to search.
+        image: an image_id, an image file, or a .npy file that holds one vector, (dim,) or (1, dim).
+        same_patient: show images of the query's own patient too (never the query itself).
+        region: (x, y, width, height) in pixels of the upright original: that part is cut out and embedded as if it were
+            an image of its own, because an image is what the network has learned to look at.
+        file: where the original of an image_id lies; needed for a region of it.
+        options: as for `search`: where, table, columns, one_per_patient, index, exclude_patient.
+
+    Raises:
+        UserError: neither an id nor a readable file, or a region outside the image.
+    """
+    rows = np.flatnonzero(vectors.images["image_id"].to_numpy() == image)
+    path = Path(image)
+    if not len(rows) and not path.is_file():
+        near = did_you_mean(image, vectors.images["image_id"]) if len(vectors.images) <= 100_000 else ""
+        raise UserError(f"`{image}` is neither the id of an embedded image nor a file here{near}")
+    if len(rows):
+        row = int(rows[0])
+        patient = str(vectors.images["patient"].iloc[row])
+        if region is not None:
+            if file is None or not file.is_file():
+                raise UserError(
+                    f"`{image}`: a region is cut out of the original: name the image file instead of the id"
+                )
+            query = embedded(vectors, file, region)
+        else:
+            query = np.asarray(vectors.values[row])
+        options = {"own_patient": patient, **options}
+        if not same_patient:
+            options = {"exclude_patient": patient, **options}
+        return search(vectors, query, k, own_row=row if region is None else None, **options)
+    if path.suffix == ".npy":
+        return search(vectors, _vector(path), k, **options)
+    return search(vectors, embedded(vectors, path, region), k, **options)
+
+
+def _vector(path: Path) -> NDArray[np.float32]:
+    try:
+        query = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: is no .npy file of numbers ({error})") from None
+    if query.ndim == 2 and len(query) == 1:
+        query = query[0]
+    if query.ndim != 1 or not np.issubdtype(query.dtype, np.number):
+        raise UserError(f"{path}: holds {query.shape} {query.dtype}; one vector, (dim,), is needed")
+    return np.asarray(query, dtype=np.float32)
+
+
+def embedded(vectors: Vectors, path: Path, region: Region | None = None) -> NDArray[np.float32]:
+    """(dim,) vector of an image file, or of a region of it, by the backbone that made the store's vectors.
+
+    Raises:
+        UserError: the file cannot be read, the region lies outside it, or the backbone is not the same any more.
+    """
+    backbone = _backbone(vectors)
+    try:
+        least = 0 if region else backbone.size_px
+        pixels = read_image(path.read_bytes(), min_side_px=least).pixels
+    except UnreadableImage as reason:
+        raise UserError(f"{path}: {reason}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror})") from None
+    if region is not None:
+        pixels = cut_out(pixels, region, str(path))
+    return np.asarray(backbone(stretch(pixels, backbone.size_px)[None])[0])
+
+
+def cut_out(pixels: Pixels, region: Region, where: str) -> Pixels:
+    """The (x, y, width, height) part of (H, W, 3).
+
+    Raises:
+        UserError: it does not lie in the image, or is under 16 pixels wide or high.
+    """
+    x, y, width, height = region
+    full_height, full_width = pixels.shape[:2]
+    if min(width, height) < LEAST_REGION_PX:
+        raise UserError(
+            f"{where}: a region of {width} × {height} pixels shows too little: at least {LEAST_REGION_PX} each"
+        )
+    if x < 0 or y < 0 or x + width > full_width or y + height > full_height:
+        raise UserError(
+            f"{where}: the region {x},{y},{width},{height} (left, top, width, height) does not lie in the image of "
+            f"{full_width} × {full_height} pixels"
+        )
+    return np.ascontiguousarray(pixels[y : y + height, x : x + width])
+
+
+def parse_region(text: str) -> Region:
+    """`x,y,width,height` in pixels.
+
+    Raises:
+        UserError: not four whole numbers.
+    """
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"region `{text}`: write left,top,width,height in pixels, for example 40,25,128,128") from None
+    return x, y, width, height
+
+
+def _backbone(vectors: Vectors) -> Any:
+    from pellucid.embed.backbones.backbone import load_backbone
+    from pellucid.embed.backbones.readout import Reading
+
+    location = vectors.spec.get("location")
+    keys = {key: vectors.spec[key] for key in ("pooling", "layers", "average") if key in vectors.spec}
+    said = {key: value for key, value in keys.items() if value not in ("none", "model") or key == "average"}
+    name = location if isinstance(location, str) else vectors.name
+    backbone = load_backbone(name, reading=Reading(**said))
+    same = backbone.fingerprint == vectors.spec["fingerprint"]
+    space = getattr(vectors, "space", None)
+    if not same or (
+        space is not None and vectors.spec.get("schema") != "pellucid.vectors/1" and space != backbone.space
+    ):
+        raise UserError(f"the backbone {name} is not the one that made these vectors: run `pellucid embed` again")
+    return backbone
+
+
+def _known(vectors: Vectors, table: pd.DataFrame | None, where: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """What is known of the store's images, in their order."""
+    if table is None or not (where or columns):
+        return vectors.images
+    by_id = table if table.index.name == "image_id" else table.set_index("image_id")
+    rows = by_id.reindex(vectors.images["image_id"])
+    rows.index = vectors.images.index
+    own = {name: vectors.images[name] for name in vectors.images.columns}
+    return rows.assign(**own)
+
+
+def _own(patients: NDArray[Any], groups: NDArray[np.int64], names: list[Any]) -> NDArray[np.int64]:
+    """The group of each named patient, −1 for none."""
+    number = dict(zip(patients.tolist(), groups.tolist(), strict=True))
+    for name in names:
+        if name is not None and name not in number:
+            near = did_you_mean(str(name), number) if len(number) <= 100_000 else ""
+            raise UserError(f"there is no patient `{name}` among these vectors{near}")
+    return np.array([-1 if name is None else number[name] for name in names], dtype=np.int64)
+
+
+def _hits(
+    vectors: Vectors,
+    known: pd.DataFrame,
+    columns: Sequence[str],
+    similarity: NDArray[np.float32],
+    rows: NDArray[np.int64],
+) -> pd.DataFrame:
+    query, place = np.nonzero(rows >= 0)
+    which = rows[query, place]
+    cosine = similarity[query, place].astype(np.float64)
+    shown = [c for c in ("image_id", "patient", "split") if c in vectors.images]
+    hits = vectors.images[shown].iloc[which].reset_index(drop=True)
+    hits.insert(0, "rank", place + 1)
+    hits.insert(0, "query", query)
+    hits["similarity"], hits["distance"] = cosine, np.clip(1 - cosine, 0, 2)
+    for name in columns:
+        if name in known and name not in hits:
+            hits[name] = _whole_numbers(known[name]).iloc[which].array
+    return hits
+
+
+def _whole_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A gap makes whole numbers floats; the years of a table are to be read as 2024, not 2024.0."""
+    if column.dtype.kind != "f" or not (column.dropna() % 1 == 0).all():
+        return column
+    return column.astype("Int64")
+
+
+def _how_unusual(
+    index: Index,
+    patients: NDArray[Any],
+    groups: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    own: NDArray[np.int64],
+) -> pd.DataFrame:
+    """Against all images, whatever the filters: a query is unusual for the cohort or it is not."""
+    record = index.record.get("unusual")
+    if record is None:  # a store of the first version: computed once for each opened index
+        record = index.record["unusual"] = cohort_distances(index, patients)
+    distance = mean_distances(index, queries, groups, own)
+    return pd.DataFrame(
+        {"query": np.arange(len(queries)), "distance": distance, "percentile": percentile(distance, record)}
+    )

@@ -1,0 +1,79 @@
+"""Which finished vectors a study has: one run a backbone, the newest, for the scan in question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pellucid.cohort.config import did_you_mean
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs import RunFolder, newest_runs
+from pellucid.embed.store.vectors import Vectors, load_vectors
+
+WITHOUT_TEXT = " without text"  # behind the name of a backbone whose pictures had their text painted over
+TAKEN_OUT = " less "  # behind the name of a backbone, before that of a factor that was taken out of its vectors
+
+
+def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
+    """{backbone: its newest finished run made from this scan}, oldest first; those of masked text are another matter, and
+    so are those from which a factor was taken out: they would be compared by the patients they learnt it from."""
+    return {
+        name: run
+        for name, run in _newest(analysis, scan).items()
+        if not name.endswith(WITHOUT_TEXT) and not load_vectors(run.path).spec.get("taken_out")
+    }
+
+
+def masked_vectors(analysis: Path, scan: RunFolder, before: Vectors) -> RunFolder | None:
+    """The newest vectors of pictures whose text was painted over (`embed.text=mask`), otherwise made as those given."""
+    run = _newest(analysis, scan).get(before.name + WITHOUT_TEXT)
+    if run is None:
+        return None
+    alike = ("fingerprint", "pooling", "layers", "average", "size_px", "read_from")
+    spec = load_vectors(run.path).spec
+    return run if all(spec.get(key) == before.spec.get(key) for key in alike) else None
+
+
+def _newest(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
+    found: dict[str, RunFolder] = {}
+    for run in newest_runs(analysis, "embed", scan):
+        name = load_vectors(run.path).name
+        found.pop(name, None)
+        found[name] = run
+    return found
+
+
+def choose_vectors(analysis: Path, scan: RunFolder, backbone: str | None = None) -> RunFolder:
+    """The vectors of one backbone; without a name the study's own (`run:`) before any other.
+
+    Raises:
+        UserError: nothing is embedded yet, or not with this backbone.
+    """
+    found = newest_vectors(analysis, scan)
+    if not found:
+        raise UserError(
+            "no vectors yet for this scan: run `pellucid embed STUDY --backbone NAME` (or `pellucid run STUDY`)"
+        )
+    if backbone is None:
+        order = {"run": 0, "timm": 1, "timm-random": 2, "pixels": 3}
+        return found[min(reversed(found), key=lambda name: order.get(name.partition(":")[0], 1))]
+    known = _newest(analysis, scan)
+    if backbone in known and backbone not in found:
+        return known[backbone]  # derived ones only by their whole name
+    wanted = f"run:{Path(backbone[4:]).name}" if backbone.startswith("run:") else backbone
+    if wanted not in found:
+        raise UserError(f"no vectors of `{backbone}`{did_you_mean(wanted, known)}; there are: {', '.join(known)}")
+    return found[wanted]
+
+
+def choose_patient_vectors(analysis: Path, images_run: RunFolder, how: str) -> RunFolder:
+    """The newest run of patient vectors that was derived from a run of image vectors (`embed.patients`).
+
+    Raises:
+        UserError: there is none by that rule.
+    """
+    for run in reversed(newest_runs(analysis, "embed", images_run)):
+        if load_vectors(run.path).spec.get("per_patient") == how:
+            return run
+    raise UserError(
+        f"no patient vectors by `{how}` were made from {images_run.path.name}: run `pellucid embed` with embed.patients={how}"
+    )

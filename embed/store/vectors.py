@@ -1,0 +1,150 @@
+"""The vector store: `vectors.npy` beside `images.parquet` in the same order, and `spec.json` saying what they are.
+
+Schema `pellucid.vectors/2`. A folder MUST hold `vectors.npy` (n, dim) float32, `images.parquet` (n rows, at least image_id,
+patient and split) and `spec.json` (`backbone`, `n`, `dim`, and the keys of `pellucid.embed.backbones.embedding_space.SPACE_KEYS` with their hash `space`).
+It MAY hold `tokens.npy` (n, patches, width) float16, which `spec["tokens"]` then describes. Folders of
+`pellucid.vectors/1`, which said neither space nor layers nor views, are read as what they were.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs import atomic_path, write_json
+from pellucid.embed.backbones.embedding_space import completed
+
+SCHEMA = "pellucid.vectors/2"
+READ_TOO = ("pellucid.vectors/1",)
+TOKENS = "tokens.npy"
+CURRENT = ".current"  # the link to the version that counts, see `pellucid.embed.store.snapshots`
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Frozen vectors and whose they are.
+
+    Attributes:
+        values: (n, dim) float32, memory-mapped.
+        images: n rows with image_id, patient and split, in the same order. Of patient vectors there is a row a patient,
+            whose image_id is the patient's most typical image (`embed.patients`).
+        spec: backbone, weights, pooling, preprocessing.
+        folder: where they lie.
+        tokens: (n, patches, width) float16, memory-mapped, row by row of `spec["tokens"]["grid"]`; None if not stored.
+    """
+
+    values: NDArray[np.float32]
+    images: pd.DataFrame
+    spec: dict[str, Any]
+    folder: Path
+    tokens: NDArray[np.float16] | None = None
+
+    @property
+    def name(self) -> str:
+        """The backbone's name."""
+        return str(self.spec["backbone"])
+
+    @property
+    def space(self) -> str:
+        """Hex sha256 of what makes them comparable with others (`pellucid.embed.backbones.embedding_space`)."""
+        return str(self.spec["space"])
+
+
+def write_vectors(folder: Path, values: NDArray[np.float32], images: pd.DataFrame, spec: dict[str, Any]) -> None:
+    """Write the three files, the specification last.
+
+    Args:
+        values: (n, dim) float32; a memory map is copied piece by piece.
+        images: n rows.
+        spec: as `Backbone.spec()` gives it, and what else there is to say.
+    """
+    with atomic_path(folder / "vectors.npy") as temporary, temporary.open("wb") as handle:
+        np.save(handle, np.ascontiguousarray(values, dtype=np.float32))
+    with atomic_path(folder / "images.parquet") as temporary:
+        images.to_parquet(temporary, index=False)
+    write_spec(folder, spec, len(images), int(values.shape[1]))
+
+
+def write_spec(folder: Path, spec: dict[str, Any], n: int, dim: int) -> None:
+    """`spec.json` of `n` vectors of length `dim`: the last file of a store, for who writes the others himself."""
+    write_json(folder / "spec.json", {"schema": SCHEMA, **completed(spec), "n": n, "dim": dim})
+
+
+def half(tokens: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Patch tokens as `tokens.npy` holds them: float32 → float16; what would overflow becomes the largest number that it knows, and NaN stays NaN."""
+    return np.clip(tokens, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
+
+
+def load_vectors(folder: Path) -> Vectors:
+    """Memory-map the vectors of a folder.
+
+    Raises:
+        UserError: not such a folder, another schema, or files that do not belong together.
+    """
+    try:
+        return _loaded(present(folder))
+    except (UserError, FileNotFoundError):
+        if present(folder) == folder:
+            raise
+        return _loaded(present(folder))  # `embed` brought the store up to date while it was being opened
+
+
+def present(folder: Path) -> Path:
+    """Where the files of a store really lie: a store that `embed --out` keeps up to date has versions."""
+    link = folder / CURRENT
+    return link.resolve() if link.is_symlink() and link.exists() else folder
+
+
+def _loaded(folder: Path) -> Vectors:
+    missing = [n for n in ("vectors.npy", "images.parquet", "spec.json") if not (folder / n).is_file()]
+    if missing:
+        raise UserError(f"{folder}: holds no vectors ({missing[0]} is missing); `pellucid embed` makes them")
+    try:
+        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / 'spec.json'}: is damaged ({error}); run `pellucid embed` again") from None
+    if spec.get("schema") not in {SCHEMA, *READ_TOO}:
+        raise UserError(f"{folder}: has schema {spec.get('schema')!r}; this version reads {SCHEMA}")
+    told, spec = spec.get("space"), completed(spec)
+    if told is not None and told != spec["space"]:
+        raise UserError(f"{folder / 'spec.json'}: was changed by hand: its `space` is not that of what it says")
+    values = _mapped(folder / "vectors.npy")
+    images = pd.read_parquet(folder / "images.parquet")
+    if values.shape != (len(images), spec["dim"]) or values.dtype != np.float32:
+        raise UserError(
+            f"{folder}: vectors.npy is {values.shape} {values.dtype}, but images.parquet has {len(images)} rows and "
+            f"spec.json says {spec['dim']} dimensions: the files do not belong together; run `pellucid embed` again"
+        )
+    return Vectors(values, images, spec, folder, _tokens(folder, spec, len(images)))
+
+
+def _tokens(folder: Path, spec: dict[str, Any], n: int) -> NDArray[np.float16] | None:
+    said = spec.get("tokens")
+    if said is None:
+        return None
+    if not (folder / TOKENS).is_file():
+        raise UserError(f"{folder / TOKENS}: is missing; run `pellucid embed` again")
+    tokens = _mapped(folder / TOKENS)
+    rows, columns = said["grid"]
+    if tokens.shape != (n, rows * columns, said["width"]) or tokens.dtype != np.float16:
+        raise UserError(
+            f"{folder / TOKENS}: is {tokens.shape} {tokens.dtype}, but {n} images of {rows} × {columns} patches of "
+            f"{said['width']} numbers are expected: the files do not belong together; run `pellucid embed` again"
+        )
+    return tokens
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: is damaged ({error}); run `pellucid embed` again") from None
+    return mapped

@@ -1,0 +1,5 @@
+"""The Streamlit explorer."""
+
+from pellucid.explore.app.serve import explore
+
+__all__ = ["explore"]

@@ -1,0 +1,104 @@
+"""The audit: what the embeddings encode; verdict sentences first, then the figures and the numbers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from pellucid.explore import wording
+from pellucid.explore.figures import probe_figures
+from pellucid.explore.sections import verdict_cards
+from pellucid.explore.sections.audit_tables import further_tables
+from pellucid.explore.study_findings import Findings
+
+_CHART = {"displayModeBar": False}
+
+
+def show(findings: Findings) -> None:
+    """The page."""
+    st.title("What this model has learned")
+    audit = findings.audit
+    found = verdict_cards.verdicts(audit)
+    if found:
+        st.markdown("\n".join(f"**{wording.for_markdown(line)}**  " for line in verdict_cards.headline(found)))
+        for verdict in found:
+            if verdict.tone in {"accused", "caution"}:
+                st.html(verdict_cards.card(verdict))
+        _folded("No concern found", [v for v in found if v.tone == "acquitted"], expanded=True)
+        _folded("Neither accused nor cleared", [v for v in found if v.tone == "neutral"], expanded=False)
+    else:
+        st.info("No audit yet: `pellucid audit` answers whether the embeddings encode the disease or the device.")
+    probes = findings.probes or ({findings.audited: audit["variables"]} if audit.get("variables") else {})
+    if probes:
+        st.subheader("How well each variable can be read off")
+        st.caption(
+            "Dots with 95 % intervals over patients, patients of the test never seen in training. A trained backbone "
+            "should stand clear of the grey baselines where it matters to you, and not where it does not."
+        )
+        st.plotly_chart(
+            probe_figures.probe_figure(probes), width="stretch", theme=None, config=_CHART, key="probe-figure"
+        )
+        if neighbours := probe_figures.by_neighbours(probes):
+            with st.expander("… and by the twenty most similar other patients (kNN)"):
+                st.plotly_chart(
+                    probe_figures.probe_figure(neighbours), width="stretch", theme=None, config=_CHART, key="knn-figure"
+                )
+    pairs = verdict_cards.worth_drawing(found, 8)
+    variables = audit.get("variables") or []
+    drawn = [(scale, probe_figures.pair_figure(pairs, variables, scale)) for scale in probe_figures.scales(variables)]
+    if any(figure is not None for _, figure in drawn):
+        st.subheader("Does it survive when the other is held fixed?")
+    for scale, figure in drawn:
+        if figure is not None:
+            st.plotly_chart(figure, width="stretch", theme=None, config=_CHART, key=f"pair-figure-{scale}")
+    for table in further_tables([verdict.pair for verdict in found], audit.get("text_masked")):
+        st.subheader(table.title)
+        st.caption(table.lead)
+        frame = pd.DataFrame(table.rows, columns=_told_apart(table.columns))
+        st.dataframe(frame, hide_index=True, width="stretch", height="content")
+    if probes:
+        st.subheader("The numbers")
+        st.dataframe(_table(probes), hide_index=True, width="stretch", height="content")
+
+
+def _told_apart(columns: Sequence[str]) -> list[str]:
+    """A frame's columns need names of their own; "by chance" stands behind several."""
+    return [name + "\u200b" * list(columns[:i]).count(name) for i, name in enumerate(columns)]
+
+
+def _folded(title: str, found: Sequence[verdict_cards.Verdict], expanded: bool) -> None:
+    if found:
+        with st.expander(f"{title} ({wording.count(len(found), 'pair')})", expanded=expanded):
+            lines = [
+                f"- **{wording.for_markdown(factor)}** against {wording.for_markdown(names)}"
+                for factor, names in verdict_cards.by_factor(found)
+            ]
+            st.markdown("\n".join(lines))
+            st.caption("\n".join("- " + wording.for_markdown(verdict.sentence) for verdict in found))
+
+
+def _table(probes: dict[str, Sequence[dict[str, Any]]] | dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+    rows = []
+    for name, variables in probes.items():
+        for item in variables:
+            rows.append(
+                {
+                    "Variable": wording.humane(item["name"]),
+                    "Role": item.get("role", ""),
+                    "Backbone": wording.backbone_label(name),
+                    "Score (95 % interval)": wording.interval(item)
+                    if item.get("score") is not None
+                    else item.get("note", ""),
+                    "Measure": wording.metric_label(item.get("metric")),
+                    "Chance": item.get("chance"),
+                    "p": ""
+                    if item.get("p_value") is None
+                    else wording.p_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
+                    "Patients": item.get("n_patients"),
+                    "with the event": "–" if item.get("n_events") is None else f"{item['n_events']:,}",
+                }
+            )
+    return pd.DataFrame(rows)

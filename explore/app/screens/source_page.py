@@ -1,0 +1,70 @@
+"""The source audit: who was imaged with what, when and how well, what is missing — all before any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from pellucid.explore import wording
+from pellucid.explore.app.cache import picture
+from pellucid.explore.sections.source_sections import Drawing, Section, sections
+from pellucid.explore.study_findings import Findings
+
+_CHART = {"displayModeBar": False}
+_IN_A_ROW = 6
+
+
+def show(findings: Findings) -> None:
+    """The page."""
+    st.title("Where the images come from")
+    source = findings.source
+    tiles = st.columns(4)
+    tiles[0].metric("Images", f"{source.get('n_images', len(findings.images)):,}")
+    tiles[1].metric("Patients", f"{source.get('n_patients', findings.images['patient'].nunique()):,}")
+    tiles[2].metric("Could not be read", f"{source.get('n_unreadable', 0):,}")
+    tiles[3].metric("With burned-in marks", f"{(source.get('burned_in') or {}).get('share', 0):.0%}")
+    problems = source.get("problems") or []
+    if problems:
+        st.warning("**In the table**\n\n" + "\n".join("- " + wording.for_markdown(problem) for problem in problems))
+    reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
+    for section in sections(source, {str(reason): int(n) for reason, n in reasons.items()}, findings.near):
+        _section(section, findings.scan.path)
+
+
+def _section(section: Section, scan_folder: Path) -> None:
+    st.subheader(section.title)
+    if section.sentences:
+        st.markdown("\n".join("- " + wording.for_markdown(sentence) for sentence in section.sentences))
+    if section.lead:
+        st.caption(wording.for_markdown(section.lead))
+    _drawings(section.key, section.drawings[: section.n_open])
+    rest = {drawing.title: drawing for drawing in section.drawings[section.n_open :]}
+    if rest:
+        chosen = st.selectbox(
+            f"{len(rest)} more", list(rest), index=None, key=f"{section.key}-more", placeholder="Show …"
+        )
+        if chosen is not None:
+            _drawings(f"{section.key}-chosen", [rest[chosen]])
+    for row in section.pictures:
+        if row.title:
+            st.markdown(f"**{wording.for_markdown(row.title)}**")
+        columns = st.columns(_IN_A_ROW)
+        for place, (image_id, told) in enumerate(row.images):
+            columns[place % _IN_A_ROW].image(picture(scan_folder, image_id, 220), caption=told, width="stretch")
+    for table in section.tables:
+        if table.title:
+            st.markdown(f"**{wording.for_markdown(table.title)}**")
+        st.dataframe(pd.DataFrame(table.rows, columns=pd.Index(table.columns)), hide_index=True, width="stretch")
+
+
+def _drawings(key: str, drawings: Sequence[Drawing]) -> None:
+    for first in range(0, len(drawings), 2):  # row by row, so that titles stand side by side
+        for place, drawing in zip(st.columns(2, gap="large"), drawings[first : first + 2], strict=False):
+            with place:
+                st.markdown(f"**{wording.for_markdown(drawing.title)}**")
+                st.plotly_chart(
+                    drawing.figure(), width="stretch", theme=None, config=_CHART, key=f"{key}-{drawing.title}"
+                )

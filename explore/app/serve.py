@@ -1,0 +1,101 @@
+"""Start the explorer: Streamlit in a process of its own, on this machine's loopback address only."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.study import Study
+from pellucid.explore.study_findings import gather_newest
+
+APP = Path(__file__).with_name("main.py")
+_THEME = {
+    "base": "light",
+    "primaryColor": "#0b5a8f",
+    "backgroundColor": "#ffffff",
+    "secondaryBackgroundColor": "#f3f5f7",
+    "textColor": "#1f2933",
+    "baseRadius": "small",
+    "baseFontSize": "16",
+}
+
+
+def is_loopback(address: str | None) -> bool:
+    """Whether only this machine can reach the address; no address at all means every interface."""
+    if not address:
+        return False
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def refusal(address: str | None) -> str:
+    """Why the explorer does not listen there."""
+    return (
+        f"the explorer shows patients' images and has no sign-in yet, so it does not listen on "
+        f"{address or 'every interface'}: leave the address at 127.0.0.1, and use an SSH tunnel from another machine"
+    )
+
+
+def command(study: Path, port: int, address: str = "127.0.0.1", overrides: Sequence[str] = ()) -> list[str]:
+    """The command line that starts the explorer.
+
+    Raises:
+        UserError: the address can be reached from other machines.
+    """
+    if not is_loopback(address):
+        raise UserError(refusal(address))
+    options = {
+        "server.address": address,
+        "server.port": str(port),
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "none",
+        **{f"theme.{key}": value for key, value in _THEME.items()},
+    }
+    flags = [part for key, value in options.items() for part in (f"--{key}", value)]
+    return [sys.executable, "-m", "streamlit", "run", str(APP), *flags, "--", str(study), *overrides]
+
+
+def explore(study: Study, port: int = 8501, address: str = "127.0.0.1", overrides: Sequence[str] = ()) -> int:
+    """Run the explorer until it is stopped (Ctrl-C); its exit code.
+
+    Args:
+        overrides: the `key=value` that `study` was loaded with, so that the explorer sees the same study.
+
+    Raises:
+        UserError: an address other than loopback, or nothing to show yet.
+    """
+    line = command(study.path, port, address, overrides)
+    gather_newest(study)  # says now, not in the browser, that nothing has been scanned
+    house = str(APP.parent.parent)  # Streamlit runs a script by its path: it would not find the packages of a checkout
+    paths = os.pathsep.join([house, *filter(None, [os.environ.get("PYTHONPATH")])])
+    _refuse_taken_port(address, port)
+    process = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": paths})
+    try:
+        return process.wait()
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C is how it is meant to end
+        process.terminate()
+        process.wait(timeout=10)
+        return 0
+
+
+def _refuse_taken_port(address: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((address.strip("[]"), port))
+        except OSError:
+            raise UserError(f"port {port} is taken, perhaps by another explorer: choose another with --port") from None

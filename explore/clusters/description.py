@@ -1,0 +1,227 @@
+"""What a cluster is, in a clinician's words: its typical images, how it looks, who is in it, what it goes with.
+
+Between the map (`clusters.py`) and the eyes. Arrays and frames in, plain dicts out; the patient is the unit throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
+
+from pellucid.cohort.statistics import Patients, associate
+from pellucid.cohort.study import Variable
+from pellucid.explore.wording import humane, listing, phenotype_words, plain
+
+FEWEST_PATIENTS = 10  # under this an association is not a number (DESIGN §6.3)
+_SEEN = 0.5  # standardised difference from which the eye is likely to notice
+
+
+def medoids(vectors: NDArray[np.float32], rows: NDArray[np.int64], patients: pd.Series, n: int = 6) -> list[int]:
+    """The most typical images of a cluster, each of another patient: rows nearest to its mean direction."""
+    centre = vectors[rows].mean(axis=0)
+    nearest = rows[np.argsort(-(vectors[rows] @ centre), kind="stable")]
+    first = ~patients.iloc[nearest].duplicated().to_numpy()
+    return [int(row) for row in nearest[first][:n]]
+
+
+def looks(frame: pd.DataFrame, inside: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """How a cluster differs from the rest in each phenotype: standardised difference of patient means (Cohen's d).
+
+    Args:
+        frame: `patient` and the `phenotype_*` columns, one row per image.
+        inside: (n,) whether the image belongs to the cluster.
+
+    Returns:
+        `{phenotype, difference, mean, mean_rest, words}`, the largest difference first; `words` is "" where the
+        difference is too small for the eye.
+    """
+    names = [c for c in frame.columns if str(c).startswith("phenotype_")]
+    numbers = frame[names].apply(pd.to_numeric, errors="coerce")
+    within = numbers[inside].groupby(frame.loc[inside, "patient"]).mean()
+    rest = numbers[~inside].groupby(frame.loc[~inside, "patient"]).mean()
+    found: list[dict[str, Any]] = []
+    for name in names:
+        a, b = within[name].dropna(), rest[name].dropna()
+        if len(a) < 3 or len(b) < 3:
+            continue
+        pooled = ((len(a) - 1) * a.var() + (len(b) - 1) * b.var()) / (len(a) + len(b) - 2)
+        if not pooled > 0:
+            continue
+        d = float((a.mean() - b.mean()) / np.sqrt(pooled))
+        found.append(
+            {
+                "phenotype": name.removeprefix("phenotype_"),
+                "difference": d,
+                "mean": float(a.mean()),
+                "mean_rest": float(b.mean()),
+                "words": phenotype_words(name, d) if abs(d) >= _SEEN else "",
+            }
+        )
+    return sorted(found, key=lambda item: -abs(item["difference"]))
+
+
+def top_levels(frame: pd.DataFrame, inside: NDArray[np.bool_], variables: Sequence[Variable]) -> list[dict[str, Any]]:
+    """For each variable with levels, the level that most of the cluster has, beside its share of everything.
+
+    Shares weigh patients, not images: within the cluster each patient counts once.
+    """
+    found = []
+    for variable in variables:
+        if variable.kind == "continuous" or variable.name not in frame:
+            continue
+        shares = _patient_shares(frame[inside], variable.name)
+        if shares.empty:
+            continue
+        level = str(shares.idxmax())
+        overall = _patient_shares(frame, variable.name)
+        found.append(
+            {
+                "variable": variable.name,
+                "role": variable.role,
+                "level": level,
+                "share": float(shares[level]),
+                "share_overall": float(overall[level]),
+            }
+        )
+    return found
+
+
+def _patient_shares(frame: pd.DataFrame, name: str) -> pd.Series:
+    known = frame[frame[name].notna()]
+    weight = 1 / known.groupby("patient")["patient"].transform("size")
+    total = weight.groupby(known[name].map(plain)).sum()
+    return total / total.sum() if len(total) else total
+
+
+def associations(
+    frame: pd.DataFrame,
+    cluster: NDArray[np.int64],
+    variables: Sequence[Variable],
+    permutations: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Whether clusters go with each variable: Cramér's V or η², p by permutation of whole patients, q over all of them.
+
+    Measured by `probes.confounding`, as every association of the audit: each patient weighs 1, however many images she
+    has. η² (of ranks) has its expectation under no association taken off. Images without a cluster count as one more
+    group, so that a device whose images fit nowhere is seen.
+    """
+    found: list[dict[str, Any]] = []
+    for number, variable in enumerate(variables):
+        if variable.name not in frame:
+            continue
+        known = frame[variable.name].notna().to_numpy()
+        item: dict[str, Any] = {
+            "variable": variable.name,
+            "role": variable.role,
+            "kind": variable.kind,
+            "measure": "",
+            "value": None,
+            "p_value": None,
+            "q_value": None,
+            "n_patients": int(frame.loc[known, "patient"].nunique()),
+            "note": "",
+        }
+        found.append(item)
+        values = frame.loc[known, variable.name]
+        if item["n_patients"] < FEWEST_PATIENTS:
+            item["note"] = f"too few patients ({item['n_patients']})"
+        elif values.nunique() < 2:
+            item["note"] = "one level only"
+        elif len(np.unique(cluster[known])) < 2:
+            item["note"] = "fewer than two groups"
+        else:
+            numeric = variable.kind == "continuous" or (
+                variable.kind == "ordinal" and bool(pd.to_numeric(values, errors="coerce").notna().all())
+            )
+            patients = Patients.of(frame.loc[known, "patient"].to_numpy(str))
+            groups = np.unique(cluster[known], return_inverse=True)[1].astype(np.int64)
+            if numeric:
+                coded, n_levels = pd.to_numeric(values, errors="coerce").to_numpy(float), 0
+                if not np.isfinite(coded).all():
+                    item["note"] = "some values are not numbers"
+                    continue
+            else:
+                levels, coded = np.unique(values.map(plain).to_numpy(str), return_inverse=True)
+                n_levels = len(levels)
+            n_groups = int(groups.max()) + 1
+            strength = associate(coded, n_levels, groups, n_groups, patients, permutations, seed + number)
+            item["measure"], item["p_value"] = strength.measure, strength.p_value
+            item["value"] = strength.value if n_levels else _epsilon_squared(strength.value, n_groups, patients)
+    tested = [item for item in found if item["p_value"] is not None]
+    if tested:
+        q_values = false_discovery_control([item["p_value"] for item in tested])
+        for item, q in zip(tested, q_values, strict=True):
+            item["q_value"] = float(q)
+    return found
+
+
+def _epsilon_squared(eta_squared: float, n_groups: int, patients: Patients) -> float:
+    """η² without what as many groups would explain by chance (Kelley 1935); never below 0."""
+    free = patients.n_patients - n_groups
+    return max(0.0, 1 - (1 - eta_squared) * (patients.n_patients - 1) / free) if free > 0 else 0.0
+
+
+def describe(
+    frame: pd.DataFrame,
+    vectors: NDArray[np.float32],
+    cluster: NDArray[np.int64],
+    variables: Sequence[Variable],
+) -> list[dict[str, Any]]:
+    """One dict per cluster: size, patients, the largest share of one patient, medoids, looks, and who it consists of.
+
+    Args:
+        frame: image_id, patient, phenotypes and variables; one row per image, in the order of `vectors`.
+        vectors: (n, d) of length 1.
+        cluster: (n,) cluster numbers, -1 for none.
+    """
+    found = []
+    for number in sorted(set(cluster[cluster >= 0].tolist())):
+        inside = cluster == number
+        rows = np.flatnonzero(inside)
+        per_patient = frame["patient"].iloc[rows].value_counts()
+        look = looks(frame, inside)
+        seen = [item["words"] for item in look if item["words"]][:3]
+        found.append(
+            {
+                "cluster": int(number),
+                "n_images": len(rows),
+                "n_patients": len(per_patient),
+                "largest_patient_share": float(per_patient.iloc[0] / len(rows)),
+                "medoids": [str(frame["image_id"].iloc[row]) for row in medoids(vectors, rows, frame["patient"])],
+                "looks": seen,
+                "phenotypes": look,
+                "top_levels": top_levels(frame, inside, variables),
+            }
+        )
+    return found
+
+
+def association_sentences(tested: Sequence[dict[str, Any]]) -> list[str]:
+    """What the clusters go with, and what not: never stronger than the numbers; untested variables are named."""
+    groups: dict[str, list[str]] = {}
+    for item in sorted(tested, key=lambda item: -(item["value"] or 0)):
+        groups.setdefault(_strength_word(item), []).append(humane(str(item["variable"])))
+    found = [
+        f"Clusters go {how} with {listing(groups[how])}."
+        for how in ("strongly", "moderately", "weakly")
+        if how in groups
+    ]
+    if "not" in groups:
+        found.append(f"No association of clusters with {listing(groups['not'])} was found.")
+    untested = [f"{humane(str(item['variable']))} ({item['note']})" for item in tested if item["p_value"] is None]
+    return found + ([f"Not tested: {listing(untested)}."] if untested else [])
+
+
+def _strength_word(item: dict[str, Any]) -> str:
+    if item["p_value"] is None:
+        return "untested"
+    if item["q_value"] is None or item["q_value"] > 0.05:
+        return "not"
+    strong, moderate = (0.5, 0.2) if item["measure"] == "cramers_v" else (0.26, 0.06)  # Cohen 1988, rounded
+    return "strongly" if item["value"] >= strong else "moderately" if item["value"] >= moderate else "weakly"

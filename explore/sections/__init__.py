@@ -1,0 +1,1 @@
+"""Findings as titled sections, tables and verdict cards."""

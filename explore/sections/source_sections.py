@@ -1,0 +1,377 @@
+"""The source audit in reading order, once for report and explorer: what there is, whether it is enough, what is entangled.
+
+Each section of source.json becomes a title, a line on how to read it, its sentences, small figures and tables; sections of
+which an older scan says nothing are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import plotly.graph_objects as go
+
+from pellucid.cohort.source_audit import ALPHA
+from pellucid.explore import wording
+from pellucid.explore.figures import map_figures, source_figures
+from pellucid.explore.study_findings import Near
+
+OPEN = 4
+MOST_PAIRS = 8
+MOST_UNUSUAL = 12
+_NEVER = 2.0  # sorts after every q
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that is drawn when it is shown."""
+
+    title: str
+    figure: Callable[[], go.Figure]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table of text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images that are to be looked at side by side."""
+
+    title: str
+    images: Sequence[tuple[str, str]]  # image_id, and what is told of it
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question and its answer."""
+
+    key: str
+    title: str
+    lead: str = ""
+    sentences: list[str] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)  # the most telling first
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Pictures] = field(default_factory=list)
+    n_open: int = OPEN  # drawings to show at once; the others wait behind a click
+
+    @property
+    def any(self) -> bool:
+        return bool(self.sentences or self.drawings or self.tables or self.pictures)
+
+
+def sections(source: Mapping[str, Any], set_aside: Mapping[str, int], near: Near | None = None) -> list[Section]:
+    """All that has something to say, in reading order.
+
+    Args:
+        source: the content of source.json.
+        set_aside: reason → files that could not be used.
+        near: what the vectors say of duplicates and unusual images.
+    """
+    said = dict(source.get("sections") or {"images": source.get("sentences") or []})
+    made = [
+        _there_is(source, said),
+        _enough(source, said),
+        _entangled(source, said),
+        _per_patient(source, said),
+        _quality(source, said),
+        _calendar(source, said),
+        _missing(source, said),
+        _duplicates(source, said),
+        *_by_vectors(near),
+        _privacy(source, said),
+        _splits(source, said),
+        Section(
+            "aside",
+            "Set aside",
+            "manifest.parquet of the scan names each file." if set_aside else "",
+            tables=[Table("", ("Reason", "Files"), [(reason, f"{n:,}") for reason, n in set_aside.items()])]
+            if set_aside
+            else [],
+        ),
+    ]
+    return [section for section in made if section.any]
+
+
+def _title(name: str, by: str = "") -> str:
+    label = wording.humane(name) + (f" by {wording.humane(by)}" if by else "")
+    return label[:1].upper() + label[1:]
+
+
+def _drawing(title: str, draw: Callable[..., go.Figure], *arguments: Any) -> Drawing:
+    return Drawing(title, lambda: draw(*arguments))
+
+
+def _strength(test: Mapping[str, Any]) -> tuple[float, float]:
+    """Sorts what stands first: by q, then by size."""
+    q = test.get("q_value")
+    return (_NEVER if q is None else float(q), -abs(test.get("value") or 0.0))
+
+
+def _there_is(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    drawings = []
+    event = ""
+    for factor in source.get("factors") or []:
+        if not factor.get("levels"):
+            continue
+        events = factor["levels"][0].get("events") or {}
+        event = next(iter(events), "")
+        if event:
+            drawings.append(_drawing(_title(factor["name"]), source_figures.events_figure, factor, event))
+        else:
+            drawings.append(_drawing(_title(factor["name"]), map_figures.factor_figure, factor))
+    rows = [
+        (
+            wording.humane(c["name"].removeprefix("header_")),
+            f"{c['n_levels']}",
+            ", ".join(map(wording.humane, c["same_as"])) or "–",
+        )
+        for c in source.get("candidates") or []
+    ]
+    tables = (
+        [Table("Header fields that study.yaml does not name", ("Field", "Levels", "Same groups as"), rows)]
+        if rows
+        else []
+    )
+    lead = (
+        f"Patients at each level of an acquisition factor; the dark part, and the numbers beside, are those with "
+        f"{wording.humane(event)}."
+        if event
+        else ""
+    )
+    return Section(
+        "there", "What there is", lead, [*said.get("images", []), *said.get("factors", [])], drawings, tables
+    )
+
+
+def _enough(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    sizes = source.get("sample_size") or []
+    sides = list(dict.fromkeys(side for size in sizes for side in size["by_split"]))
+    rows = []
+    for size in sizes:
+        event = f" = {wording.plain(size['event'])}" if size["event"] is not None else ""
+        row = [wording.humane(size["variable"]) + event, _events(size), f"{size['n_images']:,}", _half_width(size)]
+        rows.append((*row, *(_side(size["by_split"].get(side)) for side in sides)))
+    columns = ("Variable", "Patients", "Images", "95 % interval to expect", *(f"in {side}" for side in sides))
+    lead = (
+        "Patients count, not images. The interval is that of an AUROC of 0.80 (Hanley and McNeil 1982), or of a "
+        "correlation near 0, with this many patients."
+    )
+    return Section(
+        "enough", "Is it enough?", lead if rows else "", said.get("sample_size", []),
+        tables=[Table("", columns, rows)] if rows else [],
+    )  # fmt: skip
+
+
+def _events(size: Mapping[str, Any] | None) -> str:
+    if not size:
+        return "–"
+    if size["event"] is None:
+        return f"{size['n_patients']:,}"
+    return f"{size['n_events']:,} of {size['n_patients']:,}"
+
+
+def _side(size: Mapping[str, Any] | None) -> str:
+    return f"{_events(size)}, {_half_width(size)}" if size else "–"
+
+
+def _half_width(size: Mapping[str, Any]) -> str:
+    return f"± {size['half_width']:.2f}" if size["half_width"] is not None else (size["word"] or "–")
+
+
+def _entangled(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    tables = sorted((item for item in source.get("associations") or [] if item.get("table")), key=_strength)
+    drawings = [
+        _drawing(
+            _title(item["clinical"], item["acquisition"]),
+            map_figures.shares_figure, item["table"], item["clinical"], item["acquisition"],
+        )
+        for item in tables
+    ]  # fmt: skip
+    lead = "Rows that look alike: the factor says nothing of the patients. Numbers are patients."
+    sentences = list(said.get("associations", []))
+    if "associations" in said and not sentences and tables:
+        sentences = [
+            f"No association of a clinical variable or outcome with an acquisition factor was found ({len(tables)} pairs "
+            f"were tested, {source.get('n_patients')} patients)."
+        ]
+    n_open = _open(tables, 2)
+    return Section(
+        "entangled", "Who was imaged with what", lead if drawings else "", sentences, drawings, n_open=n_open
+    )
+
+
+def _per_patient(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    per = source.get("images_per_patient") or {}
+    several = [t for t in per.get("tests") or [] if len(t["levels"]) > 1]
+    tests = sorted(several, key=lambda t: _by_role(t, (_strength(t)[0], len(t["levels"]))))
+    shown = [
+        _drawing(
+            _title("images per patient", test["variable"]),
+            source_figures.images_per_patient_figure,
+            per,
+            test["variable"],
+        )
+        for test in tests
+    ]
+    sentences = list(said.get("images_per_patient", []))
+    if tests and not sentences:
+        sentences = ["The number of images was not found to depend on any variable."]
+    return Section("per-patient", "Images per patient", "", sentences, shown, n_open=_open(tests, 2))
+
+
+def _open(tests: Sequence[Mapping[str, Any]], least: int) -> int:
+    """As many as stand, between `least` and four."""
+    return min(max(sum(_strength(test)[0] <= ALPHA for test in tests), least), OPEN)
+
+
+def _by_role(test: Mapping[str, Any], strength: tuple[float, float]) -> tuple[bool, int, tuple[float, float]]:
+    order = {"outcome": 0, "clinical": 1}
+    return (strength[0] > ALPHA, order.get(str(test["role"]), 2), strength)
+
+
+def _quality(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    quality = source.get("quality") or {}
+    best = {
+        test["variable"]: _by_role(test, _strength(test))
+        for test in sorted(quality.get("tests") or [], key=_strength, reverse=True)
+    }
+    drawings, by = [], []
+    if quality.get("graded"):
+        by = [entry for entry in quality.get("by") or [] if len(entry["levels"]) > 1]
+        by.sort(key=lambda entry: best.get(entry["variable"], (True, 3, (_NEVER, 0.0))))
+        drawings = [_drawing(_title("quality", entry["variable"]), source_figures.grades_figure, entry) for entry in by]
+    lead = "Rows that look alike: quality says nothing of the variable. Each patient counts once." if drawings else ""
+    told = sum(not best[entry["variable"]][0] for entry in by if entry["variable"] in best) if drawings else 0
+    n_open = min(max(told, 2), OPEN)
+    return Section("quality", "Is poor quality random?", lead, said.get("quality", []), drawings, n_open=n_open)
+
+
+def _calendar(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    calendar = source.get("calendar") or {}
+    periods = calendar.get("periods") or []
+    if len(periods) < 2:
+        return Section("calendar", "Does it change over the years?")
+    drawings = [_drawing(_title(calendar["variable"]), source_figures.periods_figure, periods)]
+    tests = sorted((t for t in calendar["tests"] if len(t["course"]) > 1 and t["p_value"] is not None), key=_strength)
+    drawings += [_drawing(_title(t["variable"]) + " over time", source_figures.course_figure, t) for t in tests]
+    n_open = min(1 + _open(tests, 1), OPEN)
+    return Section("calendar", "Does it change over the years?", "", said.get("calendar", []), drawings, n_open=n_open)
+
+
+def _missing(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    gaps = [{"share_of_patients": 0.0, **gap} for gap in source.get("missing") or [] if gap.get("n_images")]
+    if not gaps:
+        return Section("missing", "What is missing, and who")
+    drawings = []
+    if all(gap["share_of_patients"] for gap in gaps):
+        drawings.append(_drawing("Patients without it", source_figures.missing_figure, gaps))
+    tests = [t for t in (source.get("missingness") or {}).get("tests") or [] if _strength(t)[0] <= ALPHA]
+    drawings += [
+        _drawing(
+            f"{_title(' and '.join(t['variables'])[:40])} missing, by {wording.humane(t['against'])}",
+            source_figures.missing_by_figure, t,
+        )
+        for t in sorted(tests, key=_strength)
+        if len(t["levels"]) > 1
+    ]  # fmt: skip
+    return Section("missing", "What is missing, and who", "", said.get("missing", []), drawings)
+
+
+def _duplicates(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    found = (source.get("duplicates") or {}).get("to_look_at") or []
+    rows = [
+        (", ".join(group["patients"]), ", ".join(group["splits"]), f"{group['images']}", group["kind"] or "–")
+        for group in found[:12]
+    ]
+    title = "Groups to look at" + (f" (the first 12 of {len(found)})" if len(found) > 12 else "")
+    tables = [Table(title, ("Patients", "Side of the split", "Images", "Kind"), rows)] if rows else []
+    return Section("duplicates", "Duplicates", "", said.get("duplicates", []), tables=tables)
+
+
+def _by_vectors(near: Near | None) -> list[Section]:
+    """What only the vectors show: turned, mirrored and cropped copies, and images unlike all others."""
+    if near is None:
+        return []
+    pairs = [
+        Pictures(
+            f"{pair['how']}, similarity {pair['similarity']:.2f}",
+            [
+                (pair[f"{other}image_id"], _whose(pair[f"{other}patient"], pair[f"{other}split"]))
+                for other in ("", "other_")
+            ],
+        )
+        for pair in near.pairs.drop_duplicates("group").head(MOST_PAIRS).to_dict("records")
+    ]
+    first = near.unusual.drop_duplicates("patient").head(MOST_UNUSUAL).to_dict("records")
+    unusual = [
+        Pictures(
+            "", [(row["image_id"], f"{row['patient']}, {row['times_usual']:.1f} × as far as usual") for row in first]
+        )
+    ]
+    return [
+        Section(
+            "near",
+            "The same picture under two patients?",
+            f"By the vectors of {near.backbone}; every pair named was verified on the pictures themselves. Of each group the "
+            "first pair is shown, the side of the split in brackets." if pairs else f"By the vectors of {near.backbone}.",
+            near.sentences[:-1] if len(near.unusual) else near.sentences,
+            pictures=pairs,
+        ),
+        Section(
+            "unusual",
+            "Images unlike all others",
+            f"Of each patient the image that lies farthest from all images of other patients, by the vectors of "
+            f"{near.backbone}. Unusual is not ill: look for a wrong region, a test picture, a fault of the device.",
+            pictures=unusual if len(first) else [],
+        ),
+    ]  # fmt: skip
+
+
+def _whose(patient: str, split: str) -> str:
+    return f"{patient} ({split})" if split else str(patient)
+
+
+def _privacy(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    found = (source.get("privacy") or {}).get("findings") or []
+    rows = [(wording.humane(item["finding"]), f"{item['images']:,}", f"{item['patients']:,}") for item in found[:12]]
+    burned = source.get("burned_in") or {}
+    drawings = []
+    if burned.get("images"):
+        by = [entry for entry in burned.get("by_factor") or [] if _range(entry["levels"]) >= 0.1]
+        by.sort(key=lambda entry: -_range(entry["levels"]))
+        drawings = [
+            _drawing(_title("text in the picture", entry["factor"]), source_figures.burned_in_figure, entry)
+            for entry in by[:2]
+        ]
+    tables = [Table("Findings", ("What", "Images", "Patients"), rows)] if rows else []
+    return Section("privacy", "Privacy", "", said.get("privacy", []), drawings, tables)
+
+
+def _range(levels: Sequence[Mapping[str, Any]]) -> float:
+    shares = [float(level["share"]) for level in levels if level["images"] >= 10]
+    return max(shares) - min(shares) if shares else 0.0
+
+
+def _splits(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+    balance = source.get("split_balance") or {}
+    sides = [side for side in balance.get("sides") or [] if side["variables"]]
+    drawings = [
+        _drawing(
+            _title(f"{side['side']} against {balance['reference']}"),
+            source_figures.balance_figure,
+            side,
+            balance["reference"],
+        )
+        for side in sides
+    ]
+    rows = [(str(side), f"{n['patients']:,}", f"{n['images']:,}") for side, n in (source.get("splits") or {}).items()]
+    tables = [Table("", ("Side", "Patients", "Images"), rows)] if len(rows) > 1 else []
+    lead = "Differences inside the grey band are what chance makes of patients dealt at random." if drawings else ""
+    return Section("splits", "Are the sides of the split alike?", lead, said.get("splits", []), drawings, tables)

@@ -1,0 +1,256 @@
+"""Finished runs of a study, read once for the eyes: the report and the explorer show what stands here and nothing else.
+
+Identifiers stop here: the patients' own ids are dropped on reading, images are captioned by research id, and texts that
+come from outside lose file names and paths (`scrub`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs import RunFolder, list_runs, newest_runs, open_finished
+from pellucid.cohort.scan import current_scan
+from pellucid.cohort.study import Study, Variable
+from pellucid.embed.store import newest_vectors
+from pellucid.explore.wording import backbone_label, is_baseline, unticked
+
+PRIVATE_COLUMNS = ("patient_source_id", "text_read")
+_SHORTEST_NAME = 5  # shorter ids and names look like counts and years
+_EXAMPLE = re.compile(
+    r" ?\(first: (?:row \d+, )?`[^`]*`\)"
+)  # file names for the person at the terminal, not for the page
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One set of vectors and, where it exists, its clusters."""
+
+    name: str  # as `embed` was asked: `run:…`, `timm:…`, `pixels`
+    vectors: RunFolder
+    clusters: RunFolder | None
+
+    @property
+    def label(self) -> str:
+        return backbone_label(self.name)
+
+    @property
+    def baseline(self) -> bool:
+        return is_baseline(self.name)
+
+
+@dataclass(frozen=True)
+class Near:
+    """What the vectors add to the scan's duplicates: the same picture under two patients, and images unlike all others."""
+
+    backbone: str  # whose vectors were asked
+    sentences: list[str]
+    with_text: frozenset[str]  # image_ids with writing in the picture: these stay out of pages that are handed on
+    pairs: pd.DataFrame  # image_id, other_image_id, patient, other_patient, split, other_split, similarity, how, …
+    unusual: pd.DataFrame  # image_id, patient, distance, percentile, times_usual; the most unusual first
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that is known of a study now; what has not been run is empty."""
+
+    study: Study
+    scan: RunFolder
+    images: pd.DataFrame  # the manifest without private columns; `key` numbers the rows, `caption` names them
+    problem_images: pd.DataFrame  # status and reason of what could not be used
+    source: dict[str, Any]
+    backbones: list[Backbone]  # baselines last
+    probes: dict[str, list[dict[str, Any]]]  # backbone → variables
+    audits: dict[str, dict[str, Any]]  # backbone → content of its audit.json
+    pretrain: RunFolder | None
+    near: Near | None = None
+    outdated: str = ""  # why the scan shown is not of the study as it is now
+
+    @property
+    def variables(self) -> list[Variable]:
+        return [v for v in self.study.variables if v.name in self.images]
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        """The audit of the first backbone that is not a baseline; empty if none was run."""
+        named = sorted(self.audits, key=is_baseline)
+        return self.audits[named[0]] if named else {}
+
+    @property
+    def audited(self) -> str:
+        """Name of the backbone that `audit` speaks of."""
+        return sorted(self.audits, key=is_baseline)[0] if self.audits else ""
+
+
+def labelled(backbones: Sequence[Backbone]) -> dict[str, Backbone]:
+    """Backbones by what to call them, each name once."""
+    found: dict[str, Backbone] = {}
+    for backbone in backbones:
+        label = backbone.label + (" (baseline)" if backbone.baseline else "")
+        found[label if label not in found else f"{label} {backbone.vectors.key[:4]}"] = backbone
+    return found
+
+
+def study_title(study: Study) -> str:
+    """What to call a study: the folder's name, or the file's where it is not plain `study.yaml`."""
+    name = study.path.parent.name if study.path.stem == "study" else study.path.stem
+    return re.sub(r"[_-]+", " ", name).strip() or "study"
+
+
+def captioned(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Usable images, without private columns, with `key` (row number) and `caption` (`image 2 of P00042`)."""
+    usable = manifest[manifest["status"] == "ok"] if "status" in manifest else manifest
+    usable = usable.drop(columns=[c for c in PRIVATE_COLUMNS if c in usable]).sort_values("image_id", ignore_index=True)
+    number = usable.groupby("patient").cumcount() + 1
+    captions = "image " + number.astype(str) + " of " + usable["patient"].astype(str)
+    return usable.assign(key=range(len(usable)), caption=captions)
+
+
+def gather(
+    study: Study,
+    scan: RunFolder,
+    vectors_runs: Sequence[RunFolder],
+    cluster_runs: Sequence[RunFolder] = (),
+    probe_run: RunFolder | None = None,
+    audit_runs: Sequence[RunFolder] = (),
+    pretrain_run: RunFolder | None = None,
+    near_run: RunFolder | None = None,
+) -> Findings:
+    """Read the runs given."""
+    manifest = pd.read_parquet(scan.path / "manifest.parquet")
+    unusable = manifest[manifest["status"] != "ok"] if "status" in manifest else manifest.iloc[:0]
+    source = scan.read_json("source.json") if (scan.path / "source.json").is_file() else {}
+    of_vectors = {parent["key"]: run for run in cluster_runs for parent in run.record["parents"]}
+    backbones = [Backbone(_backbone_name(run), run, of_vectors.get(run.key)) for run in vectors_runs]
+    backbones.sort(key=lambda backbone: backbone.baseline)
+    names = {run.key: _backbone_name(run) for run in vectors_runs} | {
+        run.path.name: _backbone_name(run) for run in vectors_runs
+    }
+    probes: dict[str, list[dict[str, Any]]] = {}
+    if probe_run is not None:
+        for name, content in probe_run.read_json("probes.json").get("backbones", {}).items():
+            probes[names.get(name, name)] = content["variables"]
+    audits = {}
+    for run in audit_runs:
+        parents = [names[p["key"]] for p in run.record["parents"] if p["key"] in names]
+        audits[parents[0] if parents else run.name] = run.read_json("audit.json")
+    return Findings(
+        study=study,
+        scan=scan,
+        images=captioned(manifest),
+        problem_images=unusable[["status", "reason"]].reset_index(drop=True)
+        if len(unusable)
+        else pd.DataFrame(columns=["status", "reason"]),
+        source=scrub_all(
+            source | {"problems": [_EXAMPLE.sub("", said) for said in source.get("problems", [])]} if source else {},
+            manifest,
+        ),
+        backbones=backbones,
+        probes=probes,
+        audits=scrub_all(audits, manifest),
+        pretrain=pretrain_run,
+        near=None if near_run is None else _near(near_run, manifest),
+    )
+
+
+def gather_newest(study: Study) -> Findings:
+    """The newest finished run of each stage (and, of `embed`, `cluster` and `audit`, of each backbone).
+
+    Raises:
+        UserError: the study has not been scanned.
+    """
+    try:
+        scan, outdated = current_scan(study), ""
+    except UserError as error:
+        earlier = [
+            row for row in list_runs(study.analysis) if row["stage"] == "scan" and row["state"] in {"done", "stale"}
+        ]
+        if not earlier:
+            raise UserError(
+                f"{study.path}: nothing has been scanned yet; `pellucid run {study.path}` does all steps"
+            ) from None
+        scan, outdated = open_finished(Path(earlier[-1]["path"])), str(error)
+    vectors = newest_vectors(study.analysis, scan)
+    probes, trained = (newest_runs(study.analysis, stage, scan) for stage in ("probe", "pretrain"))
+
+    def of_each(stage: str) -> list[RunFolder]:
+        found = (newest_runs(study.analysis, stage, run) for run in vectors.values())
+        return [runs[-1] for runs in found if runs]
+
+    findings = gather(
+        study,
+        scan,
+        list(vectors.values()),
+        of_each("cluster"),
+        probes[-1] if probes else None,
+        of_each("audit"),
+        trained[-1] if trained else None,
+        newest_near(study, scan),
+    )
+    return replace(findings, outdated=outdated)
+
+
+def newest_near(study: Study, scan: RunFolder) -> RunFolder | None:
+    """The last run of `near` on vectors of this scan, of whichever backbone."""
+    runs = newest_runs(study.analysis, "near", scan)
+    return runs[-1] if runs else None
+
+
+def _near(run: RunFolder, manifest: pd.DataFrame) -> Near:
+    content = run.read_json("near.json")
+    pairs, unusual = (pd.read_parquet(run.path / f"{name}.parquet") for name in ("near", "unusual"))
+    text = (
+        manifest["text_like"].fillna(True).astype(bool) if "text_like" in manifest else pd.Series(True, manifest.index)
+    )
+    with_text = frozenset(manifest["image_id"][text])
+    return Near(backbone_label(content["backbone"]), content["sentences"], with_text, pairs, unusual)
+
+
+def _backbone_name(run: RunFolder) -> str:
+    spec = run.path / "spec.json"
+    return str(json.loads(spec.read_text(encoding="utf-8")).get("backbone", run.name)) if spec.is_file() else run.name
+
+
+def scrub(text: str, names: Mapping[str, str]) -> str:
+    """`text` without file names and folders: each name in `names` becomes what it maps to, an absolute path a dash."""
+    for name, instead in names.items():
+        if name in text:
+            text = text.replace(name, instead)
+    return re.sub(r"(?<![\w<])(?:/[\w.@+ -]+){2,}/?|[A-Za-z]:\\\S+", "(a path)", text)
+
+
+def scrub_all(content: Any, manifest: pd.DataFrame) -> Any:
+    """Every text value of a JSON-like content, scrubbed of the manifest's file names and the patients' own ids."""
+    return _scrubbed(content, private_names(manifest))
+
+
+def private_names(manifest: pd.DataFrame) -> dict[str, str]:
+    """What must not be shown → what is shown instead; longest first, so that no name is cut in two."""
+    names: dict[str, str] = {}
+    images = captioned(manifest)
+    shown = dict(zip(images["image_id"], images["caption"], strict=True))
+    for image_id in manifest["image_id"].dropna().astype(str):
+        for name in (image_id, image_id.rpartition("/")[2]):
+            if len(name) >= _SHORTEST_NAME:
+                names[name] = shown.get(image_id, "one image")
+    if "patient_source_id" in manifest:
+        pairs = manifest[["patient_source_id", "patient"]].dropna().astype(str).itertuples(index=False, name=None)
+        names |= {own: research for own, research in pairs if len(own) >= _SHORTEST_NAME}
+    return dict(sorted(names.items(), key=lambda item: -len(item[0])))
+
+
+def _scrubbed(content: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(content, str):
+        return unticked(scrub(content, names))
+    if isinstance(content, Mapping):
+        return {key: _scrubbed(value, names) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_scrubbed(value, names) for value in content]
+    return content

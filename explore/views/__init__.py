@@ -1,1 +1,0 @@
-"""The explorer's pages, one file each; every page is a function of the study's findings."""

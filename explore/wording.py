@@ -1,0 +1,159 @@
+"""Numbers and names as a clinician reads them: what every figure, the report and the explorer say in the same words."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+# DESIGN §6.7: clusters are explored and tested, never announced as discoveries.
+CLUSTER_SENTENCE = (
+    "We explored image phenotype clusters and evaluated their relationship with clinical variables and outcomes."
+)
+UNASSIGNED = "no cluster"
+MISSING = "not recorded"
+
+# phenotype → (more of it, less of it); the measures themselves are cohort/measures/phenotypes.py
+_PHENOTYPES: dict[str, tuple[str, str]] = {
+    "brightness": ("brighter", "darker"),
+    "contrast": ("more contrast", "less contrast"),
+    "shadows": ("paler shadows", "deeper shadows"),
+    "highlights": ("brighter highlights", "dimmer highlights"),
+    "skewness": ("more bright parts on dark ground", "more dark parts on bright ground"),
+    "redness": ("redder", "less red"),
+    "yellowness": ("yellower", "less yellow"),
+    "saturation": ("stronger colours", "paler colours"),
+    "colour variation": ("more varied colours", "more even colours"),
+    "erythema": ("more erythema", "less erythema"),
+    "sharpness": ("sharper", "blurrier"),
+    "entropy": ("more varied", "more uniform"),
+    "texture contrast": ("coarser texture", "smoother texture"),
+    "texture homogeneity": ("more even texture", "rougher texture"),
+    "texture correlation": ("texture in larger patches", "texture in smaller grains"),
+    "edges": ("more edges", "fewer edges"),
+    "vessels": ("more vessel-like dark lines", "fewer vessel-like dark lines"),
+    "reflection": ("more reflections", "fewer reflections"),
+    "vignetting": ("a darker rim", "a brighter rim"),
+    "field": ("less black border", "more black border"),
+}
+
+
+def plain(value: Any) -> str:
+    """A level of a variable as text: whole numbers without `.0`, missing said in words."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return MISSING
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value)
+    return MISSING if text in {"<NA>", "NaT", "nan", "None", ""} else text
+
+
+def humane(name: str) -> str:
+    """A column name as a label: `scanner_model` → `scanner model`."""
+    return re.sub(r"[_\s]+", " ", name.removeprefix("phenotype_")).strip()
+
+
+def for_plotly(text: str, longest: int = 40) -> str:
+    """Text that Plotly shows as it is: its labels understand tags and links, and a table's cells are not ours."""
+    short = text if len(text) <= longest else text[: longest - 1] + "…"
+    return html.escape(short, quote=False)
+
+
+def for_markdown(text: str) -> str:
+    """Text that Markdown shows as it is: no link, image, formula or coloured span comes out of a table's cell."""
+    # A bare address becomes a link whatever is escaped; an invisible word joiner inside it prevents that.
+    broken = re.sub(r"(?i)(?:https?|ftp)(?=:)|www(?=\.)|@", "\\g<0>\u2060", text)
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:&-])", r"\\\1", broken)
+
+
+def unticked(text: str) -> str:
+    """A sentence of the command line for a page: its `names` between quotation marks."""
+    return re.sub(r"`([^`]*)`", "“\\1”", text)
+
+
+def phenotype_words(name: str, difference: float) -> str:
+    """`("phenotype_sharpness", -0.9)` → `much blurrier`; differences are in standard deviations of patients."""
+    label = humane(name)
+    more, less = _PHENOTYPES.get(label, (f"more {label}", f"less {label}"))
+    size = abs(difference)
+    strength = "much " if size >= 1.2 else "" if size >= 0.8 else "somewhat "
+    return strength + (more if difference > 0 else less)
+
+
+def p_text(p: float | None) -> str:
+    """A p-value as it is printed: `p = 0.03`, `p < 0.001`."""
+    if p is None:
+        return "p not estimated"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def count(n: int, one: str, many: str | None = None) -> str:
+    """`count(1, "patient")` → `1 patient`; `count(1200, "patient")` → `1,200 patients`."""
+    return f"{n:,} {one if n == 1 else (many or one + 's')}"
+
+
+def score(item: Mapping[str, Any]) -> str:
+    """`0.81`; a dash where there is no number."""
+    return "–" if item.get("score") is None else f"{item['score']:.2f}"
+
+
+def bounds(item: Mapping[str, Any]) -> str:
+    """`0.74 to 0.87`; nothing where there is no interval."""
+    low, high = item.get("ci_low"), item.get("ci_high")
+    return "" if item.get("score") is None or low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
+def interval(item: Mapping[str, Any]) -> str:
+    """`0.81 (0.74 to 0.87)`."""
+    return f"{score(item)} ({bounds(item)})" if bounds(item) else score(item)
+
+
+def backbone_label(name: str) -> str:
+    """A backbone's name for people: never a folder of somebody's machine."""
+    kind, _, rest = name.partition(":")
+    if kind == "pixels":
+        return "plain pixels"
+    if kind == "timm-random":
+        size = rest.partition("@")[2]
+        return f"untrained network, {size} px" if size else "untrained network"
+    if kind == "run":
+        return re.sub(r"-[0-9a-f]{8}$", "", PurePosixPath(rest.replace("\\", "/").rstrip("/")).name) or "own backbone"
+    if kind == "timm":
+        return PurePosixPath(rest).name
+    return PurePosixPath(name.replace("\\", "/").rstrip("/")).name
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a backbone is one that a trained one has to beat."""
+    return name.partition(":")[0] in {"pixels", "timm-random"}
+
+
+def metric_label(metric: str | None) -> str:
+    """A metric's name for an axis."""
+    key = (metric or "auroc").lower()
+    if "auroc" in key or "auc" in key:
+        return "AUROC"
+    return {"r2": "R²", "spearman": "Spearman correlation", "concordance": "Concordance"}.get(key, humane(key))
+
+
+def chance(scale: str) -> float:
+    """Where a reading on this scale (`metric_label`) tells nothing."""
+    return 0.5 if scale in {"AUROC", "Concordance"} else 0.0
+
+
+def measure_label(measure: str | None) -> str:
+    """An association's measure for people."""
+    key = (measure or "").lower()
+    if "cram" in key:
+        return "Cramér's V"
+    if "eta" in key or "η" in key:
+        return "η²"
+    return {"spearman": "Spearman's ρ", "r2": "R²"}.get(key, humane(measure or "association"))
+
+
+def listing(items: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1] if items else ""

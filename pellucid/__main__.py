@@ -1,0 +1,5 @@
+"""`python -m pellucid` is the command line."""
+
+from pellucid import main
+
+main()

@@ -1,0 +1,1 @@
+"""uint8 batches → augmented views, on the training device."""

@@ -1,0 +1,26 @@
+"""The views of the methods that compare views: two large ones and some small ones of each image (DINO's multi-crop)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pellucid.pretrain.augment.step_random import Draw
+from pellucid.pretrain.augment.views import make_view
+from pellucid.pretrain.recipe import DinoViews
+
+
+@torch.no_grad()
+def multi_crop(images: Tensor, draw: Draw, views: DinoViews, size_px: int, mean: Tensor, std: Tensor) -> list[Tensor]:
+    """(b, s, s, 3) uint8 → [global views (2b, 3, v, v), local views (count · b, 3, w, w)], each view by view.
+
+    Without local views only the first.
+    """
+    pixels = images.float()  # once, not for each view
+    kinds = [
+        (views.global_1, size_px),
+        (views.global_2, size_px),
+        *[(views.local, views.local.size_px)] * views.local.count,
+    ]
+    made = [make_view(pixels, draw, crop, px, views, mean, std) for crop, px in kinds]
+    return [torch.cat(batch) for batch in (made[:2], made[2:]) if batch]

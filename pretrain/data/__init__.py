@@ -1,0 +1,1 @@
+"""Prepared images → batches, in an order that depends on the seed and the step only."""

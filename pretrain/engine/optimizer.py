@@ -1,0 +1,58 @@
+"""What the optimizer is given: which weights are decayed, and which learn more slowly than the others.
+
+- [0]: Clark et al., ELECTRA, 2020, https://arxiv.org/abs/2003.10555, section 3.1 (layer-wise decay of the learning rate)
+- [1]: Bao et al., BEiT, 2021, https://arxiv.org/abs/2106.08254, appendix (the same for Vision Transformers)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models._manipulate import group_with_matcher
+from torch import Tensor, nn
+
+from pellucid.pretrain.methods.method import Method
+
+NOT_DECAYED = ("pos_embed", "cls_token", "reg_token", "mask_token")  # with all biases, norms and other vectors
+_HEAD = "what stands on the backbone"
+
+
+def parameter_groups(method: Method, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """The trained parameters of a method in groups that share weight decay and learning rate.
+
+    Args:
+        layer_decay: factor from each layer of the trained backbone to the one below it; 1 makes two groups only.
+
+    Returns:
+        Dicts of `params`, `decayed` (whether weight decay is for them) and `lr_scale` (factor to the scheduled rate), in
+        an order that depends on the architecture alone, as the state of an optimizer that is loaded again needs it.
+    """
+    scales: dict[int, float] = {}
+    if layer_decay != 1.0:
+        backbone = method.trained_backbone()
+        by_name = layer_scales(backbone, layer_decay)
+        scales = {id(parameter): by_name[name] for name, parameter in backbone.named_parameters()}
+    groups: dict[tuple[bool, float], list[Tensor]] = {(True, 1.0): [], (False, 1.0): []}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.ndim <= 1 or name.rpartition(".")[2] in NOT_DECAYED
+            groups.setdefault((not exempt, scales.get(id(parameter), 1.0)), []).append(parameter)
+    return [
+        {"params": parameters, "decayed": decayed, "lr_scale": scale}
+        for (decayed, scale), parameters in groups.items()
+        if parameters
+    ]
+
+
+def layer_scales(backbone: nn.Module, layer_decay: float) -> dict[str, float]:
+    """Parameter name → factor of its learning rate: layer_decay^(depth − i) for block i (from 0) of `depth` blocks.
+
+    The stem, with positions and tokens, stands one below the first block: layer_decay^(depth + 1). What is no part of the
+    backbone, a projection head or decoder, is the layer above the last and keeps the full rate ([1]; timm's rule where a
+    classifier is still there). timm says what the layers of a network are; in a ConvNeXt or ResNet they are the blocks of
+    all stages, one after another.
+    """
+    named = [*backbone.named_parameters(), (_HEAD, None)]
+    layers: dict[str, int] = group_with_matcher(named, backbone.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    top = layers.pop(_HEAD)
+    return {name: layer_decay ** (top - layer) for name, layer in layers.items()}

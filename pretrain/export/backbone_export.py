@@ -1,0 +1,128 @@
+"""A trained backbone as others load it: weights for plain timm, a description of the pixels, a model card, ONNX on request.
+
+In three lines:
+
+    spec = json.loads(Path("preprocess.json").read_text())
+    model = timm.create_model(spec["timm_name"], pretrained=False, num_classes=0, **spec["timm_kwargs"])
+    model.load_state_dict(safetensors.torch.load_file("backbone.safetensors"))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs import atomic_path, write_json
+from pellucid.pretrain.engine.checkpoint import list_checkpoints, load_best
+from pellucid.pretrain.export.model_card import model_card
+from pellucid.pretrain.methods.backbones import timm_arguments
+from pellucid.pretrain.methods.method import Method
+from pellucid.pretrain.recipe import Recipe
+
+SCHEMA = "pellucid.preprocess/1"
+
+
+def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+    """Write `backbone.safetensors`, `preprocess.json` and `MODEL_CARD.md` into `folder`.
+
+    Args:
+        facts: what else a user of the backbone should know: recipe, method, images seen, and `patients_of`.
+
+    Raises:
+        UserError: they cannot be written; nothing is left half-written.
+    """
+    backbone = method.backbone()
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    spec = {
+        "schema": SCHEMA,
+        "timm_name": recipe.backbone,
+        "timm_kwargs": timm_arguments(backbone, recipe.img_size),  # for timm.create_model
+        "img_size": recipe.img_size,
+        "mean": list(recipe.mean),
+        "std": list(recipe.std),
+        "fit": "stretch",  # the whole image onto the square: no border is lost
+        "pooling": method.pooling,
+        "dim": int(backbone.num_features),
+        **facts,
+    }
+    try:
+        folder.mkdir(exist_ok=True)
+        with atomic_path(folder / "backbone.safetensors") as temporary:
+            # One entry: safetensors writes several in a random order, and the same weights should be the same bytes.
+            save_file(weights, temporary, metadata={"schema": SCHEMA})
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner may read
+        write_json(folder / "preprocess.json", spec)
+        with atomic_path(folder / "MODEL_CARD.md") as temporary:
+            temporary.write_text(model_card(spec), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: the backbone cannot be written ({error}); the training is done and in the last checkpoint. Make "
+            "room on the disk and repeat the command: it only writes what is missing"
+        ) from None
+
+
+def export_checkpoint(folder: Path, path: Path, method: Method, recipe: Recipe, facts: Mapping[str, Any]) -> Path:
+    """Export a checkpoint of a training that was stopped, into `last-good-00000800/`; leaves its weights in `method`."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    method.load_state_dict(state["method"])
+    step = int(state["step"])
+    apart = folder / f"last-good-{step:08d}"
+    export_backbone(apart, method, recipe, {**facts, "step": step, "images_seen": step * recipe.batch_size})
+    return apart
+
+
+def export_best(folder: Path, method: Method, recipe: Recipe, facts: Mapping[str, Any]) -> Path | None:
+    """Export the checkpoint with the best RankMe beside the last, into `best-00000800/`, where it is another.
+
+    Call it after `export_backbone`: it leaves the best's weights in `method`. A user names it as any other backbone:
+    `pellucid embed STUDY --backbone run:…/best-00000800`.
+
+    Returns:
+        The folder, or None where the last is the best or nothing was scored.
+    """
+    best, saved = load_best(folder, torch.device("cpu")), list_checkpoints(folder)
+    if best is None or (saved and saved[-1].stem == f"step-{best['step']:08d}"):
+        return None
+    method.load_state_dict(best["method"])
+    step = int(best["step"])
+    apart = folder / f"best-{step:08d}"
+    seen = {"step": step, "effective_rank": best["score"], "images_seen": step * recipe.batch_size}
+    export_backbone(apart, method, recipe, {**facts, **seen})
+    return apart
+
+
+def patients_of(
+    manifest: pd.DataFrame, splits: Sequence[str], scan: str, held_out: Collection[str] = ()
+) -> dict[str, Any]:
+    """Who was trained on and who was kept out, as counts: an export names no patient.
+
+    Args:
+        manifest: of the scan; its columns `status`, `patient` and `split` are looked at.
+        splits: those that were trained on.
+        held_out: image_ids of those splits that were only watched.
+        scan: name of the scan's run, whose manifest says which patients these are.
+    """
+    usable = manifest[manifest["status"] == "ok"]
+    watched = usable["image_id"].isin(list(held_out)) if held_out else pd.Series(False, index=usable.index)
+    trained = usable["split"].isin(list(splits)) & ~watched
+    kept_out = {
+        str(split): {"n_images": len(rows), "n_patients": int(rows["patient"].nunique())}
+        for split, rows in usable[~trained].groupby(usable["split"].mask(watched, "watched"), sort=True)
+    }
+    return {
+        "n_images_trained": int(trained.sum()),
+        "n_patients_trained": int(usable.loc[trained, "patient"].nunique()),
+        "splits_trained": list(splits),
+        "excluded": kept_out,
+        "scan": scan,
+    }

@@ -1,0 +1,1 @@
+"""Self-supervised methods: MAE, DINO, DINOv2-style, LeJEPA."""

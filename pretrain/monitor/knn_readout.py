@@ -1,0 +1,130 @@
+"""Vectors and one variable → how well the nearest images of other patients tell it, with an interval over patients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pellucid.cohort.statistics import ridits
+from pellucid.embed.index import normalised
+
+FEWEST_PATIENTS = 5  # of a level, among those asked about: under it there is a sentence instead of a number
+RESAMPLES = 200
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def nearest(vectors: NDArray[np.float32], asked: Ints, known: Ints, patients: Ints, k: int) -> tuple[Ints, Floats]:
+    """The `k` rows of `known` nearest to each row of `asked`, never of the same patient.
+
+    By cosine after the mean of `known` is taken off: features with a large common part, as MAE's, are all alike before it.
+
+    Returns:
+        (q, k) rows of `vectors`, nearest first, and (q, k) cosines; −inf where fewer than k are to be had.
+    """
+    unit = normalised((vectors - vectors[known].mean(axis=0)).astype(np.float32))
+    similarity = (unit[asked] @ unit[known].T).astype(np.float64)
+    similarity[patients[asked][:, None] == patients[known][None, :]] = -np.inf
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, : min(k, len(known))]
+    return known[order], np.take_along_axis(similarity, order, axis=1)
+
+
+def read_off(
+    vectors: NDArray[np.float32], values: pd.Series, kind: str, patients: Ints, *, asked: Ints, known: Ints, k: int
+) -> dict[str, Any]:
+    """How well `values` can be told of the `asked` images from the `known` ones that lie nearest.
+
+    Binary and categorical: share of the neighbours of each level, macro-averaged AUROC of the levels that at least
+    FEWEST_PATIENTS of the patients asked about have. Ordinal and continuous: mean of the neighbours, Spearman. Patients
+    count alike however many images they have; the interval is the percentile bootstrap over patients (95 %).
+
+    Nobody should be both asked and known: read off from all the others, who has a finding leaves fewer with it among them,
+    and so seems told wrong more often than by chance.
+
+    Args:
+        vectors: (n, d). values: n, missing where not known. patients: (n,) codes. asked, known: rows; k: neighbours.
+
+    Returns:
+        metric, score, ci_low, ci_high (None where there is a note instead), chance, patients, images, levels, note.
+    """
+    present = values.notna().to_numpy()
+    asked, known = asked[present[asked]], known[present[known]]
+    ranked = kind in {"ordinal", "continuous"}
+    n_patients = len(np.unique(patients[asked]))
+    answer: dict[str, Any] = {
+        "metric": "spearman" if ranked else "auroc", "score": None, "ci_low": None, "ci_high": None,
+        "chance": 0.0 if ranked else 0.5, "patients": n_patients, "images": len(asked), "levels": {}, "note": "",
+    }  # fmt: skip
+    if n_patients < 2 * FEWEST_PATIENTS or len(np.unique(patients[known])) < 2:
+        return answer | {"note": f"too few patients ({n_patients})"}
+    rows, similarity = nearest(vectors, asked, known, patients, k)
+    there = np.isfinite(similarity).astype(np.float64)
+    if not there.any(axis=1).all():
+        return answer | {"note": "too few patients to be neighbours"}
+    weights = _weights(patients[asked])
+    if ranked:
+        numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+        if len(np.unique(numbers[asked])) < 2:
+            return answer | {"note": "one value only"}
+        told = (numbers[rows] * there).sum(axis=1) / there.sum(axis=1)
+        ranks = ridits(np.stack([numbers[asked], told]), weights[0], np.zeros(len(asked), np.int64))
+        scores = _correlation(ranks[0], ranks[1], weights)
+        return answer | _estimate(scores)
+    names = values.astype(str).to_numpy()
+    counts = {level: len(np.unique(patients[asked][names[asked] == level])) for level in sorted(set(names[asked]))}
+    few = {level: n for level, n in counts.items() if n < FEWEST_PATIENTS}
+    enough = [level for level in counts if level not in few]
+    answer["levels"] = counts
+    if few:
+        answer["note"] = "too few patients of " + ", ".join(f"{level} ({n})" for level, n in few.items())
+    if len(enough) < 2 and not (len(enough) == 1 and sum(few.values()) >= FEWEST_PATIENTS):
+        return answer | {"note": answer["note"] or "one level only"}
+    if len(counts) == 2:
+        enough = enough[-1:]  # of two levels each says what the other does
+    per_level = []
+    for level in enough:
+        of_level = (names == level).astype(np.float64)
+        votes = (of_level[rows] * there).sum(axis=1) / there.sum(axis=1)
+        per_level.append(_auroc(votes, names[asked] == level, weights))
+    return answer | _estimate(np.mean(per_level, axis=0))
+
+
+def _weights(patients: Ints) -> Floats:
+    """(1 + RESAMPLES, q): in the first row every patient has weight 1, in the others the times that he was drawn."""
+    _, codes, counts = np.unique(patients, return_inverse=True, return_counts=True)
+    n = len(counts)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    times = np.vstack([np.ones((1, n)), drawn])
+    return np.asarray((times / counts)[:, codes], dtype=np.float64)
+
+
+def _auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """(q,) and (r, q) weights → (r,) weighted AUROCs; ties count half, NaN where a sample has one class only."""
+    above = scores[positive][:, None] - scores[~positive][None, :]
+    wins = (above > 0) + 0.5 * (above == 0)
+    w_pos, w_neg = weights[:, positive], weights[:, ~positive]
+    total = w_pos.sum(axis=1) * w_neg.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(((w_pos @ wins) * w_neg).sum(axis=1) / total)
+
+
+def _correlation(left: Floats, right: Floats, weights: Floats) -> Floats:
+    """(q,), (q,) and (r, q) weights → (r,) weighted Pearson correlations; 0 where one of them is constant."""
+    total = weights.sum(axis=1)
+    a = left - (weights @ left / total)[:, None]
+    b = right - (weights @ right / total)[:, None]
+    norm = np.sqrt((weights * a**2).sum(axis=1) * (weights * b**2).sum(axis=1))
+    return np.asarray(np.divide((weights * a * b).sum(axis=1), norm, out=np.zeros(len(norm)), where=norm > 1e-12))
+
+
+def _estimate(scores: Floats) -> dict[str, Any]:
+    drawn = scores[1:][np.isfinite(scores[1:])]
+    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
+    return {
+        key: None if not np.isfinite(value) else round(float(value), 6)
+        for key, value in (("score", scores[0]), ("ci_low", low), ("ci_high", high))
+    }

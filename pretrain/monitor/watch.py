@@ -1,0 +1,199 @@
+"""What the features encode while they are learnt: now and then, each variable is read off an image's nearest neighbours.
+
+Beside the loss, which knows no labels, this shows whether the device's signal grows or shrinks with the epochs, and the
+diagnosis with it. Labels come in here and do not go out again but as scores. Those asked about are patients of the training
+split who are kept out of the training batches, so that test patients stay unseen by everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from pellucid.cohort.images import PreparedImages
+from pellucid.cohort.manifest import hash_share
+from pellucid.cohort.runs import RunFolder
+from pellucid.cohort.study import Study, Variable
+from pellucid.embed.backbones import Backbone
+from pellucid.pretrain.methods.method import Method
+from pellucid.pretrain.monitor.knn_readout import read_off
+from pellucid.pretrain.recipe import Recipe
+
+FEWEST_HELD_OUT = 20  # patients; a sample under this says too little, and they are better trained on
+LOOKS = 8  # over a training, if the recipe does not say
+_QUERY_SHARE = 0.3  # of the images, at most: the others are the neighbours
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The sample of images that is looked at.
+
+    Attributes:
+        frame: a row per image: image_id, patient, caption, `shown` (whether it may be drawn: there is no text
+            burned into it), `asked` (whether it is read off, or only a neighbour), and the variables.
+        held_out: image_ids that the training must leave out; empty if nobody is held out.
+        every: steps between two looks.
+    """
+
+    frame: pd.DataFrame
+    variables: list[Variable]
+    images: PreparedImages
+    held_out: frozenset[str]
+    every: int
+    neighbours: int
+    recipe: Recipe
+
+    @classmethod
+    def open(cls, study: Study, scan: RunFolder, recipe: Recipe, steps: int) -> Watch | None:
+        """The sample of a study's training patients; None if there are fewer than two or the recipe wants none.
+
+        Args:
+            steps: length of the training.
+        """
+        config = recipe.watch
+        every = max(1, round(steps / LOOKS)) if config.every is None else config.every
+        manifest = pd.read_parquet(scan.path / "manifest.parquet")
+        variables = [variable for variable in study.variables if variable.name in manifest]
+        if every == 0:
+            return None
+        usable = captioned(manifest[manifest["status"] == "ok"])
+        usable = usable[usable["split"] == "train"]
+        # Research ids are dealt anew when patients are added; the patients' own, where known, stay. They go no further.
+        own = usable["patient_source_id"] if "patient_source_id" in usable else usable["patient"]
+        text = usable["text_like"].astype(bool) if "text_like" in usable else False
+        usable = usable.assign(person=own.fillna(usable["patient"]), shown=~pd.Series(text, index=usable.index))
+        columns = [
+            "image_id",
+            "patient",
+            "person",
+            "caption",
+            "shown",
+            *dict.fromkeys(variable.name for variable in variables),
+        ]
+        frame, held_out = sample(usable[columns], config.patients if variables else 0.0, config.images, recipe.seed)
+        if frame["patient"].nunique() < 2:
+            return None
+        images = PreparedImages.open(scan.path, frame["image_id"].tolist(), at_least_px=recipe.img_size)
+        frame = frame.drop(columns="person")
+        return cls(frame, variables, images, held_out, every, config.neighbours, recipe)
+
+    def due(self, done: int, steps: int) -> bool:
+        """Whether to look after `done` steps (0: at the untrained network) of `steps`."""
+        return done == steps or (done % self.every == 0 and steps - done >= self.every / 2)
+
+    def lines(self, vectors: NDArray[np.float32], step: int) -> list[dict[str, Any]]:
+        """A line for watch.jsonl for each variable, from the `vectors` after `step` steps."""
+        asked = self.frame["asked"].to_numpy()
+        patients = np.asarray(self.frame["patient"].astype("category").cat.codes, dtype=np.int64)
+        return [
+            {
+                "step": step,
+                "variable": variable.name,
+                "role": variable.role,
+                "kind": variable.kind,
+                **read_off(
+                    vectors,
+                    self.frame[variable.name],
+                    variable.kind,
+                    patients,
+                    asked=np.flatnonzero(asked).astype(np.int64),
+                    known=np.flatnonzero(~asked).astype(np.int64),
+                    k=self.neighbours,
+                ),
+                "held_out": bool(self.held_out),
+            }
+            for variable in self.variables
+        ]
+
+    def vectors(self, method: Method) -> NDArray[np.float32]:
+        """(n, d) as `pellucid embed` would make them of the backbone as it is now, in the frame's order.
+
+        The method is left as it was.
+        """
+        model, recipe = method.backbone(), self.recipe
+        encoder = Backbone(
+            "watched", recipe.img_size, int(model.num_features), "", model=model, pooling=method.pooling,
+            mean=recipe.mean, std=recipe.std,
+        )  # fmt: skip
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                starts = range(0, len(self.frame), _BATCH)
+                parts = [encoder(self._pixels(range(s, min(s + _BATCH, len(self.frame))))) for s in starts]
+        finally:
+            for module, was in modes:
+                module.training = was
+        return np.concatenate(parts)
+
+    def _pixels(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        return np.stack([self.images.square(i, self.recipe.img_size) for i in rows])
+
+    def sentence(self) -> str:
+        """Who is asked about, for the training sheet."""
+        asked = self.frame[self.frame["asked"]]
+        who = f"{asked['patient'].nunique():,} patients ({len(asked):,} images)"
+        if self.held_out:
+            return (
+                f"Read off the {self.neighbours} nearest images of other patients, for {who} of the training split who are "
+                "not trained on."
+            )
+        return (
+            f"Read off the {self.neighbours} nearest images of other patients, for {who}. They are trained on, without "
+            f"labels: the cohort is too small to hold {FEWEST_HELD_OUT} patients out."
+        )
+
+
+def captioned(usable: pd.DataFrame) -> pd.DataFrame:
+    """With `caption`, `image 2 of P00042`, as the report and the explorer number them."""
+    usable = usable.sort_values("image_id", ignore_index=True)
+    number = usable.groupby("patient").cumcount() + 1
+    return usable.assign(caption="image " + number.astype(str) + " of " + usable["patient"].astype(str))
+
+
+def sample(training: pd.DataFrame, share: float, most_images: int, seed: int) -> tuple[pd.DataFrame, frozenset[str]]:
+    """Which images are looked at, and which of them are not to be trained on.
+
+    Patients are chosen by a hash of their name and the seed: adding others does not change who is held out. All images
+    of a patient go the same way. Within the limit the first images of every patient come before the second ones.
+
+    Args:
+        training: image_id, patient, `person` (the name that is hashed) and the variables, of the usable images of the
+            training split.
+
+    Returns:
+        The rows chosen, with `asked`, in the order of `training`; and the image_ids of everybody held out.
+    """
+    draws = training["person"].map(lambda person: _hash(seed, str(person)))
+    held = draws < share
+    if training.loc[held, "patient"].nunique() < FEWEST_HELD_OUT:
+        held = pd.Series(False, index=training.index)
+    order = training.assign(
+        held=held, draw=draws, place=training["image_id"].map(lambda image_id: _hash(seed, str(image_id)))
+    ).sort_values(["patient", "place"])
+    order["turn"] = order.groupby("patient").cumcount()
+    order = order.sort_values(["turn", "draw", "place"])
+    if held.any():
+        query, bank, most_asked = order["held"], ~order["held"], max(1, round(most_images * _QUERY_SHARE))
+    else:  # half of the patients ask the other half: read off from all the others, scores lie under chance
+        people = order.drop_duplicates("patient")
+        query = order["patient"].isin(people["patient"].iloc[: len(people) // 2])
+        bank, most_asked = ~query, most_images // 2
+    asked = order[query].head(most_asked)
+    chosen = pd.concat([asked, order[bank].head(most_images - len(asked))])
+    flags = pd.Series(chosen.index.isin(asked.index), index=chosen.index)
+    frame = training.loc[training.index.isin(chosen.index)]
+    frame = frame.assign(asked=flags.reindex(frame.index))
+    frame = frame.assign(asked=frame["asked"].astype(bool)).reset_index(drop=True)
+    return frame, frozenset(training.loc[held, "image_id"].astype(str))
+
+
+def _hash(seed: int, name: str) -> float:
+    return hash_share(f"watch:{seed}:{name}")  # another text than the split's hash has: the two are independent

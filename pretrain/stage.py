@@ -1,0 +1,273 @@
+"""`pellucid pretrain`: a study and its scan → a run folder with a trained backbone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from timm.layers import set_fused_attn, use_fused_attn
+
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.images import PreparedImages
+from pellucid.cohort.runs import RunFolder, begin_run, write_json
+from pellucid.cohort.study import Study
+from pellucid.pretrain.data.batches import Batches
+from pellucid.pretrain.data.sampling import levels_of, new_sampler
+from pellucid.pretrain.distributed.process_group import Ranks, join_ranks
+from pellucid.pretrain.engine.checkpoint import finish_checkpoints
+from pellucid.pretrain.engine.loop import train
+from pellucid.pretrain.engine.warm_start import (
+    Weights,
+    addressed,
+    find_weights,
+    normalisation_differs,
+    record,
+    warm_start,
+)
+from pellucid.pretrain.export.backbone_export import export_backbone, export_best, export_checkpoint, patients_of
+from pellucid.pretrain.methods.dino import Dino
+from pellucid.pretrain.methods.dinov2 import DinoV2
+from pellucid.pretrain.methods.lejepa import LeJepa
+from pellucid.pretrain.methods.mae import Mae
+from pellucid.pretrain.methods.method import Method
+from pellucid.pretrain.monitor.collapse import Ill
+from pellucid.pretrain.monitor.training_page import Looks
+from pellucid.pretrain.monitor.watch import Watch
+from pellucid.pretrain.recipe import (
+    AnyRecipe,
+    DinoRecipe,
+    DinoV2Recipe,
+    LeJepaRecipe,
+    MaeRecipe,
+    augmentation_sentences,
+    load_recipe,
+)
+
+
+def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: bool = True) -> RunFolder:
+    """Train a backbone on the study's training patients by the recipe in its `pretrain:` section.
+
+    Test patients are left out unless the recipe says `include_test: true`; external ones always.
+
+    Args:
+        scan: the finished scan of this study.
+        device: auto, cpu, cuda or cuda:N; under torchrun each process takes the device of its local rank.
+        progress: show a bar (on a terminal) or a line now and then.
+
+    Returns:
+        The finished run, with `backbone.safetensors`, `preprocess.json`, `metrics.jsonl` and `checkpoints/`.
+
+    Raises:
+        UserError: recipe, images or device are not what they should be, or the training has blown up.
+        Preempted: it was asked to stop, and has saved itself.
+    """
+    section = (study.config.pretrain, f"{study.path}: pretrain", study.path.parent, study.config.specialty)
+    name, recipe = load_recipe(*section)
+    splits = ["train", "test"] if recipe.include_test else ["train"]
+    content, weights = recipe.content(), None
+    if recipe.warm_start.weights is not None:
+        weights = find_weights(recipe.warm_start.weights, study.path.parent)
+        content = addressed(content, weights)
+    levels = levels_of(recipe.sampling, list(study.config.acquisition))
+    manifest = pd.read_parquet(scan.path / "manifest.parquet")
+    usable = manifest[(manifest["status"] == "ok") & manifest["split"].isin(splits)]
+    watch = Watch.open(study, scan, recipe, recipe.steps(max(1, len(usable))))
+    chosen = usable if watch is None else usable[~usable["image_id"].isin(watch.held_out)]
+    chosen = enough(chosen.reset_index(drop=True), splits, recipe.batch_size, scan.path.name)
+    config = {"recipe": content, "splits": splits}
+    with (
+        join_ranks(device, recipe.machine.timeout_s) as ranks,
+        _one_run_for_all(ranks, study.analysis, name, config, scan, recipe.seed) as run,
+    ):
+        if run.done:
+            return run
+        steps = recipe.steps(len(chosen))
+        batches = Batches(
+            PreparedImages.open(scan.path, chosen["image_id"].tolist(), at_least_px=recipe.source_px),
+            source_px=recipe.source_px,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            rows=_rows(ranks, recipe),
+            workers=recipe.machine.workers or min(16, _cores(ranks)),
+            cache_gb=recipe.machine.cache_gb,
+            sampler=new_sampler(chosen, levels, recipe.seed),
+        )
+        facts = {
+            "method": recipe.method,
+            "recipe": name,
+            "images_seen": steps * recipe.batch_size,
+            **patients_of(manifest, splits, scan.path.name, watch.held_out if watch else frozenset()),
+            **({} if weights is None else _began_with(weights)),
+        }
+        with _tuned(ranks):
+            method = build_method(recipe, steps)
+            said = augmentation_sentences(*section)
+            if levels:
+                said.append(_sampled(recipe.sampling, batches.sampler.passes(steps * recipe.batch_size)))
+            if weights is not None:
+                said += _begin_with(method, weights, recipe, run.path, ranks)
+            if progress and ranks.first:
+                for sentence in said:
+                    print(f"pretrain {name}: {sentence}", file=sys.stderr)
+            looks = Looks(run.path, recipe, name, steps, watch, sheet_facts(facts, recipe, steps), said)
+            try:
+                train(
+                    method, recipe, content, batches, run.path, ranks,
+                    name=name, steps=steps, onlooker=looks, progress=progress,
+                )  # fmt: skip
+            except Ill as ill:
+                good = ill.last_good
+                if good is None:
+                    raise
+                ranks.first_does(lambda: export_checkpoint(run.path, good, method, recipe, facts))
+                raise UserError(
+                    f"{ill}. What was good of it is exported; to begin from there with better settings: "
+                    f"pretrain.warm_start.weights=run:{run.path / good.stem.replace('step-', 'last-good-')}"
+                ) from None
+
+        def finish() -> None:
+            looks.finish(method)
+            export_backbone(run.path, method, recipe, facts)
+            export_best(run.path, method, recipe, facts)
+            finish_checkpoints(run.path)
+
+        ranks.first_does(finish)
+    return run
+
+
+def _began_with(weights: Weights) -> dict[str, Any]:
+    """For preprocess.json: where the weights come from, and every split that they or their forerunners have seen."""
+    splits = {*(weights.about.get("splits_trained") or []), *(weights.about.get("warm_start_splits") or [])}
+    return {"warm_start": weights.source, "warm_start_splits": sorted(splits)}
+
+
+def _begin_with(method: Method, weights: Weights, recipe: AnyRecipe, folder: Path, ranks: Ranks) -> list[str]:
+    """Put the weights into the method, write down what fitted, and say it."""
+    loaded = warm_start(method, weights, allow_partial=recipe.warm_start.allow_partial)
+    ranks.first_does(lambda: write_json(folder / "warm_start.json", record(weights, loaded)))
+    differs = normalisation_differs(weights.about, recipe.mean, recipe.std)
+    return [*loaded.sentences(), *([differs] if differs else [])]
+
+
+def _sampled(sampling: str, passes: tuple[float, float]) -> str:
+    return (
+        f"sampled by {sampling}: the least seen image comes {passes[0]:.1f} times, the most seen {passes[1]:.1f} times"
+    )
+
+
+def sheet_facts(facts: Mapping[str, Any], recipe: AnyRecipe, steps: int) -> dict[str, str]:
+    """What the head of the training sheet says."""
+    return {
+        "method": recipe.method,
+        "backbone": f"{recipe.backbone} at {recipe.img_size} px",
+        "trained on": f"{facts['n_images_trained']:,} images of {facts['n_patients_trained']:,} patients",
+        "batch": f"{recipe.batch_size} images, {steps:,} steps",
+        "sampling": f"by {recipe.sampling}",
+    }
+
+
+def enough(chosen: pd.DataFrame, splits: list[str], batch_size: int, scan: str) -> pd.DataFrame:
+    """The images that will be trained on, if there are enough of them.
+
+    Raises:
+        UserError: fewer than one batch.
+    """
+    if len(chosen) < batch_size:
+        raise UserError(
+            f"{scan}: {len(chosen)} readable images in the {' and '.join(splits)} split are too few to "
+            f"pretrain on, a batch has {batch_size}: add images, or set pretrain.batch_size={max(2, len(chosen) // 4)}"
+            " or less (a generic backbone may then serve better)"
+        )
+    return chosen
+
+
+def build_method(recipe: AnyRecipe, steps: int) -> Method:
+    """The recipe's method, initialised from the recipe's seed."""
+    with torch.random.fork_rng(devices=[]):  # initialisers know only the global generator
+        torch.manual_seed(recipe.seed)
+        match recipe:
+            case MaeRecipe():
+                return Mae(recipe)
+            case DinoRecipe():
+                return Dino(recipe, steps)
+            case DinoV2Recipe():
+                return DinoV2(recipe, steps)
+            case LeJepaRecipe():
+                return LeJepa(recipe)
+
+
+def _rows(ranks: Ranks, recipe: AnyRecipe) -> slice:
+    pieces = ranks.world * recipe.accumulate
+    if recipe.batch_size % pieces:
+        among = f"{ranks.world} processes" if ranks.world > 1 else "1 process"
+        if recipe.accumulate > 1:
+            among += f" in {recipe.accumulate} pieces each"
+        raise UserError(
+            f"a batch of {recipe.batch_size} cannot be shared by {among}: set pretrain.batch_size to a "
+            f"multiple, for example {recipe.batch_size // pieces * pieces or pieces}"
+        )
+    share = recipe.batch_size // ranks.world
+    return slice(ranks.rank * share, (ranks.rank + 1) * share)
+
+
+def _cores(ranks: Ranks) -> int:
+    """Cores of this process: those it may run on, shared with the other processes of the machine."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@contextlib.contextmanager
+def _tuned(ranks: Ranks) -> Iterator[None]:
+    """PyTorch's process-wide settings for the time of a training, and as they were after it."""
+    threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    deterministic = torch.backends.cudnn.deterministic
+    fused = bool(use_fused_attn())
+    if ranks.device.type == "cpu":
+        set_fused_attn(
+            False
+        )  # on a CPU explicit products are a tenth faster (benchmarks/LOG.md); heeded by new networks
+    if "OMP_NUM_THREADS" not in os.environ:  # who has set it knows why
+        torch.set_num_threads(_cores(ranks))
+    if ranks.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32: views start from 8-bit pixels
+        torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        set_fused_attn(fused)
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.deterministic = deterministic
+
+
+@contextlib.contextmanager
+def _one_run_for_all(
+    ranks: Ranks, analysis: Path, name: str, config: Mapping[str, Any], scan: RunFolder, seed: int
+) -> Iterator[RunFolder]:
+    """The first process opens the run; the others work in the same folder, or hear why there is none."""
+    if not ranks.first:
+        answer: object = ranks.tell(None)
+        if not isinstance(answer, RunFolder):
+            raise UserError(str(answer))
+        yield answer
+        ranks.wait()  # until the folder has its final name
+        final: object = ranks.tell(None)
+        assert isinstance(final, RunFolder)
+        answer.path, answer.record = final.path, final.record
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            run = stack.enter_context(begin_run(analysis, "pretrain", name, config, parents=[scan], seed=seed))
+        except UserError as error:
+            ranks.tell(str(error))
+            raise
+        ranks.tell(run)
+        yield run
+    ranks.wait()
+    ranks.tell(run)

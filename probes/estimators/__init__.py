@@ -1,0 +1,1 @@
+"""Probes: ridge, logistic, kNN, boosted trees."""

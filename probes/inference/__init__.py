@@ -1,0 +1,1 @@
+"""Scores with intervals and p-values, by resampling patients."""

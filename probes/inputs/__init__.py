@@ -1,0 +1,1 @@
+"""Vectors, patients and variables, checked and ready to be probed."""

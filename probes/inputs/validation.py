@@ -1,0 +1,133 @@
+"""Checks what the user handed over: vectors, patient ids and variables, or a sentence for each mistake.
+
+The first step of `pellucid.probes.audit`; nothing is computed before all of it has passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.statistics import Patients
+from pellucid.probes.inputs.time_to_event import read_time_to_event
+from pellucid.probes.inputs.variables import (
+    Kind,
+    Role,
+    Variable,
+    read_variable,
+    resolve_kinds,
+    unknown_name,
+)
+
+Names = Sequence[str] | Mapping[str, str]
+
+
+class Cohort:
+    """The checked input: patients, variables and what must be said of them."""
+
+    def __init__(self, patients: Patients, variables: list[Variable], notes: list[str]) -> None:
+        self.patients, self.variables, self.notes = patients, variables, notes
+
+    @classmethod
+    def check(
+        cls, vectors: NDArray[np.floating], table: pd.DataFrame, patient: str, clinical: Names, acquisition: Names,
+        strict: bool,
+    ) -> Cohort:  # fmt: skip
+        if not isinstance(table, pd.DataFrame):
+            raise UserError(
+                f"The table is a {type(table).__name__}; a pandas DataFrame with one row per image is needed."
+            )
+        if not isinstance(vectors, np.ndarray):
+            raise UserError(
+                f"The vectors are a {type(vectors).__name__}; a NumPy array with one row per image is needed."
+            )
+        _check_vectors(vectors, len(table))
+        if patient not in table.columns:
+            raise UserError(unknown_name(patient, table.columns, "The table"))
+        if not clinical and not acquisition:
+            raise UserError("No variable was named: name at least one clinical variable or acquisition factor.")
+        clinical, acquisition = resolve_kinds(table, clinical), resolve_kinds(table, acquisition)
+        both = [name for name in clinical if name in acquisition]
+        if both:
+            raise UserError(f'"{both[0]}" is named both clinical and acquisition; a variable has one role.')
+        named = [*clinical, *acquisition]
+        if patient in named:
+            raise UserError(f'"{patient}" is the patient column; it cannot be a variable as well.')
+        ids = table[patient]
+        if ids.isna().any():
+            row = int(np.flatnonzero(ids.isna())[0])
+            raise UserError(
+                f'Column "{patient}": {int(ids.isna().sum())} of {len(ids)} rows have no patient id (the first is row '
+                f"{row + 1}). Every image needs one: images of one patient must not count as many."
+            )
+        text = ids.astype(str).to_numpy(dtype=str)
+        patients = Patients.of(text)
+        if patients.n_patients == 1:
+            raise UserError(f'Column "{patient}" holds one patient only; nothing can be learnt about others from one.')
+        variables, mistakes = [], []
+        for role, names in (("clinical", clinical), ("acquisition", acquisition)):
+            for name, kind in names.items():
+                try:
+                    if kind == "time_to_event":
+                        variables.append(read_time_to_event(table, name, role, patients))  # type: ignore[arg-type]
+                        continue
+                    variables.append(
+                        read_variable(table[name], name=name, role=role, kind=kind, patients=patients, patient_ids=text)  # type: ignore[arg-type]
+                    )
+                except UserError as mistake:
+                    mistakes.append(str(mistake))
+                    variables.append(_refused(name, role, kind, len(table), str(mistake)))  # type: ignore[arg-type]
+        if mistakes and strict:
+            raise UserError("\n".join(mistakes))
+        notes = []
+        if not clinical or not acquisition:
+            notes.append(
+                f"No {'acquisition factor' if clinical else 'clinical variable'} was named: no pair could be asked about."
+            )
+        if patients.n_patients == len(table):
+            notes.append(
+                "Every image is its own patient here. If that is not so, all intervals and p-values are too good."
+            )
+        return cls(patients, variables, notes)
+
+
+def _refused(name: str, role: Role, kind: Kind, n: int, why: str) -> Variable:
+    return Variable(
+        name, role, kind, (), np.full(n, -1), np.full(n, np.nan), np.zeros(n, dtype=bool), 0, {}, (), why
+    )  # fmt: skip
+
+
+def _check_vectors(vectors: NDArray[np.floating], n_rows: int) -> None:
+    if (
+        vectors.ndim != 2
+        or not (np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer))
+        or 0 in vectors.shape
+    ):
+        raise UserError(
+            f"The vectors have shape {vectors.shape} and type {vectors.dtype}; a table of numbers is needed, "
+            "one row per image."
+        )
+    if len(vectors) != n_rows:
+        raise UserError(
+            f"There are {len(vectors)} vectors but {n_rows} rows in the table; they must be the same images in the same "
+            "order (or be joined by an id column)."
+        )
+    if len(vectors) > 1 and all(
+        (vectors[first : first + 8192] == vectors[0]).all() for first in range(0, len(vectors), 8192)
+    ):
+        raise UserError(
+            "All vectors are the same: they cannot tell any two images apart, and there is nothing to audit."
+        )
+    bad: list[int] = []
+    for first in range(0, len(vectors), 8192):
+        finite = np.isfinite(vectors[first : first + 8192]).all(axis=1)
+        bad.extend((first + np.flatnonzero(~finite)).tolist())
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {len(vectors)} vectors hold NaN or infinite values (the first is row {bad[0] + 1}); "
+            "embed those images again, or leave them out."
+        )

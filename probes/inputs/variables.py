@@ -1,0 +1,315 @@
+"""One column of the user's table, made ready to be probed: its kind, its levels, its missing rows, or a refusal.
+
+Between the table and the probes: reads a pandas Series, gives codes or numbers, and every reason for which a
+column cannot be probed is a sentence.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest import MISSING_WORDS
+from pellucid.cohort.statistics import IntArray, Patients
+
+Kind = Literal["binary", "categorical", "ordinal", "continuous", "time_to_event"]
+Role = Literal["clinical", "acquisition"]
+KINDS: tuple[Kind, ...] = ("binary", "categorical", "ordinal", "continuous", "time_to_event")
+
+MIN_PATIENTS = 10  # per class; under it the answer is a sentence, not a number (statistical contract, point 3)
+MAX_LEVELS_OF_NUMBERS = 10  # a numeric column with more distinct values is taken to be continuous
+POSITIVE = {"1", "true", "yes", "y", "positive", "pos", "present", "malignant", "case", "abnormal", "diseased"}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A column of the table as the probes see it; `usable` marks the rows that take part.
+
+    binary, categorical: `codes` (n,) index `levels` (for binary, code 1 is the event); -1 where unusable.
+    ordinal, continuous: `values` (n,) float; NaN where unusable. `codes` is empty.
+    time_to_event: `values` are martingale residuals, `order` (n,) the places in time (`pellucid.probes.inference.concordance`).
+    """
+
+    name: str
+    role: Role
+    kind: Kind
+    levels: tuple[str, ...]
+    codes: IntArray
+    values: NDArray[np.float64]
+    usable: NDArray[np.bool_]
+    n_missing: int
+    level_patients: dict[str, int]
+    notes: tuple[str, ...] = field(default=())
+    refusal: str = ""  # why there is no number, e.g. "too few patients (7 …)"; "" if there is one
+    missing: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))  # (n,) rows without a value
+    order: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def is_ranked(self) -> bool:
+        return self.kind in ("ordinal", "continuous", "time_to_event")
+
+    @property
+    def data(self) -> NDArray[np.generic]:
+        """The column that permutations shuffle: codes or values."""
+        return self.values if self.is_ranked else self.codes
+
+
+def unknown_name(name: str, known: Iterable[str], what: str) -> str:
+    """The sentence for a name that is not there, with the closest ones that are."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f'did you mean "{close[0]}"?' if close else f"it has: {', '.join(names[:20])}."
+    return f'{what} has no column "{name}"; {hint}'
+
+
+def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str]) -> dict[str, Kind]:
+    """Kind of each column: as given by a mapping name → kind or as "name:kind", else guessed from the values."""
+    given = dict(names) if isinstance(names, Mapping) else _split_kinds(names, table.columns)
+    kinds: dict[str, Kind] = {}
+    for name in given:
+        pair = time_and_event(name, table.columns)
+        if name not in table.columns and pair is None:
+            raise UserError(_unknown_pair(name, table.columns) or unknown_name(name, table.columns, "The table"))
+        if (given[name] or ("time_to_event" if pair else "")) == "time_to_event":
+            if pair is None:
+                raise UserError(
+                    f'Variable "{name}" is to be a time to an event: name both columns with a stroke between them, "time/event".'
+                )
+            kinds[name] = "time_to_event"
+            continue
+        if pair is not None:
+            raise UserError(f'Variable "{name}" is two columns, a time and an event: its kind is time_to_event.')
+        if not given[name]:
+            kinds[name] = guess_kind(table[name])
+            continue
+        matches = [k for k in KINDS if k == given[name]]
+        if not matches:
+            raise UserError(f'Variable "{name}": unknown kind "{given[name]}"; use one of {", ".join(KINDS)}.')
+        kinds[name] = matches[0]
+    return kinds
+
+
+def _split_kinds(names: Sequence[str], columns: Iterable[str]) -> dict[str, str]:
+    """ "age:continuous" → {"age": "continuous"}; of a name alone the kind is "", to be guessed."""
+    known, found = set(map(str, columns)), {}
+    for name in [names] if isinstance(names, str) else names:
+        head, _, tail = str(name).strip().rpartition(":")
+        whole = str(name).strip() in known or not head
+        found[str(name).strip() if whole else head] = "" if whole else tail
+    return found
+
+
+def _unknown_pair(name: str, columns: Iterable[str]) -> str:
+    """The sentence for "time/event" of which one half is a column."""
+    known = [str(column) for column in columns]
+    halves = [half.strip() for half in name.split("/")]
+    if len(halves) != 2 or not set(halves) & set(known):
+        return ""
+    lost = halves[0] if halves[0] not in known else halves[1]
+    return unknown_name(lost, known, f'The table (asked for "{name}", a time and its event)')
+
+
+def time_and_event(name: str, columns: Iterable[str]) -> tuple[str, str] | None:
+    """The two columns of "time/event"; None where the name is a column itself, or either is none."""
+    known = set(map(str, columns))
+    for place in (i for i, letter in enumerate(name) if letter == "/" and name not in known):
+        time, event = name[:place].strip(), name[place + 1 :].strip()
+        if time in known and event in known:
+            return time, event
+    return None
+
+
+def guess_kind(column: pd.Series[Any]) -> Kind:
+    """Two values: binary. Text: categorical. Numbers or dates: ordinal up to 10 distinct values, else continuous."""
+    present = column[~is_missing(column)]
+    n_distinct = present.nunique()
+    if n_distinct <= 2:
+        return "binary"
+    if pd.api.types.is_datetime64_any_dtype(column) or as_numbers(present) is not None:
+        return "continuous" if n_distinct > MAX_LEVELS_OF_NUMBERS else "ordinal"
+    if n_distinct > MAX_LEVELS_OF_NUMBERS and not isinstance(column.dtype, pd.CategoricalDtype):
+        odd = present[pd.to_numeric(present, errors="coerce").isna()]
+        if len(odd) < 0.1 * len(present):
+            raise UserError(
+                f'Variable "{column.name}" holds "{_text(odd.iloc[0])}" among numbers; correct it, or say which it is: '
+                f"{column.name}:categorical, or {column.name}:continuous once all are numbers."
+            )
+    return "categorical"
+
+
+def is_missing(column: pd.Series[Any]) -> pd.Series[bool]:
+    missing = column.isna()
+    if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column)):
+        missing = missing | column.astype(str).str.strip().str.lower().isin(MISSING_WORDS)
+    return missing.astype(bool)
+
+
+def as_numbers(present: pd.Series[Any]) -> NDArray[np.float64] | None:
+    """The values as floats (dates as days); ordered categories as their rank; None if they are not numbers."""
+    if isinstance(present.dtype, pd.CategoricalDtype):
+        return np.asarray(present.cat.codes, dtype=np.float64) if present.cat.ordered else None
+    if pd.api.types.is_datetime64_any_dtype(present):
+        days = (present - pd.Timestamp("1970-01-01", tz=present.dt.tz)) / pd.Timedelta(days=1)
+        return np.asarray(days, dtype=np.float64)
+    numbers = pd.to_numeric(present, errors="coerce")
+    return None if numbers.isna().any() else np.asarray(numbers, dtype=np.float64)
+
+
+def _text(value: object) -> str:
+    """A level as the user wrote it: 3.0 from a column with gaps is 3."""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def read_variable(
+    column: pd.Series[Any], *, name: str, role: Role, kind: Kind, patients: Patients, patient_ids: NDArray[np.str_]
+) -> Variable:
+    """Make a column ready, or refuse it.
+
+    Raises UserError for a constant column, for one that is the patient id in disguise, and for text where
+    the kind needs numbers. Too few patients is not the user's mistake: it comes back as `refusal`.
+    """
+    missing = is_missing(column).to_numpy()
+    present = column[~missing]
+    if present.empty:
+        raise UserError(f'Variable "{name}" is empty: no row has a value. Leave it out, or check the column.')
+    if present.nunique() == 1:
+        raise UserError(
+            f'Variable "{name}" is constant: every row is "{_text(present.iloc[0])}". '
+            "There is nothing to tell apart; leave it out."
+        )
+    text = np.array([_text(v) for v in present])
+    if np.array_equal(text, patient_ids[~missing]):
+        raise UserError(f'Variable "{name}" is the patient id itself; leave it out.')
+    notes = []
+    if missing.any():
+        notes.append(
+            f"{missing.sum()} of {len(column)} images ({patients.count(missing)} patients) have no value "
+            "and take no part in this variable."
+        )
+    if kind in ("ordinal", "continuous"):
+        numbers = as_numbers(present)
+        if numbers is None or not np.isfinite(numbers).all():
+            bad = next((_text(v) for v in present if not _is_finite_number(v)), _text(present.iloc[0]))
+            raise UserError(
+                f'Variable "{name}" is to be {kind} but holds "{bad}", which is not a number; '
+                "code its order as numbers, or call it categorical."
+            )
+        values = np.full(len(column), np.nan)
+        values[~missing] = numbers
+        n = patients.count(~missing)
+        refusal = "" if n >= 2 * MIN_PATIENTS else f"too few patients ({n}; {2 * MIN_PATIENTS} needed)"
+        levels = tuple(_text(v) for v in np.unique(numbers)) if kind == "ordinal" else ()
+        return Variable(
+            name, role, kind, levels, np.zeros(0, np.int64), values, ~missing, int(missing.sum()), {},
+            tuple(notes), refusal, missing,
+        )  # fmt: skip
+    return _read_levels(text, missing, notes, name=name, role=role, kind=kind, patients=patients)
+
+
+def _is_finite_number(value: object) -> bool:
+    number = pd.to_numeric(pd.Series([value]), errors="coerce").iloc[0]
+    return bool(np.isfinite(number))
+
+
+def _read_levels(
+    text: NDArray[np.str_],
+    missing: NDArray[np.bool_],
+    notes: list[str],
+    *,
+    name: str,
+    role: Role,
+    kind: Kind,
+    patients: Patients,
+) -> Variable:
+    names, inverse = np.unique(text, return_inverse=True)
+    codes = np.full(len(missing), -1, dtype=np.int64)
+    codes[~missing] = inverse
+    if kind == "binary" and len(names) > 2:
+        raise UserError(
+            f'Variable "{name}" is to be binary but has {len(names)} levels '
+            f"({', '.join(names[:5])}{' …' if len(names) > 5 else ''}); call it categorical or ordinal."
+        )
+    members = patients.codes[~missing]
+    pairs = np.unique(np.column_stack([inverse, members]), axis=0)
+    per_level = np.bincount(pairs[:, 0], minlength=len(names))
+    n_present = len(np.unique(members))
+    if len(names) == n_present and (per_level == 1).all() and n_present > 2:
+        raise UserError(
+            f'Variable "{name}" has a level of its own for each of the {n_present} patients: '
+            "it identifies the patient and cannot be probed across patients; leave it out."
+        )
+    counts = {str(level): int(n) for level, n in zip(names, per_level, strict=True)}
+    rare = [level for level, n in counts.items() if n < MIN_PATIENTS]
+    if kind == "binary":
+        event = _event(names, per_level)
+        order = [str(n) for n in names if n != event] + [event]
+        few = min(counts, key=lambda level: counts[level])
+        refusal = f"too few patients ({counts[few]} with {few}; {MIN_PATIENTS} needed)" if rare else ""
+        kept = order
+    else:
+        kept = [str(level) for level in names if str(level) not in rare]
+        refusal = ""
+        if len(kept) < 2:
+            largest = sorted(counts.values())[-2]
+            refusal = f"too few patients ({largest} in the second largest level; {MIN_PATIENTS} needed)"
+            kept = [str(level) for level in names]
+        elif rare:
+            shown = ", ".join(f"{level} ({counts[level]})" for level in rare[:5])
+            more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+            notes.append(f"Left out, under {MIN_PATIENTS} patients: {shown}{more}.")
+    position = {level: i for i, level in enumerate(kept)}
+    relabel = np.array([position.get(str(level), -1) for level in names] + [-1])
+    codes = relabel[codes]
+    return Variable(
+        name, role, kind, tuple(kept), codes, np.zeros(0), codes >= 0, int(missing.sum()), counts,
+        tuple(notes), refusal, missing,
+    )  # fmt: skip
+
+
+def _event(names: NDArray[np.str_], per_level: IntArray) -> str:
+    """The level that counts as the event: the one that says so, of numbers the larger, else the rarer."""
+    for name in names:
+        if str(name).lower() in POSITIVE:
+            return str(name)
+    try:
+        return str(max(names, key=float))
+    except ValueError:
+        return str(names[int(np.argmin(per_level))])
+
+
+def strata_of(variable: Variable, patients: Patients) -> tuple[IntArray, str]:
+    """Levels of a variable to compare within, per row (-1 where unusable), and a sentence where they were made.
+
+    Numbers become quantile strata with about 20 patients each (2 to 10 strata), unless they have at most 10
+    distinct values of at least MIN_PATIENTS patients each.
+    """
+    if not variable.is_ranked:
+        return variable.codes, ""
+    usable = variable.usable
+    values = variable.values[usable]
+    members = patients.codes[usable]
+    out = np.full(len(variable.values), -1, dtype=np.int64)
+    distinct, codes = np.unique(values, return_inverse=True)
+    per_level = [len(np.unique(members[codes == i])) for i in range(min(len(distinct), 11))]
+    if len(distinct) <= 10 and min(per_level) >= MIN_PATIENTS:
+        out[usable] = codes
+        return out, ""
+    n_patients = len(np.unique(members))
+    n_strata = int(np.clip(n_patients // 20, 2, 10))
+    typical = pd.Series(values).groupby(members).mean()
+    edges = np.unique(np.quantile(typical, np.linspace(0, 1, n_strata + 1)[1:-1]))
+    _, out[usable] = np.unique(np.searchsorted(edges, values, side="right"), return_inverse=True)
+    n_strata = int(out.max()) + 1
+    return out, (
+        f"{variable.name} is {variable.kind.replace('_', ' ')}: compared within {n_strata} strata of neighbouring values, "
+        "so what differs inside a stratum is not taken away."
+    )

@@ -1,0 +1,162 @@
+"""`probe` and `audit` of a study: vectors and manifest in, `probes.json` and `audit.json` out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pellucid.cohort.config import Config
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.progress import track
+from pellucid.cohort.runs import RunFolder, begin_run, write_json
+from pellucid.cohort.study import Study
+from pellucid.embed.store import load_vectors, masked_vectors
+from pellucid.probes.audit import audit, probe_variables
+from pellucid.probes.inputs.variables import time_and_event
+from pellucid.probes.parallel import Progress
+from pellucid.probes.questions.burned_in_text import text_masked
+
+PROBES_SCHEMA = "pellucid.probes/1"
+
+
+class AuditConfig(Config):
+    """The `audit:` section of study.yaml; `probe` uses the same."""
+
+    permutations: int = Field(999, ge=19)  # of patients; the smallest p-value is 1 / (permutations + 1)
+    folds: int = Field(5, ge=2, le=10)
+    bootstrap: int = Field(400, ge=50)
+    seed: int = 0
+    nonlinear: bool = False  # a probe of boosted trees beside the linear ones: minutes for 20,000 images
+    further: bool = True  # neighbours, transfer, remedies and few-label curves too
+    time_to_event: list[str] = []  # pairs "time/event" of clinical variables, each audited as one
+
+
+def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, progress: bool = True) -> RunFolder:
+    """How well each variable can be read off the vectors of each backbone; writes `probes.json`.
+
+    Raises:
+        UserError: the study names no variables, or the vectors are not of this scan.
+    """
+    config = study.section("audit", AuditConfig)
+    named = _named(study, config.time_to_event)
+    with begin_run(
+        study.analysis, "probe", "probe", {**config.model_dump(), **named}, [scan, *vectors], seed=config.seed
+    ) as run:
+        if not run.done:
+            backbones = {}
+            for made in vectors:
+                stored = load_vectors(made.path)
+                table = rows_of(scan, stored.images)
+                with steps_shown(f"probing {stored.name}", progress) as step:
+                    rows = probe_variables(
+                        np.asarray(stored.values),
+                        table,
+                        patient="patient",
+                        progress=step,
+                        strict=False,
+                        clinical=named["clinical"],
+                        acquisition=named["acquisition"],
+                        **_asked(config),
+                    )
+                backbones[stored.name] = {"variables": rows, "run": made.path.name}
+            write_json(run.path / "probes.json", {"schema": PROBES_SCHEMA, "backbones": backbones})
+    return run
+
+
+def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: bool = True) -> RunFolder:
+    """The confounder audit of one backbone's vectors; writes `audit.json`.
+
+    Raises:
+        UserError: the study names no variables, or the vectors are not of this scan.
+    """
+    config = study.section("audit", AuditConfig)
+    named = _named(study, config.time_to_event)
+    stored = load_vectors(vectors.path)
+    masked = masked_vectors(study.analysis, scan, stored)
+    parents = [scan, vectors, *([masked] if masked else [])]
+    with begin_run(
+        study.analysis, "audit", vectors.name, {**config.model_dump(), **named}, parents, seed=config.seed
+    ) as run:
+        if not run.done:
+            values: NDArray[np.floating[Any]] = np.asarray(stored.values)
+            with steps_shown(f"auditing {stored.name}", progress) as step:
+                content = audit(
+                    values,
+                    rows_of(scan, stored.images),
+                    patient="patient",
+                    progress=step,
+                    strict=False,
+                    clinical=named["clinical"],
+                    acquisition=named["acquisition"],
+                    **_asked(config),
+                )
+            if "taken_out" in stored.spec:
+                content["notes"].append(
+                    f"{stored.spec['taken_out']} was taken out of these vectors, learnt from {stored.spec['learnt_from']} of the patients who "
+                    "are judged here: what is left of it in new patients is what `remedies` says in the audit of "
+                    f"{stored.spec['derived_from']}."
+                )
+            if masked is not None:
+                table = rows_of(scan, stored.images)
+                content["text_masked"] = text_masked(
+                    stored, load_vectors(masked.path), table, named, config.folds, config.bootstrap, config.seed
+                )
+            write_json(run.path / "audit.json", content | {"backbone": stored.name})
+    return run
+
+
+def _asked(config: AuditConfig) -> dict[str, Any]:
+    """What `audit` is asked for; the pairs are among the variables' names already."""
+    return config.model_dump(exclude={"time_to_event"})
+
+
+def _named(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The variables' kinds by role; a time and its event as one.
+
+    An outcome is a clinical variable that is to be predicted: the audit treats both alike.
+    """
+    kinds: dict[str, dict[str, str]] = {"clinical": {}, "acquisition": {}}
+    for variable in study.variables:
+        kinds["acquisition" if variable.role == "acquisition" else "clinical"][variable.name] = variable.kind
+    if not study.variables:
+        raise UserError(f"{study.path}: names no variables: add `clinical:` and `acquisition:` columns of the table")
+    named, used = dict(kinds["clinical"]), set()
+    for pair in pairs:
+        both = time_and_event(pair, named)
+        if both is None:
+            raise UserError(
+                f'{study.path}: audit.time_to_event: "{pair}" is to be "time/event", two of the clinical variables: '
+                f"{', '.join(named) or 'there are none'}"
+            )
+        used |= {*both}
+        kinds["clinical"][pair] = "time_to_event"
+    kinds["clinical"] = {name: kind for name, kind in kinds["clinical"].items() if name not in used}
+    return kinds
+
+
+def rows_of(scan: RunFolder, images: pd.DataFrame) -> pd.DataFrame:
+    """The manifest's rows in the order of the vectors."""
+    manifest = pd.read_parquet(scan.path / "manifest.parquet").set_index("image_id")
+    if not images["image_id"].isin(manifest.index).all():
+        raise UserError(f"these vectors hold images that {scan.path.name} does not know: run `pellucid embed` again")
+    return manifest.loc[images["image_id"]].reset_index()
+
+
+@contextmanager
+def steps_shown(what: str, shown: bool = True) -> Iterator[Progress]:
+    """The audit's callback (done, total, question) as a bar."""
+    with track(what, 0, "questions", shown) as advance:
+        before = 0
+
+        def step(done: int, total: int, question: str) -> None:
+            nonlocal before
+            advance(done - before, total)
+            before = done
+
+        yield step

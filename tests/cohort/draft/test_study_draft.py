@@ -1,0 +1,161 @@
+"""`init` guesses from names and values, says why, and what it writes is accepted as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from pellucid.cohort.draft.header_survey import factor_lines, read_headers
+from pellucid.cohort.draft.study_draft import draft_study
+from pellucid.cohort.errors import UserError
+from pellucid.cohort.scan import scan
+from pellucid.cohort.study import FromPath, load_study
+
+
+def test_draft_of_a_phantom_finds_roles_and_scans(own_phantom: Path) -> None:
+    (own_phantom / "study.yaml").unlink()
+    study = load_study(draft_study(own_phantom))
+    roles = {v.name: v.role for v in study.variables}
+    assert study.config.patient == "patient_id"
+    assert study.config.image == "file_name"
+    assert {n for n, role in roles.items() if role == "acquisition"} == {"device", "operator", "site", "year", "format"}
+    assert roles["diagnosis"] == "clinical"
+    assert roles["recurrence"] == "outcome"
+    assert scan(study, progress=False).read_json("source.json")["n_patients"] == 30
+
+
+def test_never_overwrites(own_phantom: Path) -> None:
+    with pytest.raises(UserError, match=r"study\.yaml: is already there; edit it, or move it away"):
+        draft_study(own_phantom)
+
+
+def test_without_a_table_the_patient_is_read_off_the_path(own_phantom: Path) -> None:
+    (own_phantom / "study.yaml").unlink()
+    (own_phantom / "clinical.csv").unlink()
+    images = own_phantom / "images"
+    for i, path in enumerate(sorted(p for p in images.rglob("*") if p.is_file())):
+        target = images / f"pat{i // 4}" / path.name
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+    study = load_study(draft_study(own_phantom))
+    assert isinstance(study.config.patient, FromPath)
+
+
+def test_two_tables_need_a_choice(own_phantom: Path) -> None:
+    (own_phantom / "study.yaml").unlink()
+    (own_phantom / "second.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"holds 2 tables \(clinical\.csv, second\.csv\): say which, with --table"):
+        draft_study(own_phantom)
+    assert load_study(draft_study(own_phantom, own_phantom / "clinical.csv")).table == own_phantom / "clinical.csv"
+
+
+def test_columns_that_say_nothing_are_left_out_with_the_reason(own_phantom: Path) -> None:
+    (own_phantom / "study.yaml").unlink()
+    table = pd.read_csv(own_phantom / "clinical.csv")
+    table["hospital_code"] = range(len(table))
+    table["exam_day"] = 20240101
+    table["note"] = "constant"
+    table.to_csv(own_phantom / "clinical.csv", index=False)
+    text = draft_study(own_phantom).read_text(encoding="utf-8")
+    assert "# left out: note: it has the same value everywhere" in text
+    assert "# left out: hospital_code:" in text
+    assert "# left out: exam_day:" in text
+
+
+def with_headers(folder: Path) -> Path:
+    """40 CT slices of 20 patients, two of each, as DICOM files without a table."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+        dataset.Modality, dataset.PatientID, dataset.PatientName = "CT", f"MRN{i // 2:05d}", f"Secret^Patient{i // 2}"
+        dataset.Manufacturer, dataset.ManufacturerModelName = "ACME", ["Alpha", "Beta"][i // 2 % 2]
+        dataset.OperatorsName, dataset.InstitutionName = ["Hidden^Ann", "Hidden^Bob", ""][i % 3], "Nowhere Hospital"
+        dataset.DeviceSerialNumber, dataset.StudyDate = f"SN{i // 8}", f"20{10 + i % 4}0101"
+        dataset.ConvolutionKernel = f"K{i}"
+        dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.BitsAllocated = 48, 64, 1, 8
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 7, 0
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.PixelData = rng.integers(0, 256, (48, 64), dtype=np.uint8).tobytes()
+        dataset.save_as(folder / f"s{i:02d}.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_headers_are_proposed_as_factors_and_the_scan_takes_them(tmp_path: Path) -> None:
+    with_headers(tmp_path / "study" / "dicom")
+    path = draft_study(tmp_path / "study")
+    text = path.read_text(encoding="utf-8")
+    assert "  header_model: categorical  # 2 levels in 40 files looked at: Alpha, Beta\n" in text
+    assert "  header_year: ordinal  # 4 levels in 40 files looked at: 2010, 2011, 2012, 2013\n" in text
+    assert "# left out: header_manufacturer: the same in all 40 files that say it, of 40 files looked at" in text
+    assert "# left out: header_kernel: 40 different values in 40 files looked at" in text
+    assert "patient: {from_dicom: PatientID}  # 20 patients in the headers of 40 files looked at" in text
+    assert "specialty: ct  # the headers say modality CT" in text
+    assert "stratify" in text
+    study = load_study(path)
+    run = scan(study, progress=False)
+    manifest = pd.read_parquet(run.path / "manifest.parquet")
+    assert manifest["patient"].nunique() == 20
+    assert set(manifest["header_operator"].dropna()) - {""} == {"O01", "O02"}
+
+
+def test_a_draft_names_no_person_and_no_machine(tmp_path: Path) -> None:
+    with_headers(tmp_path / "study" / "dicom")
+    text = draft_study(tmp_path / "study").read_text(encoding="utf-8")
+    assert "  header_operator: categorical  # 2 levels in 40 files looked at (not shown" in text
+    for private in ("Hidden", "Secret", "Nowhere", "SN0", "MRN"):
+        assert private not in text
+
+
+def test_time_limits_the_look_and_unreadable_files_are_passed_over(tmp_path: Path) -> None:
+    folder = with_headers(tmp_path / "dicom")
+    (folder / "s00.dcm").write_bytes(b"")
+    ids = sorted(p.name for p in folder.iterdir())
+    assert read_headers(folder, ids).n == 39
+    assert read_headers(folder, ids, time_limit_s=-1).n == 0
+    assert factor_lines(read_headers(folder, ids, time_limit_s=-1)) == ([], [])
+    assert read_headers(folder, ids * 10).n <= 200
+
+
+def test_the_tables_own_split_is_proposed(own_phantom: Path) -> None:
+    (own_phantom / "study.yaml").unlink()
+    table = pd.read_csv(own_phantom / "clinical.csv")
+    order = {p: k for k, p in enumerate(sorted(table["patient_id"].unique()))}
+    table["Set"] = table["patient_id"].map(lambda p: "Test" if order[p] % 4 == 0 else "Train")
+    table["status"] = "ok"
+    table.to_csv(own_phantom / "clinical.csv", index=False)
+    path = draft_study(own_phantom)
+    study = load_study(path)
+    assert study.config.split.column == "Set"
+    assert "Set" not in {v.name for v in study.variables}
+    assert "# left out: status: the scan has a column of this name" in path.read_text(encoding="utf-8")
+    manifest = pd.read_parquet(scan(study, progress=False).path / "manifest.parquet")
+    usable = manifest[manifest["status"] == "ok"]
+    assert (usable["split"] == usable["Set"].str.lower()).all()
+
+
+def test_a_guess_takes_for_missing_what_the_scan_does(tmp_path: Path) -> None:
+    from pellucid.cohort.draft.study_draft import _guess
+
+    said = _guess(pd.Series(["ja", "nein", "Nein ", "unknown", None] * 4, name="smoker"))
+    assert (said.kind, said.role) == ("categorical", "clinical")
+    assert said.why == "3 levels; SOME DIFFER ONLY IN CAPITALS: make them one in the table; missing in 8 rows"
+    said = _guess(pd.Series(["ja", "nein", "unknown"] * 4, name="smoker"))
+    assert (said.kind, said.why) == ("binary", "ja / nein; missing in 4 rows")
+
+
+def test_a_specialty_is_drafted_only_where_most_files_speak_of_it() -> None:
+    from pellucid.cohort.draft.header_survey import Headers
+
+    ct, photo = {"modality": "CT"}, {"model": "Phone"}
+    assert Headers([ct, ct, photo]).specialty == ("ct", "CT")
+    assert Headers([ct, photo, photo]).specialty == ("", "")

@@ -1,0 +1,193 @@
+"""The report is one page that needs nothing else, names nobody, and is not written to by a table's cells."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pellucid.cohort.runs.atomic_files import write_json
+from pellucid.cohort.runs.folder import RunFolder
+from pellucid.explore import study_findings, wording
+from pellucid.explore.report.stage import render
+from pellucid.explore.sections import verdict_cards
+from pellucid.probes.verdicts import ACCUSING
+
+
+class _Links(HTMLParser):
+    """Every address in an attribute, every tag, and the text outside scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.text: list[str] = []
+        self._inside: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._inside = tag if tag in {"script", "style"} else None
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action", "data"}]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside is None:
+            self.text.append(data)
+
+
+def _page(whole: Any) -> tuple[str, _Links]:
+    page = (whole.report().path / "report.html").read_text(encoding="utf-8")
+    parsed = _Links()
+    parsed.feed(page)
+    return page, parsed
+
+
+def test_the_report_needs_no_network(whole: Any) -> None:
+    page, parsed = _page(whole)
+    assert {address.split(":")[0] for address in parsed.addresses if not address.startswith("#")} == {"data"}
+    assert not {"link", "iframe", "object", "embed"} & set(parsed.tags)
+    assert page.count("Plotly.register") <= 1 or page.count("plotly.js v") == 1  # the library travels once
+    assert "@import" not in page
+
+
+def test_hostile_names_are_shown_not_run(hostile: Any) -> None:
+    page, parsed = _page(hostile)
+    assert "<script>alert(1)" not in page
+    assert "evil.example" in page
+    assert not any("evil.example" in address for address in parsed.addresses)
+    assert "<a href='http://evil" not in page
+
+
+def test_nobody_can_be_told_from_the_report(whole: Any) -> None:
+    page, _ = _page(whole)
+    manifest = pd.read_parquet(whole.runs["scan"].path / "manifest.parquet")
+    for private in [*manifest["patient_source_id"].dropna().astype(str).unique(), *manifest["image_id"]]:
+        assert private not in page
+        assert private.rpartition("/")[2] not in page
+    assert str(whole.study.path.parent) not in page
+    assert "of P000" in page
+
+
+def test_the_accused_come_before_the_acquitted(whole: Any) -> None:
+    _, parsed = _page(whole)
+    text = " ".join(" ".join(parsed.text).split())
+    order = [
+        text.index(part)
+        for part in ("What this model has learned", "explained by device", "operator against diagnosis")
+    ]
+    assert order == sorted(order)
+    assert (
+        "Read with suspicion: device, which goes together with diagnosis. No concern found: operator and site." in text
+    )
+    assert wording.CLUSTER_SENTENCE in text
+    assert "too few patients (7)" in text
+
+
+def test_every_section_can_be_reached_from_the_contents(whole: Any) -> None:
+    page, parsed = _page(whole)
+    anchors = [address[1:] for address in parsed.addresses if address.startswith("#")]
+    assert anchors == ["learned", "pairs", "source", "clusters", "map", "training", "methods", "provenance"]
+    assert all(f'<section id="{anchor}">' in page for anchor in anchors)
+
+
+def test_a_report_of_a_scan_alone_says_what_is_missing_and_that_patients_are_few(whole: Any) -> None:
+    findings = study_findings.gather(whole.study, whole.runs["scan"], [])
+    few = findings.images[findings.images["patient"].isin(findings.images["patient"].unique()[:6])]
+    page = render(study_findings.Findings(**{**findings.__dict__, "images": few}))
+    assert "Too few patients for firm answers: 6 patients." in page
+    assert "No clusters have been computed." in page
+    assert "No probe has been run." in page
+
+
+def test_repeating_gives_the_same_report(whole: Any) -> None:
+    first = whole.report().path / "report.html"
+    written = first.stat().st_mtime_ns
+    again = whole.report()
+    assert again.done
+    assert first.stat().st_mtime_ns == written
+    findings = study_findings.gather_newest(whole.study)
+    assert render(findings) == render(findings)
+
+
+def test_an_unknown_verdict_is_never_shown_as_harmless() -> None:
+    assert verdict_cards.tone_of({"verdict": "something new"})[0] == "caution"
+    assert verdict_cards.tone_of({})[0] == "caution"
+
+
+def test_every_accusing_verdict_of_the_audit_is_shown_as_one() -> None:
+    for verdict in ACCUSING:
+        assert verdict_cards.tone_of({"verdict": verdict})[0] in {"accused", "caution"}
+
+
+def test_a_factor_accused_once_is_not_acquitted_by_another_pair() -> None:
+    found = verdict_cards.verdicts(
+        {
+            "pairs": [
+                {"clinical": "age", "acquisition": "device", "verdict": "encoded_not_confounded"},
+                {"clinical": "grade", "acquisition": "device", "verdict": "explained_by_acquisition"},
+                {"clinical": "age", "acquisition": "site", "verdict": "too_few_patients"},
+            ]
+        }
+    )
+    assert verdict_cards.headline(found) == [
+        "Read with suspicion: device, which goes together with grade.",
+        "Nothing can be said for or against: site.",
+    ]
+
+
+def test_scrub_takes_paths_and_file_names() -> None:
+    names = {"a/DOE_JANE_1.png": "image 1 of P00001", "DOE_JANE_1.png": "image 1 of P00001"}
+    assert study_findings.scrub("row 3: a/DOE_JANE_1.png has no date", names) == "row 3: image 1 of P00001 has no date"
+    assert study_findings.scrub("see /srv/jane/study/table.csv", {}) == "see (a path)"
+    assert study_findings.scrub("0.5 in/out of 3/4", {}) == "0.5 in/out of 3/4"
+
+
+def test_file_names_in_what_was_said_of_the_table_stay_out_of_the_report() -> None:
+    said = (
+        "clinical.csv: 1 row(s) name an image that is not there (first: row 41, `DOE_JANE (2).jpg`): they are left out"
+    )
+    assert (
+        study_findings._EXAMPLE.sub("", said)
+        == "clinical.csv: 1 row(s) name an image that is not there: they are left out"
+    )
+    assert (
+        study_findings._EXAMPLE.sub("", "4 file(s) have no row (first: `x.jpg`): left") == "4 file(s) have no row: left"
+    )
+
+
+def test_the_training_says_what_was_encoded_and_how_it_went(whole: Any, tmp_path: Path) -> None:
+    def look(step: int, name: str, role: str, score: float) -> dict[str, Any]:
+        known = {"kind": "categorical", "metric": "auroc", "chance": 0.5, "patients": 30, "images": 60, "note": ""}
+        asked = {"step": step, "variable": name, "role": role, "score": score, "held_out": True}
+        return {**known, **asked, "ci_low": score - 0.02, "ci_high": score + 0.02}
+
+    lines = [
+        look(s, n, r, v)
+        for s, f in ((0, 0.6), (9, 0.9))
+        for n, r, v in (("device", "acquisition", f), ("diagnosis", "clinical", 0.7))
+    ]
+    (tmp_path / "watch.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 9, "loss": 0.5, "grad_norm": 1.0}), encoding="utf-8")
+    diagnosis = {"kind": "stagnation", "help": "a higher <learning> rate usually helps"}
+    health = {"verdict": "Standing still since step 3.", "diagnoses": [diagnosis], "steps": 9, "dim": 64, "log_k": None}
+    write_json(tmp_path / "health.json", health)
+    findings = replace(
+        study_findings.gather_newest(whole.study), pretrain=RunFolder(tmp_path, "pretrain", "mae", "k", True)
+    )
+    parsed = _Links()
+    page = render(findings)
+    parsed.feed(page)
+    text = " ".join(" ".join(parsed.text).split())
+    assert "Standing still since step 3." in text
+    assert "a higher <learning> rate usually helps" in text
+    assert "in patients of the training split who were not trained on" in text
+    assert "How the image came to be: device has become easier to tell (0.60, now 0.90)." in text
+    assert "0.90 (0.88 to 0.92)" in text
+    assert "diagnosis has become" not in text
+    assert "<learning>" not in page

@@ -1,0 +1,40 @@
+"""The tables of what follows for each pair: numbers as they are in audit.json, nothing where there is nothing."""
+
+from __future__ import annotations
+
+from pellucid.explore.sections.audit_tables import further_tables
+from tests.explore.conftest import audit_content
+
+
+def test_the_numbers_of_the_audit_stand_in_the_tables() -> None:
+    pairs = audit_content()["pairs"]
+    transfer, confounded, neighbours, remedies = further_tables(pairs)
+    assert confounded.rows[0][2:] == ("A / B", "0.84", "0.78", "0.55", "15 % (−1 to 31)")
+    assert transfer.rows[0] == ("diagnosis", "operator", "AUROC", "0.85", "0.62", "0.23 (0.11 to 0.35)")
+    assert neighbours.rows[0][2:4] == ("0.31 (0.26 to 0.37)", "0.48")
+    assert len(neighbours.rows[0]) == len(neighbours.columns)
+    assert [row[2] for row in remedies.rows] == ["LEACE"] * 3, "what was left out has no row"
+    assert remedies.rows[0][3] == "0.98 → 0.55 (0.53 to 0.57)"
+
+
+def test_an_audit_without_them_has_no_tables() -> None:
+    nothing = dict.fromkeys(("transfer", "confounded_training", "neighbours", "remedies"))
+    brief = [{**pair, **nothing} for pair in audit_content()["pairs"]]
+    assert further_tables(brief) == []
+    early = [{"clinical": "a", "acquisition": "b"}]
+    assert further_tables(early) == []
+
+
+def test_what_the_text_in_the_pictures_told() -> None:
+    row = {"name": "device", "role": "acquisition", "metric": "auroc", "before": 0.99, "after": 0.9, "change": -0.09}
+    text = {"n_images": 100, "n_marked": 40, "variables": [{**row, "ci_low": -0.12, "ci_high": -0.06}]}
+    table = further_tables([], text)[0]
+    assert table.rows == (("device", "acquisition", "AUROC", "0.99", "0.90", "−0.090 (−0.120 to −0.060)"),)
+    assert "40 of 100 images show lines of text" in table.lead
+
+
+def test_a_refusal_is_told() -> None:
+    pair = audit_content()["pairs"][0]
+    nothing = dict.fromkeys(("within", "across", "drop", "ci_low", "ci_high"))
+    pair["transfer"] = {"metric": "auroc", "levels": [], **nothing, "note": "no level has 10 patients of each class."}
+    assert further_tables([pair])[0].rows[0][-1] == "no level has 10 patients of each class"
