@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.pellucid-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types layers check smoke clean
+.PHONY: help install demo test test-bf16 test-slow lint types layers check smoke clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,6 +35,9 @@ demo: $(READY)  ## write a phantom cohort and run everything on it
 
 test: $(READY)  ## the tests (about twelve minutes on two cores)
 	$(PYTEST)
+
+test-bf16: $(READY)  ## the few tests that depend on the number type, in bfloat16 (emulated where need be)
+	PELLUCID_PRECISION=bfloat16 $(PYTEST) -m 'number_type and not slow and not gpu'
 
 test-slow: $(READY)  ## the tests that take a minute or more each
 	$(PYTEST) -m slow

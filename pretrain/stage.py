@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from timm.layers import set_fused_attn, use_fused_attn
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import PreparedImages
@@ -22,6 +21,7 @@ from pellucid.pretrain.data.sampling import levels_of, new_sampler
 from pellucid.pretrain.distributed.process_group import Ranks, join_ranks
 from pellucid.pretrain.engine.checkpoint import finish_checkpoints
 from pellucid.pretrain.engine.loop import train
+from pellucid.pretrain.engine.training_compute import training_compute
 from pellucid.pretrain.engine.warm_start import (
     Weights,
     addressed,
@@ -106,6 +106,7 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
             **({} if weights is None else _began_with(weights)),
         }
         with _tuned(ranks):
+            compute = training_compute(run.path, lambda: build_method(recipe, steps), recipe, ranks, name=name)
             method = build_method(recipe, steps)
             said = augmentation_sentences(*section)
             if levels:
@@ -119,7 +120,7 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
             try:
                 train(
                     method, recipe, content, batches, run.path, ranks,
-                    name=name, steps=steps, onlooker=looks, progress=progress,
+                    name=name, steps=steps, compute=compute, onlooker=looks, progress=progress,
                 )  # fmt: skip
             except Ill as ill:
                 good = ill.last_good
@@ -227,11 +228,6 @@ def _tuned(ranks: Ranks) -> Iterator[None]:
     """PyTorch's process-wide settings for the time of a training, and as they were after it."""
     threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
     deterministic = torch.backends.cudnn.deterministic
-    fused = bool(use_fused_attn())
-    if ranks.device.type == "cpu":
-        set_fused_attn(
-            False
-        )  # on a CPU explicit products are a tenth faster (benchmarks/LOG.md); heeded by new networks
     if "OMP_NUM_THREADS" not in os.environ:  # who has set it knows why
         torch.set_num_threads(_cores(ranks))
     if ranks.device.type == "cuda":
@@ -240,7 +236,6 @@ def _tuned(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     finally:
-        set_fused_attn(fused)
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.deterministic = deterministic

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from pellucid.cohort.study import Study, load_study
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the front door does
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # offline is the tested default
+# The same numbers on every processor. `make test-bf16` sets another type, for the tests that depend on it.
+os.environ.setdefault("PELLUCID_PRECISION", "float32")
+_CACHE = tempfile.TemporaryDirectory(prefix="pellucid-cache-")  # choices of this machine's user are not ours
+os.environ["PELLUCID_CACHE"] = _CACHE.name
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -7,9 +7,6 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-Box = tuple[int, int, int, int]  # x, y, width, height in pixels
-
-
 Pixels = NDArray[np.uint8]
 
 
@@ -60,3 +57,6 @@ def stretch(pixels: Pixels, size_px: int) -> Pixels:
         return pixels
     how = cv2.INTER_AREA if min(height, width) >= size_px else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(pixels, (size_px, size_px), interpolation=how), dtype=np.uint8)
+
+
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels

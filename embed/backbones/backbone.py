@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.metadata
 import re
+import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pellucid.cohort.errors import UserError
+from pellucid.embed.backbones.compute_choice import (
+    BUDGET_S,
+    Compute,
+    Hardware,
+    apply,
+    choose,
+    seconds_of,
+    threads_of,
+)
 from pellucid.embed.backbones.embedding_space import space_of
 from pellucid.embed.backbones.network_adapters import Reader, Source, TimmNetwork, settle
 from pellucid.embed.backbones.pixel_baseline import PIXELS_DIM, PIXELS_SIZE_PX, pixel_features
@@ -24,6 +35,9 @@ from pellucid.embed.backbones.readout import Reading
 from pellucid.embed.backbones.view_averaging import square_px, views
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_PASS_CPU, _PASS_GPU = 4, 64  # images of one pass that is timed; fewer where a network is slow
+_PASS_S = 0.25
+_DECIDING = threading.Lock()
 KINDS = "pixels, timm:NAME, timm-random:NAME, run:FOLDER, hf:FOLDER_OR_REPOSITORY or file:WEIGHTS.safetensors@TIMM_NAME"
 
 
@@ -44,7 +58,8 @@ class Backbone:
         reader: the network with its pooling as one module, normalised pixels in and vectors out. What compiles or
             quantises a network puts another one here (`dataclasses.replace(backbone, reader=…)`).
         input_px: side of what the network takes; 0 is size_px. Less than that where corners are cut out of a larger square.
-        precision: `bfloat16` or `float32`, what is computed in; empty is the best of the device.
+        compute: number type, attention kernel and layout; None until it is asked for (`computing`), then timed or remembered.
+        asked: the number type that the user wants, or auto.
         location: the name as it was given, by which it is found again.
         token_grid: (rows, columns) of the patches, None where there are none.
         token_width: length of a patch's vector.
@@ -62,7 +77,8 @@ class Backbone:
     reading: Reading = field(default_factory=Reading)
     reader: Any = None
     input_px: int = 0
-    precision: str = ""
+    compute: Compute | None = None
+    asked: str = "auto"
     location: str = ""
     token_grid: tuple[int, int] | None = None
     token_width: int = 0
@@ -114,8 +130,8 @@ class Backbone:
         weight = next(self.model.parameters())
         x = torch.from_numpy(pixels).to(weight.device).permute(0, 3, 1, 2).float() / 255
         x = (x - x.new_tensor(self.mean).view(1, 3, 1, 1)) / x.new_tensor(self.std).view(1, 3, 1, 1)
-        with torch.autocast(weight.device.type, torch.bfloat16, enabled=self._computed_in() == "bfloat16"):
-            vectors, places = self._averaged(x, tokens)
+        with self.computing.autocast(weight.device.type):
+            vectors, places = self._averaged(self.computing.placed(x), tokens)
         return as_array(vectors), None if places is None else as_array(places)
 
     def _averaged(self, x: Tensor, tokens: bool) -> tuple[Tensor, Tensor | None]:
@@ -130,13 +146,75 @@ class Backbone:
         assert total is not None
         return total / n if n > 1 else total, places
 
-    def _computed_in(self) -> str:
+    @property
+    def computing(self) -> Compute:
+        """How it is computed, decided when first asked for: forced, remembered or timed (`pellucid.embed.backbones.compute_choice`).
+
+        Raises:
+            UserError: the number type that was asked for is not for this device.
+        """
+        if self.compute is None:
+            with _DECIDING:
+                if self.compute is None:
+                    object.__setattr__(self, "compute", self._decided())
+        assert self.compute is not None
+        return self.compute
+
+    def _decided(self) -> Compute:
         if self.model is None:
-            return "float32"
-        return self.precision or ("bfloat16" if has_bf16(next(self.model.parameters()).device) else "float32")
+            return Compute()
+        device = next(self.model.parameters()).device
+        most = _PASS_CPU if device.type == "cpu" else _PASS_GPU
+        noise = torch.Generator().manual_seed(0)  # the global generator is not ours
+        pixels = torch.rand(most, 3, self.input_px, self.input_px, generator=noise).to(device)
+        n = 0
+
+        @torch.inference_mode()
+        def one_pass(option: Compute) -> float:
+            nonlocal n
+            apply(self.model, option)  # type: ignore[arg-type]
+            with option.autocast(device.type):
+                if not n:
+                    one = seconds_of(lambda: self.reader(option.placed(pixels[:1])), device)
+                    n = max(1, min(len(pixels), int(_PASS_S / one)))
+                x = option.placed(pixels[:n])
+                return seconds_of(lambda: self.reader(x), device)
+
+        with threads_of(1):  # as each worker has
+            work = f"inference, {self.input_px} px, {self.pooling}, {self.reading.layers}"
+            hardware = Hardware.of(device)
+            chosen = choose(self.model, one_pass, work=work, hardware=hardware, asked=self.asked, budget_s=BUDGET_S)
+        apply(self.model, chosen)
+        return chosen
+
+    def computed_by(self, compute: Compute) -> Backbone:
+        """The same backbone, computed in a way that was chosen before; its network is set to it."""
+        if self.model is not None:
+            apply(self.model, compute)
+        return replace(self, compute=compute if self.model is not None else Compute())
+
+    def packed(self) -> Backbone:
+        """The same with weights of products kept in the number type: autocast would cast them anew for each batch.
+
+        The numbers are those of the backbone itself, bit by bit; only `read` and `__call__` may be used.
+        """
+        if self.model is None or self.computing.precision == "float32" or not isinstance(self.reader, Reader):
+            return self
+        if next(self.model.parameters()).device.type != "cpu":
+            return self
+        reader = copy.deepcopy(self.reader)
+        for module in reader.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+                module.to(self.computing.dtype)
+        return replace(self, model=reader.model, reader=reader)
 
     def spec(self) -> dict[str, Any]:
-        """All that `spec.json` says of the backbone; plain JSON values."""
+        """All that `spec.json` says of the backbone and of how it is computed; plain JSON values."""
+        computing = self.computing
+        said = {**self._said(), "computed_in": computing.precision, "compute": computing.record(), **self.details}
+        return {**said, "space": space_of(said)}
+
+    def _said(self) -> dict[str, Any]:
         network = self.model is not None
         said: dict[str, Any] = {
             "backbone": self.name,
@@ -153,21 +231,22 @@ class Backbone:
             "unit": "image",
             "normalised": False,  # the vectors are as the network gave them; an index scales its copy to length 1
             "dtype": "float32",
-            "computed_in": self._computed_in(),
             "made_with": _versions(),
             **self.details,
         }
         if self.reading.tokens and self.token_grid is not None:
             said["tokens"] = {"grid": list(self.token_grid), "width": self.token_width, "dtype": "float16"}
-        return {**said, "space": space_of(said)}
+        return said
 
     @property
     def space(self) -> str:
         """Hex sha256 of what makes its vectors comparable with others."""
-        return str(self.spec()["space"])
+        return space_of(self._said())
 
 
-def load_backbone(name: str, device: str = "auto", reading: Reading | None = None) -> Backbone:
+def load_backbone(
+    name: str, device: str = "auto", reading: Reading | None = None, compute: Compute | str = "auto"
+) -> Backbone:
     """The encoder that a name stands for.
 
     Args:
@@ -177,11 +256,13 @@ def load_backbone(name: str, device: str = "auto", reading: Reading | None = Non
             `@SIZE` after timm's name, or after what follows `hf:`, sets the side of the square in pixels.
         device: auto, cpu or cuda.
         reading: pooling, layers and views; None: as the backbone itself says. `pixels` has nothing to choose.
+        compute: auto, float32, bfloat16 or float16; or a choice that was made before (of a store, of another process).
 
     Raises:
         UserError: no such backbone, weights not to be had, a damaged file, or a reading that the network does not allow.
     """
     reading = reading or Reading()
+    asked = compute if isinstance(compute, str) else "auto"
     kind, _, rest = name.partition(":")
     if kind == "pixels" and not rest:
         fingerprint = hashlib.sha256(b"pellucid.pixels/1").hexdigest()
@@ -189,7 +270,8 @@ def load_backbone(name: str, device: str = "auto", reading: Reading | None = Non
             "pixels", PIXELS_SIZE_PX, PIXELS_DIM, fingerprint, {"weights": "none"}, location=name, reading=Reading()
         )
     if kind in {"timm", "timm-random", "run", "hf", "file"} and rest:
-        return freeze(_loaded(kind, name, rest), pick_device(device), reading, name)
+        frozen = replace(freeze(_loaded(kind, name, rest), pick_device(device), reading, name), asked=asked)
+        return frozen.computed_by(compute) if isinstance(compute, Compute) else frozen
     raise UserError(f"backbone `{name}` is not known: write {KINDS} (for example timm-random:vit_tiny_patch16_224)")
 
 
@@ -217,10 +299,6 @@ def freeze(source: Source, device: torch.device, reading: Reading, location: str
     model = network.model.eval().requires_grad_(False)
     pooling = settle(source.name, network, source.said, reading)
     fingerprint = weights_sha256(model)
-    if device.type == "cpu" and has_bf16(device):
-        explicit_attention(
-            model
-        )  # the CPU's fused kernel takes 43 % of a bf16 ViT-Ti; explicit matmuls are 1.33× faster
     reader = Reader(network, pooling, reading.layers).to(device)
     with torch.inference_mode():
         try:
@@ -260,16 +338,6 @@ def weights_sha256(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def explicit_attention(model: torch.nn.Module) -> None:
-    """Attention by plain matrix products instead of the fused kernel, in this network alone."""
-    choose = getattr(model, "set_attn_implementation", None)  # of transformers
-    if callable(choose):
-        choose("eager")
-    for module in model.modules():
-        if isinstance(getattr(module, "fused_attn", None), bool):  # timm
-            module.fused_attn = False  # type: ignore[assignment]
-
-
 def as_array(tensor: Tensor) -> NDArray[np.float32]:
     """A tensor of any device and type as float32 in NumPy."""
     return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)
@@ -295,19 +363,3 @@ def pick_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda was asked for, but torch sees no GPU; use auto or cpu")
     return torch.device(device)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed by the hardware; emulated it is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(_cpu_has_bf16())
-
-
-def _cpu_has_bf16() -> bool:
-    """mkldnn claims bfloat16 on every AVX-512 processor; only these flags mean instructions for it."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pellucid.cohort.config import validate
@@ -17,7 +15,7 @@ from pellucid.cohort.images import Pixels, stretch
 from pellucid.cohort.readers import UnreadableImage, read_image
 from pellucid.embed.backbones.backbone import Backbone, load_backbone
 from pellucid.embed.extract.job import EmbedConfig, batch_size_for
-from pellucid.embed.extract.workers import cores, is_on_gpu
+from pellucid.embed.extract.workers import in_threads
 
 
 def embed_array(
@@ -41,7 +39,9 @@ def embed_array(
         UserError: a file cannot be read (all are named), or the array is of another kind.
     """
     config = validate(EmbedConfig, options, "embed_array")
-    encoder = load_backbone(backbone, device, config.reading()) if isinstance(backbone, str) else backbone
+    encoder = backbone
+    if isinstance(encoder, str):
+        encoder = load_backbone(encoder, device, config.reading(), config.precision)
     if isinstance(images, np.ndarray) and (images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8):
         raise UserError(
             f"embed_array: takes (n, height, width, 3) uint8 RGB, not {images.shape} {images.dtype}: scale floats to "
@@ -61,18 +61,10 @@ def embed_array(
             failed.append(f"{image}: cannot be opened ({error.strerror})")
         return np.zeros((encoder.size_px, encoder.size_px, 3), np.uint8)  # is never returned
 
-    def some(start: int) -> NDArray[np.float32]:
-        return encoder(np.stack([one(image) for image in images[start : start + size]]))
+    def some(start: int) -> Pixels:
+        return np.stack([one(image) for image in images[start : start + size]])
 
-    threads = torch.get_num_threads()
-    on_gpu = is_on_gpu(encoder)
-    try:
-        if not on_gpu:
-            torch.set_num_threads(1)  # a batch a core
-        with ThreadPoolExecutor(1 if on_gpu else cores()) as pool:
-            parts = list(pool.map(some, range(0, len(images), size)))
-    finally:
-        torch.set_num_threads(threads)
+    parts = in_threads(encoder, range(0, len(images), size), some)
     if failed:
         raise UserError(
             f"embed_array: {len(failed)} of {len(images)} files gave no vector:\n  " + "\n  ".join(sorted(failed))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,16 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.progress import track
 from pellucid.cohort.runs import atomic_path, clear_parts, is_held, write_json
 from pellucid.embed.backbones.backbone import Backbone
+from pellucid.embed.backbones.compute_choice import Compute, Precision
 from pellucid.embed.backbones.readout import Reading
-from pellucid.embed.extract.chunks import Job, cut, fresh_parts, is_fresh, read_part
+from pellucid.embed.extract.chunks import (
+    Job,
+    cut,
+    done_parts,
+    fresh_parts,
+    is_fresh,
+    read_part,
+)
 from pellucid.embed.extract.collect import assemble
 from pellucid.embed.extract.image_sources import PreparedSource, Source
 from pellucid.embed.extract.reused_vectors import (
@@ -48,6 +57,7 @@ class EmbedConfig(Reading):
     source: Literal["prepared", "originals"] = "prepared"
     batch_size: int = Field(0, ge=0)  # 0: what suits the device
     device: str = "auto"
+    precision: Precision = "auto"  # what is fastest here; or float32, bfloat16, float16 (GPU only)
     workers: int = Field(0, ge=0)  # single-threaded processes on a CPU; 0: one a core
     patients: Literal["none", "mean", "medoid", "weighted"] = "none"  # beside the images' vectors, one a patient
     text: Literal["keep", "mask"] = "keep"  # burned-in text of the originals: painted over, to ask what it tells
@@ -56,6 +66,17 @@ class EmbedConfig(Reading):
     def reading(self) -> Reading:
         """Its part that belongs to the backbone."""
         return Reading(**{name: getattr(self, name) for name in Reading.model_fields})
+
+
+def _refuse_another_type(store: Vectors | None, space: str, asked: str) -> None:
+    """Vectors of one store are all of one number type."""
+    if store is None or store.space != space or asked == "auto" or store.spec.get("computed_in") == asked:
+        return
+    has = store.spec.get("computed_in")
+    raise UserError(
+        f"{store.folder}: its vectors were computed in {has}, and {asked} was asked for: leave out embed.precision (the "
+        f"folder is then continued in {has}), or choose another --out"
+    )
 
 
 Described = Callable[[pd.DataFrame], pd.DataFrame]
@@ -96,10 +117,17 @@ class Extraction:
             clear_parts(self.parts)
             written: list[dict[str, str]] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["failed"]
             return written
-        if not is_fresh(self.parts, made_from) or not (self.parts / "plan.json").is_file():
+        begun = is_fresh(self.parts, made_from) and (self.parts / "plan.json").is_file()
+        if not begun:
             fresh_parts(self.parts, made_from)
             self._plan(stores, related)
         job, taken, earlier = self._planned(stores)
+        self._compute_as_planned()
+        if begun and done_parts(self.parts):
+            _say(f"continued in {self.encoder.computing.precision}, in which it was begun")
+        elif earlier is not None and len(job.units):
+            kept_in = self.encoder.computing.precision
+            _say(f"new images are computed in {kept_in}, as the vectors of {earlier.folder.name} that are kept")
         self._compute(job)
         self._refuse_damage(job)
         kept = self.encoder.reading.tokens and self.encoder.token_grid is not None
@@ -156,6 +184,7 @@ class Extraction:
         wait_until(lambda: ended() or planned(), alive)
         try:
             todo = np.load(self.parts / "todo.npy")
+            self._compute_as_planned()
         except FileNotFoundError:  # it was quicker than we
             return
         self._compute(self._job(todo))
@@ -178,7 +207,17 @@ class Extraction:
         todo = np.setdiff1d(np.arange(n), best["unit"].to_numpy(dtype=np.int64))
         best.to_parquet(self.parts / "taken.parquet", index=False)
         np.save(self.parts / "todo.npy", todo)
-        write_json(self.parts / "plan.json", {"earlier": None if chosen is None else str(chosen.folder.name)})
+        # Vectors of one store are all computed in one way: that of those which are kept, else what is fastest here.
+        compute = self.encoder.computing if chosen is None else Compute.of_spec(chosen.spec)
+        earlier = None if chosen is None else str(chosen.folder.name)
+        write_json(self.parts / "plan.json", {"earlier": earlier, "compute": compute.record()})
+
+    def _compute_as_planned(self) -> None:
+        """Every process, and every later call, computes as the first has chosen."""
+        plan = json.loads((self.parts / "plan.json").read_text(encoding="utf-8"))
+        if "compute" in plan:
+            compute = Compute.of(plan["compute"])
+            self.encoder, self.named = self.encoder.computed_by(compute), replace(self.named, compute=compute)
 
     def _planned(self, stores: list[Vectors]) -> tuple[Job, pd.DataFrame, Vectors | None]:
         name = json.loads((self.parts / "plan.json").read_text(encoding="utf-8"))["earlier"]
@@ -219,8 +258,8 @@ def batch_size_for(encoder: Backbone) -> int:
     return BATCH_GPU if is_on_gpu(encoder) else BATCH_CPU
 
 
-def computed_in(encoder: Backbone) -> str:
-    return str(encoder.spec()["computed_in"])
+def _say(sentence: str) -> None:
+    print(f"embedding: {sentence}", file=sys.stderr, flush=True)
 
 
 def is_worked_on(working: Path) -> Callable[[], bool]:

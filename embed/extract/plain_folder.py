@@ -19,8 +19,8 @@ from pellucid.embed.extract.image_sources import FileSource, folder_source
 from pellucid.embed.extract.job import (
     EmbedConfig,
     Extraction,
+    _refuse_another_type,
     batch_size_for,
-    computed_in,
     is_first_process,
     own_device,
     wait_until,
@@ -60,7 +60,9 @@ def embed_folder(
         UserError: `out` holds something else, or there is nothing to embed.
     """
     config = validate(EmbedConfig, options, "embed_folder")
-    named = Named(backbone, own_device(config.device if device == "auto" else device), config.reading())
+    named = Named(
+        backbone, own_device(config.device if device == "auto" else device), config.reading(), config.precision
+    )
     encoder = named.load()
     batch_size = config.batch_size or batch_size_for(encoder)
     if not is_ours(out):
@@ -72,7 +74,7 @@ def embed_folder(
     wanted = {"space": encoder.space, "source": listing.fingerprint}
     made_from = {
         **wanted,
-        "computed_in": computed_in(encoder),
+        "precision": config.precision,
         "batch_size": batch_size,
         "tokens": encoder.reading.tokens,
     }
@@ -80,6 +82,7 @@ def embed_folder(
 
     def finished() -> dict[str, Any] | None:
         store = _store(out)
+        _refuse_another_type(store, encoder.space, config.precision)
         return store.spec if store and all(store.spec.get(k) == v for k, v in wanted.items()) else None
 
     if not is_first_process():
@@ -107,7 +110,7 @@ def _bring_up_to_date(
     store = _store(out)
     if store is not None and store.space != wanted["space"]:
         raise UserError(f"{out}: holds vectors of another backbone or folder; choose another --out")
-    usable = store is not None and is_usable(store, wanted["space"], made_from["computed_in"], made_from["tokens"])
+    usable = store is not None and is_usable(store, wanted["space"], made_from["precision"], made_from["tokens"])
     stores = [store] if store is not None and usable else []
     if store is not None and not usable and not set(store.images["image_id"].astype(str)) & set(source.units):
         raise UserError(f"{out}: holds vectors of another backbone or folder; choose another --out")

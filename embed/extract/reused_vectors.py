@@ -21,7 +21,7 @@ from pellucid.embed.store.vectors import Vectors, load_vectors
 COLUMNS = ("unit", "image_id", "content", "old_row")
 
 
-def earlier_stores(analysis: Path, space: str, computed_in: str, tokens: bool = False) -> list[Vectors]:
+def earlier_stores(analysis: Path, space: str, precision: str = "auto", tokens: bool = False) -> list[Vectors]:
     """Finished embed runs of a study whose vectors may stand beside new ones, the newest first."""
     found = []
     for row in list_runs(analysis):
@@ -31,17 +31,21 @@ def earlier_stores(analysis: Path, space: str, computed_in: str, tokens: bool = 
             vectors = load_vectors(Path(row["path"]))
         except UserError:  # damaged, or of a version that is not read any more: nothing to take over
             continue
-        if is_usable(vectors, space, computed_in, tokens):
+        if is_usable(vectors, space, precision, tokens):
             found.append(vectors)
     return found[::-1]
 
 
-def is_usable(vectors: Vectors, space: str, computed_in: str, tokens: bool = False) -> bool:
-    """Whether its vectors are those that would be computed now, to rounding, and say what they were made from."""
+def is_usable(vectors: Vectors, space: str, precision: str = "auto", tokens: bool = False) -> bool:
+    """Whether its vectors are those that would be computed now, and say what they were made from.
+
+    Args:
+        precision: the number type that they must have been computed in; auto: any, and what is added is computed as they were.
+    """
     said = vectors.spec
     if tokens and vectors.tokens is None:
         return False
-    return said.get("space") == space and said.get("computed_in") == computed_in and "content" in vectors.images
+    return said.get("space") == space and precision in {"auto", said.get("computed_in")} and "content" in vectors.images
 
 
 def contents(source: Source, threads: int) -> list[str]:

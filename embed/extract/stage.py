@@ -16,7 +16,6 @@ from pellucid.embed.extract.job import (
     EmbedConfig,
     Extraction,
     batch_size_for,
-    computed_in,
     is_first_process,
     is_worked_on,
     own_device,
@@ -42,7 +41,9 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
     """
     config = study.section("embed", EmbedConfig)
     refuse_flip(study.config.specialty, config.average)
-    named = Named(backbone, own_device(config.device if device == "auto" else device), config.reading())
+    named = Named(
+        backbone, own_device(config.device if device == "auto" else device), config.reading(), config.precision
+    )
     encoder = named.load()
     if config.text == "mask":
         encoder = replace(encoder, name=f"{encoder.name}{WITHOUT_TEXT}", location=encoder.location or encoder.name)
@@ -55,6 +56,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
         **encoder.reading.model_dump(),
         "source": config.source,
         **({} if config.text == "keep" else {"text": config.text}),
+        **({} if config.precision == "auto" else {"precision": config.precision}),
         "batch_size": batch_size,
         "index": config.index.model_dump(),
     }
@@ -70,7 +72,7 @@ def embed(study: Study, scan: RunFolder, backbone: str, *, device: str = "auto",
             there = run.path  # it is renamed once all is done
             work.help(made_from, is_worked_on(there), lambda: not there.exists() or (there / "spec.json").exists())
         else:
-            stores = earlier_stores(study.analysis, encoder.space, computed_in(encoder), encoder.reading.tokens)
+            stores = earlier_stores(study.analysis, encoder.space, config.precision, encoder.reading.tokens)
             by_id = images.set_index("image_id")
 
             def described(rows: pd.DataFrame) -> pd.DataFrame:

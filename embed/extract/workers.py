@@ -14,20 +14,26 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import joblib
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.images import Pixels
 from pellucid.cohort.progress import Advance
 from pellucid.embed.backbones.backbone import Backbone, load_backbone
 from pellucid.embed.backbones.compilation import COMPILED_FROM, compiled
+from pellucid.embed.backbones.compute_choice import Compute, threads_of
 from pellucid.embed.backbones.readout import Reading
 from pellucid.embed.extract.chunks import Job, done_parts, work
 
@@ -36,20 +42,26 @@ from pellucid.embed.extract.chunks import Job, done_parts, work
 PROCESSES_FROM = 10_000
 _LOOK_EVERY_S = 0.1
 _DEATHS = 3  # of workers, without any part finished in between, are no accident
+T = TypeVar("T")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _START = "import sys; r = sys.argv[2]; r in sys.path or sys.path.insert(0, r); from pellucid.embed.extract.workers import serve; serve()"
 
 
 @dataclass(frozen=True)
 class Named:
-    """How a worker gets its backbone."""
+    """How a worker gets its backbone.
+
+    Attributes:
+        compute: the number type that the user wants, or the choice of the job's first process.
+    """
 
     backbone: str
     device: str
     reading: Reading
+    compute: Compute | str = "auto"
 
     def load(self) -> Backbone:
-        return load_backbone(self.backbone, self.device, self.reading)
+        return load_backbone(self.backbone, self.device, self.reading, self.compute)
 
 
 def is_on_gpu(encoder: Backbone) -> bool:
@@ -75,10 +87,13 @@ def run_parts(
     Raises:
         UserError: a worker could not load its backbone, or workers keep dying.
     """
+    computing = encoder.computing
     on_gpu = is_on_gpu(encoder)
     workers = 1 if on_gpu else workers or cores()
     if on_gpu and job.pad and len(job.units) >= COMPILED_FROM:  # of the whole job: resumed, it is computed alike
         encoder = compiled(encoder, job.batch_size)
+    else:
+        encoder = encoder.packed()
     missing = job.n_parts - len(done_parts(job.folder))
     workers = max(1, min(workers, missing))
     n_left = missing * (len(job.units) / max(job.n_parts, 1))
@@ -100,7 +115,7 @@ def run_parts(
                 if crew is not None:  # what is left is held by another rank, or was when we looked
                     time.sleep(_LOOK_EVERY_S)
                 if processes:
-                    crew = Processes(job, named, workers)
+                    crew = Processes(job, named, workers, computing)
                 else:
                     if not on_gpu:
                         torch.set_num_threads(1)
@@ -111,6 +126,21 @@ def run_parts(
         if crew is not None:
             crew.end()
         torch.set_num_threads(threads)
+
+
+def in_threads(encoder: Backbone, batches: Sequence[T], pixels: Callable[[T], Pixels]) -> list[NDArray[np.float32]]:
+    """Vectors of batches of images, in order: a batch a core, each computed as extraction computes it.
+
+    Args:
+        pixels: batch → (n, size_px, size_px, 3) uint8 RGB.
+    """
+    encoder.computing  # noqa: B018 (chosen before there are threads)
+    encoder, on_gpu = encoder.packed(), is_on_gpu(encoder)
+    with (
+        threads_of(torch.get_num_threads() if on_gpu else 1),
+        ThreadPoolExecutor(1 if on_gpu else cores()) as pool,
+    ):
+        return list(pool.map(lambda batch: encoder(pixels(batch)), batches))
 
 
 class Crew(Protocol):
@@ -167,8 +197,9 @@ class _Worker:
 class Processes:
     """One single-threaded process a core; each loads the backbone itself and ends when this process does."""
 
-    def __init__(self, job: Job, named: Named, workers: int) -> None:
-        self._order = pickle.dumps((job, replace(named, device="cpu")))
+    def __init__(self, job: Job, named: Named, workers: int, compute: Compute | str = "auto") -> None:
+        """`compute`: how the backbone is computed; no worker times it for itself."""
+        self._order = pickle.dumps((job, replace(named, device="cpu", compute=compute)))
         self._folder = job.folder
         self._deaths, self._done_at_death = 0, -1
         self._workers = [self._start() for _ in range(workers)]
@@ -249,7 +280,7 @@ def serve() -> None:
     answer: tuple[str, Any]
     try:
         threading.Thread(target=until_parent_ends, daemon=True).start()
-        work(job, named.load().read, threading.Event(), alone=True)
+        work(job, named.load().packed().read, threading.Event(), alone=True)
         os._exit(0)  # what torch still has to tidy up is of no interest
     except UserError as error:
         answer = "user", str(error)

@@ -236,13 +236,14 @@ def parse_region(text: str) -> Region:
 
 def _backbone(vectors: Vectors) -> Any:
     from pellucid.embed.backbones.backbone import load_backbone
+    from pellucid.embed.backbones.compute_choice import Compute
     from pellucid.embed.backbones.readout import Reading
 
     location = vectors.spec.get("location")
     keys = {key: vectors.spec[key] for key in ("pooling", "layers", "average") if key in vectors.spec}
     said = {key: value for key, value in keys.items() if value not in ("none", "model") or key == "average"}
     name = location if isinstance(location, str) else vectors.name
-    backbone = load_backbone(name, reading=Reading(**said))
+    backbone = load_backbone(name, reading=Reading(**said), compute=Compute.of_spec(vectors.spec))
     same = backbone.fingerprint == vectors.spec["fingerprint"]
     space = getattr(vectors, "space", None)
     if not same or (

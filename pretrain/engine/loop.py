@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pellucid.cohort.errors import Preempted
-from pellucid.embed.backbones import has_bf16
+from pellucid.embed.backbones import Compute, apply
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.data.batches import Batches, step_seed
 from pellucid.pretrain.data.device_prefetch import uploaded
@@ -25,8 +25,9 @@ from pellucid.pretrain.engine.block_wrappers import checkpoint_activations, comp
 from pellucid.pretrain.engine.checkpoint import list_checkpoints, load_newest, save_checkpoint
 from pellucid.pretrain.engine.optimizer import parameter_groups
 from pellucid.pretrain.engine.preemption import PREEMPT, stop_requests
-from pellucid.pretrain.engine.resume_check import changes, conditions
+from pellucid.pretrain.engine.resume_check import changes, conditions, precision_kept
 from pellucid.pretrain.engine.step_timer import Stopwatch
+from pellucid.pretrain.engine.training_compute import placed
 from pellucid.pretrain.methods.method import Method, Outcome
 from pellucid.pretrain.monitor.collapse import Diagnosis, Ill, Monitor, last_good, not_finite
 from pellucid.pretrain.monitor.feature_statistics import signs
@@ -44,6 +45,7 @@ from pellucid.pretrain.monitor.tensorboard_log import Events
 from pellucid.pretrain.recipe import Recipe
 from pellucid.pretrain.schedules import cosine, scaled_lr, warmup_cosine
 
+PLAIN = Compute()  # float32, without any choice
 ASK_GPU_EVERY = 10  # steps; whoever asks a GPU for a number makes it wait
 
 
@@ -70,6 +72,7 @@ def train(
     *,
     name: str,
     steps: int,
+    compute: Compute = PLAIN,
     onlooker: Onlooker | None = None,
     progress: bool = True,
 ) -> None:
@@ -77,6 +80,7 @@ def train(
 
     Args:
         content: what the run is addressed by; a checkpoint remembers it.
+        compute: number type, attention kernel and layout; a checkpoint of a run that asked for none keeps its own type.
 
     Writes `metrics.jsonl` (the same bytes however often it was interrupted), `timings.jsonl` and `checkpoints/`.
 
@@ -92,16 +96,23 @@ def train(
     trained = [p for p in method.parameters() if p.requires_grad]
     groups = parameter_groups(method, recipe.warm_start.layer_factor)
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optimizer.betas, fused=True)
-    dtype = autocast_dtype(recipe.precision, device)
     monitor = Monitor.of(recipe, dim=int(method.backbone().num_features), steps=steps)
 
     # 2. Take up the thread where the newest checkpoint left it; lines of steps that it does not know are dropped.
     start, recent = 0, list[float]()  # recent: losses since the last line of metrics
-    here = conditions(content, world=ranks.world, steps=steps, device=device, dtype=dtype)
     checkpoint = load_newest(folder, device)
+    if checkpoint is not None and recipe.precision == "auto":
+        compute = precision_kept(compute, checkpoint.get("conditions"))
+    apply(method, compute)
+    here = conditions(content, world=ranks.world, steps=steps, device=device, compute=compute)
+    scaler = torch.amp.GradScaler(
+        device.type, enabled=compute.precision == "float16"
+    )  # float16 alone has too small a range
     if checkpoint is not None:
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
+        if scaler.is_enabled() and checkpoint.get("scaler"):
+            scaler.load_state_dict(checkpoint["scaler"])
         start, recent = int(checkpoint["step"]), list(checkpoint["recent"])
     ranks.wait()  # nobody still reads when the first process goes on to write
 
@@ -182,13 +193,14 @@ def train(
                 torch.manual_seed(step_seed(recipe.seed, step, 1 + ranks.rank * recipe.accumulate + part))
                 watch.lap("views")
                 with gradients_stay_here(model, done=part + 1 == recipe.accumulate):
-                    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                        outcome = model(views, step)
+                    with compute.autocast(device.type):
+                        outcome = model(placed(views, compute), step)
                     watch.lap("forward")
-                    (outcome.loss / recipe.accumulate).backward()
+                    scaler.scale(outcome.loss / recipe.accumulate).backward()
                     watch.lap("backward")
                 outcomes.append(outcome._replace(loss=outcome.loss.detach()))
 
+            scaler.unscale_(optimizer)
             grad_norm = torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip_grad or math.inf)
             loss = ranks.mean(torch.stack([outcome.loss for outcome in outcomes]).mean())
             unasked.append(torch.stack([loss, grad_norm.detach().float()]))
@@ -196,7 +208,8 @@ def train(
                 numbers = torch.stack(unasked).tolist()
                 unasked.clear()
                 for at, (of_loss, of_norm) in enumerate(numbers, start=done - len(numbers)):
-                    if blown_up := not_finite(at, of_loss, of_norm):
+                    # Under float16 a gradient that overflows is a step that the scaler leaves out, not the end.
+                    if blown_up := not_finite(at, of_loss, 0.0 if scaler.is_enabled() else of_norm):
                         raise end(blown_up)
                 recent += [of_loss for of_loss, _ in numbers]
 
@@ -206,7 +219,8 @@ def train(
                 group["lr"] = lr * group["lr_scale"]
                 group["weight_decay"] = weight_decay if group["decayed"] else 0.0
             method.before_update(step)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             extra = method.after_update(step)
             watch.lap("optimizer")
 
@@ -247,6 +261,7 @@ def train(
                     "optimizer": optimizer.state_dict(),
                     "recent": recent,
                     "conditions": here,
+                    **({"scaler": scaler.state_dict()} if scaler.is_enabled() else {}),
                 }
                 keep = machine.checkpoints if monitor.suspect_since is None else sys.maxsize
                 # Which one is best must not depend on when somebody stopped it; untrained networks rank high without merit.
@@ -292,10 +307,3 @@ def scheduled(recipe: Recipe, step: int, steps: int) -> tuple[float, float]:
     peak = scaled_lr(o.base_lr, recipe.batch_size) * recipe.warm_start.rate_factor
     lr = warmup_cosine(step, steps, round(o.warmup * steps), peak, min(o.final_lr, peak))
     return lr, cosine(step, steps, o.weight_decay, o.final_weight_decay)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 if asked for, or under `auto` if the hardware computes in it; None for float32."""
-    if precision == "auto":
-        precision = "bf16" if has_bf16(device) else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from pellucid.embed.backbones import Compute
+
+_FLOAT32 = "fp32"
 _PACKAGES = ("pellucid", "torch", "timm", "lightly")
 
 
 def conditions(
-    recipe: Mapping[str, Any], *, world: int, steps: int, device: torch.device, dtype: torch.dtype | None
+    recipe: Mapping[str, Any], *, world: int, steps: int, device: torch.device, compute: Compute
 ) -> dict[str, Any]:
     """What goes into a checkpoint as `conditions`.
 
@@ -22,7 +27,7 @@ def conditions(
         recipe: `Recipe.content()`.
         world: number of processes.
         steps: length of the whole training.
-        dtype: of autocast; None is float32.
+        compute: number type, attention kernel and layout.
     """
     versions = {}
     for package in _PACKAGES:
@@ -37,10 +42,24 @@ def conditions(
         "steps": steps,
         "device": kind,
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,
-        "precision": "fp32" if dtype is None else str(dtype).removeprefix("torch."),
+        "precision": _FLOAT32 if compute.precision == "float32" else compute.precision,
+        "attention": compute.attention,
+        "layout": compute.layout,
         "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest(),
         "versions": versions,
     }
+
+
+def precision_kept(compute: Compute, saved: Mapping[str, Any] | None) -> Compute:
+    """The number type, kernel and layout of the checkpoint, where nobody has asked for another type."""
+    if not saved or "precision" not in saved:
+        return compute
+    precision = "float32" if saved["precision"] == _FLOAT32 else str(saved["precision"])
+    attention, layout = saved.get("attention", compute.attention), saved.get("layout", compute.layout)
+    kept = replace(compute, precision=precision, attention=attention, layout=layout)
+    if kept.precision != compute.precision:
+        print(f"pretrain: continued in {precision}, in which it was begun", file=sys.stderr, flush=True)
+    return kept
 
 
 def changes(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
@@ -67,7 +86,13 @@ def changes(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str
             )
     if saved["recipe_sha256"] != now["recipe_sha256"]:
         said.append("the recipe is not the one that the checkpoint was trained with")
-    for key, what in (("device", "device"), ("precision", "precision"), ("threads", "threads of the processor")):
+    for key, what in (
+        ("device", "device"),
+        ("precision", "precision"),
+        ("attention", "attention kernel"),
+        ("layout", "memory layout"),
+        ("threads", "threads of the processor"),
+    ):
         if saved.get(key, now[key]) != now[key]:
             said.append(f"{what}: {saved[key]} before, {now[key]} from here on; results agree up to rounding")
     before, after = saved["versions"], now["versions"]

@@ -13,7 +13,7 @@ import torch
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import atomic_path
-from pellucid.embed.backbones import load_backbone
+from pellucid.embed.backbones import Compute, load_backbone
 
 
 def export_onnx(run: Path, path: Path) -> Path:
@@ -30,7 +30,7 @@ def export_onnx(run: Path, path: Path) -> Path:
         UserError: a package is missing, the run holds no backbone, or the file cannot be written.
     """
     path = can_export(path)
-    backbone = load_backbone(f"run:{run}", "cpu")
+    backbone = load_backbone(f"run:{run}", "cpu", compute=Compute("float32"))
     model = backbone.reader.eval()  # normalised pixels → vectors, as `pellucid embed` computes them
     pixels = torch.zeros(2, 3, backbone.size_px, backbone.size_px)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

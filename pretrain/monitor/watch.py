@@ -20,7 +20,8 @@ from pellucid.cohort.images import PreparedImages
 from pellucid.cohort.manifest import hash_share
 from pellucid.cohort.runs import RunFolder
 from pellucid.cohort.study import Study, Variable
-from pellucid.embed.backbones import Backbone
+from pellucid.embed.backbones import Backbone, kept
+from pellucid.embed.extract import in_threads
 from pellucid.pretrain.methods.method import Method
 from pellucid.pretrain.monitor.knn_readout import read_off
 from pellucid.pretrain.recipe import Recipe
@@ -28,7 +29,7 @@ from pellucid.pretrain.recipe import Recipe
 FEWEST_HELD_OUT = 20  # patients; a sample under this says too little, and they are better trained on
 LOOKS = 8  # over a training, if the recipe does not say
 _QUERY_SHARE = 0.3  # of the images, at most: the others are the neighbours
-_BATCH = 64
+_BATCH = 16  # as extraction on a CPU
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Watch:
     every: int
     neighbours: int
     recipe: Recipe
+    precision: str = "auto"  # that of the study's `embed:` section: what is measured is what `embed` will give
 
     @classmethod
     def open(cls, study: Study, scan: RunFolder, recipe: Recipe, steps: int) -> Watch | None:
@@ -82,7 +84,8 @@ class Watch:
             return None
         images = PreparedImages.open(scan.path, frame["image_id"].tolist(), at_least_px=recipe.img_size)
         frame = frame.drop(columns="person")
-        return cls(frame, variables, images, held_out, every, config.neighbours, recipe)
+        precision = str(study.config.embed.get("precision", "auto"))
+        return cls(frame, variables, images, held_out, every, config.neighbours, recipe, precision)
 
     def due(self, done: int, steps: int) -> bool:
         """Whether to look after `done` steps (0: at the untrained network) of `steps`."""
@@ -115,19 +118,20 @@ class Watch:
     def vectors(self, method: Method) -> NDArray[np.float32]:
         """(n, d) as `pellucid embed` would make them of the backbone as it is now, in the frame's order.
 
-        The method is left as it was.
+        In the number type, and with the kernel and threads, that it will choose. The method is left as it was.
         """
         model, recipe = method.backbone(), self.recipe
         encoder = Backbone(
             "watched", recipe.img_size, int(model.num_features), "", model=model, pooling=method.pooling,
-            mean=recipe.mean, std=recipe.std,
+            mean=recipe.mean, std=recipe.std, asked=self.precision,
         )  # fmt: skip
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), kept(model):
                 starts = range(0, len(self.frame), _BATCH)
-                parts = [encoder(self._pixels(range(s, min(s + _BATCH, len(self.frame))))) for s in starts]
+                batches = [range(s, min(s + _BATCH, len(self.frame))) for s in starts]
+                parts = in_threads(encoder, batches, self._pixels)
         finally:
             for module, was in modes:
                 module.training = was

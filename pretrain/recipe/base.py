@@ -51,7 +51,9 @@ class Recipe(Config):
     batch_size: int = Field(ge=2)  # over all processes together
     images_seen: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal[
+        "auto", "fp32", "bf16", "fp16"
+    ]  # auto: a few steps are timed, and the fastest is taken; fp16: GPU only
     accumulate: int = Field(1, ge=1)  # pieces that a process's share of a batch is computed in, one after another
     seed: int = Field(ge=0)
     include_test: bool

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pellucid.cohort.errors import UserError
-from pellucid.embed.backbones.backbone import has_bf16, load_backbone
+from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.embed.backbones.readout import Reading
 
 transformers = pytest.importorskip("transformers", reason="the extra `hf` (transformers) is not installed")
@@ -73,8 +73,6 @@ def saved(folder: Path, kind: str, **processor: Any) -> tuple[Path, Any, Any]:
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:
-    if has_bf16(torch.device("cpu")):
-        return bool((np.abs(a - b) < 0.1 * np.abs(b).max()).all())
     return bool(np.allclose(a, b, atol=2e-5))
 
 

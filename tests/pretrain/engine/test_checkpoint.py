@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pellucid.cohort.errors import UserError
+from pellucid.embed.backbones.compute_choice import Compute
 from pellucid.pretrain.engine.checkpoint import (
     best_checkpoint,
     checkpoint_path,
@@ -213,7 +214,7 @@ RECIPE = {"batch_size": 8, "seed": 0}
 
 
 def now(**changed: Any) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"world": 1, "steps": 12, "device": CPU, "dtype": None, **changed}
+    arguments: dict[str, Any] = {"world": 1, "steps": 12, "device": CPU, "compute": Compute(), **changed}
     return conditions(arguments.pop("recipe", RECIPE), **arguments)
 
 
@@ -235,7 +236,7 @@ def test_conditions_survive_a_checkpoint_and_nothing_changed_is_nothing_said(tmp
             "from 8 to 4 images",
         ),
         ({"steps": 24}, "steps of the whole training: 12 before, 24 from here on; the schedules follow"),
-        ({"dtype": torch.bfloat16}, "precision: fp32 before, bfloat16 from here on"),
+        ({"compute": Compute("bfloat16")}, "precision: fp32 before, bfloat16 from here on"),
         ({"recipe": {**RECIPE, "seed": 1}}, "the recipe is not the one that the checkpoint was trained with"),
         ({"recipe": {**RECIPE, "batch_size": 4}}, "images a batch: 8 before, 4 from here on"),
     ],

@@ -69,7 +69,7 @@ def test_plain_timm_loads_it_in_three_lines_and_embed_gives_the_same_vectors(
         torch.testing.assert_close(model.eval()(x), expected)
     assert expected.shape == (2, spec["dim"])
     loaded = load_backbone(f"run:{tmp_path}", "cpu")
-    np.testing.assert_allclose(loaded(pixels.numpy()), expected.numpy(), rtol=0.05, atol=0.05)  # bf16 where there is
+    np.testing.assert_allclose(loaded(pixels.numpy()), expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:

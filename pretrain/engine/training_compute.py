@@ -1,0 +1,94 @@
+"""How a training is computed: the number type, attention kernel and layout in which a step of this recipe is fastest here.
+
+Chosen once by the first process (`pellucid.embed.backbones.compute_choice`), written into the run as `compute.json`, and kept when the training is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pellucid.cohort.runs import write_json
+from pellucid.embed.backbones import Compute, Hardware, apply, choose, seconds_of
+from pellucid.pretrain.augment.step_random import Draw
+from pellucid.pretrain.distributed.process_group import Ranks
+from pellucid.pretrain.methods.method import Method
+from pellucid.pretrain.recipe import Recipe
+
+COMPUTE = "compute.json"
+SCHEMA = "pellucid.compute/1"
+_NAMES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_IMAGES_CPU, _IMAGES_GPU = 4, 32  # of the steps that are timed
+_BUDGET_S = 1.0
+
+
+def training_compute(
+    folder: Path, build: Callable[[], Method], recipe: Recipe, ranks: Ranks, *, name: str = "pretrain"
+) -> Compute:
+    """The choice of this run: the one in its folder, else timed by the first process for all.
+
+    Args:
+        folder: of the run.
+        build: makes a method of the recipe, to be trained for a few steps and thrown away.
+
+    Raises:
+        UserError: the number type that was asked for is not for this device.
+    """
+    chosen: Compute | None = None
+
+    def decide() -> None:
+        nonlocal chosen
+        with suppress(OSError, KeyError, TypeError, ValueError):
+            chosen = Compute.of(json.loads((folder / COMPUTE).read_text(encoding="utf-8")))
+            return
+        hardware = Hardware.of(ranks.device)
+        work = f"training, {recipe.method}, {recipe.img_size} px"  # type: ignore[attr-defined]
+        trial = build().to(ranks.device)
+        chosen = choose(
+            trial, timed_step(trial, recipe, ranks.device), work=work, hardware=hardware, asked=_NAMES[recipe.precision],
+            threads=torch.get_num_threads(), budget_s=_BUDGET_S,
+        )  # fmt: skip
+        write_json(folder / COMPUTE, {"schema": SCHEMA, **chosen.record()})
+        print(f"pretrain {name}: {chosen.sentence()}", file=sys.stderr, flush=True)
+
+    ranks.first_does(decide)
+    told = ranks.tell(chosen)
+    assert told is not None
+    return told
+
+
+def timed_step(method: Method, recipe: Recipe, device: torch.device) -> Callable[[Compute], float]:
+    """Seconds of forward and backward of a few images, for `pellucid.embed.backbones.compute_choice.measured`; the method is not trained."""
+    n = min(recipe.batch_size, _IMAGES_CPU if device.type == "cpu" else _IMAGES_GPU)
+    images = torch.randint(
+        0,
+        256,
+        (n, recipe.source_px, recipe.source_px, 3),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    ).to(device)
+    views = method.views(images, Draw(recipe.seed, 0, n, slice(0, n), device))
+
+    def one_pass(option: Compute) -> float:
+        apply(method, option)
+
+        def step() -> Any:
+            with option.autocast(device.type):
+                loss = method(placed(views, option), 0).loss
+            loss.backward()
+
+        method.zero_grad(set_to_none=True)
+        return seconds_of(step, device)
+
+    return one_pass
+
+
+def placed(views: list[torch.Tensor], compute: Compute) -> list[torch.Tensor]:
+    """The views in the memory layout of the network; what is no picture stays as it is."""
+    return [compute.placed(view) if view.ndim == 4 else view for view in views]
