@@ -42,7 +42,8 @@ from pellucid.cohort.intake.file_listing import list_folder
 from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 from pellucid.cohort.scan import scan
 from pellucid.cohort.study import load_study
-from pellucid.embed.backbones.backbone import Backbone, has_bf16, load_backbone
+from pellucid.embed.backbones.backbone import Backbone, load_backbone
+from pellucid.embed.backbones.compute_choice import Compute, Hardware
 from pellucid.embed.backbones.readout import Reading
 from pellucid.embed.extract.chunks import Job, cut, fresh_parts, read_part
 from pellucid.embed.extract.image_sources import Source, folder_source, study_source
@@ -131,7 +132,7 @@ def network_share(source: Source, name: str, encoder: Backbone, folder: Path) ->
         finally:
             spent[0] += time.thread_time() - began
 
-    watched = replace(encoder)
+    watched = replace(encoder.packed())
     object.__setattr__(watched, "read", timed)
     began = time.process_time()
     ours(source, name, watched, folder)
@@ -144,7 +145,7 @@ def rate(source: Source, name: str, encoder: Backbone, folder: Path, processes: 
 
 def best(encoder: Backbone) -> float:
     """Images per second of the network alone, by the best way of using the cores."""
-    found = []
+    found, encoder = [], encoder.packed()
     for batch in LIMIT_BATCHES:
         pixels = np.random.default_rng(0).integers(0, 255, (batch, encoder.size_px, encoder.size_px, 3), dtype=np.uint8)
         for products, threads in {(1, CORES), (CORES, 1)}:
@@ -190,21 +191,18 @@ def agreement(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> t
 
 def in_float32(encoder: Backbone, source: Source) -> NDArray[np.float32]:
     """The same pictures in one float32 product by torch's own attention."""
-    plain = replace(load_backbone(encoder.location, "cpu"), precision="float32")
+    plain = load_backbone(encoder.location, "cpu", compute=Compute())
     torch.set_num_threads(CORES)
     squares = [next(source.pictures(unit, encoder.size_px)).pixels for unit in range(len(source.units))]
     return np.concatenate([plain(np.stack(squares[k : k + BATCH])) for k in range(0, len(squares), BATCH)])  # type: ignore[arg-type]
 
 
 def machine() -> str:
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    bf16 = "bfloat16" if has_bf16(torch.device("cpu")) else "no bfloat16"
+    hardware = Hardware.of(torch.device("cpu"))
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    said = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     versions = f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}"
-    return f"{model}, {CORES} cores, {bf16}; {versions}; load average before: {os.getloadavg()[0]:.1f}"
+    return f"{hardware.name}, {CORES} cores, flags {' '.join(said) or 'none of AVX-512'}; {versions}; load average before: {os.getloadavg()[0]:.1f}"
 
 
 def main() -> None:
@@ -225,6 +223,7 @@ def main() -> None:
             for architecture in chosen.models:
                 name = f"timm-random:{architecture}"
                 encoder = load_backbone(name, "cpu")
+                print(f"\n{architecture}: chosen {encoder.computing.sentence()}", flush=True)
                 originals = folder_source(list_folder(folder))
                 prepared, _ = study_source("prepared", scanned, folder, encoder.size_px)
                 parts = Path(temporary) / "parts"
@@ -259,6 +258,7 @@ def main() -> None:
                     "cosine": lowest,
                     "top10": same,
                     "network_share": of_time,
+                    "compute": encoder.computing.record(),
                 }
                 print(table(size, architecture, rates, lowest, same), flush=True)
                 shares = ", ".join(f"{share:.1%} from {key}" for key, share in of_time.items())

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from benchmarks.embed import agreement, machine
 from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
-from pellucid.embed.backbones.backbone import explicit_attention
+from pellucid.embed.backbones.compute_choice import set_attention
 from pellucid.embed.extract.job import stretch
 
 PICTURES = 192
@@ -46,7 +46,7 @@ def eager(model: nn.Module, x: Tensor) -> NDArray[np.float32]:
 
 def explicit(model: nn.Module, _: Tensor) -> Forward:
     model = copy.deepcopy(model)
-    explicit_attention(model)
+    set_attention(model, "explicit")
     return partial(eager, model)
 
 
@@ -98,7 +98,7 @@ def compiled(model: nn.Module, x: Tensor, freezing: bool = False, explicitly: bo
     torch._dynamo.reset()
     model = copy.deepcopy(model)
     if explicitly:
-        explicit_attention(model)
+        set_attention(model, "explicit")
     ready = torch.compile(model, dynamic=False)
     with torch.no_grad():
         ready(x)
@@ -118,7 +118,7 @@ def dynamic_int8(model: nn.Module, _: Tensor) -> Forward:
 def _onnx(model: nn.Module, x: Tensor) -> Path:
     path = Path(tempfile.mkdtemp()) / "model.onnx"
     model = copy.deepcopy(model)
-    explicit_attention(model)
+    set_attention(model, "explicit")
     torch.onnx.export(model, (x,), str(path), dynamo=True, input_names=["x"], verbose=False)
     return path
 

@@ -18,6 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from pellucid.embed.backbones.compute_choice import Compute, Hardware
+
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ("busbra", "pad_ufes", "ct_tcga")
 
@@ -62,7 +68,10 @@ def main() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if arguments.data:
         environment["PELLUCID_DATA"] = str(arguments.data.resolve())
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n", flush=True)
+    print(
+        f"{Hardware.of(torch.device('cpu')).name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n",
+        flush=True,
+    )
     for name in arguments.only:
         analysis = arguments.out.resolve() / name / "analysis"
         if name == "demo":
@@ -73,6 +82,9 @@ def main() -> None:
         source = newest(analysis, "scan", "source.json")
         print(f"\n### {name}: {source['n_images']} images of {source['n_patients']} patients, {minutes:.1f} minutes\n")
         print("\n".join(table(analysis)) + "\n")
+        trained = newest(analysis, "pretrain", "compute.json")
+        if trained:
+            print(f"Trained in {Compute.of(trained).sentence()}\n")
         for accused in newest(analysis, "audit", "audit.json").get("accused", []):
             print(f"- {accused['sentence']}")
         print(flush=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -43,10 +42,10 @@ from benchmarks.photographs import Photographs
 from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 from pellucid.cohort.scan import scan
 from pellucid.cohort.study import load_study
-from pellucid.embed.backbones.backbone import has_bf16
+from pellucid.embed.backbones.compute_choice import Compute, Hardware
 from pellucid.pretrain.augment.step_random import Draw
-from pellucid.pretrain.engine.loop import autocast_dtype
 from pellucid.pretrain.engine.step_timer import PARTS
+from pellucid.pretrain.engine.training_compute import COMPUTE
 from pellucid.pretrain.recipe import load_recipe
 from pellucid.pretrain.stage import build_method, pretrain
 
@@ -158,14 +157,17 @@ def section(method: str, backbone: str, batch: int, steps: int) -> dict[str, Any
     }
 
 
-def our_rate(study: Path, wanted: dict[str, Any], seed: int, device: str, steps: int) -> tuple[float, dict[str, float]]:
-    """Images per second and median seconds of each part, over the second half of the steps."""
+def our_rate(
+    study: Path, wanted: dict[str, Any], seed: int, device: str, steps: int
+) -> tuple[float, dict[str, float], Compute]:
+    """Images per second and median seconds of each part, over the second half of the steps; and what was chosen."""
     made = load_study(study, [f"pretrain={json.dumps({**wanted, 'seed': seed})}"])
     run = pretrain(made, scan(made, progress=False), device=device, progress=False)
     lines = [json.loads(line) for line in (run.path / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
     late = lines[len(lines) // 2 :]
     parts = {part: statistics.median(line[f"{part}_s"] for line in late) for part in PARTS}
-    return wanted["batch_size"] / statistics.fmean(line["step_s"] for line in late), parts
+    chosen = Compute.of(json.loads((run.path / COMPUTE).read_text(encoding="utf-8")))
+    return wanted["batch_size"] / statistics.fmean(line["step_s"] for line in late), parts, chosen
 
 
 def flops_per_image(wanted: dict[str, Any], device: torch.device) -> float:
@@ -212,13 +214,13 @@ def main() -> None:
     arguments = parser.parse_args()
     name = arguments.device if arguments.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    dtype = autocast_dtype("auto", device)
-    limit = matmul_rate(device, dtype or torch.float32)
-    what = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    hardware = Hardware.of(device)
+    types = [torch.float32, *([getattr(torch, hardware.half)] if hardware.half else [])]
+    limits = {dtype: matmul_rate(device, dtype) for dtype in types}
+    rates = ", ".join(f"{str(dtype).removeprefix('torch.')} {limit / 1e12:.2f}" for dtype, limit in limits.items())
     print(
-        f"{what}, {os.cpu_count()} cores, torch {torch.__version__}, lightly {lightly.__version__}, "
-        f"{'bfloat16' if has_bf16(device) else 'float32'}, matrix product {limit / 1e12:.2f} TFLOP/s, load "
-        f"{os.getloadavg()[0]:.1f}\n",
+        f"{hardware.name}, {os.cpu_count()} cores, torch {torch.__version__}, lightly {lightly.__version__}, "
+        f"matrix products {rates} TFLOP/s, load {os.getloadavg()[0]:.1f}\n",
         flush=True,
     )
     with tempfile.TemporaryDirectory() as temporary:
@@ -247,23 +249,25 @@ def main() -> None:
                 place[last] = json.loads(value) if value[:1] in "0123456789tfn[{" else value
             theirs, cast, ours, parts = [], [], [], []
             for round_ in range(arguments.rounds):
-                rate, split = our_rate(study, wanted, round_, name, arguments.steps)
+                rate, split, chosen = our_rate(study, wanted, round_, name, arguments.steps)
                 ours.append(rate)
                 parts.append(split)
                 call = (method, arguments.backbone, paths, arguments.batch, arguments.steps, device)
                 theirs.append(lightly_rate(*call, None))
-                if dtype is not None:
-                    cast.append(lightly_rate(*call, dtype))
+                if hardware.half:
+                    cast.append(lightly_rate(*call, types[-1]))
             median = {part: statistics.median(split[part] for split in parts) for part in PARTS}
             whole = sum(median.values())
             flops = flops_per_image(wanted, device)
             mine, other = statistics.median(ours), statistics.median(theirs)
+            limit = limits[chosen.dtype]
             shares = " | ".join(f"{100 * median[part] / whole:.1f} %" for part in PARTS)
             print(
                 f"| {method} | {other:.1f}/s | {f'{statistics.median(cast):.1f}/s' if cast else '–'} | {mine:.1f}/s | "
                 f"{mine / other:.2f} | {shares} | {flops / 1e9:.1f} | {100 * mine * flops / limit:.0f} % |",
                 flush=True,
             )
+            print(f"\n{method}: chosen {chosen.sentence()}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 _LINE_EVERY_S = 15.0
 
@@ -18,6 +19,23 @@ class Advance(Protocol):
     """Says that `count` more are done, and perhaps how many there are in all."""
 
     def __call__(self, count: int, total: int | None = None, /) -> None: ...
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`: the one form in which time is shown."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class TimeLeft(ProgressColumn):
+    """The time left, as in a log."""
+
+    max_refresh = 1.0
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.time_remaining is None else f"{duration(task.time_remaining)} left")
 
 
 @contextlib.contextmanager
@@ -38,9 +56,7 @@ def track(what: str, total: int, unit: str, shown: bool = True) -> Iterator[Adva
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(unit),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeLeft(),
         )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(what, total=total)
@@ -63,6 +79,6 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
         if now - last >= _LINE_EVERY_S:
             last = now
             left = (total - done) * (now - start) / max(done, 1)
-            print(f"{what}: {done}/{total} {unit}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{what}: {done}/{total} {unit}, {duration(left)} left", file=sys.stderr, flush=True)
 
     yield advance

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -63,37 +64,46 @@ def run_study(study: Study, *, device: str = "auto", say: Say = print, progress:
             "no variables are named in study.yaml: images will be prepared, embedded and clustered, but nothing audited"
         )
 
-    def done(what: str, run: RunFolder) -> RunFolder:
-        say(f"{what}: {'already done' if run.done else 'done'} → {run.path}")
+    others = study.section("embed", EmbedConfig).backbones
+    # scan, pretrain, near, cluster and report; pixels, random weights and the study's own; probe and audit
+    n_steps, number = 5 + 3 + len(others) + (2 if study.variables else 0), 0
+
+    def step(what: str, work: Callable[[], RunFolder], *, counted: bool = True) -> RunFolder:
+        nonlocal number
+        number += counted
+        say(f"step {number} of {n_steps}: {what}")
+        run = work()
+        say(f"{what.partition(' ')[0]}: {'already done' if run.done else 'done'} → {run.path}")
         return run
 
-    scanned = done("scan", scan(study, progress=progress))
+    scanned = step("scan", lambda: scan(study, progress=progress))
     for sentence in scanned.read_json("source.json")["problems"]:
         say(f"  note: {sentence}")
-    trained = done("pretrain", pretrain(study, scanned, device=device, progress=progress))
+    trained = step("pretrain", lambda: pretrain(study, scanned, device=device, progress=progress))
     preprocess = json.loads((trained.path / "preprocess.json").read_text(encoding="utf-8"))
     random = f"timm-random:{preprocess['timm_name']}@{preprocess['img_size']}"
-    names = dict.fromkeys(["pixels", random, *study.section("embed", EmbedConfig).backbones, f"run:{trained.path}"])
+    own_name = f"run:{trained.path}"
+    names = list(dict.fromkeys(["pixels", random, *others, own_name]))
+    n_steps -= 3 + len(others) - len(names)  # one of the study's own was named twice
     for name in names:
-        done("embed", embed(study, scanned, name, device=device, progress=progress))
+        shown = f"run:{trained.path.name}" if name == own_name else name
+        step(f"embed {shown}", partial(embed, study, scanned, name, device=device, progress=progress))
     vectors = newest_vectors(study.analysis, scanned)
     own = vectors[f"run:{trained.path.name}"]
-    alike = done("near", near(study, own, scanned, progress=progress))
+    alike = step("near", lambda: near(study, own, scanned, progress=progress))
     for sentence in alike.read_json("near.json")["sentences"]:
         say(f"  {sentence}")
-    clusters = done("cluster", cluster(study, own, scanned, progress=progress))
+    clusters = step("cluster", lambda: cluster(study, own, scanned, progress=progress))
     probes = audits = None
     if study.variables:
-        probes = done("probe", probe_study(study, scanned, list(vectors.values()), progress=progress))
+        probes = step("probe", lambda: probe_study(study, scanned, list(vectors.values()), progress=progress))
         if shows_text(scanned):  # what is written in the pictures may tell the device: read them without it, too
-            masked = replace(
-                study, config=study.config.model_copy(update={"embed": {**study.config.embed, "text": "mask"}})
-            )
-            done("embed", embed(masked, scanned, f"run:{trained.path}", device=device, progress=progress))
-        audits = done("audit", audit_study(study, scanned, own, progress=progress))
-    return done(
-        "report",
-        report(study, scanned, list(vectors.values()), clusters, probes, audits, trained, alike),
+            config = study.config.model_copy(update={"embed": {**study.config.embed, "text": "mask"}})
+            masked = partial(embed, replace(study, config=config), scanned, own_name, device=device, progress=progress)
+            step("embed without burned-in text", masked, counted=False)
+        audits = step("audit", lambda: audit_study(study, scanned, own, progress=progress))
+    return step(
+        "report", lambda: report(study, scanned, list(vectors.values()), clusters, probes, audits, trained, alike)
     )
 
 

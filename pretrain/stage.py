@@ -105,17 +105,21 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
             **patients_of(manifest, splits, scan.path.name, watch.held_out if watch else frozenset()),
             **({} if weights is None else _began_with(weights)),
         }
+
+        def say(sentence: str) -> None:
+            if progress and ranks.first:
+                print(f"pretrain {name}: {sentence}", file=sys.stderr, flush=True)
+
         with _tuned(ranks):
-            compute = training_compute(run.path, lambda: build_method(recipe, steps), recipe, ranks, name=name)
+            compute = training_compute(run.path, lambda: build_method(recipe, steps), recipe, ranks, say=say)
             method = build_method(recipe, steps)
             said = augmentation_sentences(*section)
             if levels:
                 said.append(_sampled(recipe.sampling, batches.sampler.passes(steps * recipe.batch_size)))
             if weights is not None:
                 said += _begin_with(method, weights, recipe, run.path, ranks)
-            if progress and ranks.first:
-                for sentence in said:
-                    print(f"pretrain {name}: {sentence}", file=sys.stderr)
+            for sentence in said:
+                say(sentence)
             looks = Looks(run.path, recipe, name, steps, watch, sheet_facts(facts, recipe, steps), said)
             try:
                 train(

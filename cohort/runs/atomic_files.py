@@ -15,15 +15,6 @@ from typing import Any
 from pellucid.cohort.errors import UserError
 
 
-def clear_parts(folder: Path) -> None:
-    """Remove the folder at once, so that no helper takes half of it for work that is left."""
-    gone = folder.with_name(f".{folder.name.lstrip('.')}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    if folder.exists():
-        folder.rename(gone)
-        shutil.rmtree(gone)
-
-
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold an flock for as long as the block runs; the kernel drops it even after kill -9."""
@@ -97,3 +88,12 @@ def sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove the folder at once, so that no helper takes half of it for work that is left."""
+    gone = folder.with_name(f".{folder.name.lstrip('.')}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone)

@@ -202,9 +202,12 @@ class Backbone:
             return self
         if next(self.model.parameters()).device.type != "cpu":
             return self
+        products = (torch.nn.Linear, torch.nn.Conv2d)
+        if all(m.weight.dtype == self.computing.dtype for m in self.reader.modules() if isinstance(m, products)):
+            return self  # packed already
         reader = copy.deepcopy(self.reader)
         for module in reader.modules():
-            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            if isinstance(module, products):
                 module.to(self.computing.dtype)
         return replace(self, model=reader.model, reader=reader)
 

@@ -28,7 +28,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import atomic_path
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-FORCED = "PELLUCID_PRECISION"  # environment variable: what `auto` is, without any timing
+FORCED = "PELLUCID_PRECISION"  # environment variable: the number type that `auto` means; nothing is timed then
 CACHE = "PELLUCID_CACHE"  # environment variable: the folder of the file, instead of $XDG_CACHE_HOME/pellucid
 LEAST_GAIN = 1.1  # a type of fewer digits must be this much faster than float32
 BUDGET_S = 0.4  # for all repetitions together; each way is run twice at least
@@ -206,15 +206,16 @@ def choose(
         UserError: an unknown number type in the environment, or float16 on a CPU.
     """
     options = possible(model, hardware, asked)
-    on = {"device": hardware.name, "threads": threads if hardware.kind == "cpu" else 0}
+    on: dict[str, Any] = {"device": hardware.name, "threads": threads if hardware.kind == "cpu" else 0}
     forced = os.environ.get(FORCED, "")
-    if forced and asked == "auto":
+    if forced:
         if forced not in _DTYPES:
             raise UserError(
                 f"the environment variable {FORCED} is `{forced}`: set it to {' or '.join(_DTYPES)}, or unset it"
             )
-        possible(model, hardware, forced)
-        return replace(plainest(forced, hardware), reason="forced", **on)
+        precision = forced if asked == "auto" else asked
+        possible(model, hardware, precision)
+        return replace(plainest(precision, hardware), reason="forced" if asked == "auto" else "asked for", **on)
     reason = "timed" if asked == "auto" else "asked for"
     if len(options) == 1:
         return replace(options[0], reason=reason, **on)
@@ -260,8 +261,8 @@ def has_attention(model: nn.Module) -> bool:
 
 
 def is_convolutional(model: nn.Module) -> bool:
-    """Whether it has convolutions beside that which makes patches."""
-    return sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
+    """Whether it has convolutions beside that which makes patches, whose stride is its kernel."""
+    return any(isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in model.modules())
 
 
 def apply(model: nn.Module, compute: Compute) -> None:
@@ -269,7 +270,7 @@ def apply(model: nn.Module, compute: Compute) -> None:
     set_attention(model, compute.attention)
     if is_convolutional(model):
         last = compute.layout == "channels_last"
-        model.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def set_attention(model: nn.Module, attention: str) -> None:
@@ -295,9 +296,9 @@ def kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, fused in flags:
-            module.fused_attn = fused  # type: ignore[assignment]
+            module.fused_attn = fused
         if is_convolutional(model):
-            model.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from pellucid.pretrain.augment.batch_pieces import views_in_pieces
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.augment.views import make_view
 from pellucid.pretrain.recipe import DinoViews
@@ -22,5 +25,8 @@ def multi_crop(images: Tensor, draw: Draw, views: DinoViews, size_px: int, mean:
         (views.global_2, size_px),
         *[(views.local, views.local.size_px)] * views.local.count,
     ]
-    made = [make_view(pixels, draw, crop, px, views, mean, std) for crop, px in kinds]
+    made = [
+        views_in_pieces(partial(make_view, crop=crop, view_px=px, views=views, mean=mean, std=std), pixels, draw)
+        for crop, px in kinds
+    ]
     return [torch.cat(batch) for batch in (made[:2], made[2:]) if batch]

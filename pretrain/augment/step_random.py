@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import copy
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -24,6 +26,23 @@ class Draw:
         """(b, *shape) float32, uniform in [low, high)."""
         values = torch.rand((self.batch_size, *shape), generator=self._generator)
         return (low + (high - low) * values[self.rows]).to(self.device, non_blocking=True)
+
+    def split(self, lengths: Sequence[int]) -> list[Draw]:
+        """One for each run of this process's rows, all at the place where this one is; see `go_on_from`."""
+        first, last, _ = self.rows.indices(self.batch_size)
+        assert sum(lengths) == last - first
+        made = []
+        for start, length in zip(accumulate([first, *lengths[:-1]]), lengths, strict=True):
+            one = copy.copy(self)
+            one.rows = slice(start, start + length)
+            one._generator = torch.Generator()
+            one._generator.set_state(self._generator.get_state())
+            made.append(one)
+        return made
+
+    def go_on_from(self, part: Draw) -> None:
+        """Draw on after what a part of the split has drawn: all of them have drawn as many numbers."""
+        self._generator.set_state(part._generator.get_state())
 
     def happens(self, probability: float) -> Tensor:
         """(b,) bool, each true with `probability`."""

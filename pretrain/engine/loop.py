@@ -102,7 +102,10 @@ def train(
     start, recent = 0, list[float]()  # recent: losses since the last line of metrics
     checkpoint = load_newest(folder, device)
     if checkpoint is not None and recipe.precision == "auto":
-        compute = precision_kept(compute, checkpoint.get("conditions"))
+        begun = precision_kept(compute, checkpoint.get("conditions"))
+        if begun.precision != compute.precision and ranks.first:
+            print(f"pretrain {name}: continued in {begun.precision}, in which it was begun", file=sys.stderr)
+        compute = begun
     apply(method, compute)
     here = conditions(content, world=ranks.world, steps=steps, device=device, compute=compute)
     scaler = torch.amp.GradScaler(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -56,10 +55,7 @@ def precision_kept(compute: Compute, saved: Mapping[str, Any] | None) -> Compute
         return compute
     precision = "float32" if saved["precision"] == _FLOAT32 else str(saved["precision"])
     attention, layout = saved.get("attention", compute.attention), saved.get("layout", compute.layout)
-    kept = replace(compute, precision=precision, attention=attention, layout=layout)
-    if kept.precision != compute.precision:
-        print(f"pretrain: continued in {precision}, in which it was begun", file=sys.stderr, flush=True)
-    return kept
+    return replace(compute, precision=precision, attention=attention, layout=layout)
 
 
 def changes(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ Chosen once by the first process (`pellucid.embed.backbones.compute_choice`), wr
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ _BUDGET_S = 1.0
 
 
 def training_compute(
-    folder: Path, build: Callable[[], Method], recipe: Recipe, ranks: Ranks, *, name: str = "pretrain"
+    folder: Path, build: Callable[[], Method], recipe: Recipe, ranks: Ranks, *, say: Callable[[str], None]
 ) -> Compute:
     """The choice of this run: the one in its folder, else timed by the first process for all.
 
@@ -46,6 +45,7 @@ def training_compute(
         nonlocal chosen
         with suppress(OSError, KeyError, TypeError, ValueError):
             chosen = Compute.of(json.loads((folder / COMPUTE).read_text(encoding="utf-8")))
+            say(f"continued in {chosen}, in which it was begun")
             return
         hardware = Hardware.of(ranks.device)
         work = f"training, {recipe.method}, {recipe.img_size} px"  # type: ignore[attr-defined]
@@ -55,7 +55,7 @@ def training_compute(
             threads=torch.get_num_threads(), budget_s=_BUDGET_S,
         )  # fmt: skip
         write_json(folder / COMPUTE, {"schema": SCHEMA, **chosen.record()})
-        print(f"pretrain {name}: {chosen.sentence()}", file=sys.stderr, flush=True)
+        say(chosen.sentence())
 
     ranks.first_does(decide)
     told = ranks.tell(chosen)

@@ -14,6 +14,7 @@ import torch
 from lightly.models.modules import DINOProjectionHead
 from torch import Tensor, nn
 
+from pellucid.pretrain.augment.batch_pieces import through
 from pellucid.pretrain.augment.multi_crop import multi_crop
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.distributed.sync_batch_norm import share_batch_norm
@@ -40,7 +41,7 @@ class BackboneWithHead(nn.Module):
 
     def forward(self, by_size: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Batches of views, one batch per size → features (views, d) and outputs (views, K), in that order."""
-        features = torch.cat([self.backbone(views) for views in by_size])
+        features = torch.cat([through(self.backbone, views) for views in by_size])
         return features, self.head(features)
 
 

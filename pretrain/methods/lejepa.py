@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pellucid.pretrain.augment.batch_pieces import through
 from pellucid.pretrain.augment.multi_crop import multi_crop
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.distributed.collectives import all_rows
@@ -55,7 +56,7 @@ class LeJepa(Method):
 
     def forward(self, views: list[Tensor], step: int) -> Outcome:
         recipe, config, b = self.recipe, self.recipe.lejepa, len(views[0]) // 2
-        features = torch.cat([self.encoder(batch) for batch in views])  # (v · b, d)
+        features = torch.cat([through(self.encoder, batch) for batch in views])  # (v · b, d)
         projections = self.projector(features).unflatten(0, (-1, b))  # (v, b, p)
         with torch.autocast(features.device.type, enabled=False):
             projections = projections.float()

@@ -8,6 +8,7 @@ Shapes: b images, n patches of p × p pixels, k of them kept, d encoder width, e
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pellucid.cohort.errors import UserError
+from pellucid.pretrain.augment.batch_pieces import views_in_pieces
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.augment.views import make_view, random_mask
 from pellucid.pretrain.methods.backbones import new_transformer
@@ -83,7 +85,10 @@ class Mae(Method):
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
         """→ [crops (b, 3, v, v), kept patches (b, k), masked patches (b, n − k)]. No colour change: [0], table 1e."""
         recipe = self.recipe
-        crops = make_view(images, draw, recipe.views.crop, recipe.img_size, recipe.views, self.mean, self.std)
+        crop = partial(
+            make_view, crop=recipe.views.crop, view_px=recipe.img_size, views=recipe.views, mean=self.mean, std=self.std
+        )
+        crops = views_in_pieces(crop, images, draw)
         keep, masked = random_mask(draw, self.n_patches, recipe.mae.mask_ratio)
         return [crops, keep, masked]
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from pellucid.cohort.progress import TimeLeft, duration
 
 LINE_EVERY_S = 10.0
 
@@ -50,8 +52,7 @@ def show_progress(name: str, start: int, steps: int, batch_size: int, *, wanted:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            TimeLeft(),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"pretrain {name}", total=steps, completed=start, rate="")
@@ -76,11 +77,3 @@ def show_progress(name: str, start: int, steps: int, batch_size: int, *, wanted:
             )
 
         yield say
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

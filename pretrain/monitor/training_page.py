@@ -18,13 +18,13 @@ import torch
 from markupsafe import Markup
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.progress import duration
 from pellucid.cohort.runs import RunFolder, atomic_path, write_json
 from pellucid.cohort.study import Study
 from pellucid.pretrain.methods.method import Method
 from pellucid.pretrain.monitor.collapse import FEWEST_FOR_STAGNATION, Diagnosis, Monitor
 from pellucid.pretrain.monitor.image_strips import Strip, strips
 from pellucid.pretrain.monitor.jsonl_logs import PAGE, WATCH_LINES, append_line, read_lines
-from pellucid.pretrain.monitor.progress_bar import duration
 from pellucid.pretrain.monitor.svg_curves import SCRIPT, STYLE
 from pellucid.pretrain.monitor.training_curves import training_curves, watch_curves, watch_sentences
 from pellucid.pretrain.monitor.watch import Watch

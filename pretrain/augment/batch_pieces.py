@@ -1,0 +1,133 @@
+"""A batch in pieces, each through the network in a thread of its own: on a CPU two threads that each compute one piece are
+faster than two threads that share every product (benchmarks/LOG.md).
+
+Only what treats each image alone is cut up: views, and networks without batch norm or dropout. What compares the images of a
+batch sees the whole batch. There are as many pieces as PyTorch has threads, and their gradients are added in order, so that
+a training gives the same bytes each time with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pellucid.pretrain.augment.step_random import Draw
+
+_LEAST = 4  # images or views in a piece
+
+
+def n_pieces(batch: Tensor) -> int:
+    """Pieces that a batch is cut into: one on a GPU."""
+    if batch.device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), len(batch) // _LEAST))
+
+
+def through(network: nn.Module, batch: Tensor) -> Tensor:
+    """(n, …) → `network(batch)`, whose rows must not depend on each other; with gradients for the weights, not the batch."""
+    n = n_pieces(batch)
+    if n == 1 or not treats_each_alone(network):
+        return network(batch)  # type: ignore[no-any-return]
+    pieces = list(batch.detach().tensor_split(n))
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not (torch.is_grad_enabled() and trained):
+        with torch.no_grad():
+            return torch.cat(_in_threads([functools.partial(network, piece) for piece in pieces]))
+    joined: Tensor = _Pieces.apply(network, pieces, *trained)
+    return joined
+
+
+def treats_each_alone(network: nn.Module) -> bool:
+    """Whether an image's output depends on that image alone, and on nothing random."""
+    for module in network.modules():
+        if not network.training:
+            break
+        if isinstance(module, _BatchNorm):
+            return False
+        rate = module.drop_prob if isinstance(module, DropPath) else module.p if isinstance(module, nn.Dropout) else 0.0
+        if rate:
+            return False
+    return all(module._compiled_call_impl is None for module in network.modules())
+
+
+def views_in_pieces(make: Callable[[Tensor, Draw], Tensor], images: Tensor, draw: Draw) -> Tensor:
+    """(b, …) images → `make(images, draw)`, (b, …); the same numbers as in one piece."""
+    n = n_pieces(images)
+    if n == 1:
+        return make(images, draw)
+    pieces = list(images.tensor_split(n))
+    draws = draw.split([len(piece) for piece in pieces])
+    made = _in_threads([functools.partial(make, piece, own) for piece, own in zip(pieces, draws, strict=True)])
+    draw.go_on_from(draws[0])
+    return torch.cat(made)
+
+
+class _Pieces(torch.autograd.Function):
+    """Forward and backward of each piece in a thread; gradients reach the weights as if the batch had been whole."""
+
+    @staticmethod
+    def forward(ctx: Any, network: nn.Module, pieces: Sequence[Tensor], *trained: Tensor) -> Tensor:
+        def run(piece: Tensor) -> Tensor:
+            with torch.enable_grad():
+                out: Tensor = network(piece)
+                return out
+
+        outputs = _in_threads([functools.partial(run, piece) for piece in pieces])
+        ctx.outputs, ctx.trained = outputs, trained
+        return torch.cat([out.detach() for out in outputs])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        outputs = ctx.outputs
+        ctx.outputs = None  # the graphs go with it
+        shares = torch.split(gradient, [len(out) for out in outputs])
+
+        def run(out: Tensor, share: Tensor) -> tuple[Tensor | None, ...]:
+            return tuple(torch.autograd.grad(out, ctx.trained, share, allow_unused=True))
+
+        found = _in_threads([functools.partial(run, *pair) for pair in zip(outputs, shares, strict=True)])
+        return (None, None, *(_sum(of_weight) for of_weight in zip(*found, strict=True)))
+
+
+def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
+    there = [gradient for gradient in gradients if gradient is not None]
+    if not there:
+        return None
+    total = there[0]
+    for gradient in there[1:]:
+        total = total + gradient
+    return total
+
+
+def _in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What the calls give, in order; each runs in a thread with one thread in its products, under the caller's autocast."""
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu")
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def run(call: Callable[[], Any]) -> Any:
+        with (
+            torch.inference_mode(inference),
+            torch.set_grad_enabled(grad),
+            torch.autocast("cpu", dtype, enabled=autocast, cache_enabled=False),  # the cache is shared by all threads
+        ):
+            return call()
+
+    return list(_pool(len(calls)).map(run, calls))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    number = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="piece", initializer=torch.set_num_threads, initargs=(1,))
+    list(pool.map(lambda _: None, range(threads)))
+    torch.set_num_threads(number)  # a worker's setting is its own, but for the threads that are still to come
+    return pool
