@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.pellucid-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-bf16 test-slow lint types layers check smoke clean
+.PHONY: help install demo quick test test-bf16 test-slow lint types layers check smoke clean
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,7 +33,10 @@ install: $(READY)  ## create .venv and install Pellucid with what its tests need
 demo: $(READY)  ## write a phantom cohort and run everything on it
 	$(BIN)/pellucid demo demo
 
-test: $(READY)  ## the tests (about twelve minutes on two cores)
+quick: $(READY)  ## unit tests without whole studies (about a minute on two cores)
+	$(PYTEST) -m "not long and not slow and not gpu"
+
+test: $(READY)  ## all tests but the slow ones (about seven minutes on two cores)
 	$(PYTEST)
 
 test-bf16: $(READY)  ## the few tests that depend on the number type, in bfloat16 (emulated where need be)

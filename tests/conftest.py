@@ -32,6 +32,16 @@ os.environ["PELLUCID_CACHE"] = _CACHE.name
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+STUDY_FIXTURES = {"phantom", "own_phantom", "scanned", "pellucid", "pellucid_process"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that reads a whole study or runs the command line is `long`, whatever it does with it."""
+    for item in items:
+        if STUDY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real clinical images: $PELLUCID_DATA, or `shared/data` beside the repository."""

@@ -161,6 +161,7 @@ def sound(study: Study) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_a_dry_run_says_what_would_go_and_changes_nothing(study: Study) -> None:
     before = tree(study.path.parent)
     said: list[str] = []
@@ -248,6 +249,7 @@ def without(study: Study, patient: str, folder: Path) -> Study:
     return load_study(folder)
 
 
+@pytest.mark.long
 def test_what_follows_equals_a_study_without_her_and_nothing_is_decoded_again(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +278,7 @@ def test_what_follows_equals_a_study_without_her_and_nothing_is_decoded_again(
     assert [mine.encoded(i) for i in range(len(mine))] == [theirs.encoded(i) for i in range(len(theirs))]
 
 
+@pytest.mark.long
 def test_originals_may_be_removed_first(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     patient = a_patient(study)
     manifest = pd.read_parquet(current_scan(study).path / "manifest.parquet")
@@ -287,6 +290,7 @@ def test_originals_may_be_removed_first(study: Study, monkeypatch: pytest.Monkey
     assert len(left) == len(manifest) - (manifest["patient_source_id"] == patient).sum()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tries", [6, pytest.param(10**6, marks=pytest.mark.slow)])
 def test_killed_anywhere_the_repeated_command_finishes(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: int
@@ -360,6 +364,7 @@ def test_killed_anywhere_the_repeated_command_finishes(
         shutil.rmtree(folder)
 
 
+@pytest.mark.long
 def test_a_run_that_somebody_works_on_is_waited_for(study: Study) -> None:
     before = tree(study.path.parent)
     lock = study.analysis / "embed" / f".{next(study.analysis.glob('embed/pixels*')).name}.lock"
@@ -370,6 +375,7 @@ def test_a_run_that_somebody_works_on_is_waited_for(study: Study) -> None:
     assert tree(study.path.parent) == before
 
 
+@pytest.mark.long
 def test_images_that_turn_up_later_stay_out(study: Study) -> None:
     patient = a_patient(study)
     forget_patients(study, [patient], yes=True, say=silent)
@@ -391,6 +397,7 @@ def test_images_that_turn_up_later_stay_out(study: Study) -> None:
     assert scan(study, progress=False).done
 
 
+@pytest.mark.long
 def test_a_research_id_means_nobody_else_the_second_time(study: Study) -> None:
     manifest = pd.read_parquet(current_scan(study).path / "manifest.parquet")
     research = str(manifest.loc[manifest["patient_source_id"] == a_patient(study), "patient"].iloc[0])
@@ -408,6 +415,7 @@ def test_nobody_is_forgotten_by_a_wrong_name(study: Study) -> None:
     assert not study.withdrawn.exists()
 
 
+@pytest.mark.long
 def test_one_patient_of_a_file_that_others_share(tmp_path: Path) -> None:
     """Pages of one file that are of two patients: hers go, the file and the other's stay."""
     rng = np.random.default_rng(1)

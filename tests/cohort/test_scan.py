@@ -89,6 +89,7 @@ def test_prepared_images_are_those_of_the_manifest(scanned: tuple[Study, RunFold
         PreparedImages.open(run.path, ["nothing"])
 
 
+@pytest.mark.long
 def test_quarantine_names_each_bad_file(tmp_path: Path) -> None:
     folder = photos(tmp_path / "study", 40)
     (folder / "photos" / "img_00.jpg").write_bytes(b"")
@@ -110,6 +111,7 @@ def test_quarantine_names_each_bad_file(tmp_path: Path) -> None:
     assert "allow more with scan.max_unreadable=" in said
 
 
+@pytest.mark.long
 def test_row_without_image_and_image_without_row(tmp_path: Path) -> None:
     folder = photos(tmp_path / "study")
     edit_table(folder, lambda t: t.assign(file_name=t["file_name"].replace("img_03.jpg", "gone.jpg")))
@@ -168,6 +170,7 @@ def test_missing_folder_and_empty_folder(tmp_path: Path) -> None:
         scan(load_study(folder, [f"images={empty}"]), progress=False)
 
 
+@pytest.mark.long
 def test_files_are_matched_however_they_are_named(tmp_path: Path) -> None:
     for number, rename in enumerate(
         [lambda f: f"photos/{f}", lambda f: f.removesuffix(".jpg"), lambda f: f"./{f}", lambda f: f"photos\\{f}"]
@@ -240,6 +243,7 @@ def test_repeating_is_instant_and_changes_make_it_stale(tmp_path: Path) -> None:
     assert states == {"read": "stale", "scan": "stale"}
 
 
+@pytest.mark.long
 def test_kill_in_the_middle_then_repeat_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     write_phantom(folder, PhantomConfig(patients=40, width_px=128, height_px=96, images_per_patient=(2, 3)))
@@ -336,6 +340,7 @@ def numbered_sites(folder: Path, **columns: object) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_external_levels_are_held_out_however_numbers_are_stored(tmp_path: Path) -> None:
     folder = numbered_sites(tmp_path / "study")
     with (folder / "study.yaml").open("a", encoding="utf-8") as handle:
@@ -351,6 +356,7 @@ def test_external_levels_are_held_out_however_numbers_are_stored(tmp_path: Path)
         scan(load_study(folder, ["external.site=[33]"]), progress=False)
 
 
+@pytest.mark.long
 def test_ids_that_look_like_numbers_stay_apart(tmp_path: Path) -> None:
     folder = photos(tmp_path / "study")
     ids = ["12.1", "12.10", "12.2", "12.20", "3E1", "30"]
@@ -360,6 +366,7 @@ def test_ids_that_look_like_numbers_stay_apart(tmp_path: Path) -> None:
     assert scanned_manifest(load_study(folder))[0]["patient"].nunique() == 6
 
 
+@pytest.mark.long
 def test_split_column_called_split(tmp_path: Path) -> None:
     folder = photos(tmp_path / "study")
     edit_table(folder, lambda t: t.assign(split=["test" if i < 4 else "train" for i in range(12)]))

@@ -35,6 +35,7 @@ def results(run: RunFolder) -> tuple[bytes, bytes]:
     return (run.path / "metrics.jsonl").read_bytes(), (run.path / "backbone.safetensors").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("full_at", "size", "said"),
     [

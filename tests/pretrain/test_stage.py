@@ -80,6 +80,7 @@ def working_folder(study: Study) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["mae", "dino"])
 def test_a_finished_run_loads_in_plain_timm_and_is_not_repeated(cohort: Cohort, tiny: Tiny, method: str) -> None:
     study, scan = cohort(tiny[method])
@@ -106,6 +107,7 @@ def test_a_finished_run_loads_in_plain_timm_and_is_not_repeated(cohort: Cohort, 
     assert (run.path / "run.json").stat().st_mtime_ns == changed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("include_test", [False, True])
 def test_test_patients_are_fed_only_if_asked_and_external_ones_never(
     cohort: Cohort, tiny: Tiny, include_test: bool, monkeypatch: pytest.MonkeyPatch
@@ -125,6 +127,7 @@ def test_test_patients_are_fed_only_if_asked_and_external_ones_never(
     assert run.read_json("preprocess.json")["splits_trained"] == (["train", "test"] if include_test else ["train"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["mae", pytest.param("dino", marks=pytest.mark.slow)])
 def test_the_loss_falls(cohort: Cohort, tiny: Tiny, method: str) -> None:
     tiny[method].update(images_seen=8 * 48, log_every=8, optimizer={"base_lr": 2e-2})
@@ -136,6 +139,7 @@ def test_the_loss_falls(cohort: Cohort, tiny: Tiny, method: str) -> None:
     assert lines[-1]["loss"] < 0.97 * lines[0]["loss"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["mae", pytest.param("dino", marks=pytest.mark.slow)])
 def test_killed_in_the_middle_and_repeated_gives_the_undisturbed_result(
     cohort: Cohort, tiny: Tiny, method: str
@@ -155,6 +159,7 @@ def test_killed_in_the_middle_and_repeated_gives_the_undisturbed_result(
     assert results(run) == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["file", "SIGTERM", "SIGUSR2"])
 def test_asked_to_stop_it_saves_and_continues_to_the_same_result(
     cohort: Cohort, tiny: Tiny, how: str, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +187,7 @@ def test_asked_to_stop_it_saves_and_continues_to_the_same_result(
     assert results(run_pretrain(study, scan, device="cpu", progress=False)) == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("where", "said"), [("loss", "the loss is nan"), ("gradient", "the gradient's norm is inf")])
 def test_nan_stops_with_a_sentence_and_is_never_saved(
     cohort: Cohort, tiny: Tiny, where: str, said: str, monkeypatch: pytest.MonkeyPatch
@@ -216,6 +222,7 @@ def test_too_few_images_and_unknown_device_are_sentences(cohort: Cohort, tiny: T
         run_pretrain(study, scan, device="gpu")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("methods", [["mae"], pytest.param(["dino", "dinov2", "lejepa"], marks=pytest.mark.slow)])
 def test_two_gloo_processes_give_the_single_process_result(cohort: Cohort, tiny: Tiny, methods: list[str]) -> None:
     expected, folders = [], []
@@ -237,6 +244,7 @@ def test_two_gloo_processes_give_the_single_process_result(cohort: Cohort, tiny:
                 assert two[key] == pytest.approx(one[key], rel=1e-3 if key == "grad_norm" else 1e-4), (one["step"], key)
 
 
+@pytest.mark.long
 def test_progress_is_a_line_in_a_log_and_nothing_when_not_wanted(
     cohort: Cohort, tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,6 +258,7 @@ def test_progress_is_a_line_in_a_log_and_nothing_when_not_wanted(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.long
 def test_a_hostile_recipe_collapses_and_is_caught_by_the_verb(cohort: Cohort, tiny: Tiny) -> None:
     """A centre that never moves and a teacher that follows at once: soon every image gets one answer."""
     section = tiny["dino"]
@@ -273,6 +282,7 @@ def test_a_hostile_recipe_collapses_and_is_caught_by_the_verb(cohort: Cohort, ti
     assert "Stopped at step" in (folder / "training.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_batch_in_pieces_gives_the_whole_ones_result(cohort: Cohort, tiny: Tiny) -> None:
     study, scan = cohort(tiny["dino"], "whole")
     whole = metrics(run_pretrain(study, scan, device="cpu", progress=False))
@@ -286,6 +296,7 @@ def test_a_batch_in_pieces_gives_the_whole_ones_result(cohort: Cohort, tiny: Tin
         run_pretrain(study, scan, device="cpu", progress=False)
 
 
+@pytest.mark.long
 def test_forgetting_activations_changes_nothing(cohort: Cohort, tiny: Tiny) -> None:
     study, scan = cohort(tiny["mae"], "kept")
     expected = results(run_pretrain(study, scan, device="cpu", progress=False))

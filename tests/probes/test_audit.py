@@ -38,6 +38,7 @@ def run(vectors, table, **more):
     return audit(vectors, table, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("effects", "verdict"),
     [
@@ -68,6 +69,7 @@ def test_a_diagnosis_that_exists_only_through_the_device_is_called_exactly_that(
     )
 
 
+@pytest.mark.long
 def test_harmless_factor_is_not_accused_and_the_guilty_one_is():
     vectors, table = world(4, disease=3.0, device=5.0, confounding=0.7)
     rng = np.random.default_rng(9)
@@ -82,6 +84,7 @@ def test_harmless_factor_is_not_accused_and_the_guilty_one_is():
     assert verdicts["operator"] == "encoded_not_confounded"
 
 
+@pytest.mark.long
 def test_the_result_is_json_of_the_schema_and_depends_only_on_the_seed():
     vectors, table = world(0, disease=3.0, n=60)
     table["age"] = np.random.default_rng(0).normal(60, 9, 60)[table["patient"].str[1:].astype(int)]
@@ -155,6 +158,7 @@ def test_rare_levels_are_left_out_and_missing_values_reported():
     assert "Left out, under 10 patients: Old (4)." in row["note"]
 
 
+@pytest.mark.long
 def test_saturation_is_said():
     row = run(*world(0, device=20.0))["variables"][1]
     assert row["saturated"]
@@ -162,6 +166,7 @@ def test_saturation_is_said():
     assert row["ci_low"] > 0.9
 
 
+@pytest.mark.long
 def test_detectable_effect_shrinks_with_more_patients():
     small, large = (run(*world(0, n=n))["variables"][0]["detectable"] for n in (60, 400))
     assert 0.5 < large < small < 0.9
@@ -234,6 +239,7 @@ def no_effect(rng, n=40, dim=10, spread=1.0, conditional=False, within=False, ra
     return vectors.astype(np.float32), target, Patients(codes, n), z[codes] if conditional else None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind",
     [
@@ -254,6 +260,7 @@ def test_null_worlds_are_rejected_about_as_often_as_the_level_says(monkeypatch, 
     assert abs(score.mean() - chance) < 4 * score.std() / np.sqrt(150)
 
 
+@pytest.mark.long
 def test_a_planted_effect_is_found_and_its_interval_covers():
     scores, covered = [], []
     for seed in range(24):
@@ -288,6 +295,7 @@ def test_vectors_that_are_all_the_same_are_refused() -> None:
         audit(np.ones((60, 4)), table, patient="who", clinical=[], acquisition=["device"])
 
 
+@pytest.mark.long
 def test_a_gross_confounder_is_not_acquitted_by_too_few_permutations():
     """One true pair of nine: with 99 permutations its smallest q-value would be 0.09."""
     vectors, table = world(2, device=6.0, confounding=0.9)

@@ -46,6 +46,7 @@ def run(folder, table="t.csv", vectors="v.npy", id_column=None, clinical=("diagn
     return json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.long
 def test_audit_of_files_and_nothing_half_written(files):
     folder, _, _ = files
     result = run(folder)
@@ -54,6 +55,7 @@ def test_audit_of_files_and_nothing_half_written(files):
     assert [p.name for p in (folder / "out").iterdir()] == ["audit.json"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", ["xlsx", "parquet", "tsv"])
 def test_every_table_format_gives_the_same_audit(files, suffix):
     folder, _, table = files
@@ -66,6 +68,7 @@ def test_every_table_format_gives_the_same_audit(files, suffix):
     assert run(folder, f"t.{suffix}") == run(folder)
 
 
+@pytest.mark.long
 def test_joined_by_id_the_order_of_the_table_does_not_matter(files):
     folder, _, table = files
     table.sample(frac=1, random_state=1).to_csv(folder / "shuffled.csv", index=False)
@@ -73,6 +76,7 @@ def test_joined_by_id_the_order_of_the_table_does_not_matter(files):
     assert run(folder, "shuffled.csv", id_column="image") == run(folder)
 
 
+@pytest.mark.long
 def test_refusals(files):
     folder, vectors, table = files
     (folder / "empty.npy").write_bytes(b"")

@@ -28,6 +28,7 @@ def jobs(*numbers: int) -> list[Job]:
     return [Job(f"job {number}", failing, (number,)) for number in numbers]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", [0.0, pytest.param(np.inf, marks=needs_two_cores)])
 def test_answers_come_in_the_order_of_the_jobs_and_progress_to_its_end(work: float) -> None:
     told: list[tuple[int, int, str]] = []
@@ -37,6 +38,7 @@ def test_answers_come_in_the_order_of_the_jobs_and_progress_to_its_end(work: flo
     assert {"job 5", "job 3", "job 9"} <= {what for _, _, what in told}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", [0.0, pytest.param(np.inf, marks=needs_two_cores)])
 def test_a_refusal_in_a_job_reaches_the_user(work: float) -> None:
     with pytest.raises(UserError, match="two is refused"):
@@ -44,8 +46,10 @@ def test_a_refusal_in_a_job_reaches_the_user(work: float) -> None:
     assert side_by_side(jobs(1, 3), work, Steps(None, 2)) == [10, 30]  # and the next audit runs
 
 
+@pytest.mark.long
 @needs_two_cores
 def test_workers_settings_do_not_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    side_by_side(jobs(1, 3), np.inf, Steps(None, 2))  # the workers are started before the setting is there
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(joblib.cpu_count()))
     before = dict(os.environ)
     side_by_side(jobs(1, 3), np.inf, Steps(None, 2))
@@ -72,6 +76,7 @@ def test_other_processes_see_the_vectors_that_this_one_sees(tmp_path: Path, kind
     assert side_by_side(both, np.inf, Steps(None, 2)) == [here, here]
 
 
+@pytest.mark.long
 @needs_two_cores
 def test_processes_find_what_one_process_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)

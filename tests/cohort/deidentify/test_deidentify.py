@@ -21,7 +21,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from pellucid.cohort.deidentify import command, deidentify_study, dicom_attributes
+from pellucid.cohort.deidentify import deidentify_study, dicom_attributes
 from pellucid.cohort.deidentify.date_columns import moved, order_of
 from pellucid.cohort.deidentify.dicom_files import DicomOptions, clean_dicom
 from pellucid.cohort.deidentify.jpeg_segments import strip_jpeg, strip_jpeg2000
@@ -712,6 +712,7 @@ def test_what_was_lost_or_changed_is_restored(tmp_path: Path, what: str) -> None
     assert again(study, tmp_path).already_done
 
 
+@pytest.mark.long
 def test_rows_of_frames_stay_rows_of_frames(tmp_path: Path) -> None:
     study = small_study(
         tmp_path / "s",
@@ -792,12 +793,13 @@ def test_a_wrong_linkage_name_leaves_no_second_key(study: Study, tmp_path: Path)
 
 def test_a_new_patient_is_looked_for_in_pictures_already_done() -> None:
     marks = {
-        command._Settings(TextFinder("ocr", "identifying", frozenset(ids)), DicomOptions(), 10, ()).mark()
+        CleaningSettings(TextFinder("ocr", "identifying", frozenset(ids)), DicomOptions(), 10, ()).mark()
         for ids in ({"77412"}, {"77412", "88123"})
     }
     assert len(marks) == 2
 
 
+@pytest.mark.long
 def test_a_decoder_that_does_not_end_costs_a_file_and_not_the_call(tmp_path: Path) -> None:
     study = small_study(tmp_path / "s", "a.png,PAT_1\nb.png,PAT_2", {"a.png": png(), "b.png": png()})
     limits = study.config.scan.model_copy(update={"time_limit_s": 1e-5})

@@ -362,6 +362,7 @@ def check_pixels(out: Path, everyone: list[Person], stems: list[str]) -> None:
                 assert word.lower() not in seen, (stem, word, seen)
 
 
+@pytest.mark.long
 def test_headers_names_and_hidden_corners_hold_nobody_any_more(tmp_path: Path) -> None:
     folder, out = tmp_path / "study", tmp_path / "out"
     everyone, pixels = plant(folder, 20, drawn=0)
@@ -382,6 +383,7 @@ def test_headers_names_and_hidden_corners_hold_nobody_any_more(tmp_path: Path) -
     assert manifest["age"].max() == 90
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not ocr.available(), reason="needs rapidocr")
 def test_burned_in_identifiers_are_masked_and_nothing_else_is_touched(tmp_path: Path) -> None:
     folder, out = tmp_path / "study", tmp_path / "out"

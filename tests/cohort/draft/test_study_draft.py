@@ -90,6 +90,7 @@ def with_headers(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_headers_are_proposed_as_factors_and_the_scan_takes_them(tmp_path: Path) -> None:
     with_headers(tmp_path / "study" / "dicom")
     path = draft_study(tmp_path / "study")
@@ -116,6 +117,7 @@ def test_a_draft_names_no_person_and_no_machine(tmp_path: Path) -> None:
         assert private not in text
 
 
+@pytest.mark.long
 def test_time_limits_the_look_and_unreadable_files_are_passed_over(tmp_path: Path) -> None:
     folder = with_headers(tmp_path / "dicom")
     (folder / "s00.dcm").write_bytes(b"")

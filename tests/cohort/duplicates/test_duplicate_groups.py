@@ -196,6 +196,7 @@ def test_candidates_are_all_pairs_within_the_distance(bits: int) -> None:
     assert not crowded.any()
 
 
+@pytest.mark.long
 def test_crowded_hashes_are_capped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "_MAX_BUCKET", 5)
     monkeypatch.setattr(near_duplicates, "_MAX_LEADERS", 4)
@@ -214,6 +215,7 @@ def said_of(rows: pd.DataFrame, thumbnails: near_duplicates.Thumbnails) -> list[
     return duplicate_sentences(in_manifest(rows, found.columns), found, None)
 
 
+@pytest.mark.long
 def test_thumbnails_are_asked_for_candidates_only() -> None:
     asked: list[str] = []
     pictures = [ultrasound(seed) for seed in range(30)]

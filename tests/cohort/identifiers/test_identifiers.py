@@ -210,6 +210,7 @@ def test_the_scanners_of_busbra_are_found_by_their_text(shared_data: object) -> 
     assert np.mean(found) > 0.85
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not ocr.available(), reason="needs rapidocr")
 @pytest.mark.parametrize(("name", "word"), [("bus_0039-l", "ESQUERDA"), ("bus_0143-l", "DIREITA")])
 def test_ocr_reads_the_breast_side_on_a_real_scan(shared_data: object, name: str, word: str) -> None:

@@ -32,6 +32,7 @@ def decoded(data: bytes) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
+@pytest.mark.long
 def test_the_same_pixels_in_another_container_have_the_same_pixel_hash(pictures: list[Pixels]) -> None:
     lossy = decoded(encode(pictures[0], 80))
     height, width = lossy.shape[:2]
@@ -44,6 +45,7 @@ def test_the_same_pixels_in_another_container_have_the_same_pixel_hash(pictures:
     assert pixel_hash(strided, width, height) == pixel_hash(lossy, width, height)
 
 
+@pytest.mark.long
 def test_any_change_of_the_pixels_changes_the_pixel_hash() -> None:
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)

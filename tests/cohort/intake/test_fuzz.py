@@ -203,6 +203,7 @@ def check(manifest: pd.DataFrame, n: int) -> None:
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3 * 2**20, "KiB, of the largest reader"
 
 
+@pytest.mark.long
 def test_300_mutated_files(tmp_path: Path) -> None:
     check(scan_mutated(tmp_path, 300, seed=1), 300)
 
@@ -216,6 +217,7 @@ def photo(folder: Path, name: str) -> None:
     assert cv2.imwrite(str(folder / name), np.full((60, 80, 3), 90, np.uint8))
 
 
+@pytest.mark.long
 def test_a_file_that_hangs_costs_a_row(tmp_path: Path) -> None:
     photo(tmp_path, "a.png")
     os.mkfifo(tmp_path / "b.png")  # opening it waits for a writer who never comes
@@ -225,6 +227,7 @@ def test_a_file_that_hangs_costs_a_row(tmp_path: Path) -> None:
     assert rows[1]["reason"] == "reading took longer than 3 s (scan.time_limit_s)"
 
 
+@pytest.mark.long
 def test_a_decoder_that_crashes_costs_a_row(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "b.png")
     photo(tmp_path, "c.png")
@@ -249,6 +252,7 @@ def test_a_decoder_that_crashes_costs_a_row(tmp_path: Path) -> None:
     assert len(started) == 2
 
 
+@pytest.mark.long
 def test_a_picture_beyond_the_memory_allowed_costs_a_row(tmp_path: Path) -> None:
     Image.new("RGB", (12_000, 12_000)).save(tmp_path / "big.png")  # 432 MB once decoded, 0.4 MB as a file
     photo(tmp_path, "c.png")
@@ -257,6 +261,7 @@ def test_a_picture_beyond_the_memory_allowed_costs_a_row(tmp_path: Path) -> None
     assert "memory" in rows[0]["reason"]
 
 
+@pytest.mark.long
 def test_a_reader_that_died_while_it_waited_is_no_fault_of_the_next_file(tmp_path: Path) -> None:
     photo(tmp_path, "a.png")
     list(read_files(tmp_path, ["a.png"], ScanConfig()))
@@ -282,6 +287,7 @@ def test_a_fault_of_ours_is_raised_not_hidden(tmp_path: Path) -> None:
     assert "while reading a.png" in caught.value.__notes__
 
 
+@pytest.mark.long
 def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo(tmp_path, "a.png")
     for module in ("cohort", "copy", "numpy"):

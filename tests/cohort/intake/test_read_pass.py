@@ -47,6 +47,7 @@ def test_each_sampled_frame_is_a_row(tmp_path: Path, frames: str, expected: list
     assert len({row["pixel_hash"] for row, _ in found}) == len(expected), "several pictures"
 
 
+@pytest.mark.long
 def test_frames_beyond_a_shard_are_found_again(tmp_path: Path) -> None:
     stack(tmp_path / "stack.tiff")
     Image.new("RGB", (80, 60), (10, 10, 10)).save(tmp_path / "zero.png")
@@ -121,6 +122,7 @@ def test_a_person_overrules_a_grade(tmp_path: Path) -> None:
     assert after.loc["b.png", "quality_exposure"] == before.loc["b.png", "quality_exposure"], "the number stays"
 
 
+@pytest.mark.long
 def test_one_of_each_kind_is_a_study(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(
         f"images: {shared_data / 'format_samples' / 'images'}\npatient: none\nscan: {{max_unreadable: 0.2}}\n"
@@ -158,6 +160,7 @@ def test_a_tumours_grade_is_not_the_pictures(tmp_path: Path) -> None:
     assert set(manifest["image_grade"]) <= {"good", "borderline", "poor"}
 
 
+@pytest.mark.long
 def test_faces_are_flagged_where_they_are_looked_for(tmp_path: Path) -> None:
     from skimage.data import astronaut
 

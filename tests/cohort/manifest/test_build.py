@@ -188,6 +188,7 @@ def test_a_fixed_split_is_kept_and_the_pair_is_named(tmp_path: Path) -> None:
     assert "pat" not in said.replace("patient", "")
 
 
+@pytest.mark.long
 def test_outcomes_are_balanced_unless_told_otherwise(tmp_path: Path) -> None:
     def ill_in_test(extra: str) -> list[int]:
         found = []

@@ -151,6 +151,7 @@ def test_vessels_are_thin_dark_lines_and_not_bright_or_wide_ones() -> None:
     assert phenotypes(dimmed)["vessels"] == pytest.approx(phenotypes(lit)["vessels"], rel=0.15), "a share of the light"
 
 
+@pytest.mark.long
 def test_vessels_rank_pictures_as_a_published_filter_does() -> None:
     pictures = [mucosa(seed) for seed in range(8)]
     ours = np.argsort(np.argsort([phenotypes(p)["vessels"] for p in pictures]))

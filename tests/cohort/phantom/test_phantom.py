@@ -88,6 +88,7 @@ def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 # ------------------------------------------------------------------------------------------------- the folder
 
 
+@pytest.mark.long
 def test_same_seed_same_bytes_and_another_seed_other_images(study: Path, tmp_path: Path) -> None:
     write_phantom(tmp_path / "again", PhantomConfig(**SMALL, **SPOILT))
     assert contents(tmp_path / "again") == contents(study)
@@ -313,6 +314,7 @@ def test_severity_makes_the_border_irregular() -> None:
     assert np.all(np.diff(measured) > 0.05)
 
 
+@pytest.mark.long
 def test_images_of_a_patient_resemble_each_other_as_far_as_the_dial_says() -> None:
     def within(rho: float) -> float:
         return float(

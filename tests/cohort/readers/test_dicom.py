@@ -170,6 +170,7 @@ SAMPLES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_format_sample_agrees_with_gdcm(name: str, shared_data: Path) -> None:
     agrees_with_gdcm(shared_data / "format_samples" / "images" / name, SAMPLES[name])

@@ -95,6 +95,7 @@ def test_min_tissue_decides(tmp_path: Path) -> None:
     assert len(tiles(tmp_path / "a.tif", min_tissue=0.2, **shifted)) == 4
 
 
+@pytest.mark.long
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tif"
     slide(path)
@@ -228,6 +229,7 @@ def dicom_slide(path: Path, um_per_px: float, flavor: str = "VOLUME", derivation
     return full
 
 
+@pytest.mark.long
 def test_a_slide_stored_as_dicom(tmp_path: Path) -> None:
     full = dicom_slide(tmp_path / "a.dcm", 0.5)
     found = tiles(tmp_path / "a.dcm")
@@ -239,6 +241,7 @@ def test_a_slide_stored_as_dicom(tmp_path: Path) -> None:
     assert "dicom_name" in picture.findings
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("flavor", "derivation"), [("VOLUME", "RESAMPLED"), ("LABEL", "NONE"), ("OVERVIEW", "NONE")])
 def test_of_a_dicom_series_only_the_full_resolution_is_read(tmp_path: Path, flavor: str, derivation: str) -> None:
     dicom_slide(tmp_path / "a.dcm", 0.5, flavor, derivation)

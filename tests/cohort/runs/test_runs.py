@@ -76,6 +76,7 @@ def _work_and_hang(analysis: Path, ready: object) -> None:
         signal.pause()
 
 
+@pytest.mark.long
 def test_second_process_is_refused_and_kill_frees_the_run(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()

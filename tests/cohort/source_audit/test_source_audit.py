@@ -82,6 +82,7 @@ def test_a_small_p_is_computed_anew_with_more_permutations() -> None:
     assert found["p_value"] == 1 / 5000  # so that an effect stands in a family of 250 tests
 
 
+@pytest.mark.long
 def test_a_p_value_computed_in_two_steps_keeps_its_level() -> None:
     rng = np.random.default_rng(0)
     patients = Patients(np.arange(40), 40)
@@ -103,11 +104,13 @@ def test_too_few_patients_are_told_not_tested() -> None:
     assert found["q_value"] is None
 
 
+@pytest.mark.long
 def test_unlike_numbers_of_images_are_no_effect() -> None:
     # Exchanging patients' means as they are rejected 31 % of such worlds; 16 or more of 150 at 6 % would be p = 0.02.
     assert max(truth.rates_of_few(truth.FEW[0], range(150)).values()) <= 15 / 150
 
 
+@pytest.mark.long
 def test_an_effect_is_found_where_those_who_have_it_have_many_images() -> None:
     # Exchanging means as they are found none of these: 12 patients of 12 images each among 48 of one.
     assert truth.rates_of_few(truth.FEW[-1], range(30))["number"] >= 0.8
@@ -190,17 +193,20 @@ def called(name: str, repetitions: int, **changes: Any) -> dict[str, float]:
     }
 
 
+@pytest.mark.long
 def test_random_quality_is_not_called_dependent() -> None:
     # The rate is 5 % or less (benchmarks/source_truth.py measures it); 5 of 30 or more would be p < 0.02 against that.
     assert called("random quality", 30, n_patients=80, images=(1, 4))["anything"] <= 4 / 30
 
 
+@pytest.mark.long
 def test_quality_that_depends_on_the_outcome_is_called_so() -> None:
     shares = called("quality depends on the outcome, strongly", 6)
     assert shares["recurrence"] == 1
     assert shares["diagnosis"] <= 1 / 6
 
 
+@pytest.mark.long
 def test_an_operator_who_changes_from_image_to_image_is_found_within_patients() -> None:
     shares = called("quality depends on the operator of each image", 4, operator=1.0, n_patients=100, images=(3, 6))
     assert shares["operator"] == 1
@@ -371,6 +377,7 @@ def test_what_names_a_person_is_told_from_what_may(everything: tuple[Study, pd.D
     assert report["sentences"][1].endswith(f"dicom uid {len(usable)}.")
 
 
+@pytest.mark.long
 def test_words_read_by_ocr_are_kept_only_where_many_patients_share_them(
     everything: tuple[Study, pd.DataFrame, dict[str, Any]],
 ) -> None:

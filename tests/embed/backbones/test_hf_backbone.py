@@ -84,6 +84,7 @@ def tower_of(model: Any) -> Any:
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
     """Image processor and forward pass of the library against ours, for both ends of the tokens."""

@@ -204,6 +204,7 @@ def test_parts_of_other_work_are_thrown_away(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.long
 def test_threads_and_processes_give_the_same_bytes_and_a_death_is_made_good(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_file_of_several_pictures_gives_them_under_the_ids_of_the_scan(mixed: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("images: mixed\npatient: none\nscan: {max_unreadable: 1}\n", encoding="utf-8")
     study = load_study(tmp_path)

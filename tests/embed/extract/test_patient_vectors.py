@@ -41,6 +41,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
+@pytest.mark.long
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=12), st.integers(0, 1000), st.integers(1, 20))
 @settings(max_examples=60, deadline=None)
 def test_formulas_by_brute_force(sizes: list[int], seed: int, rows_held: int) -> None:

@@ -153,6 +153,7 @@ def dying_at(step: int, patch: pytest.MonkeyPatch) -> None:
                 patch.setattr(module, name, call)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("before", ["versions", "plain", "nothing"])
 def test_a_kill_at_any_step_leaves_the_old_store_or_the_new(before: str, folder: Path, tmp_path: Path) -> None:
     old = made(folder, tmp_path / "old")

@@ -93,6 +93,7 @@ def test_exact_search_is_brute_force(n: int, dim: int, k: int, some: bool) -> No
         assert np.isneginf(similarity[q][len(order) :]).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_measured_is_what_a_search_finds(kind: str, made: dict[str, tuple[Path, Values]]) -> None:
     folder, values = made[kind]
@@ -153,6 +154,7 @@ def test_more_may_be_asked_for_than_there_is(made: dict[str, tuple[Path, Values]
         open_index(folder, Store(values)).search(np.full((1, 16), np.nan, np.float32), 3)
 
 
+@pytest.mark.long
 def test_codes_in_fewer_directions_and_the_early_end_lose_nothing(tmp_path: Path) -> None:
     values = clustered(6000, 144, 7)
     record = build_index(tmp_path, values, None, kind="ivf-pq")
@@ -185,6 +187,7 @@ def test_kinds_by_size_memory_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         validate(IndexConfig, {"recall": 98}, "study.yaml")
 
 
+@pytest.mark.long
 def test_a_recall_that_cannot_be_had_gives_an_exact_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pellucid.embed.index.kind.EXACT_UP_TO", 1000)
     monkeypatch.setattr("pellucid.embed.index.recall_tuning._FACTORS", {"ivf-sq8": (1,), "ivf-pq": (1,)})
@@ -300,6 +303,7 @@ def test_stores_of_the_first_version_still_open(tmp_path: Path) -> None:
         open_index(tmp_path, Store(values, {"schema": "pellucid.vectors/2"}))
 
 
+@pytest.mark.long
 @given(st.integers(2, 60), st.integers(1, 12), st.integers(1, 15), st.booleans(), st.booleans(), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_nearest_elsewhere_is_brute_force(

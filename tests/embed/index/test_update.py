@@ -65,6 +65,7 @@ def found_share(folder: Path, values: Values) -> float:
     return float((similarity >= truth[:, -1:] - 1e-6).mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["auto", *LISTS])
 @given(steps=st.lists(st.tuples(st.sampled_from([0.0, 0.02, 0.3]), st.integers(0, 300)), min_size=1, max_size=3))
 @settings(max_examples=3, deadline=None)
@@ -90,6 +91,7 @@ def test_any_sequence_of_changes_is_as_good_as_a_fresh_build(kind: str, steps: l
                 assert index.ntotal == inner(index).ntotal == len(values)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", LISTS)
 def test_codes_that_stay_are_moved_not_made_anew_and_those_of_the_gone_vanish(kind: str, tmp_path: Path) -> None:
     values = clustered(1500, 32, 1)
@@ -114,6 +116,7 @@ def test_codes_that_stay_are_moved_not_made_anew_and_those_of_the_gone_vanish(ki
         assert normalised(values[row : row + 1]).tobytes() not in written
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", LISTS)
 def test_the_centre_of_a_list_forgets_who_is_gone(kind: str, tmp_path: Path) -> None:
     """A list of one vector has that vector for its centre: a code that is gone must not live on there."""
@@ -146,6 +149,7 @@ def test_a_flat_index_holds_no_bytes_of_the_gone(tmp_path: Path) -> None:
     assert found_share(tmp_path, values[keep]) == 1.0
 
 
+@pytest.mark.long
 def test_lists_are_learned_anew_when_most_has_changed(tmp_path: Path) -> None:
     values = clustered(1200, 16, 1)
     build_index(tmp_path, values, "here", kind="ivf-sq8")
@@ -164,6 +168,7 @@ def test_lists_are_learned_anew_when_most_has_changed(tmp_path: Path) -> None:
     assert found_share(tmp_path, more[:1100]) >= 0.95 if mended["space"] == "here" else True
 
 
+@pytest.mark.long
 def test_recall_that_falls_is_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand new images that are nearly one: lists and codes made for others do not tell them apart."""
     monkeypatch.setattr("pellucid.embed.index.kind.EXACT_UP_TO", 1000)

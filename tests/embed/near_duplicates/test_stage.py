@@ -64,6 +64,7 @@ def test_a_copy_is_known_and_how_it_was_made(how: str) -> None:
             assert match.how == how
 
 
+@pytest.mark.long
 def test_pictures_of_one_device_are_not_one_picture() -> None:
     """Frame, ruler and lettering are the same in all of them."""
     for seed in range(6):
@@ -92,6 +93,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Vectors, dict[str
     return vectors, pictures
 
 
+@pytest.mark.long
 def test_planted_copies_are_found_and_nothing_else(planted: tuple[Vectors, dict[str, Pixels]]) -> None:
     vectors, pictures = planted
     found = find_near(vectors, pictures.__getitem__, patience=6)
@@ -108,6 +110,7 @@ def test_planted_copies_are_found_and_nothing_else(planted: tuple[Vectors, dict[
     assert not any(name in sentence for sentence in said for name in pictures if f"{name} " in sentence)
 
 
+@pytest.mark.long
 def test_what_the_scan_knows_is_not_told_again(planted: tuple[Vectors, dict[str, Pixels]]) -> None:
     vectors, pictures = planted
     known = np.array(["D1" if k in (3, 31) else "" for k in range(40)], dtype=object)
@@ -115,6 +118,7 @@ def test_what_the_scan_knows_is_not_told_again(planted: tuple[Vectors, dict[str,
     assert found.pairs["other_image_id"].tolist() == ["i37"]
 
 
+@pytest.mark.long
 def test_one_patient_s_own_copies_are_nobody_s_leak(planted: tuple[Vectors, dict[str, Pixels]]) -> None:
     vectors, pictures = planted
     mine = vectors.images.assign(patient=["P3" if k in (3, 31) else f"P{k}" for k in range(40)])

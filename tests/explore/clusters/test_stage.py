@@ -23,6 +23,7 @@ def _blobs(n: int = 150, groups: int = 3, seed: int = 0) -> tuple[np.ndarray[Any
     return (4 * rng.normal(size=(groups, 40))[truth] + rng.normal(size=(n, 40))).astype(np.float32), truth
 
 
+@pytest.mark.long
 def test_planted_groups_are_found_and_the_seed_decides() -> None:
     values, truth = _blobs()
     config = ClusterConfig(seed=3)
@@ -112,6 +113,7 @@ def test_looks_are_differences_between_patients_in_words() -> None:
     assert phenotype_words("phenotype_lustre", 0.6) == "somewhat more lustre"
 
 
+@pytest.mark.long
 def test_the_cluster_run(whole: Any) -> None:
     run = whole.runs["cluster"]
     table = pd.read_parquet(run.path / "clusters.parquet")

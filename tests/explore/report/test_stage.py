@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from pellucid.cohort.runs.atomic_files import write_json
 from pellucid.cohort.runs.folder import RunFolder
@@ -48,6 +49,7 @@ def _page(whole: Any) -> tuple[str, _Links]:
     return page, parsed
 
 
+@pytest.mark.long
 def test_the_report_needs_no_network(whole: Any) -> None:
     page, parsed = _page(whole)
     assert {address.split(":")[0] for address in parsed.addresses if not address.startswith("#")} == {"data"}
@@ -56,6 +58,7 @@ def test_the_report_needs_no_network(whole: Any) -> None:
     assert "@import" not in page
 
 
+@pytest.mark.long
 def test_hostile_names_are_shown_not_run(hostile: Any) -> None:
     page, parsed = _page(hostile)
     assert "<script>alert(1)" not in page
@@ -64,6 +67,7 @@ def test_hostile_names_are_shown_not_run(hostile: Any) -> None:
     assert "<a href='http://evil" not in page
 
 
+@pytest.mark.long
 def test_nobody_can_be_told_from_the_report(whole: Any) -> None:
     page, _ = _page(whole)
     manifest = pd.read_parquet(whole.runs["scan"].path / "manifest.parquet")
@@ -96,6 +100,7 @@ def test_every_section_can_be_reached_from_the_contents(whole: Any) -> None:
     assert all(f'<section id="{anchor}">' in page for anchor in anchors)
 
 
+@pytest.mark.long
 def test_a_report_of_a_scan_alone_says_what_is_missing_and_that_patients_are_few(whole: Any) -> None:
     findings = study_findings.gather(whole.study, whole.runs["scan"], [])
     few = findings.images[findings.images["patient"].isin(findings.images["patient"].unique()[:6])]
@@ -105,6 +110,7 @@ def test_a_report_of_a_scan_alone_says_what_is_missing_and_that_patients_are_few
     assert "No probe has been run." in page
 
 
+@pytest.mark.long
 def test_repeating_gives_the_same_report(whole: Any) -> None:
     first = whole.report().path / "report.html"
     written = first.stat().st_mtime_ns
@@ -161,6 +167,7 @@ def test_file_names_in_what_was_said_of_the_table_stay_out_of_the_report() -> No
     )
 
 
+@pytest.mark.long
 def test_the_training_says_what_was_encoded_and_how_it_went(whole: Any, tmp_path: Path) -> None:
     def look(step: int, name: str, role: str, score: float) -> dict[str, Any]:
         known = {"kind": "categorical", "metric": "auroc", "chance": 0.5, "patients": 30, "images": 60, "note": ""}

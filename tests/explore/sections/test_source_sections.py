@@ -81,6 +81,7 @@ def findings_near(whole: Any) -> Any:
     return gather(whole.study, whole.runs["scan"], [whole.runs["own"]], near_run=whole.runs["near"]).near
 
 
+@pytest.mark.long
 def test_pairs_and_unusual_images_are_shown_as_pictures_by_research_id(whole: Any) -> None:
     near = findings_near(whole)
     ids = near.unusual["image_id"].tolist()
@@ -100,6 +101,7 @@ def test_pairs_and_unusual_images_are_shown_as_pictures_by_research_id(whole: An
     assert [s.key for s in sections({}, {}, None)] == []
 
 
+@pytest.mark.long
 def test_the_scan_of_a_phantom_is_shown_whole_and_in_order(whole: Any) -> None:
     source = whole.runs["scan"].read_json("source.json")
     shown = sections(source, {})

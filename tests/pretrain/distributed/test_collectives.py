@@ -66,6 +66,7 @@ def one_step(section: dict[str, Any], rank: int, world: int) -> dict[str, torch.
     return {**told, **gradients, **state}
 
 
+@pytest.mark.long
 def test_two_processes_are_one(tiny: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     sections = {case: merged(tiny[method], changes) for case, (method, changes) in CASES.items()}
     (tmp_path / "sections.json").write_text(json.dumps(sections), encoding="utf-8")

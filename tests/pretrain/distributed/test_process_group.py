@@ -115,6 +115,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int
 Played = dict[str, list[tuple[int, str]]]
 
 
+@pytest.mark.long
 def test_they_agree_and_a_failure_of_the_first_is_everybodys(played: Played) -> None:
     first, second = played["agree"]
     assert first == (2, "True False from 0\n0.5\n[0]\nUserError: no room on the disk\n")

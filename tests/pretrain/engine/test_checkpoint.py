@@ -179,6 +179,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["largest file", "full file system"])
 def test_where_the_disk_really_ends(tmp_path: Path, how: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FILL, str(tmp_path)]

@@ -165,6 +165,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "img_size"),
     [("test_vit", 32), *[pytest.param(name, 64, marks=pytest.mark.slow) for name in ("test_vit4", "test_convnext")]],

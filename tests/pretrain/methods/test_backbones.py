@@ -28,6 +28,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "pooling"), KINDS)
 @pytest.mark.parametrize("method", ["dino", "lejepa"])
 def test_an_export_is_read_back_as_the_feature_that_was_trained(

@@ -227,6 +227,7 @@ def test_features_and_partner_are_the_teachers_of_the_two_global_views(tiny: dic
     assert not outcome.features.requires_grad
 
 
+@pytest.mark.long
 def test_a_resnets_teacher_keeps_running_statistics_of_its_own_outputs(tiny: dict[str, Any]) -> None:
     """Of its own weights on global views: in evaluation it then says about what it said in training."""
     section = {"backbone": "test_resnet", "img_size": 64, "views": {"local": {"count": 2, "size_px": 32}}}

@@ -166,6 +166,7 @@ def test_the_teacher_gets_no_gradient_and_the_student_gets_all(tiny: dict[str, A
         assert (method.patch_target.centre == 0).all() == (probability < 1)
 
 
+@pytest.mark.long
 def test_a_transformer_with_registers_and_what_is_refused(tiny: dict[str, Any]) -> None:
     method = build(
         tiny,

@@ -120,6 +120,7 @@ def test_the_share_of_patches_asked_for_is_hidden(tiny: dict[str, Any], ratio: f
     assert keep.shape[1] + masked.shape[1] == 49
 
 
+@pytest.mark.long
 def test_refusals(tiny: dict[str, Any]) -> None:
     for change, message in [
         ({"img_size": 40}, r"`img_size` is 40, but the backbone's patches are 16 pixels wide: choose 32 or 48"),

@@ -117,6 +117,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["mae", "dino", pytest.param("dinov2", marks=pytest.mark.slow), "lejepa"])
 def test_a_healthy_training_raises_no_alarm(tiny: Tiny, method: str) -> None:
     own = {method: PROTOTYPES} if method.startswith("dino") else {}
@@ -124,6 +125,7 @@ def test_a_healthy_training_raises_no_alarm(tiny: Tiny, method: str) -> None:
     assert [d.what for line in lines if (d := monitor.feed(line))] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_each_collapse_is_caught_and_told_from_the_others(tiny: Tiny, kind: str) -> None:
     method, changes, lr = HOSTILE[kind]

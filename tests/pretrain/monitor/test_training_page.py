@@ -94,6 +94,7 @@ def write_metrics(folder: Path, n: int, **changes: float) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "headings"),
     [("mae", ["Reconstructions"]), ("dino", ["Attention"]), ("dinov2", ["Attention"]), ("lejepa", ["Views"])],

@@ -43,6 +43,7 @@ def told(values: np.ndarray, levels: np.ndarray, patients: Patients) -> float:
     return float(auroc(scores, target > 0.5, patients.weights, np.zeros(len(levels), dtype=np.int64))[0])
 
 
+@pytest.mark.long
 def test_the_factor_cannot_be_told_of_the_training_patients_any_more(
     embedded: tuple[Study, RunFolder, RunFolder],
 ) -> None:
@@ -65,6 +66,7 @@ def test_the_factor_cannot_be_told_of_the_training_patients_any_more(
     assert after.spec["learnt_from"] == patients.n_patients
 
 
+@pytest.mark.long
 def test_the_run_is_found_by_name_compared_with_nothing_else_and_never_the_default(
     embedded: tuple[Study, RunFolder, RunFolder],
 ) -> None:
@@ -84,6 +86,7 @@ def test_the_run_is_found_by_name_compared_with_nothing_else_and_never_the_defau
     assert audit_study(quick, found, run, progress=False).read_json("audit.json")["backbone"] == name
 
 
+@pytest.mark.long
 def test_a_residual_needs_the_level_and_leaves_out_who_has_none(embedded: tuple[Study, RunFolder, RunFolder]) -> None:
     study, found, made = embedded
     stored = load_vectors(made.path)

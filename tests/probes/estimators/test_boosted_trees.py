@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pellucid.cohort.statistics.patient_resampling import Patients
 from pellucid.probes.inference.estimate import Estimate, probe
@@ -20,6 +21,7 @@ def crossed(signal: bool, seed: int = 0, n: int = 240) -> Estimate:
     return probe(vectors, target, Patients(ids, n), permutations=19, bootstrap=50, seed=seed, others=("nonlinear",))
 
 
+@pytest.mark.long
 def test_a_crossed_pattern_is_seen_by_trees_alone() -> None:
     found = crossed(True)
     assert found.score < 0.65
@@ -27,6 +29,7 @@ def test_a_crossed_pattern_is_seen_by_trees_alone() -> None:
     assert 0.8 < low < score < high
 
 
+@pytest.mark.long
 def test_no_signal_is_chance() -> None:
     scores = [crossed(False, seed, 160).beside["nonlinear"][0] for seed in range(3)]
     assert abs(np.mean(scores) - 0.5) < 0.1

@@ -63,6 +63,7 @@ def test_many_images_of_one_person_are_one_neighbour() -> None:
     assert votes[0, 0] == 0  # and nobody votes for herself
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shift", [0.0, 3.0])
 def test_chance_without_a_signal_and_a_high_score_with_one(shift: float) -> None:
     scores = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pellucid.cohort.statistics.patient_resampling import Patients
 from pellucid.probes.inference.paired_comparison import Change, compare
@@ -27,12 +28,14 @@ def test_what_is_gone_is_seen() -> None:
     assert found.ci_high < -0.2
 
 
+@pytest.mark.long
 def test_no_change_is_not_claimed_and_the_interval_is_paired() -> None:
     found = [changed(seed, 1.5, 1.5) for seed in range(20)]
     assert np.mean([f.ci_low <= 0 <= f.ci_high for f in found]) >= 0.9
     assert np.mean([f.ci_high - f.ci_low for f in found]) < 0.1, "what is common to both cancels"
 
 
+@pytest.mark.long
 def test_the_interval_covers_a_change() -> None:
     found = [changed(seed, 2.0, 1.2) for seed in range(30)]
     centre = np.mean([f.change for f in found])

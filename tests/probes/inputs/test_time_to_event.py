@@ -47,6 +47,7 @@ def of(vectors, table, seed=0, **more):
     return probe(vectors, target, patients, seed=seed, **{"permutations": 99, "bootstrap": 100, **more})
 
 
+@pytest.mark.long
 def test_level_and_coverage_without_any_effect():
     found = [of(*world(seed, n=80), seed=seed) for seed in range(60)]
     assert all(one.metric == "concordance" and one.chance == 0.5 for one in found)
@@ -56,6 +57,7 @@ def test_level_and_coverage_without_any_effect():
     assert np.mean([one.ci_low <= expected <= one.ci_high for one in found]) >= 0.85
 
 
+@pytest.mark.long
 def test_power_and_coverage_of_an_effect():
     found = [of(*world(seed, n=200, disease=4.0), seed=seed) for seed in range(30)]
     assert np.mean([one.p_value <= 0.05 for one in found]) >= 0.9
@@ -64,6 +66,7 @@ def test_power_and_coverage_of_an_effect():
     assert np.mean([one.ci_low <= expected <= one.ci_high for one in found]) >= 0.8
 
 
+@pytest.mark.long
 def test_a_survival_that_exists_only_through_the_device_is_not_read_beyond_it():
     found = [
         audit(
@@ -77,6 +80,7 @@ def test_a_survival_that_exists_only_through_the_device_is_not_read_beyond_it():
     assert sum(pair["verdict"] == "explained_by_acquisition" for pair in found) >= 5
 
 
+@pytest.mark.long
 def test_everything_the_audit_asks_has_an_answer():
     vectors, table = world(1, n=200, disease=4.0, device=3.0, confounding=0.5)
     table.loc[table["patient"] < 20, "died"] = np.nan

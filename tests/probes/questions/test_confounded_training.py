@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pellucid.cohort.statistics.patient_resampling import Patients
 from pellucid.probes.inference.statistic import Target
@@ -27,6 +28,7 @@ def test_a_strong_device_tempts_the_probe_away() -> None:
     assert found.ci_low > 0.05
 
 
+@pytest.mark.long
 def test_vectors_that_do_not_know_the_device_lose_nothing() -> None:
     found = [cohort(seed, 2.0, 0.0) for seed in range(12)]
     assert abs(np.mean([f.average_drop for f in found])) < 0.02

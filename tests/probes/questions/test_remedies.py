@@ -104,6 +104,7 @@ def test_what_each_remedy_costs() -> None:
     assert "; by neighbours device from 0.9" in said
 
 
+@pytest.mark.long
 def test_erasure_is_learnt_without_the_patients_it_is_judged_on() -> None:
     """Noise only, more dimensions than patients: fitted on everybody, erasure would push the factor far *below* chance."""
     rng = np.random.default_rng(4)
@@ -132,6 +133,7 @@ def test_too_few_with_both_is_a_note() -> None:
     assert "under 10 patients" in found[0].note
 
 
+@pytest.mark.long
 def test_an_interval_knows_how_few_patients_have_both() -> None:
     """1,200 patients with a diagnosis, 100 of them with a device: the remedies are judged by the hundred."""
     rng = np.random.default_rng(4)

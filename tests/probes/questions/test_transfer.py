@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pellucid.cohort.statistics.patient_resampling import Patients
 from pellucid.probes.inference.statistic import Target
@@ -37,6 +38,7 @@ def test_a_sign_that_means_something_else_elsewhere_does_not() -> None:
     assert np.mean([f.ci_low > 0 for f in found]) >= 5 / 6
 
 
+@pytest.mark.long
 def test_no_drop_is_claimed_where_there_is_none_and_the_interval_covers() -> None:
     drops = [world(seed, flips=False, n=80) for seed in range(16)]
     centre = np.mean([d.drop for d in drops])
