@@ -17,7 +17,7 @@ from pellucid.cohort.identifiers.ocr import available
 from pellucid.cohort.images.prepared_images import PreparedImages
 from pellucid.cohort.intake.file_listing import Listing, list_images, read_inputs
 from pellucid.cohort.intake.read_pass import read_all
-from pellucid.cohort.manifest.build import LateWithdrawal, build_manifest
+from pellucid.cohort.manifest.join import LateWithdrawal, build_manifest
 from pellucid.cohort.measures.quality_grades import (
     QualityThresholds,
     apply_annotations,

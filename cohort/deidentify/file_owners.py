@@ -10,7 +10,7 @@ import pydicom
 
 from pellucid.cohort.deidentify.text_masking import plain_text
 from pellucid.cohort.intake.file_listing import Listing
-from pellucid.cohort.manifest.build import join_table
+from pellucid.cohort.manifest.join import join_table
 from pellucid.cohort.manifest.row_matching import patients_of_images
 from pellucid.cohort.manifest.table_file import as_text, read_table
 from pellucid.cohort.study import FromDicom, Study

@@ -34,7 +34,7 @@ def source_audit(study: Study, manifest: pd.DataFrame, problems: Sequence[str]) 
 
     Args:
         study: names the variables and the seed.
-        manifest: as `pellucid.cohort.manifest.build` builds it; columns of grades, header fields and duplicates may be absent.
+        manifest: as `pellucid.cohort.manifest.join` builds it; columns of grades, header fields and duplicates may be absent.
         problems: sentences that the join gave.
 
     Returns:

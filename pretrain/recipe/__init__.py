@@ -25,7 +25,7 @@ from pellucid.pretrain.recipe.methods import (
 )
 from pellucid.pretrain.recipe.monitoring import Health, Watch
 from pellucid.pretrain.recipe.specialty_presets import Augmentation, explain, preset_for, with_preset
-from pellucid.pretrain.recipe.views import (
+from pellucid.pretrain.recipe.view_settings import (
     Acquisition,
     AlteredCrop,
     Colour,
@@ -36,7 +36,7 @@ from pellucid.pretrain.recipe.views import (
     Range,
     Views,
 )
-from pellucid.pretrain.recipe.warm_start import WarmStart
+from pellucid.pretrain.recipe.warm_start_settings import WarmStart
 
 __all__ = [
     "METHODS", "Acquisition", "AlteredCrop", "AnyRecipe", "Colour", "Crop", "DinoConfig", "DinoRecipe",

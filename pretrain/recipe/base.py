@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pellucid.cohort.config import Config, switch
 from pellucid.pretrain.recipe.monitoring import Health, Watch
-from pellucid.pretrain.recipe.warm_start import WarmStart
+from pellucid.pretrain.recipe.warm_start_settings import WarmStart
 
 
 class Optimizer(Config):

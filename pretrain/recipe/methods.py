@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pellucid.cohort.config import Config
 from pellucid.pretrain.recipe.base import Recipe
-from pellucid.pretrain.recipe.views import DinoViews, MaeViews, Range
+from pellucid.pretrain.recipe.view_settings import DinoViews, MaeViews, Range
 
 
 class MaeConfig(Config):

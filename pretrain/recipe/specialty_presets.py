@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from pellucid.cohort.config import Config, find_recipe, read_yaml, validate
-from pellucid.pretrain.recipe.views import Acquisition, Views
+from pellucid.pretrain.recipe.view_settings import Acquisition, Views
 
 Probability = float | None
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest.build import build_manifest
+from pellucid.cohort.manifest.join import build_manifest
 from pellucid.cohort.study import load_study
 
 BASE = "images: photos\n"
