@@ -36,7 +36,7 @@ from pellucid.pretrain.methods.dinov2 import DinoV2
 from pellucid.pretrain.methods.lejepa import LeJepa
 from pellucid.pretrain.methods.mae import Mae
 from pellucid.pretrain.methods.method import Method
-from pellucid.pretrain.monitor.collapse import Ill
+from pellucid.pretrain.monitor.collapse import TrainingFailed
 from pellucid.pretrain.monitor.training_page import Looks
 from pellucid.pretrain.monitor.watch import Watch
 from pellucid.pretrain.recipe import (
@@ -124,9 +124,9 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
             try:
                 train(
                     method, recipe, content, batches, run.path, ranks,
-                    name=name, steps=steps, compute=compute, onlooker=looks, progress=progress,
+                    name=name, steps=steps, compute=compute, observer=looks, progress=progress,
                 )  # fmt: skip
-            except Ill as ill:
+            except TrainingFailed as ill:
                 good = ill.last_good
                 if good is None:
                     raise

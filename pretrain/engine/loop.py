@@ -8,8 +8,9 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,12 +25,12 @@ from pellucid.pretrain.distributed.process_group import Ranks
 from pellucid.pretrain.engine.block_wrappers import checkpoint_activations, compile_blocks
 from pellucid.pretrain.engine.checkpoint import list_checkpoints, load_newest, save_checkpoint
 from pellucid.pretrain.engine.optimizer import parameter_groups
-from pellucid.pretrain.engine.preemption import PREEMPT, stop_requests
+from pellucid.pretrain.engine.preemption import PREEMPT, StopRequests, stop_requests
 from pellucid.pretrain.engine.resume_check import changes, conditions, precision_kept
 from pellucid.pretrain.engine.step_timer import Stopwatch
 from pellucid.pretrain.engine.training_compute import placed
-from pellucid.pretrain.methods.method import Method, Outcome
-from pellucid.pretrain.monitor.collapse import Diagnosis, Ill, Monitor, last_good, not_finite
+from pellucid.pretrain.methods.method import Method, StepOutput
+from pellucid.pretrain.monitor.collapse import Diagnosis, Monitor, TrainingFailed, last_good, not_finite
 from pellucid.pretrain.monitor.feature_statistics import signs
 from pellucid.pretrain.monitor.jsonl_logs import (
     METRICS,
@@ -46,20 +47,20 @@ from pellucid.pretrain.recipe import Recipe
 from pellucid.pretrain.schedules import cosine, scaled_lr, warmup_cosine
 
 PLAIN = Compute()  # float32, without any choice
-ASK_GPU_EVERY = 10  # steps; whoever asks a GPU for a number makes it wait
+READ_GPU_EVERY = 10  # steps; reading a number makes a GPU wait
 
 
-class Onlooker(Protocol):
-    """Who looks at the training from outside now and then; nothing of it comes back."""
+class TrainingObserver(Protocol):
+    """Looks at the training from outside now and then; nothing of it flows back into the training."""
 
     def due(self, done: int) -> bool:
         """Whether `at` wants to be called after `done` steps."""
 
     def at(self, method: Method, done: int) -> None:
-        """In the first process, while the others wait."""
+        """Called in the first process, while the others wait."""
 
     def write(self, *, stopped: Diagnosis, last_good: Path | None) -> None:
-        """The training ends here, because of `stopped`."""
+        """Called when the training ends because of `stopped`."""
 
 
 def train(
@@ -73,7 +74,7 @@ def train(
     name: str,
     steps: int,
     compute: Compute = PLAIN,
-    onlooker: Onlooker | None = None,
+    observer: TrainingObserver | None = None,
     progress: bool = True,
 ) -> None:
     """Train `method` in place for `steps` steps, continuing from the newest checkpoint in `folder`.
@@ -86,197 +87,283 @@ def train(
 
     Raises:
         Preempted: SIGTERM, SIGUSR2 or a file named PREEMPT in `folder`; everything is saved.
-        Ill: the loss or its gradient is not finite, or the features have collapsed.
+        TrainingFailed: the loss or its gradient is not finite, or the features have collapsed.
         UserError: a file cannot be written.
     """
-    device, machine = ranks.device, recipe.machine
+    Trainer(method, recipe, content, batches, folder, ranks, name, steps, compute, observer, progress).run()
 
-    # 1. The optimizer. Biases, norms, positions and tokens are not decayed; after a warm start lower layers learn more slowly.
-    method.to(device)
-    trained = [p for p in method.parameters() if p.requires_grad]
-    groups = parameter_groups(method, recipe.warm_start.layer_factor)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optimizer.betas, fused=True)
-    monitor = Monitor.of(recipe, dim=int(method.backbone().num_features), steps=steps)
 
-    # 2. Take up the thread where the newest checkpoint left it; lines of steps that it does not know are dropped.
-    start, recent = 0, list[float]()  # recent: losses since the last line of metrics
-    checkpoint = load_newest(folder, device)
-    if checkpoint is not None and recipe.precision == "auto":
-        begun = precision_kept(compute, checkpoint.get("conditions"))
-        if begun.precision != compute.precision and ranks.first:
-            print(f"pretrain {name}: continued in {begun.precision}, in which it was begun", file=sys.stderr)
-        compute = begun
-    apply(method, compute)
-    here = conditions(content, world=ranks.world, steps=steps, device=device, compute=compute)
-    scaler = torch.amp.GradScaler(
-        device.type, enabled=compute.precision == "float16"
-    )  # float16 alone has too small a range
-    if checkpoint is not None:
-        method.load_state_dict(checkpoint["method"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        if scaler.is_enabled() and checkpoint.get("scaler"):
-            scaler.load_state_dict(checkpoint["scaler"])
-        start, recent = int(checkpoint["step"]), list(checkpoint["recent"])
-    ranks.wait()  # nobody still reads when the first process goes on to write
+@dataclass
+class Trainer:
+    """One training: `run` calls `setup` and `resume` once, then `train_step`, `log_step` and `save_or_stop` for each step.
 
-    def tidy() -> None:
-        drop_lines_after(folder / METRICS, start)
-        drop_lines_after(folder / WATCH_LINES, start if start else -1)  # step 0 is looked at again
+    Attributes are those of `train`. What the steps share, and `setup` and `resume` assign:
+        optimizer, scaler: AdamW; the scaler does something under float16 only, whose range is too small.
+        model: `method`, wrapped for several processes.
+        monitor: watches for collapse and divergence.
+        start: the first step of this call.
+        conditions: what a checkpoint records of how it was made.
+        recent: losses since the last line of metrics.
+        unread: (loss, gradient norm) of the steps whose numbers are still on the device.
+        rank_me: effective rank in the last line of metrics.
+    """
+
+    method: Method
+    recipe: Recipe
+    content: Mapping[str, Any]
+    batches: Batches
+    folder: Path
+    ranks: Ranks
+    name: str
+    steps: int
+    compute: Compute
+    observer: TrainingObserver | None
+    progress: bool
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            Preempted, TrainingFailed, UserError: as `train`.
+        """
+        self.setup()
+        self.resume()
+        self._wrap()
+        device = self.ranks.device
+        with (
+            contextlib.closing(self.events),
+            stop_requests(self.folder) as stop,
+            show_progress(
+                self.name, self.start, self.steps, self.recipe.batch_size, wanted=self.progress and self.ranks.first
+            ) as show,
+            contextlib.closing(self.batches.stream(self.start, self.steps, pin=device.type == "cuda")) as decoded,
+            contextlib.closing(uploaded(decoded, device)) as stream,
+        ):
+            if self.start == 0:
+                self._observe(0)
+            for step in range(self.start, self.steps):
+                done = step + 1
+                logged = done % self.recipe.log_every == 0 or done == self.steps
+                saved = done % self.recipe.machine.checkpoint_every == 0 or done == self.steps
+                read = logged or saved or done % self.read_every == 0
+                watch = Stopwatch(device, on=logged)
+                result = self.train_step(step, stream, watch, read=read)
+                images_per_s = self.pace.tick()
+                if read:
+                    show(done, self.recent[-1], images_per_s)
+                if logged:
+                    self.log_step(done, result, images_per_s, watch)
+                self._observe(done)
+                self.save_or_stop(done, stop, saved=saved, read=read)
+
+    def setup(self) -> None:
+        """1. The optimizer and the monitor.
+
+        Biases, norms, positions and tokens are not decayed; after a warm start lower layers learn more slowly.
+        """
+        recipe = self.recipe
+        self.method.to(self.ranks.device)
+        self.trained = [p for p in self.method.parameters() if p.requires_grad]
+        groups = parameter_groups(self.method, recipe.warm_start.layer_factor)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optimizer.betas, fused=True)
+        self.monitor = Monitor.of(recipe, dim=int(self.method.backbone().num_features), steps=self.steps)
+        self.pace = Pace(recipe.batch_size)
+        self.read_every = READ_GPU_EVERY if self.ranks.device.type == "cuda" else 1
+        self.unread: list[Tensor] = []
+        self.start, self.recent = 0, list[float]()
+
+    def resume(self) -> None:
+        """2. Continue from the newest checkpoint, if there is one; log lines of later steps are removed."""
+        recipe, ranks, device = self.recipe, self.ranks, self.ranks.device
+        checkpoint = load_newest(self.folder, device)
+        if checkpoint is not None and recipe.precision == "auto":
+            begun = precision_kept(self.compute, checkpoint.get("conditions"))
+            if begun.precision != self.compute.precision and ranks.first:
+                print(f"pretrain {self.name}: continued in {begun.precision}, as it was begun", file=sys.stderr)
+            self.compute = begun
+        apply(self.method, self.compute)
+        self.conditions = conditions(
+            self.content, world=ranks.world, steps=self.steps, device=device, compute=self.compute
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute.precision == "float16")
         if checkpoint is not None:
-            for change in changes(checkpoint.get("conditions"), here):
-                append_line(folder / RESUMED, {"step": start, "changed": change})
-                print(f"pretrain {name}: continued from step {start:,}: {change}", file=sys.stderr)
+            self.method.load_state_dict(checkpoint["method"])
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            if self.scaler.is_enabled() and checkpoint.get("scaler"):
+                self.scaler.load_state_dict(checkpoint["scaler"])
+            self.start, self.recent = int(checkpoint["step"]), list(checkpoint["recent"])
+        ranks.wait()  # no process still reads when the first one goes on to write
+        ranks.first_does(functools.partial(self._tidy_logs, checkpoint))
+        so_far = read_lines(self.folder / METRICS)
+        self.monitor.replay(so_far)
+        self.rank_me: float | None = so_far[-1]["effective_rank"] if so_far else None
+        self.events = Events(self.folder, wanted=recipe.machine.tensorboard and ranks.first)
+        self.events.replay([*so_far, *read_lines(self.folder / WATCH_LINES)])
 
-    ranks.first_does(tidy)
-    so_far = read_lines(folder / METRICS)
-    monitor.replay(so_far)
+    def _tidy_logs(self, checkpoint: Mapping[str, Any] | None) -> None:
+        drop_lines_after(self.folder / METRICS, self.start)
+        drop_lines_after(self.folder / WATCH_LINES, self.start if self.start else -1)  # step 0 is observed again
+        if checkpoint is not None:
+            for change in changes(checkpoint.get("conditions"), self.conditions):
+                append_line(self.folder / RESUMED, {"step": self.start, "changed": change})
+                print(f"pretrain {self.name}: continued from step {self.start:,}: {change}", file=sys.stderr)
 
-    if machine.compile == "on" or (machine.compile == "auto" and device.type == "cuda"):
-        compile_blocks(method)
-    if machine.checkpoint_activations:
-        checkpoint_activations(method)
-    model: torch.nn.Module = method
-    if ranks.world > 1:
-        on = [device.index] if device.type == "cuda" else None
-        with warnings.catch_warnings():
-            # It would rather share buffers, but a centre or statistic that all agree on is the methods' own affair.
-            warnings.simplefilter("ignore", FutureWarning)
-            model = DistributedDataParallel(method, device_ids=on, broadcast_buffers=False)
+    def _wrap(self) -> None:
+        """Compiled or recomputed blocks, and gradients shared among processes."""
+        machine, device = self.recipe.machine, self.ranks.device
+        if machine.compile == "on" or (machine.compile == "auto" and device.type == "cuda"):
+            compile_blocks(self.method)
+        if machine.checkpoint_activations:
+            checkpoint_activations(self.method)
+        self.model: torch.nn.Module = self.method
+        if self.ranks.world > 1:
+            on = [device.index] if device.type == "cuda" else None
+            with warnings.catch_warnings():
+                # DDP would rather share buffers; a centre or statistic that all processes agree on is the method's own task.
+                warnings.simplefilter("ignore", FutureWarning)
+                self.model = DistributedDataParallel(self.method, device_ids=on, broadcast_buffers=False)
 
-    rank_me = so_far[-1]["effective_rank"] if so_far else None  # of the last line of metrics
-    ask_every = ASK_GPU_EVERY if device.type == "cuda" else 1
-    unasked: list[Tensor] = []  # (loss, gradient norm) of the steps whose numbers are still on the device
-    pace = Pace(recipe.batch_size)
-    events = Events(folder, wanted=machine.tensorboard and ranks.first)
-    events.replay([*so_far, *read_lines(folder / WATCH_LINES)])
-    with (
-        contextlib.closing(events),
-        stop_requests(folder) as stop,
-        show_progress(name, start, steps, recipe.batch_size, wanted=progress and ranks.first) as show,
-        contextlib.closing(batches.stream(start, steps, pin=device.type == "cuda")) as decoded,
-        contextlib.closing(uploaded(decoded, device)) as stream,
-    ):
+    def train_step(self, step: int, stream: Iterator[Tensor], watch: Stopwatch, *, read: bool) -> StepResult:
+        """Steps 3 to 5: images, loss and gradient, update.
 
-        def look(done: int) -> None:
-            if onlooker is not None and onlooker.due(done):
-                ranks.first_does(functools.partial(onlooker.at, method, done))
-                for seen in read_lines(folder / WATCH_LINES) if machine.tensorboard else ():
-                    if seen["step"] == done:
-                        events.line(seen)
+        Args:
+            read: fetch loss and gradient norm from the device, which makes a GPU wait.
 
-        def end(diagnosis: Diagnosis) -> Ill:
-            saved = last_good(
-                ((int(path.stem.rpartition("-")[2]), path) for path in list_checkpoints(folder)), diagnosis
+        Raises:
+            TrainingFailed: loss or gradient is not finite (found when they are read).
+        """
+        recipe, ranks, device = self.recipe, self.ranks, self.ranks.device
+
+        # 3. Images, as uint8: (b, source_px, source_px, 3).
+        images = next(stream)
+        watch.lap("wait")
+
+        # 4. Views, loss and gradient, of the whole batch or part by part. All randomness depends on (seed, step) alone:
+        #    there is no generator state to save.
+        self.optimizer.zero_grad(set_to_none=True)
+        outputs: list[StepOutput] = []
+        for part, rows in enumerate(micro_batches(self.batches.rows, recipe.accumulate)):
+            pixels = images[rows.start - self.batches.rows.start : rows.stop - self.batches.rows.start]
+            views = self.method.views(pixels, Draw(recipe.seed, step, recipe.batch_size, rows, device))
+            # For drop path, which knows no other generator.
+            torch.manual_seed(step_seed(recipe.seed, step, 1 + ranks.rank * recipe.accumulate + part))
+            watch.lap("views")
+            with gradients_stay_here(self.model, done=part + 1 == recipe.accumulate):
+                with self.compute.autocast(device.type):
+                    output = self.model(placed(views, self.compute), step)
+                watch.lap("forward")
+                self.scaler.scale(output.loss / recipe.accumulate).backward()
+                watch.lap("backward")
+            outputs.append(output._replace(loss=output.loss.detach()))
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.trained, recipe.optimizer.clip_grad or math.inf)
+        loss = ranks.mean(torch.stack([output.loss for output in outputs]).mean())
+        self.unread.append(torch.stack([loss, grad_norm.detach().float()]))
+        norm = self._read_losses(step + 1) if read else math.nan
+
+        # 5. Update: what the schedules give for this step, then the optimizer, then the teacher if there is one.
+        lr, weight_decay = scheduled(recipe, step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+            group["weight_decay"] = weight_decay if group["decayed"] else 0.0
+        self.method.before_update(step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        extra = self.method.after_update(step)
+        watch.lap("optimizer")
+        return StepResult(outputs, lr, weight_decay, norm, extra)
+
+    def _read_losses(self, done: int) -> float:
+        """Fetch the numbers that are still on the device; return the last gradient norm."""
+        numbers: list[list[float]] = torch.stack(self.unread).tolist()
+        self.unread.clear()
+        for at, (loss, norm) in enumerate(numbers, start=done - len(numbers)):
+            # Under float16 the scaler skips a step whose gradient overflows; that does not end the training.
+            if blown_up := not_finite(at, loss, 0.0 if self.scaler.is_enabled() else norm):
+                raise self._failure(blown_up)
+        self.recent += [loss for loss, _ in numbers]
+        return numbers[-1][1]
+
+    def log_step(self, done: int, result: StepResult, images_per_s: float, watch: Stopwatch) -> None:
+        """6. One line of metrics. Nothing that depends on the machine's speed goes into metrics.jsonl.
+
+        Raises:
+            TrainingFailed: the monitor has seen a collapse.
+        """
+        line = {
+            "step": done,
+            "images": done * self.recipe.batch_size,
+            "loss": sum(self.recent) / len(self.recent),
+            "lr": result.lr,
+            "weight_decay": result.weight_decay,
+            "grad_norm": result.grad_norm,
+            **described(result.outputs, self.ranks),
+            **result.extra,
+        }
+        self.recent.clear()
+        self.rank_me = line["effective_rank"]
+        speed = {"step": done, "images_per_s": round(images_per_s, 2), **watch.seconds()}
+        self.ranks.first_does(functools.partial(append_line, self.folder / METRICS, line))
+        self.ranks.first_does(functools.partial(append_line, self.folder / TIMINGS, speed))
+        self.events.line(line)
+        found = self.ranks.tell(self.monitor.feed(line))  # all processes follow the first one's verdict
+        if found is not None and found.stops:
+            raise self._failure(found)
+        if found is not None and self.ranks.first:
+            print(f"pretrain {self.name}: step {done:,}: {found.sentence()}", file=sys.stderr)
+
+    def save_or_stop(self, done: int, stop: StopRequests, *, saved: bool, read: bool) -> None:
+        """7. Save at intervals, at the end, and when a stop was requested, which all processes must have heard.
+
+        While a failure is suspected no checkpoint is pruned: the last good state may be an old one.
+
+        Raises:
+            Preempted: a stop was requested.
+        """
+        stopping = read and self.ranks.any(stop.reason() is not None) and done < self.steps
+        if saved or stopping:
+            state = {
+                "method": self.method.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "recent": self.recent,
+                "conditions": self.conditions,
+                **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
+            }
+            keep = self.recipe.machine.checkpoints if self.monitor.suspect_since is None else sys.maxsize
+            # Which checkpoint is best must not depend on when a stop came; untrained networks rank high without merit.
+            score = self.rank_me if saved and done > self.monitor.grace_steps else None
+            self.ranks.first_does(functools.partial(save_checkpoint, self.folder, done, state, keep, score))
+        if stopping:
+            if self.ranks.first:
+                (self.folder / PREEMPT).unlink(missing_ok=True)  # heard, and not to be heard again
+            raise Preempted(
+                f"pretrain {self.name}: stopped after step {done:,} of {self.steps:,} "
+                f"({stop.reason() or 'another process was asked'}), everything is saved; repeat the command to continue"
             )
-            if onlooker is not None:
-                ranks.first_does(functools.partial(onlooker.write, stopped=diagnosis, last_good=saved))
-            return Ill(diagnosis, saved)
 
-        if start == 0:
-            look(0)
-        for step in range(start, steps):
-            done = step + 1
-            logged = done % recipe.log_every == 0 or done == steps
-            saved = done % machine.checkpoint_every == 0 or done == steps
-            asked = logged or saved or done % ask_every == 0
-            watch = Stopwatch(device, on=logged)
+    def _observe(self, done: int) -> None:
+        if self.observer is not None and self.observer.due(done):
+            self.ranks.first_does(functools.partial(self.observer.at, self.method, done))
+            for seen in read_lines(self.folder / WATCH_LINES) if self.recipe.machine.tensorboard else ():
+                if seen["step"] == done:
+                    self.events.line(seen)
 
-            # 3. Images, as uint8: (b, source_px, source_px, 3).
-            images = next(stream)
-            watch.lap("wait")
+    def _failure(self, diagnosis: Diagnosis) -> TrainingFailed:
+        checkpoints = ((int(path.stem.rpartition("-")[2]), path) for path in list_checkpoints(self.folder))
+        good = last_good(checkpoints, diagnosis)
+        if self.observer is not None:
+            self.ranks.first_does(functools.partial(self.observer.write, stopped=diagnosis, last_good=good))
+        return TrainingFailed(diagnosis, good)
 
-            # 4. Views, loss and gradient, of the whole batch or part by part. All that is random depends on (seed, step)
-            #    alone: there is no generator state to save.
-            optimizer.zero_grad(set_to_none=True)
-            outcomes: list[Outcome] = []
-            for part, rows in enumerate(micro_batches(batches.rows, recipe.accumulate)):
-                pixels = images[rows.start - batches.rows.start : rows.stop - batches.rows.start]
-                views = method.views(pixels, Draw(recipe.seed, step, recipe.batch_size, rows, device))
-                # For drop path, which knows no other generator.
-                torch.manual_seed(step_seed(recipe.seed, step, 1 + ranks.rank * recipe.accumulate + part))
-                watch.lap("views")
-                with gradients_stay_here(model, done=part + 1 == recipe.accumulate):
-                    with compute.autocast(device.type):
-                        outcome = model(placed(views, compute), step)
-                    watch.lap("forward")
-                    scaler.scale(outcome.loss / recipe.accumulate).backward()
-                    watch.lap("backward")
-                outcomes.append(outcome._replace(loss=outcome.loss.detach()))
 
-            scaler.unscale_(optimizer)
-            grad_norm = torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip_grad or math.inf)
-            loss = ranks.mean(torch.stack([outcome.loss for outcome in outcomes]).mean())
-            unasked.append(torch.stack([loss, grad_norm.detach().float()]))
-            if asked:
-                numbers = torch.stack(unasked).tolist()
-                unasked.clear()
-                for at, (of_loss, of_norm) in enumerate(numbers, start=done - len(numbers)):
-                    # Under float16 a gradient that overflows is a step that the scaler leaves out, not the end.
-                    if blown_up := not_finite(at, of_loss, 0.0 if scaler.is_enabled() else of_norm):
-                        raise end(blown_up)
-                recent += [of_loss for of_loss, _ in numbers]
+class StepResult(NamedTuple):
+    """What a line of metrics needs to know of one step."""
 
-            # 5. Update: what the schedules say for this step, then the optimizer, then the teacher if there is one.
-            lr, weight_decay = scheduled(recipe, step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["lr_scale"]
-                group["weight_decay"] = weight_decay if group["decayed"] else 0.0
-            method.before_update(step)
-            scaler.step(optimizer)
-            scaler.update()
-            extra = method.after_update(step)
-            watch.lap("optimizer")
-
-            # 6. Tell. Nothing that depends on the machine's speed goes into metrics.jsonl.
-            images_per_s = pace.tick()
-            if asked:
-                show(done, recent[-1], images_per_s)
-            if logged:
-                line = {
-                    "step": done,
-                    "images": done * recipe.batch_size,
-                    "loss": sum(recent) / len(recent),
-                    "lr": lr,
-                    "weight_decay": weight_decay,
-                    "grad_norm": numbers[-1][1],
-                    **described(outcomes, ranks),
-                    **extra,
-                }
-                recent.clear()
-                rank_me = line["effective_rank"]
-                speed = {"step": done, "images_per_s": round(images_per_s, 2), **watch.seconds()}
-                ranks.first_does(functools.partial(append_line, folder / METRICS, line))
-                ranks.first_does(functools.partial(append_line, folder / TIMINGS, speed))
-                events.line(line)
-                found = ranks.tell(monitor.feed(line))  # the first process's verdict is everybody's
-                if found is not None and found.stops:
-                    raise end(found)
-                if found is not None and ranks.first:
-                    print(f"pretrain {name}: step {done:,}: {found.sentence()}", file=sys.stderr)
-            look(done)
-
-            # 7. Save: at times, at the end, and when asked to stop, which all processes must have heard. While an illness is
-            #    suspected nothing is pruned: the last good state may be an old one.
-            stopping = asked and ranks.any(stop.reason() is not None) and done < steps
-            if saved or stopping:
-                state = {
-                    "method": method.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "recent": recent,
-                    "conditions": here,
-                    **({"scaler": scaler.state_dict()} if scaler.is_enabled() else {}),
-                }
-                keep = machine.checkpoints if monitor.suspect_since is None else sys.maxsize
-                # Which one is best must not depend on when somebody stopped it; untrained networks rank high without merit.
-                score = rank_me if saved and done > monitor.grace_steps else None
-                ranks.first_does(functools.partial(save_checkpoint, folder, done, state, keep, score))
-            if stopping:
-                if ranks.first:
-                    (folder / PREEMPT).unlink(missing_ok=True)  # heard, and not to be heard again
-                raise Preempted(
-                    f"pretrain {name}: stopped after step {done:,} of {steps:,} ({stop.reason() or 'another process was asked'}"
-                    "), everything is saved; repeat the command to continue"
-                )
+    outputs: list[StepOutput]
+    lr: float
+    weight_decay: float
+    grad_norm: float  # nan where it was not read
+    extra: dict[str, float]
 
 
 def micro_batches(rows: slice, parts: int) -> list[slice]:
@@ -292,7 +379,7 @@ def gradients_stay_here(model: torch.nn.Module, *, done: bool) -> Iterator[None]
         yield
 
 
-def described(outcomes: list[Outcome], ranks: Ranks) -> dict[str, float]:
+def described(outcomes: list[StepOutput], ranks: Ranks) -> dict[str, float]:
     """What a line of metrics says of one step's features and of the parts of its loss, over all processes."""
     features = ranks.gather(torch.cat([outcome.features for outcome in outcomes]))
     partners = [outcome.partner for outcome in outcomes if outcome.partner is not None]

@@ -27,7 +27,7 @@ from pellucid.pretrain.methods.distillation import (
     new_head,
     teacher_terms,
 )
-from pellucid.pretrain.methods.method import Method, Outcome, pixel_statistics
+from pellucid.pretrain.methods.method import Method, StepOutput, pixel_statistics
 from pellucid.pretrain.recipe import DinoRecipe
 
 
@@ -87,7 +87,7 @@ class Dino(Method):
         """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; without local views only the first."""
         return multi_crop(images, draw, self.recipe.views, self.recipe.img_size, self.mean, self.std)
 
-    def forward(self, views: list[Tensor], step: int) -> Outcome:
+    def forward(self, views: list[Tensor], step: int) -> StepOutput:
         n_images = len(views[0]) // 2
         with torch.no_grad():
             features, teacher_out = self.teacher(views[:1])
@@ -101,7 +101,7 @@ class Dino(Method):
                 self.recipe.dino.student_temp,
             )
         first, second = features.float().unflatten(0, (2, n_images))
-        return Outcome(loss, first, second, teacher_terms(target))
+        return StepOutput(loss, first, second, teacher_terms(target))
 
     def before_update(self, step: int) -> None:
         self.schedules.hold_last_layer(step, [self.student.head])

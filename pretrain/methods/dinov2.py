@@ -31,7 +31,7 @@ from pellucid.pretrain.methods.distillation import (
     teacher_terms,
 )
 from pellucid.pretrain.methods.koleo import koleo_loss
-from pellucid.pretrain.methods.method import Method, Outcome, pixel_statistics
+from pellucid.pretrain.methods.method import Method, StepOutput, pixel_statistics
 from pellucid.pretrain.recipe import DinoV2Recipe
 
 
@@ -112,7 +112,7 @@ class DinoV2(Method):
         masks = [x.to(images.device, non_blocking=True) for x in (mask, hidden, weight)]
         return [made[0], *masks, *made[1:]]
 
-    def forward(self, views: list[Tensor], step: int) -> Outcome:
+    def forward(self, views: list[Tensor], step: int) -> StepOutput:
         config, (global_views, mask, hidden, weight, *local_views) = self.recipe.dinov2, views
         student, teacher, b = self.student, self.teacher, len(views[0]) // 2
         prefix, temp = student.backbone.num_prefix_tokens, self.schedules.teacher_temp(step)
@@ -140,7 +140,7 @@ class DinoV2(Method):
             loss = dino + config.ibot_weight * ibot + config.koleo_weight * koleo
         terms = {"dino_loss": dino.detach(), "ibot_loss": ibot.detach(), "koleo_loss": koleo.detach()}
         first, second = features.float().unflatten(0, (2, b))
-        return Outcome(loss, first, second, {**terms, **teacher_terms(target)})
+        return StepOutput(loss, first, second, {**terms, **teacher_terms(target)})
 
     def before_update(self, step: int) -> None:
         self.schedules.hold_last_layer(step, [self.student.head, self.student.patch_head])

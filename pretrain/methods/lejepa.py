@@ -19,7 +19,7 @@ from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.distributed.collectives import all_rows
 from pellucid.pretrain.distributed.sync_batch_norm import share_batch_norm
 from pellucid.pretrain.methods.backbones import Backbone, new_backbone, pooling_of, require_size
-from pellucid.pretrain.methods.method import Method, Outcome, pixel_statistics
+from pellucid.pretrain.methods.method import Method, StepOutput, pixel_statistics
 from pellucid.pretrain.methods.sigreg import random_directions, sigreg
 from pellucid.pretrain.recipe import LeJepaRecipe
 
@@ -54,7 +54,7 @@ class LeJepa(Method):
         """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; without local views only the first."""
         return multi_crop(images, draw, self.recipe.views, self.recipe.img_size, self.mean, self.std)
 
-    def forward(self, views: list[Tensor], step: int) -> Outcome:
+    def forward(self, views: list[Tensor], step: int) -> StepOutput:
         recipe, config, b = self.recipe, self.recipe.lejepa, len(views[0]) // 2
         features = torch.cat([through(self.encoder, batch) for batch in views])  # (v · b, d)
         projections = self.projector(features).unflatten(0, (-1, b))  # (v, b, p)
@@ -71,7 +71,7 @@ class LeJepa(Method):
             "projection_std": all_rows(projections.detach()[0]).std(dim=0).mean(),
         }
         seen = features.detach().float()
-        return Outcome(loss, seen[:b], seen[b : 2 * b], terms)
+        return StepOutput(loss, seen[:b], seen[b : 2 * b], terms)
 
 
 def new_projector(dim: int, hidden_dim: int, projection_dim: int) -> nn.Sequential:

@@ -24,7 +24,7 @@ from pellucid.pretrain.augment.batch_pieces import views_in_pieces
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.augment.views import make_view, random_mask
 from pellucid.pretrain.methods.backbones import new_transformer
-from pellucid.pretrain.methods.method import Method, Outcome, pixel_statistics
+from pellucid.pretrain.methods.method import Method, StepOutput, pixel_statistics
 from pellucid.pretrain.recipe import MaeRecipe
 
 
@@ -92,13 +92,13 @@ class Mae(Method):
         keep, masked = random_mask(draw, self.n_patches, recipe.mae.mask_ratio)
         return [crops, keep, masked]
 
-    def forward(self, views: list[Tensor], step: int) -> Outcome:
+    def forward(self, views: list[Tensor], step: int) -> StepOutput:
         crops, keep, masked = views
         patches = patchify(crops, self.patch_px)  # (b, n, 3 · p²)
         tokens = self.encode(take(patches, keep), keep)  # (b, prefix + k, d)
         predicted = take(self.decode(tokens, keep), masked)  # (b, n − k, 3 · p²)
         loss = reconstruction_loss(predicted, take(patches, masked), normalized=self.recipe.mae.normalize_pixels)
-        return Outcome(loss, tokens.detach()[:, self.n_prefix :].mean(dim=1).float())
+        return StepOutput(loss, tokens.detach()[:, self.n_prefix :].mean(dim=1).float())
 
     def encode(self, visible: Tensor, keep: Tensor) -> Tensor:
         """(b, k, 3 · p²) visible patches → (b, prefix + k, d): the masked ones are not there, so they cannot leak."""

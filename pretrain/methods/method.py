@@ -22,7 +22,7 @@ from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.methods.backbones import Backbone, Pooling
 
 
-class Outcome(NamedTuple):
+class StepOutput(NamedTuple):
     """What one forward pass gives."""
 
     loss: Tensor  # scalar, float32, mean over this process's images
@@ -41,7 +41,7 @@ class Method(nn.Module):
         """(b, s, s, 3) uint8 on the device → what `forward` wants, without gradient."""
 
     @abstractmethod
-    def forward(self, views: list[Tensor], step: int) -> Outcome:
+    def forward(self, views: list[Tensor], step: int) -> StepOutput:
         """The loss of one batch. Called through DDP, so that everything with a gradient happens in here."""
 
     @abstractmethod

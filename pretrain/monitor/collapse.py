@@ -98,7 +98,7 @@ def last_good(checkpoints: Iterable[tuple[int, Path]], diagnosis: Diagnosis) -> 
     return max(before)[1] if before else None
 
 
-class Ill(UserError):
+class TrainingFailed(UserError):
     """A training that has been stopped because of what `Monitor` or `not_finite` found; `last_good`: checkpoint before it."""
 
     def __init__(self, diagnosis: Diagnosis, last_good: Path | None) -> None:

@@ -28,7 +28,7 @@ from pellucid.cohort.study import Study
 from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.pretrain.engine.warm_start import find_weights
 from pellucid.pretrain.methods.mae import Mae
-from pellucid.pretrain.methods.method import Outcome
+from pellucid.pretrain.methods.method import StepOutput
 from pellucid.pretrain.stage import pretrain as run_pretrain
 
 Cohort = Callable[..., tuple[Study, RunFolder]]
@@ -194,7 +194,7 @@ def test_nan_stops_with_a_sentence_and_is_never_saved(
 ) -> None:
     forward = Mae.forward
 
-    def blow_up(self: Mae, views: list[torch.Tensor], step: int) -> Outcome:
+    def blow_up(self: Mae, views: list[torch.Tensor], step: int) -> StepOutput:
         outcome = forward(self, views, step)
         loss = outcome.loss
         if step == 6:
