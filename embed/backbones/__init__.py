@@ -1,7 +1,7 @@
 """A backbone name → a frozen encoder."""
 
 from pellucid.embed.backbones.backbone import Backbone, load_backbone, slug
-from pellucid.embed.backbones.compute_choice import Compute, Hardware, apply, choose, kept, seconds_of
+from pellucid.embed.backbones.compute_choice import Compute, Hardware, apply, choose, kept, seconds_of, threads_of
 from pellucid.embed.backbones.timm_backbone import require_weights
 from pellucid.embed.backbones.weight_loading import Loaded, fingerprint, fit, listed
 
@@ -20,4 +20,5 @@ __all__ = [
     "require_weights",
     "seconds_of",
     "slug",
+    "threads_of",
 ]

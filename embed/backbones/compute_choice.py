@@ -1,8 +1,8 @@
 """How a network is computed: number type, attention kernel and memory layout, timed once for each network and machine.
 
 A processor's flags do not say what is fast: with `avx512_bf16` alone bfloat16 takes twice the time of float32, with AMX a third
-(benchmarks/LOG.md). So the ways that are possible are timed for a fraction of a second, with as many threads as the work will
-have, and the fastest is taken. The choice and its timings are kept in a small file, `$XDG_CACHE_HOME/pellucid/compute.json`
+(benchmarks/LOG.md). So the ways that are possible are timed for about a second, with one thread, as each
+worker has, and the fastest is taken. The choice and its timings are kept in a small file, `$XDG_CACHE_HOME/pellucid/compute.json`
 (delete it to time again), and are recorded with what was computed. One job has one choice: its first process makes it.
 """
 
@@ -313,13 +313,18 @@ def threads_of(number: int) -> Iterator[None]:
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `run` takes on the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Seconds that `run` takes on the device; on a CPU those of this thread, which other work on the machine does not lengthen.
+
+    On a CPU, products must have one thread (`threads_of(1)`).
+    """
+    if device.type == "cpu":
+        began = time.thread_time()
+        run()
+        return time.thread_time() - began
+    torch.cuda.synchronize(device)
     began = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    torch.cuda.synchronize(device)
     return time.perf_counter() - began
 
 

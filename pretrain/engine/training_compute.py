@@ -9,12 +9,18 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pellucid.cohort.runs import write_json
-from pellucid.embed.backbones import Compute, Hardware, apply, choose, seconds_of
+from pellucid.embed.backbones import (
+    Compute,
+    Hardware,
+    apply,
+    choose,
+    seconds_of,
+    threads_of,
+)
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.distributed.process_group import Ranks
 from pellucid.pretrain.methods.method import Method
@@ -23,7 +29,8 @@ from pellucid.pretrain.recipe import Recipe
 COMPUTE = "compute.json"
 SCHEMA = "pellucid.compute/1"
 _NAMES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_IMAGES_CPU, _IMAGES_GPU = 4, 32  # of the steps that are timed
+_FEWEST_IMAGES, _MOST_IMAGES = 2, 64  # of the steps that are timed
+_PASS_S = 0.5  # of one such step, at most, unless two images take longer
 _BUDGET_S = 1.0
 
 
@@ -50,10 +57,12 @@ def training_compute(
         hardware = Hardware.of(ranks.device)
         work = f"training, {recipe.method}, {recipe.img_size} px"  # type: ignore[attr-defined]
         trial = build().to(ranks.device)
-        chosen = choose(
-            trial, timed_step(trial, recipe, ranks.device), work=work, hardware=hardware, asked=_NAMES[recipe.precision],
-            threads=torch.get_num_threads(), budget_s=_BUDGET_S,
-        )  # fmt: skip
+        with threads_of(
+            1
+        ):  # as each piece of a batch has (pellucid.pretrain.augment.batch_pieces); several would measure how busy the machine is
+            one_pass = timed_step(trial, recipe, ranks.device)
+            asked = _NAMES[recipe.precision]
+            chosen = choose(trial, one_pass, work=work, hardware=hardware, asked=asked, budget_s=_BUDGET_S)
         write_json(folder / COMPUTE, {"schema": SCHEMA, **chosen.record()})
         say(chosen.sentence())
 
@@ -64,27 +73,39 @@ def training_compute(
 
 
 def timed_step(method: Method, recipe: Recipe, device: torch.device) -> Callable[[Compute], float]:
-    """Seconds of forward and backward of a few images, for `pellucid.embed.backbones.compute_choice.measured`; the method is not trained."""
-    n = min(recipe.batch_size, _IMAGES_CPU if device.type == "cpu" else _IMAGES_GPU)
-    images = torch.randint(
-        0,
-        256,
-        (n, recipe.source_px, recipe.source_px, 3),
-        dtype=torch.uint8,
-        generator=torch.Generator().manual_seed(0),
-    ).to(device)
-    views = method.views(images, Draw(recipe.seed, 0, n, slice(0, n), device))
+    """Seconds of forward and backward of some images, for `pellucid.embed.backbones.compute_choice.measured`; the method is not trained.
 
-    def one_pass(option: Compute) -> float:
-        apply(method, option)
+    With as many images as half a second allows: with few, casting the weights would count for more than in a real batch.
+    """
+    noise = torch.Generator().manual_seed(0)
+    shape = (min(recipe.batch_size, _MOST_IMAGES), recipe.source_px, recipe.source_px, 3)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=noise).to(device)
 
-        def step() -> Any:
+    def views_of(n: int) -> list[torch.Tensor]:
+        return method.views(images[:n], Draw(recipe.seed, 0, n, slice(0, n), device))
+
+    def seconds(views: list[torch.Tensor], option: Compute) -> float:
+        def step() -> None:
             with option.autocast(device.type):
                 loss = method(placed(views, option), 0).loss
             loss.backward()
 
         method.zero_grad(set_to_none=True)
         return seconds_of(step, device)
+
+    views: list[torch.Tensor] = []
+
+    def one_pass(option: Compute) -> float:
+        apply(method, option)
+        if views:
+            return seconds(views, option)
+        n = _FEWEST_IMAGES
+        while True:
+            views[:] = views_of(n)
+            taken = seconds(views, option)
+            if 2 * taken > _PASS_S or 2 * n > len(images):
+                return taken
+            n *= 2
 
     return one_pass
 
