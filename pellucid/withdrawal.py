@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import RunFolder, exclusive, finish_interrupted, list_runs, open_finished, remove_folder
+from pellucid.cohort.runs.stages import STAGES, position
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal import (
     Meant,
@@ -36,7 +37,8 @@ from pellucid.embed.store import failures_of, forget_in_embed
 from pellucid.pretrain.export import forget_in_training, forget_in_unfinished, trained_on
 
 Say = Callable[[str], None]
-_REWRITTEN = ("read", "scan", "embed")
+_REWRITTEN = tuple(stage.name for stage in STAGES if stage.on_withdrawal == "rewrite")
+_MARKED = tuple(stage.name for stage in STAGES if stage.on_withdrawal == "mark")
 # Named as a run is: a folder that somebody else put there is left alone.
 _UNFINISHED = re.compile(r"\..+-[0-9a-f]{8}\.partial|[^.].*-[0-9a-f]{8}(\.damaged-\d+)?")
 _SHOWN = 40  # originals that are listed one by one
@@ -92,18 +94,21 @@ def plan(analysis: Path, withdrawn: Withdrawn) -> list[Step]:
         if run.stage in _REWRITTEN and not derived:  # of patient vectors nothing is left without the patient's row
             if held[run.path]:
                 steps.append(Step(run.path, run.stage, "rewritten", held[run.path]))
-        elif run.stage == "pretrain":
+        elif run.stage in _MARKED:
             if n := trained_on(run, withdrawn):
                 steps.append(Step(run.path, run.stage, "marked", n))
         elif run.key in touched or {p["key"] for p in run.record["parents"]} - known or _names_images(run, withdrawn):
             steps.append(Step(run.path, run.stage, "deleted", 0))
     steps += [
-        Step(folder, folder.parent.name, "marked" if folder.parent.name == "pretrain" else "deleted", 0)
+        Step(folder, folder.parent.name, "marked" if folder.parent.name in _MARKED else "deleted", 0)
         for folder in unfinished(analysis)
-        if folder.parent.name != "pretrain" or _has_pictures(folder)
+        if folder.parent.name not in _MARKED or _has_pictures(folder)
     ]
-    order = {"deleted": 0, "embed": 1, "pretrain": 2, "scan": 3, "read": 4}  # children first: they say who they were
-    return sorted(steps, key=lambda step: (order.get(step.fate, order.get(step.stage, 5)), str(step.path)))
+    # Deletions first, then children before parents: the parents' tables show which images the children hold.
+    return sorted(
+        steps,
+        key=lambda step: (step.fate != "deleted", -position(step.stage) * (step.fate != "deleted"), str(step.path)),
+    )
 
 
 def unfinished(analysis: Path) -> list[Path]:
