@@ -85,8 +85,8 @@ def _scan(state: _StudyRun) -> None:
 
 
 def _pretrain(state: _StudyRun) -> None:
-    options = {"device": state.device, "progress": state.progress}
-    state.step("pretrain", lambda: pretrain(state.study, state.scanned, **options))
+    work = partial(pretrain, state.study, state.scanned, device=state.device, progress=state.progress)
+    state.step("pretrain", work)
 
 
 def _embed(state: _StudyRun) -> None:

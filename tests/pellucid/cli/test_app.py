@@ -12,7 +12,7 @@ import pandas as pd
 
 import pellucid as front_door
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 VERBS = [
     "demo",
     "init",
