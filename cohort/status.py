@@ -1,4 +1,4 @@
-"""`status`: which runs a study has, whether they still fit its images and table, and what to do next."""
+"""`status`: the runs of a study, whether they fit its current images and table, and the next command."""
 
 from __future__ import annotations
 
@@ -6,30 +6,37 @@ from pathlib import Path
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs.history import list_runs
+from pellucid.cohort.runs.stages import STAGES
 from pellucid.cohort.scan import current_keys
 from pellucid.cohort.study import Study
 
-_ORDER = ("scan", "pretrain", "embed", "near", "cluster", "probe", "audit", "report")
+_COMMANDS = tuple(stage.name for stage in STAGES if stage.name != "read")  # `pellucid scan` makes both
 
 
 def study_status(study: Study) -> list[dict[str, str]]:
     """Every run as {stage, name, path, state}; state is done, running, stale or failed."""
     try:
         current = current_keys(study)
-    except UserError:  # the images or the table are gone: nothing that was made from them can be current
+    except UserError:  # the images or the table are missing, so no run can be current
         current = {"read": "", "scan": ""}
     return list_runs(study.analysis, current)
 
 
-def next_step(runs: list[dict[str, str]], study: Path) -> str:
-    """One sentence."""
+def next_step(runs: list[dict[str, str]], study: Path, *, variables: bool = True) -> str:
+    """The next command, in one sentence.
+
+    Args:
+        runs: rows of `study_status`.
+        study: path that the sentence names.
+        variables: whether study.yaml names variables; without them there is nothing to probe or audit.
+    """
     if any(row["state"] == "running" for row in runs):
-        return "a run is going on: wait for it"
-    done = {row["stage"] for row in runs if row["state"] == "done"}
-    for stage in _ORDER:
-        if stage not in done:
-            failed = any(row["stage"] == stage and row["state"] == "failed" for row in runs)
-            stale = any(row["stage"] == stage and row["state"] == "stale" for row in runs)
-            why = " (it was interrupted)" if failed else " (inputs have changed)" if stale else ""
-            return f"next: pellucid {stage} {study}{why}, or pellucid run {study} for all that is left"
+        return "a run is in progress: wait until it ends"
+    states = {name: {row["state"] for row in runs if row["stage"] == name} for name in _COMMANDS}
+    for stage in STAGES:
+        if stage.name not in _COMMANDS or "done" in states[stage.name] or (stage.needs_variables and not variables):
+            continue
+        failed, stale = (state in states[stage.name] for state in ("failed", "stale"))
+        why = " (it was interrupted)" if failed else " (inputs have changed)" if stale else ""
+        return f"next: pellucid {stage.name} {study}{why}, or pellucid run {study} for all remaining steps"
     return f"all steps are done: pellucid explore {study}"

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pellucid.cohort.config import Config, ConfigT, did_you_mean, read_yaml, validate
+from pellucid.cohort.runs.stages import SECTIONS
 
 Kind = Literal["categorical", "binary", "ordinal", "continuous"]
 Role = Literal["clinical", "acquisition", "outcome"]
-SECTIONS = ("scan", "pretrain", "embed", "near", "cluster", "audit")
 _PATH_KEYS = (
     "data",
     "images",

@@ -1,5 +1,6 @@
-"""`python -m pellucid` is the command line."""
+"""`python -m pellucid` runs the command line."""
 
 from pellucid import main
 
-main()
+if __name__ == "__main__":
+    main()

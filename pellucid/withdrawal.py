@@ -1,7 +1,7 @@
-"""`forget`: a patient who withdrew consent is taken out of every run of a study, and kept out of the next ones.
+"""`forget`: remove a patient who withdrew consent from every run of a study, and exclude the patient from later runs.
 
-The layers below know how to take images out of what they themselves write; here it is decided what happens to which run.
-docs/withdrawal.md says what goes, what stays and why.
+Each package below removes images from what it writes. This module decides what happens to which run, by the stage table.
+docs/withdrawal.md explains what is removed, what stays, and why.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import RunFolder, exclusive, finish_interrupted, list_runs, open_finished, remove_folder
+from pellucid.cohort.runs.stages import STAGES, position
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal import (
     Meant,
@@ -36,12 +37,13 @@ from pellucid.embed.store import failures_of, forget_in_embed
 from pellucid.pretrain.export import forget_in_training, forget_in_unfinished, trained_on
 
 Say = Callable[[str], None]
-_REWRITTEN = ("read", "scan", "embed")
-# Named as a run is: a folder that somebody else put there is left alone.
+_REWRITTEN = tuple(stage.name for stage in STAGES if stage.on_withdrawal == "rewrite")
+_MARKED = tuple(stage.name for stage in STAGES if stage.on_withdrawal == "mark")
+# Only names that runs have: other folders are not ours to delete.
 _UNFINISHED = re.compile(r"\..+-[0-9a-f]{8}\.partial|[^.].*-[0-9a-f]{8}(\.damaged-\d+)?")
-_SHOWN = 40  # originals that are listed one by one
-_SEARCHED_BYTES = 256 << 20  # larger files are tables of numbers; their ids are in the files beside them
-_SHORTEST_NAME = 5  # shorter ids look like counts and years wherever one searches for them
+_SHOWN = 40  # originals that are listed individually
+_SEARCHED_BYTES = 256 << 20  # larger files hold numbers only; the ids are in the files next to them
+_SHORTEST_NAME = 5  # shorter ids match counts and years in any text
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Step:
 
     Attributes:
         fate: `rewritten` without the images, `deleted` (`pellucid run` makes it again), or `marked` (weights).
-        images: how many of the withdrawn images it holds, or has seen.
+        images: number of withdrawn images that it holds, or that it was trained on.
     """
 
     path: Path
@@ -60,27 +62,27 @@ class Step:
 
     def sentence(self) -> str:
         n = f"{self.images:,} image{'' if self.images == 1 else 's'}"
-        said = {
-            "rewritten": f"loses {n}; nothing is computed again",
-            "deleted": "is deleted; `pellucid run` makes it again for those who are left",
-            "marked": f"keeps its weights, which were trained on {n} of theirs (at most) and cannot unlearn them; "
-            "that is written into its model card, and pictures go from its page",
+        what = {
+            "rewritten": f"{n} removed, nothing recomputed",
+            "deleted": "deleted; `pellucid run` computes it again for the remaining patients",
+            "marked": f"the weights stay: they were trained on at most {n} of these patients and cannot unlearn them. "
+            "The model card records this, and images are removed from training.html",
         }[self.fate]
-        return f"{self.stage}/{self.path.name.removeprefix('.')}: {said}"
+        return f"{self.stage}/{self.path.name.removeprefix('.')}: {what}"
 
 
 def plan(analysis: Path, withdrawn: Withdrawn) -> list[Step]:
-    """What is to be done so that nothing below `analysis` holds withdrawn images, in the order of doing."""
+    """The steps after which nothing below `analysis` holds withdrawn images, in the order in which to take them."""
     runs = [open_finished(Path(r["path"])) for r in list_runs(analysis) if r["state"] in {"done", "stale"}]
     held = {run.path: int(withdrawn_rows(run, withdrawn).sum()) for run in runs if run.stage in _REWRITTEN}
     for run in runs:
-        if run.stage == "embed":  # an image that could not be read is named there all the same
+        if run.stage == "embed":  # it also names images that could not be read
             held[run.path] += len(failures_of(run.path, withdrawn))
     touched = {key for run in runs if held.get(run.path) for key in [run.key, *former_keys(run.record)]}
     known = {key for run in runs for key in [run.key, *former_keys(run.record)]}
     steps = []
     growing = True
-    while growing:  # down the line of descent
+    while growing:  # children, grandchildren …
         growing = False
         for run in runs:
             parents = {parent["key"] for parent in run.record["parents"]}
@@ -89,25 +91,28 @@ def plan(analysis: Path, withdrawn: Withdrawn) -> list[Step]:
                 growing = True
     for run in runs:
         derived = run.stage == "embed" and any(parent["stage"] == "embed" for parent in run.record["parents"])
-        if run.stage in _REWRITTEN and not derived:  # of patient vectors nothing is left without the patient's row
+        if run.stage in _REWRITTEN and not derived:  # derived vectors are deleted
             if held[run.path]:
                 steps.append(Step(run.path, run.stage, "rewritten", held[run.path]))
-        elif run.stage == "pretrain":
+        elif run.stage in _MARKED:
             if n := trained_on(run, withdrawn):
                 steps.append(Step(run.path, run.stage, "marked", n))
         elif run.key in touched or {p["key"] for p in run.record["parents"]} - known or _names_images(run, withdrawn):
             steps.append(Step(run.path, run.stage, "deleted", 0))
     steps += [
-        Step(folder, folder.parent.name, "marked" if folder.parent.name == "pretrain" else "deleted", 0)
+        Step(folder, folder.parent.name, "marked" if folder.parent.name in _MARKED else "deleted", 0)
         for folder in unfinished(analysis)
-        if folder.parent.name != "pretrain" or _has_pictures(folder)
+        if folder.parent.name not in _MARKED or _has_pictures(folder)
     ]
-    order = {"deleted": 0, "embed": 1, "pretrain": 2, "scan": 3, "read": 4}  # children first: they say who they were
-    return sorted(steps, key=lambda step: (order.get(step.fate, order.get(step.stage, 5)), str(step.path)))
+    # Deletions first, then children before parents: the parents' tables show which images the children hold.
+    return sorted(
+        steps,
+        key=lambda step: (step.fate != "deleted", -position(step.stage) * (step.fate != "deleted"), str(step.path)),
+    )
 
 
 def unfinished(analysis: Path) -> list[Path]:
-    """Interrupted runs, and folders that were set aside as damaged: no command reads either as it is now."""
+    """Interrupted runs and quarantined damaged runs; no command reads them."""
     finished = {row["path"] for row in list_runs(analysis) if row["state"] in {"done", "stale"}}
     return [
         folder
@@ -131,97 +136,102 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def forget_patients(study: Study, typed: Sequence[str], *, yes: bool = False, say: Say = print) -> bool:
-    """Forget patients, or say what forgetting them would do.
+    """Remove patients, or list what would be removed.
 
     Args:
-        typed: own ids (as in the table, the path or the header) or research ids; none: bring an interrupted forgetting
-            to its end.
-        yes: do it.
+        typed: original ids (from the table, the path or the header) or research ids; empty: complete an interrupted
+            withdrawal.
+        yes: apply it.
+        say: receives each message.
 
     Returns:
-        Whether it was done.
+        Whether it was applied.
 
     Raises:
-        UserError: nobody is called so, or another command works on the study.
+        UserError: an unknown patient, or another command is working on the study.
     """
     withdrawn = Withdrawn.load(study.withdrawn)
     if withdrawn.pending:
-        say("a forgetting was interrupted: it is brought to its end first")
+        say("an earlier withdrawal was interrupted; it is completed first")
         asked = [name for name in typed if any(entry is withdrawn.was_asked(name) for entry in withdrawn.pending)]
-        _do(study, withdrawn, say)
+        _apply(study, withdrawn, say)
         typed = [name for name in typed if name not in asked]
         if not typed:
-            say("done: nothing of it is left in the study's folders")
+            say("done: the earlier withdrawal is complete")
             return True
         withdrawn = Withdrawn.load(study.withdrawn)
     if not typed:
-        raise UserError(f"{study.path}: name the patients to forget; no forgetting was interrupted")
+        raise UserError(f"{study.path}: name the patients to remove; no earlier withdrawal was interrupted")
     meant = find_meant(study, list(dict.fromkeys(typed)), withdrawn)
     put_on_list(withdrawn, meant)
     steps = plan(study.analysis, withdrawn)
     _say_plan(study, meant, steps, withdrawn, say)
     if not yes:
-        say("nothing has been changed; repeat the command with --yes to do it (it cannot be undone)")
+        say("nothing has been changed; repeat the command with --yes to apply it (it cannot be undone)")
         return False
-    _do(study, withdrawn, say, save=True)
+    _apply(study, withdrawn, say, save=True)
     left = traces(study, meant)
     for path in left:
-        say(f"still names them: {path} (not one of our files, or text of your own: look at it)")
-    _say_theirs(study, meant, say)
+        say(
+            f"still contains an id or file name of these patients: {path} (not written by Pellucid, or your own text: check it)"
+        )
+    _say_originals(study, meant, say)
     say(f"done. Next: pellucid run {study.path}")
     return True
 
 
 def _say_plan(study: Study, meant: Meant, steps: Sequence[Step], withdrawn: Withdrawn, say: Say) -> None:
     people = "1 patient" if len(meant.patients) == 1 else f"{len(meant.patients)} patients"
-    say(f"{people}, {meant.n_images} image(s) in {len(meant.files)} file(s) of their own")
+    say(f"{people}: {meant.n_images} image(s), {len(meant.files)} file(s) with images of these patients only")
     if meant.frames:
-        say(f"{len(meant.frames)} picture(s) in files that hold pictures of other patients: the files stay, these go")
+        say(f"{len(meant.frames)} image(s) in files that also contain other patients: only these images are excluded")
     for step in steps:
         say(f"  {step.sentence()}")
     for path, n in annotated_files(study.withdrawn.parent, withdrawn).items():
-        say(f"  annotation/{path.name}: loses {n} line(s)")
-    say(f"  annotation/{study.withdrawn.name}: keeps salted hashes of them, so that no later scan takes them in again")
-
-
-def _say_theirs(study: Study, meant: Meant, say: Say) -> None:
-    """What we never delete: it is the user's."""
-    files = [study.image_root / name for name in meant.files if (study.image_root / name).is_file()]
-    if files:
-        say(f"yours to delete: {len(files)} original file(s)")
-        for path in files[:_SHOWN]:
-            say(f"  {path}")
-        if len(files) > _SHOWN:
-            say(f"  … and {len(files) - _SHOWN} more below {study.image_root}")
-    rows = table_rows_of(study, meant)
-    if rows:
-        shown = ", ".join(map(str, rows[:_SHOWN])) + (" …" if len(rows) > _SHOWN else "")
-        say(f"yours to delete: {len(rows)} row(s) of {study.table} (row {shown})")
+        say(f"  annotation/{path.name}: {n} line(s) removed")
     say(
-        "not looked into: copies that `deidentify` wrote and their linkage file, what you exported or handed on, folders "
-        "that `embed --out` made (pellucid forget FOLDER --image ID), backups, the history of this terminal; an explorer "
-        "that is open keeps pictures in memory until it is closed"
+        f"  annotation/{study.withdrawn.name}: stores salted hashes of their ids, so that later scans exclude these patients"
     )
 
 
-def _do(study: Study, withdrawn: Withdrawn, say: Say, save: bool = False) -> None:
-    """Go through all runs for what stands on the list; killed anywhere, the same call finishes it."""
-    with _nobody_else(study.analysis):
+def _say_originals(study: Study, meant: Meant, say: Say) -> None:
+    """List the user's own files, which are never deleted."""
+    files = [study.image_root / name for name in meant.files if (study.image_root / name).is_file()]
+    if files:
+        say(f"for you to delete: {len(files)} original file(s)")
+        for path in files[:_SHOWN]:
+            say(f"  {path}")
+        if len(files) > _SHOWN:
+            say(f"  … and {len(files) - _SHOWN} more in {study.image_root}")
+    rows = table_rows_of(study, meant)
+    if rows:
+        shown = ", ".join(map(str, rows[:_SHOWN])) + (" …" if len(rows) > _SHOWN else "")
+        say(f"for you to delete: {len(rows)} row(s) of {study.table} (row {shown})")
+    say(
+        "not checked: copies that `deidentify` wrote and their linkage file, exports, files that you passed on, folders that "
+        "`embed --out` wrote (pellucid forget FOLDER --image ID), backups, the history of this terminal. An open explorer "
+        "keeps images in memory until it is closed"
+    )
+
+
+def _apply(study: Study, withdrawn: Withdrawn, say: Say, save: bool = False) -> None:
+    """Apply the list to all runs; after a crash at any point, the same call completes it."""
+    with _locked(study.analysis):
         if withdrawn.changed():
-            raise UserError(f"{study.path}: another forgetting has ended in the meantime: repeat the command")
+            raise UserError(f"{study.path}: another withdrawal ended in the meantime: repeat the command")
         if save:
             withdrawn.save()
         finish_interrupted(study.analysis)
         entry = withdrawn.pending[-1]
-        for _ in range(3):  # another process may have ended a run in the meantime
+        for _ in range(3):  # another process may have finished a run in the meantime
             steps = plan(study.analysis, withdrawn)
             for step in steps:
-                _take(study, step, withdrawn, entry)
+                _apply_step(study, step, withdrawn, entry)
             if not steps:
                 break
         else:
-            raise UserError(f"{study.path}: another command keeps writing runs: stop it, and repeat this one")
-        for run in _finished(study.analysis, "read"):  # without images of theirs it may still need its new key
+            raise UserError(f"{study.path}: another command keeps writing runs: stop it, then repeat this one")
+        for run in _finished(study.analysis, "read"):  # even a run without their images may need its new key
             forget_in_read(study, run, withdrawn, entry)
         relink(study.analysis)
         forget_annotations(study.withdrawn.parent, withdrawn)
@@ -230,7 +240,7 @@ def _do(study: Study, withdrawn: Withdrawn, say: Say, save: bool = False) -> Non
         withdrawn.save()
 
 
-def _take(study: Study, step: Step, withdrawn: Withdrawn, entry: Withdrawal) -> None:
+def _apply_step(study: Study, step: Step, withdrawn: Withdrawn, entry: Withdrawal) -> None:
     if step.fate == "deleted":
         remove_folder(step.path)
     elif step.path.name.endswith(".partial") or not (step.path / "run.json").is_file():
@@ -251,8 +261,12 @@ def _finished(analysis: Path, stage: str) -> list[RunFolder]:
 
 
 @contextlib.contextmanager
-def _nobody_else(analysis: Path) -> Iterator[None]:
-    """Hold the lock of every run, finished or not; refuse if another process holds one."""
+def _locked(analysis: Path) -> Iterator[None]:
+    """Hold the lock of every run, finished or not.
+
+    Raises:
+        UserError: another process holds one.
+    """
     with contextlib.ExitStack() as stack:
         for lock in sorted(analysis.glob("*/.*.lock")):
             what = f"{lock.parent.name}/{lock.name[1:].removesuffix('.lock')}"
@@ -261,7 +275,7 @@ def _nobody_else(analysis: Path) -> Iterator[None]:
 
 
 def traces(study: Study, meant: Meant) -> list[Path]:
-    """Files below analysis and annotation in which an own id or a file name of theirs still stands in plain text."""
+    """Files in `analysis` and `annotation` that still contain an original id or a file name of these patients in plain text."""
     words = {text.encode() for text in (*meant.patients, *meant.files, *meant.frames) if len(text) >= _SHORTEST_NAME}
     found = []
     for folder in (study.analysis, study.withdrawn.parent):

@@ -75,7 +75,7 @@ def own_phantom(phantom: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pellucid() -> Run:
     """Run `pellucid …` in this process: its imports cost seconds each time in one of its own."""
 

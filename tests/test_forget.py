@@ -198,7 +198,7 @@ def test_no_trace_is_left(study: Study, capsys: pytest.CaptureFixture[str]) -> N
     assert forget_patients(study, [patient], yes=True, say=said.append)
 
     assert traces.found(*folders) == []
-    assert not any("still names them" in sentence for sentence in said)
+    assert not any("still contains an id" in sentence for sentence in said)
     assert sound(study) == []
     assert not list(study.analysis.glob("*/*/.forgetting"))
     for page in study.analysis.glob("pretrain/*/training.html"):
@@ -451,7 +451,7 @@ def test_the_command_line(study: Study, pellucid: Callable[..., Any]) -> None:
     assert "nothing has been changed" in dry.stdout
     done = pellucid("forget", study.path, patient, "--yes")
     assert done.returncode == 0, done.stderr
-    assert "yours to delete" in done.stdout
+    assert "for you to delete" in done.stdout
     again = pellucid("forget", study.path, patient, "--yes")
     assert again.returncode == 2
     assert "has been forgotten" in again.stderr

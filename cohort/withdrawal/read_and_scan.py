@@ -18,6 +18,7 @@ from pellucid.cohort.runs.checksums import sha256_file
 from pellucid.cohort.runs.folder import RunFolder, run_key
 from pellucid.cohort.runs.history import list_runs, open_finished
 from pellucid.cohort.runs.rewrite import edit_folder, filter_parquet, forgotten, remove_folder
+from pellucid.cohort.runs.stages import position
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
 
@@ -163,12 +164,11 @@ def forget_in_scan(run: RunFolder, withdrawn: Withdrawn, entry: Withdrawal) -> P
 
 def relink(analysis: Path) -> None:
     """Runs that were made from an edited run get to know its new checksum (and its new name)."""
-    order = {"read": 0, "scan": 1, "pretrain": 2, "embed": 3}
     relinked = True
     while relinked:  # one at a time: its own checksums are others afterwards, and it may be a parent too
         relinked = False
         rows = [row for row in list_runs(analysis) if row["state"] in {"done", "stale"}]
-        runs = sorted((open_finished(Path(row["path"])) for row in rows), key=lambda run: order.get(run.stage, 9))
+        runs = sorted((open_finished(Path(row["path"])) for row in rows), key=lambda run: position(run.stage))
         edited: dict[str, RunFolder] = {}
         for run in runs:
             parents = run.record["parents"]

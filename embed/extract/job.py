@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.progress import track
+from pellucid.cohort.progress import is_first_process, track
 from pellucid.cohort.runs import atomic_path, clear_parts, is_held, write_json
 from pellucid.embed.backbones.backbone import Backbone
 from pellucid.embed.backbones.compute_choice import Compute, Precision
@@ -238,11 +238,6 @@ class Extraction:
             shown = self.progress and is_first_process()
             advance = stack.enter_context(track(f"embedding with {self.encoder.name}", len(job.units), "images", shown))
             run_parts(job, self.named, self.encoder, advance, workers=self.workers)
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process, or the first of those that torchrun has started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def own_device(device: str) -> str:

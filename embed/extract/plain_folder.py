@@ -13,6 +13,7 @@ import pandas as pd
 from pellucid.cohort.config import read_yaml, validate
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.intake import list_folder
+from pellucid.cohort.progress import is_first_process
 from pellucid.cohort.runs import exclusive, is_held
 from pellucid.cohort.withdrawal_list import Withdrawn
 from pellucid.embed.extract.image_sources import FileSource, folder_source
@@ -21,7 +22,6 @@ from pellucid.embed.extract.job import (
     Extraction,
     _refuse_another_type,
     batch_size_for,
-    is_first_process,
     own_device,
     wait_until,
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pellucid.cohort.progress import is_first_process
 from pellucid.cohort.runs import RunFolder, begin_run, join_run, open_finished
 from pellucid.cohort.study import Study
 from pellucid.embed.backbones.backbone import slug
@@ -16,7 +17,6 @@ from pellucid.embed.extract.job import (
     EmbedConfig,
     Extraction,
     batch_size_for,
-    is_first_process,
     is_worked_on,
     own_device,
 )

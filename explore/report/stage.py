@@ -18,6 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pellucid.cohort.runs import RunFolder, atomic_path, begin_run
+from pellucid.cohort.runs.stages import find_stage
 from pellucid.cohort.study import Study
 from pellucid.explore import wording
 from pellucid.explore.figures import map_figures, probe_figures
@@ -69,11 +70,11 @@ def report(
     Returns:
         The `report` run; its folder holds report.html, which needs nothing else and no network.
     """
-    parents = [
-        scan,
-        *vectors_runs,
-        *(run for run in (cluster_run, probe_run, audit_run, pretrain_run, near_run) if run),
-    ]
+    given: dict[str, Sequence[RunFolder | None]] = {
+        "scan": [scan], "embed": vectors_runs, "cluster": [cluster_run], "probe": [probe_run], "audit": [audit_run],
+        "pretrain": [pretrain_run], "near": [near_run],
+    }  # fmt: skip
+    parents = [run for name in find_stage("report").parent_stages for run in given[name] if run is not None]
     config = {"schema": SCHEMA, "title": study_title(study)}
     with begin_run(study.analysis, "report", "report", config, parents) as run:
         if run.done:

@@ -12,7 +12,7 @@ import pandas as pd
 
 import pellucid as front_door
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 VERBS = [
     "demo",
     "init",
@@ -39,8 +39,8 @@ def test_help_names_every_verb_and_loads_nothing_heavy(pellucid) -> None:  # typ
     for verb in VERBS:
         assert f"\n  {verb} " in done.stdout
     code = (
-        "import sys, pellucid\nfrom typer.testing import CliRunner\n"
-        "assert CliRunner().invoke(pellucid.app, ['--help']).exit_code == 0\n"
+        "import sys\nfrom pellucid.cli.app import app\nfrom typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "heavy = {'torch', 'numpy', 'pandas', 'streamlit', 'cv2', 'sklearn'} & set(sys.modules)\nprint(sorted(heavy))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -55,7 +55,7 @@ def test_every_verb_has_its_own_help(pellucid) -> None:  # type: ignore[no-untyp
 
 
 def test_public_names() -> None:
-    for name in front_door._PUBLIC:
+    for name in front_door.__all__:
         assert callable(getattr(front_door, name))
     assert front_door.__version__.count(".") == 2
 
@@ -75,7 +75,10 @@ def test_mistakes_are_sentences_and_exit_2(pellucid, own_phantom: Path, tmp_path
         (["explore", own_phantom, "--address", "0.0.0.0"], "has no sign-in"),
         (["audit"], "name a study, or give --vectors"),
         (["audit", "--vectors", "v.npy"], "--vectors needs --table, --patient, --out as well"),
-        (["embed", tmp_path, "--backbone", "pixels"], "holds no study.yaml; a plain folder of images needs --out DIR"),
+        (
+            ["embed", tmp_path, "--backbone", "pixels"],
+            "contains no study.yaml; a plain folder of images needs --out DIR",
+        ),
         (
             ["embed", ROOT / "slurm", "--backbone", "pixels", "--out", tmp_path / "o"],
             "there is no image in this folder",
@@ -160,10 +163,10 @@ def test_audit_of_anybodys_arrays(pellucid, tmp_path: Path) -> None:  # type: ig
 def test_options_of_the_other_form_are_refused(pellucid, own_phantom: Path) -> None:  # type: ignore[no-untyped-def]
     wrong = pellucid("audit", own_phantom, "--clinical", "diagnosis")
     assert wrong.returncode == 2
-    assert "--clinical go with --vectors; of a study, study.yaml says what is audited" in wrong.stderr
+    assert "--clinical: only valid with --vectors; the columns of a study are declared in study.yaml" in wrong.stderr
     both = pellucid("audit", own_phantom, "--vectors", "v.npy")
     assert both.returncode == 2
     assert "not both" in both.stderr
     override = pellucid("audit", "--vectors", "v.npy", "audit.seed=1")
-    assert "audit.seed=1 changes a study.yaml; with --vectors there is none" in override.stderr
+    assert "audit.seed=1: overrides apply to study.yaml and cannot be used with --vectors" in override.stderr
     assert pellucid("--version").stdout.strip().count(".") == 2

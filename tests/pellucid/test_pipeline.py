@@ -1,0 +1,106 @@
+"""Every stage of a tiny study, by functions and by the command line: equal runs, and the parents of the stage table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import pellucid as public
+from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.cohort.runs.history import list_runs, open_finished
+from pellucid.cohort.runs.stages import STAGES, find_stage
+
+pytestmark = pytest.mark.long
+
+TINY = {
+    "pretrain": {
+        "recipe": "mae-tiny-cpu", "backbone": "test_vit", "img_size": 32, "source_px": 40, "batch_size": 8,
+        "images_seen": 16, "precision": "fp32", "mae": {"decoder_dim": 32, "decoder_depth": 1},
+        "machine": {"checkpoint_every": 4, "workers": 0}, "watch": {"every": 4, "images": 40},
+    },
+    "scan": {"size_px": 128, "workers": 1},
+    "cluster": {"permutations": 99},
+    "audit": {"permutations": 19, "bootstrap": 50, "folds": 2, "further": False},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "study"
+    write_phantom(folder, PhantomConfig(patients=36, images_per_patient=(1, 2), width_px=160, height_px=128))
+    declared = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    (folder / "study.yaml").write_text(yaml.safe_dump(declared | TINY), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_functions(study_folder: Path) -> Path:
+    """Folder `analysis` of a study whose stages were called one after the other, as a notebook does."""
+    study = public.load_study(study_folder, [f"analysis={study_folder / 'by-functions'}"])
+    public.scan_study(study, progress=False)
+    trained = public.pretrain_study(study, device="cpu", progress=False)
+    random = trained.read_json("preprocess.json")
+    for backbone in ("pixels", f"timm-random:{random['timm_name']}@{random['img_size']}", None):
+        public.embed_study(study, backbone=backbone, device="cpu", progress=False)
+    public.near_study(study, progress=False)
+    public.cluster_study(study, progress=False)
+    public.probe_study(study, progress=False)
+    public.audit_study(study, progress=False)
+    public.report_study(study)
+    return study.analysis
+
+
+@pytest.fixture(scope="module")
+def by_command_line(study_folder: Path, pellucid: Callable[..., Any]) -> Path:
+    """Folder `analysis` of the same study after `pellucid run`."""
+    analysis = study_folder / "by-command-line"
+    done = pellucid("run", study_folder, f"analysis={analysis}", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    return analysis
+
+
+def keys(analysis: Path) -> dict[str, set[str]]:
+    """{stage: keys of its finished runs}."""
+    found: dict[str, set[str]] = {}
+    for row in list_runs(analysis):
+        found.setdefault(row["stage"], set()).add(open_finished(Path(row["path"])).key)
+    return found
+
+
+def test_functions_and_command_line_give_equal_runs(by_functions: Path, by_command_line: Path) -> None:
+    assert keys(by_functions) == keys(by_command_line)
+    for stage, name in [("audit", "audit.json"), ("probe", "probes.json"), ("embed", "vectors.npy")]:
+        mine, theirs = (sorted((folder / stage).glob(f"*/{name}")) for folder in (by_functions, by_command_line))
+        assert [path.read_bytes() for path in mine] == [path.read_bytes() for path in theirs]
+        assert mine
+
+
+def test_a_real_run_has_the_parents_and_files_of_the_stage_table(by_command_line: Path) -> None:
+    rows = list_runs(by_command_line)
+    assert {row["stage"] for row in rows} == {stage.name for stage in STAGES}
+    for row in rows:
+        stage, folder = find_stage(row["stage"]), Path(row["path"])
+        parents = [parent["stage"] for parent in open_finished(folder).record["parents"]]
+        assert stage.accepts(parents), (stage.name, parents)
+        assert all((folder / name).is_file() for name in stage.artefacts), stage.name
+    for stage in STAGES:
+        per_study = [row for row in rows if row["stage"] == stage.name]
+        assert stage.per_backbone or len(per_study) == 1, stage.name
+
+
+def test_a_repeated_run_reuses_every_stage(
+    study_folder: Path, by_command_line: Path, pellucid: Callable[..., Any]
+) -> None:
+    before = keys(by_command_line)
+    again = pellucid("run", study_folder, f"analysis={by_command_line}", "--device", "cpu")
+    assert again.stdout.count("already done") == sum(map(len, before.values())) - 1  # `read` is a part of `scan`
+    assert "done → " not in again.stdout.replace("already done → ", "")
+    status = pellucid("status", study_folder, f"analysis={by_command_line}")
+    assert "all steps are done: pellucid explore" in status.stdout
+    listed = json.loads(pellucid("status", study_folder, f"analysis={by_command_line}", "--json").stdout)
+    assert {row["state"] for row in listed["runs"]} == {"done"}
