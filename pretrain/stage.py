@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from pellucid.pretrain.methods.lejepa import LeJepa
 from pellucid.pretrain.methods.mae import Mae
 from pellucid.pretrain.methods.method import Method
 from pellucid.pretrain.monitor.collapse import TrainingFailed
-from pellucid.pretrain.monitor.training_page import Looks
+from pellucid.pretrain.monitor.training_page import TrainingPage
 from pellucid.pretrain.monitor.watch import Watch
 from pellucid.pretrain.recipe import (
     AnyRecipe,
@@ -67,6 +68,60 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
         UserError: recipe, images or device are not what they should be, or the training has blown up.
         Preempted: it was asked to stop, and has saved itself.
     """
+    plan = _plan(study, scan)
+    recipe = plan.recipe
+    with (
+        join_ranks(device, recipe.machine.timeout_s) as ranks,
+        _one_run_for_all(ranks, study.analysis, plan, scan) as run,
+    ):
+        if run.done:
+            return run
+        batches = _batches(plan, scan, ranks)
+        with _tuned(ranks):
+            method, page = _train(plan, batches, run, ranks, progress=progress)
+
+        def finish() -> None:
+            page.finish(method)
+            export_backbone(run.path, method, recipe, plan.facts)
+            export_best(run.path, method, recipe, plan.facts)
+            finish_checkpoints(run.path)
+
+        ranks.first_does(finish)
+    return run
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is trained on what, before any process has begun.
+
+    Attributes:
+        name: of the recipe.
+        content: what the run is addressed by.
+        chosen: rows of the manifest that are trained on.
+        levels: columns that sampling balances.
+        facts: what preprocess.json and the model card state.
+        sentences: what is said of augmentation.
+    """
+
+    name: str
+    recipe: AnyRecipe
+    content: Mapping[str, Any]
+    weights: Weights | None
+    splits: list[str]
+    chosen: pd.DataFrame
+    levels: list[str]
+    watch: Watch | None
+    steps: int
+    facts: dict[str, Any]
+    sentences: list[str]
+
+
+def _plan(study: Study, scan: RunFolder) -> _Plan:
+    """Recipe, images and starting weights of a study.
+
+    Raises:
+        UserError: recipe, weights or images are not what they should be.
+    """
     section = (study.config.pretrain, f"{study.path}: pretrain", study.path.parent, study.config.specialty)
     name, recipe = load_recipe(*section)
     splits = ["train", "test"] if recipe.include_test else ["train"]
@@ -80,70 +135,71 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
     watch = Watch.open(study, scan, recipe, recipe.steps(max(1, len(usable))))
     chosen = usable if watch is None else usable[~usable["image_id"].isin(watch.held_out)]
     chosen = enough(chosen.reset_index(drop=True), splits, recipe.batch_size, scan.path.name)
-    config = {"recipe": content, "splits": splits}
-    with (
-        join_ranks(device, recipe.machine.timeout_s) as ranks,
-        _one_run_for_all(ranks, study.analysis, name, config, scan, recipe.seed) as run,
-    ):
-        if run.done:
-            return run
-        steps = recipe.steps(len(chosen))
-        batches = Batches(
-            PreparedImages.open(scan.path, chosen["image_id"].tolist(), at_least_px=recipe.source_px),
-            source_px=recipe.source_px,
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            rows=_rows(ranks, recipe),
-            workers=recipe.machine.workers or min(16, _cores(ranks)),
-            cache_gb=recipe.machine.cache_gb,
-            sampler=new_sampler(chosen, levels, recipe.seed),
-        )
-        facts = {
-            "method": recipe.method,
-            "recipe": name,
-            "images_seen": steps * recipe.batch_size,
-            **patients_of(manifest, splits, scan.path.name, watch.held_out if watch else frozenset()),
-            **({} if weights is None else _began_with(weights)),
-        }
+    steps = recipe.steps(len(chosen))
+    facts = {
+        "method": recipe.method,
+        "recipe": name,
+        "images_seen": steps * recipe.batch_size,
+        **patients_of(manifest, splits, scan.path.name, watch.held_out if watch else frozenset()),
+        **({} if weights is None else _began_with(weights)),
+    }
+    said = augmentation_sentences(*section)
+    return _Plan(name, recipe, content, weights, splits, chosen, levels, watch, steps, facts, said)
 
-        def say(sentence: str) -> None:
-            if progress and ranks.first:
-                print(f"pretrain {name}: {sentence}", file=sys.stderr, flush=True)
 
-        with _tuned(ranks):
-            compute = training_compute(run.path, lambda: build_method(recipe, steps), recipe, ranks, say=say)
-            method = build_method(recipe, steps)
-            said = augmentation_sentences(*section)
-            if levels:
-                said.append(_sampled(recipe.sampling, batches.sampler.passes(steps * recipe.batch_size)))
-            if weights is not None:
-                said += _begin_with(method, weights, recipe, run.path, ranks)
-            for sentence in said:
-                say(sentence)
-            looks = Looks(run.path, recipe, name, steps, watch, sheet_facts(facts, recipe, steps), said)
-            try:
-                train(
-                    method, recipe, content, batches, run.path, ranks,
-                    name=name, steps=steps, compute=compute, observer=looks, progress=progress,
-                )  # fmt: skip
-            except TrainingFailed as ill:
-                good = ill.last_good
-                if good is None:
-                    raise
-                ranks.first_does(lambda: export_checkpoint(run.path, good, method, recipe, facts))
-                raise UserError(
-                    f"{ill}. What was good of it is exported; to begin from there with better settings: "
-                    f"pretrain.warm_start.weights=run:{run.path / good.stem.replace('step-', 'last-good-')}"
-                ) from None
+def _batches(plan: _Plan, scan: RunFolder, ranks: Ranks) -> Batches:
+    recipe = plan.recipe
+    return Batches(
+        PreparedImages.open(scan.path, plan.chosen["image_id"].tolist(), at_least_px=recipe.source_px),
+        source_px=recipe.source_px,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        rows=_rows(ranks, recipe),
+        workers=recipe.machine.workers or min(16, _cores(ranks)),
+        cache_gb=recipe.machine.cache_gb,
+        sampler=new_sampler(plan.chosen, plan.levels, recipe.seed),
+    )
 
-        def finish() -> None:
-            looks.finish(method)
-            export_backbone(run.path, method, recipe, facts)
-            export_best(run.path, method, recipe, facts)
-            finish_checkpoints(run.path)
 
-        ranks.first_does(finish)
-    return run
+def _train(
+    plan: _Plan, batches: Batches, run: RunFolder, ranks: Ranks, *, progress: bool
+) -> tuple[Method, TrainingPage]:
+    """Build the method, start it from its weights, train it.
+
+    Raises:
+        UserError: the training has failed; what was good of it is exported.
+    """
+    recipe, name, steps = plan.recipe, plan.name, plan.steps
+
+    def say(sentence: str) -> None:
+        if progress and ranks.first:
+            print(f"pretrain {name}: {sentence}", file=sys.stderr, flush=True)
+
+    compute = training_compute(run.path, lambda: build_method(recipe, steps), recipe, ranks, say=say)
+    method = build_method(recipe, steps)
+    said = list(plan.sentences)
+    if plan.levels:
+        said.append(_sampled(recipe.sampling, batches.sampler.passes(steps * recipe.batch_size)))
+    if plan.weights is not None:
+        said += _begin_with(method, plan.weights, recipe, run.path, ranks)
+    for sentence in said:
+        say(sentence)
+    page = TrainingPage(run.path, recipe, name, steps, plan.watch, page_facts(plan.facts, recipe, steps), said)
+    try:
+        train(
+            method, recipe, plan.content, batches, run.path, ranks,
+            name=name, steps=steps, compute=compute, observer=page, progress=progress,
+        )  # fmt: skip
+    except TrainingFailed as failure:
+        good = failure.last_good
+        if good is None:
+            raise
+        ranks.first_does(lambda: export_checkpoint(run.path, good, method, recipe, plan.facts))
+        raise UserError(
+            f"{failure}. The last good state is exported; to start from it with better settings: "
+            f"pretrain.warm_start.weights=run:{run.path / good.stem.replace('step-', 'last-good-')}"
+        ) from None
+    return method, page
 
 
 def _began_with(weights: Weights) -> dict[str, Any]:
@@ -166,8 +222,8 @@ def _sampled(sampling: str, passes: tuple[float, float]) -> str:
     )
 
 
-def sheet_facts(facts: Mapping[str, Any], recipe: AnyRecipe, steps: int) -> dict[str, str]:
-    """What the head of the training sheet says."""
+def page_facts(facts: Mapping[str, Any], recipe: AnyRecipe, steps: int) -> dict[str, str]:
+    """The head of the training page."""
     return {
         "method": recipe.method,
         "backbone": f"{recipe.backbone} at {recipe.img_size} px",
@@ -246,9 +302,7 @@ def _tuned(ranks: Ranks) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_run_for_all(
-    ranks: Ranks, analysis: Path, name: str, config: Mapping[str, Any], scan: RunFolder, seed: int
-) -> Iterator[RunFolder]:
+def _one_run_for_all(ranks: Ranks, analysis: Path, plan: _Plan, scan: RunFolder) -> Iterator[RunFolder]:
     """The first process opens the run; the others work in the same folder, or hear why there is none."""
     if not ranks.first:
         answer: object = ranks.tell(None)
@@ -262,7 +316,9 @@ def _one_run_for_all(
         return
     with contextlib.ExitStack() as stack:
         try:
-            run = stack.enter_context(begin_run(analysis, "pretrain", name, config, parents=[scan], seed=seed))
+            config = {"recipe": plan.content, "splits": plan.splits}
+            opened = begin_run(analysis, "pretrain", plan.name, config, parents=[scan], seed=plan.recipe.seed)
+            run = stack.enter_context(opened)
         except UserError as error:
             ranks.tell(str(error))
             raise

@@ -32,6 +32,7 @@ LEVEL_COLOURS = [
 ]
 SHADES = [[0.0, "#f7fafc"], [0.5, "#8fbbd9"], [1.0, "#0b5a8f"]]
 _SVG_POINTS = 4000  # above, WebGL draws: SVG needs a node for each point
+_RIM = {"width": 0.4, "color": "#ffffff"}
 
 TEMPLATE = go.layout.Template(
     layout={
@@ -98,54 +99,12 @@ def map_figure(
         hover: one text per row (already safe for Plotly).
         marked: key of the image to ring.
     """
-    figure = go.Figure()
     size = float(np.clip(220 / max(len(points), 1) ** 0.5, 3.5, 10))
-    line = {"width": 0.4, "color": "#ffffff"}
-    kind = go.Scatter if len(points) <= _SVG_POINTS else go.Scattergl
     texts = pd.Series("", index=points.index) if hover is None else hover
-    common: dict[str, Any] = {"mode": "markers", "hovertemplate": "%{text}<extra></extra>"}
     if continuous:
-        numbers = pd.to_numeric(values, errors="coerce")
-        groups = [(numbers.isna().to_numpy(), wording.MISSING), (numbers.notna().to_numpy(), wording.humane(name))]
-        for rows, label in groups:
-            if not rows.any():
-                continue
-            marker: dict[str, Any] = {"size": size, "opacity": 0.9, "line": line, "color": "#d3d8de"}
-            if label != wording.MISSING:
-                bounds = numbers.quantile([0.02, 0.98])
-                marker |= {
-                    "color": numbers[rows].to_numpy(float),
-                    "colorscale": "Cividis",
-                    "cmin": float(bounds.iloc[0]),
-                    "cmax": float(bounds.iloc[1]) if bounds.iloc[1] > bounds.iloc[0] else float(bounds.iloc[0]) + 1,
-                    "colorbar": {
-                        "title": {"text": wording.for_plotly(wording.humane(name)), "side": "top"},
-                        "orientation": "h",
-                        "thickness": 12,
-                        "len": 0.5,
-                        "x": 0,
-                        "xanchor": "left",
-                        "y": -0.02,
-                        "yanchor": "top",
-                        "outlinewidth": 0,
-                    },
-                }
-            figure.add_trace(_points(kind, points[rows], texts[rows], marker, label, common, legend=False))
+        figure = go.Figure(_continuous_traces(points, values, name, texts, size))
     else:
-        shown, colours = levels_and_colours(values)
-        counts = shown.value_counts()
-        last = [level for level in colours if level in {wording.MISSING, wording.UNASSIGNED}]
-        for level in [*last, *[level for level in colours if level not in last]]:
-            rows = (shown == level).to_numpy()
-            pale = level in last
-            marker = {
-                "size": size * (0.8 if pale else 1),
-                "opacity": 0.7 if pale else 0.88,
-                "line": line,
-                "color": colours[level],
-            }
-            label = f"{wording.for_plotly(level, 28)} ({counts[level]:,})"
-            figure.add_trace(_points(kind, points[rows], texts[rows], marker, label, common, legend=True))
+        figure = go.Figure(_level_traces(points, values, texts, size))
     if marked is not None and (points["key"] == marked).any():
         here = points[points["key"] == marked].iloc[0]
         ring = {"size": size + 12, "color": "rgba(0,0,0,0)", "line": {"width": 3, "color": "#111111"}}
@@ -166,16 +125,62 @@ def map_figure(
     return figure
 
 
-def _points(
-    kind: Any,
-    rows: pd.DataFrame,
-    texts: pd.Series,
-    marker: dict[str, Any],
-    name: str,
-    common: dict[str, Any],
-    legend: bool,
-) -> Any:
-    return kind(
+def _continuous_traces(points: pd.DataFrame, values: pd.Series, name: str, texts: pd.Series, size: float) -> list[Any]:
+    """A trace for images without a value, and one on a colour scale between the 2nd and 98th percentile."""
+    numbers = pd.to_numeric(values, errors="coerce")
+    missing = numbers.isna().to_numpy()
+    traces = []
+    pale: dict[str, Any] = {"size": size, "opacity": 0.9, "line": _RIM, "color": "#d3d8de"}
+    if missing.any():
+        traces.append(_points(len(points), points[missing], texts[missing], pale, wording.MISSING, legend=False))
+    if not missing.all():
+        low, high = (float(bound) for bound in numbers.quantile([0.02, 0.98]))
+        title = wording.for_plotly(wording.humane(name))
+        scale = {
+            "color": numbers[~missing].to_numpy(float),
+            "colorscale": "Cividis",
+            "cmin": low,
+            "cmax": high if high > low else low + 1,
+            "colorbar": {
+                "title": {"text": title, "side": "top"},
+                "orientation": "h",
+                "thickness": 12,
+                "len": 0.5,
+                "x": 0,
+                "xanchor": "left",
+                "y": -0.02,
+                "yanchor": "top",
+                "outlinewidth": 0,
+            },
+        }
+        label = wording.humane(name)
+        traces.append(_points(len(points), points[~missing], texts[~missing], pale | scale, label, legend=False))
+    return traces
+
+
+def _level_traces(points: pd.DataFrame, values: pd.Series, texts: pd.Series, size: float) -> list[Any]:
+    """A trace per level; images without a level are drawn first, smaller and paler."""
+    shown, colours = levels_and_colours(values)
+    counts = shown.value_counts()
+    last = [level for level in colours if level in {wording.MISSING, wording.UNASSIGNED}]
+    traces = []
+    for level in [*last, *[level for level in colours if level not in last]]:
+        rows = (shown == level).to_numpy()
+        pale = level in last
+        marker = {
+            "size": size * (0.8 if pale else 1),
+            "opacity": 0.7 if pale else 0.88,
+            "line": _RIM,
+            "color": colours[level],
+        }
+        label = f"{wording.for_plotly(level, 28)} ({counts[level]:,})"
+        traces.append(_points(len(points), points[rows], texts[rows], marker, label, legend=True))
+    return traces
+
+
+def _points(n: int, rows: pd.DataFrame, texts: pd.Series, marker: dict[str, Any], name: str, *, legend: bool) -> Any:
+    """Markers of some of the map's `n` images."""
+    return (go.Scatter if n <= _SVG_POINTS else go.Scattergl)(
         x=rows["x"].to_numpy(float).round(3),
         y=rows["y"].to_numpy(float).round(3),
         customdata=rows["key"].tolist(),
@@ -185,7 +190,8 @@ def _points(
         showlegend=legend,
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": marker["opacity"]}},
-        **common,
+        mode="markers",
+        hovertemplate="%{text}<extra></extra>",
     )
 
 

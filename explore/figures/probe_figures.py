@@ -1,9 +1,9 @@
-"""Plotly figures of what can be read off an embedding, for report and explorer alike: probes, and pairs held against each other."""
+"""Plotly figures of the audit for report and explorer: how well each variable is predicted, alone and within levels of another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,28 +21,17 @@ from pellucid.explore.figures.map_figures import (
 )
 
 SYMBOLS = ["circle", "square", "triangle-up", "star", "pentagon"]  # one for each backbone
+_CHANCE_LINE = {"dash": "dash", "width": 1.5, "color": "#52606d"}
 
 
 def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
-    """How well each variable can be read off the vectors: a dot with its interval per variable and backbone.
+    """How well each variable can be predicted from the vectors: a dot with its interval per variable and backbone.
 
     Args:
         backbones: backbone name → `variables` rows of probes.json or audit.json.
     """
     order = sorted(backbones, key=wording.is_baseline)
-    rows: list[tuple[str, str]] = []  # (role, variable), in the order first met; clinical above acquisition
-    scales: dict[str, list[tuple[str, str]]] = {}
-    for name in order:
-        for item in backbones[name]:
-            key = (str(item.get("role", "clinical")), str(item["name"]))
-            if key not in rows:
-                rows.append(key)
-            scale = wording.metric_label(item.get("metric"))
-            if item.get("score") is not None and key not in scales.setdefault(scale, []):
-                scales[scale].append(key)
-    rows.sort(key=lambda key: key[0] == "acquisition")
-    panels = {scale: [row for row in rows if row in members] for scale, members in scales.items() if members}
-    panels = dict(sorted(panels.items(), key=lambda entry: entry[0] != "AUROC"))
+    panels = _panels(backbones, order)
     if not panels:
         return note_figure("No variable has enough patients to be probed.")
     row_px, gap_px, above_px = max(38, 19 * len(order)), 78, 28
@@ -55,73 +44,105 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
     shift = np.linspace(0.26, -0.26, len(order)) if len(order) > 1 else np.zeros(1)
     for panel, (scale, members) in enumerate(panels.items(), start=1):
         for b, name in enumerate(order):
-            muted = wording.is_baseline(name)
-            found = {(str(v.get("role", "clinical")), str(v["name"])): v for v in backbones[name]}
-            for role in ("clinical", "acquisition"):
-                picked = [(i, found[key]) for i, key in enumerate(members) if key[0] == role and key in found]
-                picked = [(i, v) for i, v in picked if v.get("score") is not None]
-                if not picked:
-                    continue
-                colour = MUTED if muted else CLINICAL if role == "clinical" else ACQUISITION
-                x = np.array([float(v["score"]) for _, v in picked])
-                low = np.array(
-                    [x[j] if v.get("ci_low") is None else float(v["ci_low"]) for j, (_, v) in enumerate(picked)]
-                )
-                high = np.array(
-                    [x[j] if v.get("ci_high") is None else float(v["ci_high"]) for j, (_, v) in enumerate(picked)]
-                )
-                figure.add_trace(
-                    go.Scatter(
-                        x=x,
-                        y=[len(members) - 1 - i + shift[b] for i, _ in picked],
-                        mode="markers",
-                        marker={
-                            "size": 9 if muted else 13,
-                            "color": "#ffffff" if muted else colour,
-                            "symbol": SYMBOLS[b % len(SYMBOLS)],
-                            "line": {"width": 2, "color": colour},
-                        },
-                        error_x={
-                            "type": "data",
-                            "symmetric": False,
-                            "array": high - x,
-                            "arrayminus": x - low,
-                            "thickness": 1.6 if muted else 2.4,
-                            "width": 0,
-                            "color": colour,
-                        },
-                        text=[_probe_hover(name, v) for _, v in picked],
-                        hovertemplate="%{text}<extra></extra>",
-                        showlegend=False,
-                    ),
-                    row=panel,
-                    col=1,
-                )
-        chance = wording.chance(scale)
-        figure.add_vline(x=chance, line={"dash": "dash", "width": 1.5, "color": "#52606d"}, row=panel, col=1)
-        for i in range(len(members) - 1):
-            figure.add_hline(y=i + 0.5, line={"width": 1, "color": FAINT}, row=panel, col=1)
-        figure.update_yaxes(
-            tickvals=list(range(len(members))),
-            ticktext=[wording.for_plotly(wording.humane(name), 30) + "  " for _, name in reversed(members)],
-            tickfont={"size": 15},
-            range=[-0.55, len(members) - 0.45],
-            showgrid=False,
-            row=panel,
-            col=1,
-        )
-        span = _span(backbones, members, chance)
-        figure.update_xaxes(range=span, title={"text": _axis_title(scale), "font": {"size": 13}}, row=panel, col=1)
-    figure.add_annotation(
-        x=wording.chance(next(iter(panels))),
-        y=1,
-        yref="y domain",
-        text="chance",
-        showarrow=False,
-        yanchor="bottom",
-        font={"size": 12, "color": "#52606d"},
+            for trace in _dots(name, backbones[name], members, SYMBOLS[b % len(SYMBOLS)], float(shift[b])):
+                figure.add_trace(trace, row=panel, col=1)
+        _probe_axes(figure, panel, scale, members, _span(backbones, members, wording.chance(scale)))
+    _chance_label(figure, wording.chance(next(iter(panels))), "y domain")
+    _probe_legend(figure, order)
+    figure.update_layout(
+        template=TEMPLATE,
+        height=inner_px + above_px + below_px,
+        legend={"y": 0, "yref": "container", "yanchor": "bottom"},
+        margin={"t": above_px, "b": below_px},
     )
-    for b, name in enumerate(order):  # the legend is drawn by hand: one entry per backbone, two colours for the roles
+    return figure
+
+
+Row = tuple[str, str]  # (role, variable)
+
+
+def _panels(backbones: Mapping[str, Sequence[Mapping[str, Any]]], order: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of each scale, AUROC first; in the order first met, clinical above acquisition."""
+    rows: list[Row] = []
+    scales: dict[str, list[Row]] = {}
+    for name in order:
+        for item in backbones[name]:
+            key = (str(item.get("role", "clinical")), str(item["name"]))
+            if key not in rows:
+                rows.append(key)
+            scale = wording.metric_label(item.get("metric"))
+            if item.get("score") is not None and key not in scales.setdefault(scale, []):
+                scales[scale].append(key)
+    rows.sort(key=lambda key: key[0] == "acquisition")
+    panels = {scale: [row for row in rows if row in members] for scale, members in scales.items() if members}
+    return dict(sorted(panels.items(), key=lambda entry: entry[0] != "AUROC"))
+
+
+def _dots(
+    backbone: str, items: Sequence[Mapping[str, Any]], members: Sequence[Row], symbol: str, shift: float
+) -> Iterator[go.Scatter]:
+    """One trace for each role: the backbone's scores with their intervals in one panel."""
+    muted = wording.is_baseline(backbone)
+    found = {(str(v.get("role", "clinical")), str(v["name"])): v for v in items}
+    for role in ("clinical", "acquisition"):
+        picked = [(i, found[key]) for i, key in enumerate(members) if key[0] == role and key in found]
+        picked = [(i, v) for i, v in picked if v.get("score") is not None]
+        if not picked:
+            continue
+        colour = MUTED if muted else CLINICAL if role == "clinical" else ACQUISITION
+        x, low, high = (
+            np.array([float(v["score"] if v.get(key) is None else v[key]) for _, v in picked])
+            for key in ("score", "ci_low", "ci_high")
+        )
+        yield go.Scatter(
+            x=x,
+            y=[len(members) - 1 - i + shift for i, _ in picked],
+            mode="markers",
+            marker={
+                "size": 9 if muted else 13,
+                "color": "#ffffff" if muted else colour,
+                "symbol": symbol,
+                "line": {"width": 2, "color": colour},
+            },
+            error_x=_interval_bar(high - x, x - low, colour, 1.6 if muted else 2.4),
+            text=[_probe_hover(backbone, v) for _, v in picked],
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+
+
+def _interval_bar(above: Any, below: Any, colour: str, thickness: float = 2.4) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": above,
+        "arrayminus": below,
+        "thickness": thickness,
+        "width": 0,
+        "color": colour,
+    }
+
+
+def _probe_axes(figure: go.Figure, panel: int, scale: str, members: Sequence[Row], span: list[float]) -> None:
+    chance = wording.chance(scale)
+    figure.add_vline(x=chance, line=_CHANCE_LINE, row=panel, col=1)
+    for i in range(len(members) - 1):
+        figure.add_hline(y=i + 0.5, line={"width": 1, "color": FAINT}, row=panel, col=1)
+    figure.update_yaxes(
+        tickvals=list(range(len(members))),
+        ticktext=[wording.for_plotly(wording.humane(name), 30) + "  " for _, name in reversed(members)],
+        tickfont={"size": 15},
+        range=[-0.55, len(members) - 0.45],
+        showgrid=False,
+        row=panel,
+        col=1,
+    )
+    figure.update_xaxes(range=span, title={"text": _axis_title(scale), "font": {"size": 13}}, row=panel, col=1)
+
+
+def _probe_legend(figure: go.Figure, order: Sequence[str]) -> None:
+    """Drawn by hand: one entry per backbone, two colours for the roles."""
+    for b, name in enumerate(order):
         muted = wording.is_baseline(name)
         marker = {
             "size": 9 if muted else 12,
@@ -134,13 +155,18 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
     for label, colour in (("clinical variable", CLINICAL), ("acquisition factor", ACQUISITION)):
         line = {"width": 6, "color": colour}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=label))
-    figure.update_layout(
-        template=TEMPLATE,
-        height=inner_px + above_px + below_px,
-        legend={"y": 0, "yref": "container", "yanchor": "bottom"},
-        margin={"t": above_px, "b": below_px},
+
+
+def _chance_label(figure: go.Figure, chance: float, yref: str) -> None:
+    figure.add_annotation(
+        x=chance,
+        y=1,
+        yref=yref,
+        text="chance",
+        showarrow=False,
+        yanchor="bottom",
+        font={"size": 12, "color": "#52606d"},
     )
-    return figure
 
 
 def by_neighbours(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -177,7 +203,9 @@ def _span(
 
 
 def _axis_title(scale: str) -> str:
-    return f"how well it can be read off the embedding ({scale}: {wording.chance(scale):g} is chance, 1 is perfect)"
+    return (
+        f"how well it can be predicted from the embedding ({scale}: {wording.chance(scale):g} is chance, 1 is perfect)"
+    )
 
 
 def _probe_hover(backbone: str, item: Mapping[str, Any]) -> str:
@@ -195,18 +223,63 @@ def _probe_hover(backbone: str, item: Mapping[str, Any]) -> str:
 def pair_figure(
     pairs: Sequence[Mapping[str, Any]], variables: Sequence[Mapping[str, Any]], scale: str = "AUROC"
 ) -> go.Figure | None:
-    """What is left of each reading once the other variable is held fixed: an open dot before, a full one after.
+    """How well each variable is predicted once the other is held fixed: an open dot before, a full one after.
 
     Args:
         pairs: rows of audit.json's `pairs`.
         variables: its `variables`, which hold the scores without stratification.
-        scale: only readings on this scale (`words.metric_label`): two scales on one axis would compare apples and pears.
+        scale: only scores on this scale (`wording.metric_label`): two scales on one axis cannot be compared.
 
     Returns:
         None where no pair has both numbers on that scale.
     """
+    rows = _pair_rows(pairs, variables, scale)
+    if not rows:
+        return None
+    chance = wording.chance(scale)
+    figure = go.Figure()
+    for i, row in enumerate(rows):
+        figure.add_traces(_pair_traces(row, len(rows) - 1 - i))
+    for name, marker in (
+        ("all patients together", {"size": 12, "color": "#ffffff", "line": {"width": 2.4, "color": INK}}),
+        ("compared only within levels of the other", {"size": 13, "color": INK}),
+    ):
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name))
+    figure.add_vline(x=chance, line=_CHANCE_LINE)
+    _chance_label(figure, chance, "paper")
+    lows = [float(r.beyond.get("ci_low") or r.beyond["score"]) for r in rows] + [float(r.before["score"]) for r in rows]
+    figure.update_xaxes(
+        range=[float(np.floor(min([chance - 0.08, *lows]) * 20) / 20), 1.02],
+        title={"text": f"{scale} ({chance:g} is chance, 1 is perfect)", "font": {"size": 13}},
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))),
+        ticktext=[row.label + "  " for row in reversed(rows)],
+        range=[-0.6, len(rows) - 0.4],
+    )
+    figure.update_layout(
+        template=TEMPLATE,
+        height=36 * len(rows) + 130,
+        legend={"y": 0, "yref": "container", "yanchor": "bottom"},
+        margin={"t": 28, "b": 76},
+    )
+    return figure
+
+
+class _PairRow(NamedTuple):
+    """One variable within the levels of another, with its score before (all patients) and beyond (within levels)."""
+
+    label: str
+    before: Mapping[str, Any]
+    beyond: Mapping[str, Any]
+    colour: str
+
+
+def _pair_rows(
+    pairs: Sequence[Mapping[str, Any]], variables: Sequence[Mapping[str, Any]], scale: str
+) -> list[_PairRow]:
     overall = {str(v["name"]): v for v in variables}
-    rows: list[tuple[str, Mapping[str, Any], Mapping[str, Any], str]] = []
+    rows = []
     for pair in pairs:
         clinical, acquisition = str(pair["clinical"]), str(pair["acquisition"])
         for target, other, key, colour in (
@@ -219,85 +292,37 @@ def pair_figure(
                 continue
             if {wording.metric_label(r.get("metric", before.get("metric"))) for r in (before, beyond)} != {scale}:
                 continue
-            label = f"<b>{wording.for_plotly(wording.humane(target), 26)}</b> within {wording.for_plotly(wording.humane(other), 26)}"
-            rows.append((label, before, beyond, colour))
-    if not rows:
-        return None
-    chance = wording.chance(scale)
-    figure = go.Figure()
-    top = len(rows) - 1
-    for i, (label, before, beyond, colour) in enumerate(rows):
-        y = top - i
-        a, b = float(before["score"]), float(beyond["score"])
-        figure.add_trace(
-            go.Scatter(
-                x=[a, b],
-                y=[y, y],
-                mode="lines",
-                line={"width": 2, "color": "#cbd2d9"},
-                hoverinfo="skip",
-                showlegend=False,
-            )
-        )
-        figure.add_trace(
-            go.Scatter(
-                x=[a],
-                y=[y],
-                mode="markers",
-                marker={"size": 12, "color": "#ffffff", "line": {"width": 2.4, "color": colour}},
-                hovertemplate=f"{label}<br>all patients: {wording.interval(before)}<extra></extra>",
-                showlegend=False,
-            )
-        )
-        low, high = beyond.get("ci_low"), beyond.get("ci_high")
-        figure.add_trace(
-            go.Scatter(
-                x=[b],
-                y=[y],
-                mode="markers",
-                marker={"size": 13, "color": colour},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [0 if high is None else float(high) - b],
-                    "arrayminus": [0 if low is None else b - float(low)],
-                    "thickness": 2.4,
-                    "width": 0,
-                    "color": colour,
-                },
-                hovertemplate=f"{label}<br>within levels: {wording.interval(beyond)}, {wording.p_text(beyond.get('p_value'))}<extra></extra>",
-                showlegend=False,
-            )
-        )
-    for name, marker in (
-        ("all patients together", {"size": 12, "color": "#ffffff", "line": {"width": 2.4, "color": INK}}),
-        ("compared only within levels of the other", {"size": 13, "color": INK}),
-    ):
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name))
-    figure.add_vline(x=chance, line={"dash": "dash", "width": 1.5, "color": "#52606d"})
-    figure.add_annotation(
-        x=chance,
-        y=1,
-        yref="paper",
-        text="chance",
-        showarrow=False,
-        yanchor="bottom",
-        font={"size": 12, "color": "#52606d"},
-    )
-    lows = [float(r[2].get("ci_low") or r[2]["score"]) for r in rows] + [float(r[1]["score"]) for r in rows]
-    figure.update_xaxes(
-        range=[float(np.floor(min([chance - 0.08, *lows]) * 20) / 20), 1.02],
-        title={"text": f"{scale} ({chance:g} is chance, 1 is perfect)", "font": {"size": 13}},
-    )
-    figure.update_yaxes(
-        tickvals=list(range(len(rows))),
-        ticktext=[row[0] + "  " for row in reversed(rows)],
-        range=[-0.6, len(rows) - 0.4],
-    )
-    figure.update_layout(
-        template=TEMPLATE,
-        height=36 * len(rows) + 130,
-        legend={"y": 0, "yref": "container", "yanchor": "bottom"},
-        margin={"t": 28, "b": 76},
-    )
-    return figure
+            names = [wording.for_plotly(wording.humane(name), 26) for name in (target, other)]
+            rows.append(_PairRow(f"<b>{names[0]}</b> within {names[1]}", before, beyond, colour))
+    return rows
+
+
+def _pair_traces(row: _PairRow, y: int) -> list[go.Scatter]:
+    """The line between the two dots, the open dot, and the full one with its interval."""
+    a, b = float(row.before["score"]), float(row.beyond["score"])
+    low, high = row.beyond.get("ci_low"), row.beyond.get("ci_high")
+    within = f"{wording.interval(row.beyond)}, {wording.p_text(row.beyond.get('p_value'))}"
+    return [
+        go.Scatter(
+            x=[a, b], y=[y, y], mode="lines", line={"width": 2, "color": "#cbd2d9"}, hoverinfo="skip", showlegend=False
+        ),
+        go.Scatter(
+            x=[a],
+            y=[y],
+            mode="markers",
+            marker={"size": 12, "color": "#ffffff", "line": {"width": 2.4, "color": row.colour}},
+            hovertemplate=f"{row.label}<br>all patients: {wording.interval(row.before)}<extra></extra>",
+            showlegend=False,
+        ),
+        go.Scatter(
+            x=[b],
+            y=[y],
+            mode="markers",
+            marker={"size": 13, "color": row.colour},
+            error_x=_interval_bar(
+                [0 if high is None else float(high) - b], [0 if low is None else b - float(low)], row.colour
+            ),
+            hovertemplate=f"{row.label}<br>within levels: {within}<extra></extra>",
+            showlegend=False,
+        ),
+    ]

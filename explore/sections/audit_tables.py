@@ -1,11 +1,11 @@
-"""What the audit says of each pair beyond the verdict: a change of level, what neighbours share, remedies. As tables.
+"""The audit's further questions about each pair as tables: transfer, confounded training, neighbours, remedies, burned-in text.
 
-Between audit.json and the pages; report and explorer show the same rows.
+From audit.json; report and explorer show the same rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,96 +33,29 @@ class FurtherTable:
 
 
 def further_tables(pairs: Sequence[Pair], text_masked: Mapping[str, Any] | None = None) -> list[FurtherTable]:
-    """Those of the five that have a row; none for an audit that was asked to leave them out.
+    """The tables of `_TABLES` that have a row; none for an audit without `audit.further`.
 
     Args:
         pairs: of audit.json.
-        text_masked: its `text_masked`, where the pictures were also read without their burned-in text.
+        text_masked: its `text_masked`, where images were also embedded without their burned-in text.
     """
     masked = text_masked or {"variables": [], "n_images": 0, "n_marked": 0}
-    tables = (
-        FurtherTable(
-            "text",
-            "Is it read from what is written in the pictures?",
-            f"{masked['n_marked']:,} of {masked['n_images']:,} images show lines of text. The same backbone read all of them again with these "
-            "lines painted over, and the same probe was fitted anew. A change below 0 is what the writing told. Lines are found by "
-            "their form, so that some stay; and where something was painted may still be seen.",
-            ("Variable", "Role", "Measure", "As they are", "Text painted over", "Change (95 % interval)"),
-            tuple(_text(row) for row in masked["variables"]),
-        ),
-        FurtherTable(
-            "transfer",
-            "Does it survive a change of level?",
-            "Trained on patients of the other levels, against trained on as many patients of the same level; both judged on the same "
-            "patients. A drop whose interval lies above 0 means that what was learnt does not carry over.",
-            (
-                "Clinical variable",
-                "Acquisition factor",
-                "Measure",
-                "Same level",
-                "Other levels",
-                "Drop (95 % interval)",
-            ),
-            tuple(_transfer(pair) for pair in pairs if pair.get("transfer")),
-        ),
-        FurtherTable(
-            "confounded",
-            "What would a confounded training cohort have cost?",
-            "Probes taught by patients in whom class and level go together not at all … entirely, all judged on the same balanced "
-            "patients. An embedding that keeps the two apart loses little.",
-            (
-                "Clinical variable",
-                "Acquisition factor",
-                "Levels",
-                "Balanced",
-                "Half confounded",
-                "Entirely",
-                "Average drop (95 % interval)",
-            ),
-            tuple(
-                _confounded(pair)
-                for pair in pairs
-                if (pair.get("confounded_training") or {}).get("average_drop") is not None
-            ),
-        ),
-        FurtherTable(
-            "neighbours",
-            "What do neighbours share?",
-            "Robustness Index: of the most similar other patients that share only one of the two, the part that shares the clinical "
-            "variable (1: the disease across devices, 0: the device across diseases). Mixing and kBET: whether neighbourhoods hold the "
-            "levels of the factor as the cohort does. Hold each against its chance.",
-            (
-                "Clinical variable",
-                "Acquisition factor",
-                "Robustness Index",
-                "by chance",
-                "Mixing (iLISI)",
-                "by chance",
-                "Unmixed (kBET)",
-                "by chance",
-                "Clusters and clinical",
-                "Clusters and factor",
-            ),
-            tuple(_neighbours(pair) for pair in pairs if pair.get("neighbours")),
-        ),
-        FurtherTable(
-            "remedies",
-            "What would taking the factor out cost?",
-            "Each remedy is learnt on training patients and judged on others. A remedy is worth something where the factor falls towards "
-            "chance, for neighbours too, and the clinical variable stays. What it loses may be what it had from the factor.",
-            (
-                "Acquisition factor",
-                "Clinical variable",
-                "Remedy",
-                "Factor, linear",
-                "Factor, kNN",
-                "Clinical, linear",
-                "Clinical, kNN",
-            ),
-            tuple(row for pair in pairs for row in _remedies(pair)),
-        ),
-    )
+    tables = [_text_table(masked)]
+    for key, title, lead, columns, rows in _TABLES:
+        tables.append(FurtherTable(key, title, lead, columns, tuple(row for pair in pairs for row in rows(pair))))
     return [table for table in tables if table.rows]
+
+
+def _text_table(masked: Mapping[str, Any]) -> FurtherTable:
+    return FurtherTable(
+        "text",
+        "Is it predicted from text in the images?",
+        f"{masked['n_marked']:,} of {masked['n_images']:,} images show lines of text. All of them were embedded again with the same "
+        "backbone after the text was painted over, and the same probe was fitted again. A change below 0 is what the text "
+        "contributed. Text is detected by its shape, so some is missed, and painting over it may leave traces.",
+        ("Variable", "Role", "Measure", "Unchanged", "Text painted over", "Change (95 % interval)"),
+        tuple(_text(row) for row in masked["variables"]),
+    )
 
 
 def _names(pair: Pair) -> tuple[str, str]:
@@ -137,56 +70,61 @@ def _text(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (*head, wording.metric_label(row["metric"]), _two(row["before"]), _two(row["after"]), change)
 
 
-def _transfer(pair: Pair) -> tuple[str, ...]:
-    found = pair["transfer"]
+def _transfer(pair: Pair) -> Iterator[tuple[str, ...]]:
+    found = pair.get("transfer")
+    if not found:
+        return
     if found["drop"] is None:
-        return (*_names(pair), "", "–", "–", str(found["note"]).rstrip("."))
+        yield (*_names(pair), "", "–", "–", str(found["note"]).rstrip("."))
+        return
     drop = _two(found["drop"])
     if found["ci_low"] is not None:
         drop += f" ({_two(found['ci_low'])} to {_two(found['ci_high'])})"
-    return (*_names(pair), wording.metric_label(found["metric"]), _two(found["within"]), _two(found["across"]), drop)
+    yield (*_names(pair), wording.metric_label(found["metric"]), _two(found["within"]), _two(found["across"]), drop)
 
 
-def _confounded(pair: Pair) -> tuple[str, ...]:
-    found = pair["confounded_training"]
+def _confounded(pair: Pair) -> Iterator[tuple[str, ...]]:
+    found = pair.get("confounded_training") or {}
+    if found.get("average_drop") is None:
+        return
     scores = dict(zip(found["confounding"], found["scores"], strict=True))
     drop = f"{100 * found['average_drop']:.0f} % ({100 * found['ci_low']:.0f} to {100 * found['ci_high']:.0f})".replace(
         "-", "−"
     )
-    return (*_names(pair), " / ".join(found["levels"]), *(_two(scores[share]) for share in (0.0, 0.5, 1.0)), drop)
+    yield (*_names(pair), " / ".join(found["levels"]), *(_two(scores[share]) for share in (0.0, 0.5, 1.0)), drop)
 
 
-def _neighbours(pair: Pair) -> tuple[str, ...]:
-    found = pair["neighbours"]
+def _neighbours(pair: Pair) -> Iterator[tuple[str, ...]]:
+    found = pair.get("neighbours")
+    if not found:
+        return
     index = _two(found["robustness_index"])
     if found["ci_low"] is not None:
         index += f" ({_two(found['ci_low'])} to {_two(found['ci_high'])})"
     rest = ("chance", "ilisi", "ilisi_chance", "kbet_rejection", "kbet_chance", "ami_clinical", "ami_acquisition")
-    return (*_names(pair), index, *(_two(found[key]) for key in rest))
+    yield (*_names(pair), index, *(_two(found[key]) for key in rest))
 
 
-def _remedies(pair: Pair) -> list[tuple[str, ...]]:
+def _remedies(pair: Pair) -> Iterator[tuple[str, ...]]:
     tried = pair.get("remedies") or []
     if not tried or not tried[0]["clinical"]:
-        return []
+        return
     clinical, acquisition = _names(pair)
     before = tried[0]
-    rows = []
-    for one in tried[1:]:
-        if not one["clinical"]:
+    for remedy in tried[1:]:
+        if not remedy["clinical"]:
             continue
         cells = [
-            _change(before[role].get(probe), one[role].get(probe))
+            _change(before[role].get(probe), remedy[role].get(probe))
             for role in ("acquisition", "clinical")
             for probe in ("linear", "knn")
         ]
-        rows.append((acquisition, clinical, _REMEDIES[one["name"]], *cells))
-    return rows
+        yield (acquisition, clinical, _REMEDIES[remedy["name"]], *cells)
 
 
 def _change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
     if before is None or after is None:
-        return "not touched"
+        return "not applied"
     return f"{_two(before['score'])} → {_two(after['score'])} ({_two(after['ci_low'])} to {_two(after['ci_high'])})"
 
 
@@ -197,3 +135,69 @@ def _three(value: float | None) -> str:
 
 def _two(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+# key, title, lead, columns, and the rows of one pair
+_TABLES: tuple[tuple[str, str, str, tuple[str, ...], Callable[[Pair], Iterator[tuple[str, ...]]]], ...] = (
+    (
+        "transfer",
+        "Does it survive a change of level?",
+        "Trained on patients of the other levels, compared with training on as many patients of the same level; both are tested on "
+        "the same patients. A drop whose interval is above 0 means that what was learned does not carry over.",
+        ("Clinical variable", "Acquisition factor", "Measure", "Same level", "Other levels", "Drop (95 % interval)"),
+        _transfer,
+    ),
+    (
+        "confounded",
+        "What would a confounded training cohort have cost?",
+        "Probes trained on patients in whom class and level are not associated at all, half, or entirely; all tested on the same "
+        "balanced patients. An embedding that separates the two loses little.",
+        (
+            "Clinical variable",
+            "Acquisition factor",
+            "Levels",
+            "Balanced",
+            "Half confounded",
+            "Entirely",
+            "Average drop (95 % interval)",
+        ),
+        _confounded,
+    ),
+    (
+        "neighbours",
+        "What do neighbours share?",
+        "Robustness Index: among the most similar other patients that share only one of the two, the part that shares the clinical "
+        "variable (1: the disease across devices, 0: the device across diseases). Mixing (iLISI) and kBET: whether neighbourhoods "
+        "contain the levels of the factor in the same shares as the cohort. Compare each value with its chance level.",
+        (
+            "Clinical variable",
+            "Acquisition factor",
+            "Robustness Index",
+            "by chance",
+            "Mixing (iLISI)",
+            "by chance",
+            "Unmixed (kBET)",
+            "by chance",
+            "Clusters and clinical",
+            "Clusters and factor",
+        ),
+        _neighbours,
+    ),
+    (
+        "remedies",
+        "What would removing the factor cost?",
+        "Each remedy is fitted on training patients and tested on others. A remedy is useful where the prediction of the factor falls "
+        "towards chance, for neighbours too, and the prediction of the clinical variable stays. What the clinical variable loses may "
+        "be what it had from the factor.",
+        (
+            "Acquisition factor",
+            "Clinical variable",
+            "Remedy",
+            "Factor, linear",
+            "Factor, kNN",
+            "Clinical, linear",
+            "Clinical, kNN",
+        ),
+        _remedies,
+    ),
+)

@@ -51,7 +51,7 @@ READ_GPU_EVERY = 10  # steps; reading a number makes a GPU wait
 
 
 class TrainingObserver(Protocol):
-    """Looks at the training from outside now and then; nothing of it flows back into the training."""
+    """TrainingPage at the training from outside now and then; nothing of it flows back into the training."""
 
     def due(self, done: int) -> bool:
         """Whether `at` wants to be called after `done` steps."""

@@ -35,7 +35,7 @@ _REFRESH_S = 60
 
 
 @dataclass
-class Looks:
+class TrainingPage:
     """What the loop calls now and then: it writes watch.jsonl, health.json and the page.
 
     Only the first process writes and looks; for the others `open` gives the same `held_out`.
@@ -56,7 +56,9 @@ class Looks:
     _dim: int | None = None
 
     @classmethod
-    def open(cls, study: Study, scan: RunFolder, recipe: Recipe, *, folder: Path, name: str, steps: int) -> Looks:
+    def open(
+        cls, study: Study, scan: RunFolder, recipe: Recipe, *, folder: Path, name: str, steps: int
+    ) -> TrainingPage:
         """The looks at a training of `steps` steps that works in `folder`."""
         return cls(folder, recipe, name, steps, Watch.open(study, scan, recipe, steps))
 

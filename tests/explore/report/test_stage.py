@@ -14,7 +14,7 @@ import pytest
 from pellucid.cohort.runs.atomic_files import write_json
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.explore import study_findings, wording
-from pellucid.explore.report.stage import render
+from pellucid.explore.report.page import render
 from pellucid.explore.sections import verdict_cards
 from pellucid.probes.verdicts import ACCUSING
 

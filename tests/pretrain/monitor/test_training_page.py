@@ -27,7 +27,7 @@ from pellucid.pretrain.monitor.image_strips import unpatchify
 from pellucid.pretrain.monitor.svg_curves import Curve, number, thinned
 from pellucid.pretrain.monitor.tensorboard_log import Events
 from pellucid.pretrain.monitor.training_curves import training_curves, watch_curves, watch_sentences
-from pellucid.pretrain.monitor.training_page import Looks
+from pellucid.pretrain.monitor.training_page import TrainingPage
 from pellucid.pretrain.recipe import load_recipe
 from pellucid.pretrain.stage import build_method
 
@@ -65,10 +65,10 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def looks(cohort: Cohort, tmp_path: Path) -> Callable[[dict[str, Any]], Looks]:
-    """Looks at a study with a device, in which one image has text burned in."""
+def looks(cohort: Cohort, tmp_path: Path) -> Callable[[dict[str, Any]], TrainingPage]:
+    """TrainingPage at a study with a device, in which one image has text burned in."""
 
-    def build(section: dict[str, Any]) -> Looks:
+    def build(section: dict[str, Any]) -> TrainingPage:
         study, scan = cohort(section)
         path = scan.path / "manifest.parquet"
         manifest = pd.read_parquet(path)
@@ -83,7 +83,7 @@ def looks(cohort: Cohort, tmp_path: Path) -> Callable[[dict[str, Any]], Looks]:
         _, recipe = load_recipe(section)
         folder = tmp_path / "run"
         folder.mkdir()
-        return Looks.open(load_study(study.path), scan, recipe, folder=folder, name="mine <b>", steps=STEPS)
+        return TrainingPage.open(load_study(study.path), scan, recipe, folder=folder, name="mine <b>", steps=STEPS)
 
     return build
 
@@ -100,7 +100,7 @@ def write_metrics(folder: Path, n: int, **changes: float) -> None:
     [("mae", ["Reconstructions"]), ("dino", ["Attention"]), ("dinov2", ["Attention"]), ("lejepa", ["Views"])],
 )
 def test_the_page_of_each_method(
-    looks: Callable[[dict[str, Any]], Looks], tiny: Tiny, kind: str, headings: list[str]
+    looks: Callable[[dict[str, Any]], TrainingPage], tiny: Tiny, kind: str, headings: list[str]
 ) -> None:
     sheet = looks({**tiny[kind], "watch": {"images": 40, "every": 10}})
     _, recipe = load_recipe({**tiny[kind], "watch": {"images": 40, "every": 10}})
@@ -128,7 +128,7 @@ def test_the_page_of_each_method(
     assert not any(caption in raw for caption in hidden)  # text is burned into them
     watched = [json.loads(line) for line in (sheet.folder / "watch.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in watched] == [0, 10]
-    Looks(sheet.folder, sheet.recipe, sheet.name, STEPS, sheet.watch).finish(method)  # in another process
+    TrainingPage(sheet.folder, sheet.recipe, sheet.name, STEPS, sheet.watch).finish(method)  # in another process
     page = Page((sheet.folder / "training.html").read_text(encoding="utf-8"))
     assert not page.refreshes
     assert "Finished, 20 steps." in page.text
