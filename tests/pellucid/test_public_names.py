@@ -80,7 +80,7 @@ def test_functions_of_a_study_take_a_path_and_overrides(name: str, tmp_path: Pat
     assert "overrides" in parameters
     needed = {"deidentify_study": ("out", "linkage"), "search_study": ("a.png",), "erase_factor": ("device",),
               "export_study": ("parquet", tmp_path / "o.parquet")}.get(name, ())  # fmt: skip
-    with pytest.raises(UserError, match="no such file; `pellucid init FOLDER` drafts a study.yaml"):
+    with pytest.raises(UserError, match=r"no such file; `pellucid init FOLDER` drafts a study\.yaml"):
         getattr(public, name)(tmp_path / "nowhere", *needed)
 
 
