@@ -10,13 +10,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs import RunFolder, list_runs, newest_runs, open_finished
+from pellucid.cohort.runs import RunFolder, finished_runs, newest_runs
 from pellucid.cohort.scan import current_scan
 from pellucid.cohort.study import Study, Variable
 from pellucid.embed.store import newest_vectors
@@ -169,14 +168,12 @@ def gather_newest(study: Study) -> Findings:
     try:
         scan, outdated = current_scan(study), ""
     except UserError as error:
-        earlier = [
-            row for row in list_runs(study.analysis) if row["stage"] == "scan" and row["state"] in {"done", "stale"}
-        ]
+        earlier = finished_runs(study.analysis, "scan")
         if not earlier:
             raise UserError(
                 f"{study.path}: nothing has been scanned yet; `pellucid run {study.path}` does all steps"
             ) from None
-        scan, outdated = open_finished(Path(earlier[-1]["path"])), str(error)
+        scan, outdated = earlier[-1], str(error)
     vectors = newest_vectors(study.analysis, scan)
     probes, trained = (newest_runs(study.analysis, stage, scan) for stage in ("probe", "pretrain"))
 

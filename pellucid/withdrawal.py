@@ -16,7 +16,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs import RunFolder, exclusive, finish_interrupted, list_runs, open_finished, remove_folder
+from pellucid.cohort.runs import (
+    RunFolder,
+    descendants,
+    exclusive,
+    finish_interrupted,
+    finished_runs,
+    open_finished,
+    remove_folder,
+)
 from pellucid.cohort.runs.stages import STAGES, position
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal import (
@@ -73,22 +81,16 @@ class Step:
 
 def plan(analysis: Path, withdrawn: Withdrawn) -> list[Step]:
     """The steps after which nothing below `analysis` holds withdrawn images, in the order in which to take them."""
-    runs = [open_finished(Path(r["path"])) for r in list_runs(analysis) if r["state"] in {"done", "stale"}]
+    runs = finished_runs(analysis)
     held = {run.path: int(withdrawn_rows(run, withdrawn).sum()) for run in runs if run.stage in _REWRITTEN}
     for run in runs:
         if run.stage == "embed":  # it also names images that could not be read
             held[run.path] += len(failures_of(run.path, withdrawn))
-    touched = {key for run in runs if held.get(run.path) for key in [run.key, *former_keys(run.record)]}
+    touched = descendants(
+        runs, {key for run in runs if held.get(run.path) for key in [run.key, *former_keys(run.record)]}
+    )
     known = {key for run in runs for key in [run.key, *former_keys(run.record)]}
     steps = []
-    growing = True
-    while growing:  # children, grandchildren …
-        growing = False
-        for run in runs:
-            parents = {parent["key"] for parent in run.record["parents"]}
-            if run.key not in touched and parents & touched:
-                touched.add(run.key)
-                growing = True
     for run in runs:
         derived = run.stage == "embed" and any(parent["stage"] == "embed" for parent in run.record["parents"])
         if run.stage in _REWRITTEN and not derived:  # derived vectors are deleted
@@ -113,11 +115,11 @@ def plan(analysis: Path, withdrawn: Withdrawn) -> list[Step]:
 
 def unfinished(analysis: Path) -> list[Path]:
     """Interrupted runs and quarantined damaged runs; no command reads them."""
-    finished = {row["path"] for row in list_runs(analysis) if row["state"] in {"done", "stale"}}
+    finished = {run.path for run in finished_runs(analysis)}
     return [
         folder
         for folder in sorted(analysis.glob("*/*"))
-        if folder.is_dir() and str(folder) not in finished and _UNFINISHED.fullmatch(folder.name)
+        if folder.is_dir() and folder not in finished and _UNFINISHED.fullmatch(folder.name)
     ]
 
 
@@ -231,7 +233,7 @@ def _apply(study: Study, withdrawn: Withdrawn, say: Say, save: bool = False) -> 
                 break
         else:
             raise UserError(f"{study.path}: another command keeps writing runs: stop it, then repeat this one")
-        for run in _finished(study.analysis, "read"):  # even a run without their images may need its new key
+        for run in finished_runs(study.analysis, "read"):  # even a run without their images may need its new key
             forget_in_read(study, run, withdrawn, entry)
         relink(study.analysis)
         forget_annotations(study.withdrawn.parent, withdrawn)
@@ -253,11 +255,6 @@ def _apply_step(study: Study, step: Step, withdrawn: Withdrawn, entry: Withdrawa
         forget_in_embed(open_finished(step.path), withdrawn, entry)
     else:
         forget_in_training(open_finished(step.path), withdrawn, entry)
-
-
-def _finished(analysis: Path, stage: str) -> list[RunFolder]:
-    rows = [r for r in list_runs(analysis) if r["stage"] == stage and r["state"] in {"done", "stale"}]
-    return [open_finished(Path(row["path"])) for row in rows]
 
 
 @contextlib.contextmanager

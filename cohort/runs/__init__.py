@@ -3,7 +3,7 @@
 from pellucid.cohort.runs.atomic_files import atomic_path, clear_parts, exclusive, is_held, sync_path, write_json
 from pellucid.cohort.runs.checksums import sha256_file, verify
 from pellucid.cohort.runs.folder import RunFolder, begin_run, join_run
-from pellucid.cohort.runs.history import list_runs, newest_runs, open_finished, parent_of
+from pellucid.cohort.runs.history import descendants, finished_runs, list_runs, newest_runs, open_finished, parent_of
 from pellucid.cohort.runs.rewrite import (
     edit_folder,
     filter_parquet,
@@ -19,11 +19,13 @@ __all__ = [
     "atomic_path",
     "begin_run",
     "clear_parts",
+    "descendants",
     "edit_folder",
     "exclusive",
     "filter_parquet",
     "filter_rows",
     "finish_interrupted",
+    "finished_runs",
     "forgotten",
     "is_held",
     "join_run",

@@ -1,9 +1,9 @@
-"""List_runs, newest_runs, finished_runs(stage), parent_of, open_finished."""
+"""Runs below `analysis/`: all with their states, finished ones by stage and parent, one by its folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,50 +45,64 @@ def open_finished(folder: Path) -> RunFolder:
     return RunFolder(folder, record["stage"], record["name"], record["key"], True, record)
 
 
+def finished_runs(analysis: Path, stage: str | None = None) -> list[RunFolder]:
+    """Finished runs, current or stale, oldest first; of one stage, or of all."""
+    folders = [
+        folder
+        for folder in sorted(analysis.glob(f"{stage or '*'}/*"))
+        if not _is_partial(folder) and (folder / SUMS).is_file() and (folder / "run.json").is_file()
+    ]
+    runs = [open_finished(folder) for folder in folders]
+    return sorted(runs, key=lambda run: (str(run.record["ended"]), run.path.name))
+
+
 def newest_runs(analysis: Path, stage: str, parent: RunFolder) -> list[RunFolder]:
     """Finished runs of a stage that were made from `parent`, oldest first."""
-    rows = [row for row in list_runs(analysis) if row["stage"] == stage and row["state"] in {"done", "stale"}]
-    runs = [open_finished(Path(row["path"])) for row in rows]
-    return [run for run in runs if any(p["key"] == parent.key for p in run.record["parents"])]
+    return [run for run in finished_runs(analysis, stage) if parent.key in _parent_keys(run)]
+
+
+def descendants(runs: Sequence[RunFolder], keys: Collection[str]) -> set[str]:
+    """`keys`, and the keys of all runs that were made from them, directly or through other runs."""
+    found = set(keys)
+    growing = True
+    while growing:
+        more = {run.key for run in runs if found.intersection(_parent_keys(run))} - found
+        found |= more
+        growing = bool(more)
+    return found
 
 
 def list_runs(analysis: Path, current: Mapping[str, str] | None = None) -> list[dict[str, str]]:
     """Every run under `analysis` as {stage, name, path, state}, oldest first.
 
     Args:
-        current: for the stages whose inputs lie outside (`read`, `scan`), the key that the study has now; a finished
-            run with another key, and everything made from it, is stale.
+        current: for the stages with inputs from outside (`read`, `scan`), the key that the study has now. A finished run
+            with another key, a run with a missing parent, and everything made from these, is stale.
     """
     current = current or {}
-    finished: list[RunFolder] = []
-    rows: list[dict[str, str]] = []
-    for folder in sorted(analysis.glob("*/*")):
-        if folder.name.startswith(".") and folder.name.endswith(".partial") and folder.is_dir():
-            locked = is_held(folder.with_name(folder.name.removesuffix(".partial") + ".lock"))
-            name = folder.name[1:].removesuffix(".partial")
-            state: State = "running" if locked else "failed"
-            rows.append({"stage": folder.parent.name, "name": name, "path": str(folder), "state": state})
-        elif (folder / SUMS).is_file() and (folder / "run.json").is_file():
-            finished.append(open_finished(folder))
-    finished.sort(key=lambda run: (str(run.record["ended"]), run.path.name))
-    stale: set[str] = set()
+    finished = finished_runs(analysis)
     known = {run.key for run in finished}
-    changed = True
-    while changed:  # staleness runs down the line of descent
-        changed = False
-        for run in finished:
-            parents = [parent["key"] for parent in run.record["parents"]]
-            outdated = run.stage in current and run.key != current[run.stage]
-            if run.key not in stale and (outdated or any(p in stale or p not in known for p in parents)):
-                stale.add(run.key)
-                changed = True
-    done = [
-        {
-            "stage": run.stage,
-            "name": run.path.name,
-            "path": str(run.path),
-            "state": "stale" if run.key in stale else "done",
-        }
+    outdated = [
+        run.key
         for run in finished
+        if run.key != current.get(run.stage, run.key) or not known.issuperset(_parent_keys(run))
     ]
-    return done + rows
+    stale = descendants(finished, outdated)
+    rows = [_row(run.path, run.path.name, "stale" if run.key in stale else "done") for run in finished]
+    for folder in sorted(analysis.glob("*/.*.partial")):
+        if folder.is_dir():
+            name = folder.name[1:].removesuffix(".partial")
+            rows.append(_row(folder, name, "running" if is_held(folder.with_name(f".{name}.lock")) else "failed"))
+    return rows
+
+
+def _row(folder: Path, name: str, state: State) -> dict[str, str]:
+    return {"stage": folder.parent.name, "name": name, "path": str(folder), "state": state}
+
+
+def _is_partial(folder: Path) -> bool:
+    return folder.name.startswith(".") and folder.name.endswith(".partial")
+
+
+def _parent_keys(run: RunFolder) -> list[str]:
+    return [parent["key"] for parent in run.record["parents"]]

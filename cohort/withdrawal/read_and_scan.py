@@ -16,16 +16,11 @@ from pellucid.cohort.images.prepared_images import shard_path, write_shard
 from pellucid.cohort.intake.file_listing import list_images, read_inputs
 from pellucid.cohort.runs.checksums import sha256_file
 from pellucid.cohort.runs.folder import RunFolder, run_key
-from pellucid.cohort.runs.history import list_runs, open_finished
+from pellucid.cohort.runs.history import finished_runs
 from pellucid.cohort.runs.rewrite import edit_folder, filter_parquet, forgotten, remove_folder
 from pellucid.cohort.runs.stages import position
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
-
-
-def finished_runs(study: Study, stage: str) -> list[RunFolder]:
-    rows = [r for r in list_runs(study.analysis) if r["stage"] == stage and r["state"] in {"done", "stale"}]
-    return [open_finished(Path(row["path"])) for row in rows]
 
 
 def withdrawn_rows(run: RunFolder, withdrawn: Withdrawn) -> NDArray[np.bool_]:
@@ -167,8 +162,7 @@ def relink(analysis: Path) -> None:
     relinked = True
     while relinked:  # one at a time: its own checksums are others afterwards, and it may be a parent too
         relinked = False
-        rows = [row for row in list_runs(analysis) if row["state"] in {"done", "stale"}]
-        runs = sorted((open_finished(Path(row["path"])) for row in rows), key=lambda run: position(run.stage))
+        runs = sorted(finished_runs(analysis), key=lambda run: position(run.stage))
         edited: dict[str, RunFolder] = {}
         for run in runs:
             parents = run.record["parents"]

@@ -15,8 +15,9 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.intake.file_listing import list_images
 from pellucid.cohort.manifest.row_matching import match_images, patients_of_images
 from pellucid.cohort.manifest.table_file import as_text, read_table
+from pellucid.cohort.runs.history import finished_runs
 from pellucid.cohort.study import FromPath, Study
-from pellucid.cohort.withdrawal.read_and_scan import finished_runs, forget_in_read, relink
+from pellucid.cohort.withdrawal.read_and_scan import forget_in_read, relink
 from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
 
 
@@ -104,7 +105,7 @@ def forget_late(study: Study, images: pd.DataFrame, chosen: pd.Series) -> None:
     withdrawn = Withdrawn.load(study.withdrawn)
     entry = put_on_list(withdrawn, _meant(study, [], images, chosen))
     withdrawn.save()
-    for run in finished_runs(study, "read"):
+    for run in finished_runs(study.analysis, "read"):
         forget_in_read(study, run, withdrawn, entry)
     relink(study.analysis)
     entry.done = True
@@ -114,7 +115,9 @@ def forget_late(study: Study, images: pd.DataFrame, chosen: pd.Series) -> None:
 def _everybody(study: Study) -> pd.DataFrame:
     """image_id, file, frame and own id of the patient of every picture that any scan knows."""
     columns = ["image_id", "file", "frame", "patient_source_id"]
-    parts = [pd.read_parquet(run.path / "manifest.parquet", columns=columns) for run in finished_runs(study, "scan")]
+    parts = [
+        pd.read_parquet(run.path / "manifest.parquet", columns=columns) for run in finished_runs(study.analysis, "scan")
+    ]
     if isinstance(study.config.patient, FromPath):  # files that no scan has seen yet name their patient as well
         listing = list_images(study)
         files = pd.DataFrame({"image_id": listing.image_ids, "file": listing.image_ids, "frame": ""})
@@ -126,7 +129,7 @@ def _everybody(study: Study) -> pd.DataFrame:
 
 
 def _newest_scan(study: Study) -> pd.DataFrame:
-    scans = finished_runs(study, "scan")
+    scans = finished_runs(study.analysis, "scan")
     if not scans:
         return pd.DataFrame(columns=["patient", "patient_source_id"])
     frame = pd.read_parquet(scans[-1].path / "manifest.parquet", columns=["patient", "patient_source_id"])

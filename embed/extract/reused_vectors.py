@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs import list_runs
+from pellucid.cohort.runs import finished_runs
 from pellucid.embed.extract.image_sources import Source
 from pellucid.embed.store.vectors import Vectors, load_vectors
 
@@ -24,11 +24,9 @@ COLUMNS = ("unit", "image_id", "content", "old_row")
 def earlier_stores(analysis: Path, space: str, precision: str = "auto", tokens: bool = False) -> list[Vectors]:
     """Finished embed runs of a study whose vectors may stand beside new ones, the newest first."""
     found = []
-    for row in list_runs(analysis):
-        if row["stage"] != "embed" or row["state"] not in {"done", "stale"}:
-            continue
+    for run in finished_runs(analysis, "embed"):
         try:
-            vectors = load_vectors(Path(row["path"]))
+            vectors = load_vectors(run.path)
         except UserError:  # damaged, or of a version that is not read any more: nothing to take over
             continue
         if is_usable(vectors, space, precision, tokens):

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from pellucid.cohort.images import PreparedImages, encode
-from pellucid.cohort.runs import list_runs
+from pellucid.cohort.runs import finished_runs
 from pellucid.cohort.study import Study
 from pellucid.embed.index import Index, normalised, open_index
 from pellucid.embed.store import Vectors, load_vectors
@@ -20,7 +20,7 @@ from pellucid.explore.thumbnails import letterbox
 
 def findings_of(study: Study) -> Findings:
     """The newest runs; read again only when a run has been added."""
-    stamp = tuple(row["path"] for row in list_runs(study.analysis) if row["state"] in {"done", "stale"})
+    stamp = tuple(str(run.path) for run in finished_runs(study.analysis))
     return _findings(study.path, study.config.model_dump_json(), stamp, study)
 
 

@@ -79,7 +79,7 @@ def explore(study: Study, port: int = 8501, address: str = "127.0.0.1", override
     """
     line = command(study.path, port, address, overrides)
     gather_newest(study)  # says now, not in the browser, that nothing has been scanned
-    house = str(APP.parent.parent)  # Streamlit runs a script by its path: it would not find the packages of a checkout
+    house = str(APP.parents[3])  # Streamlit runs a script by its path: it would not find the packages of a checkout
     paths = os.pathsep.join([house, *filter(None, [os.environ.get("PYTHONPATH")])])
     _refuse_taken_port(address, port)
     process = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": paths})

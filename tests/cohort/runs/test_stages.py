@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pellucid.cohort.runs import RunFolder, begin_run, descendants, finished_runs, list_runs
 from pellucid.cohort.runs.stages import SECTIONS, STAGES, find_stage, position, stage_table
 from pellucid.cohort.status import next_step
 from pellucid.cohort.study import StudyConfig
@@ -73,3 +75,26 @@ def rows(done: str, **others: str) -> list[dict[str, str]]:
 )
 def test_status_names_the_next_stage_of_the_table(runs: list[dict[str, str]], variables: bool, sentence: str) -> None:
     assert next_step(runs, Path("s"), variables=variables).startswith(sentence)
+
+
+def test_staleness_reaches_children_of_children_and_runs_whose_parent_is_gone(tmp_path: Path) -> None:
+    def made(stage: str, *parents: RunFolder) -> RunFolder:
+        with begin_run(tmp_path, stage, stage, {}, parents) as run:
+            (run.path / "content").touch()
+        return run
+
+    read = made("read")
+    scan = made("scan", read)
+    vectors = made("embed", scan)
+    near = made("near", vectors, scan)
+    assert {run.key for run in finished_runs(tmp_path)} == {read.key, scan.key, vectors.key, near.key}
+    assert [run.key for run in finished_runs(tmp_path, "embed")] == [vectors.key]
+    assert descendants(finished_runs(tmp_path), {vectors.key}) == {vectors.key, near.key}
+
+    def states(current: dict[str, str]) -> dict[str, str]:
+        return {row["stage"]: row["state"] for row in list_runs(tmp_path, current)}
+
+    assert set(states({"read": read.key, "scan": scan.key}).values()) == {"done"}
+    assert states({"scan": "other"}) == {"read": "done", "scan": "stale", "embed": "stale", "near": "stale"}
+    shutil.rmtree(vectors.path)
+    assert states({}) == {"read": "done", "scan": "done", "near": "stale"}

@@ -16,7 +16,7 @@ import pytest
 
 from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHORT = "pretrain.images_seen=1280"
 
 
