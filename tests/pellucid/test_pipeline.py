@@ -104,3 +104,18 @@ def test_a_repeated_run_reuses_every_stage(
     assert "all steps are done: pellucid explore" in status.stdout
     listed = json.loads(pellucid("status", study_folder, f"analysis={by_command_line}", "--json").stdout)
     assert {row["state"] for row in listed["runs"]} == {"done"}
+
+
+def test_search_and_export_by_functions(study_folder: Path, by_functions: Path, tmp_path: Path) -> None:
+    overrides = [f"analysis={by_functions}"]
+    vectors = public.load_vectors(next((by_functions / "embed").glob("run-*")))
+    query = vectors.images["image_id"].iloc[0]
+    by_id = public.search_study(study_folder, query, overrides, k=3)
+    by_file = public.search_study(study_folder, str(study_folder / "images" / query), overrides, k=3)
+    assert by_id.hits["image_id"].tolist() == by_file.hits["image_id"].tolist()
+    assert len(by_id.hits) == 3
+    first, *_ = public.export_study(study_folder, "parquet", tmp_path / "vectors.parquet", overrides)
+    assert first.startswith(f"{len(vectors.images)} vectors of run:")
+    assert (tmp_path / "vectors.parquet").is_file()
+    states = public.study_status(study_folder, overrides)
+    assert all(row["index"] for row in states if row["stage"] == "embed")
