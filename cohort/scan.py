@@ -88,17 +88,17 @@ def _join(
             manifest = _graded(study, _with_name_findings(study, manifest), problems)
             if listing.ignored:
                 passed = ", ".join(f"{count} × {what}" for what, count in sorted(listing.ignored.items()))
-                problems.append(f"images: passed over files that are not images ({passed})")
+                problems.append(f"images: skipped files that are not images ({passed})")
             if listing.withdrawn:
                 problems.append(
-                    f"images: passed over {listing.withdrawn} file(s) of patients who withdrew consent; the originals are "
+                    f"images: skipped {listing.withdrawn} file(s) of patients who withdrew consent; the originals are "
                     "still there, and yours to delete"
                 )
             other = manifest[manifest["status"] == "no_picture"]
             if len(other):
                 problems.append(
                     f"images: {len(other)} sound file(s) are no pictures ({other['reason'].iloc[0]}) "
-                    f"(first: `{other['image_id'].iloc[0]}`): passed over"
+                    f"(first: `{other['image_id'].iloc[0]}`): skipped"
                 )
             with atomic_path(run.path / "manifest.parquet") as temporary:
                 manifest.to_parquet(temporary, index=False)
@@ -200,5 +200,5 @@ def _refuse_too_many(study: Study, images: pd.DataFrame, read: RunFolder) -> Non
     raise UserError(
         f"{len(bad)} of {len(images)} files ({share:.0%}) cannot be read, more than scan.max_unreadable = {limit:.0%}:\n"
         f"{shown}\n  (first: `{bad['image_id'].iloc[0]}`; all of them: {read.path / 'images.parquet'})\n"
-        "mend or remove them, or allow more with scan.max_unreadable=…"
+        "repair or remove them, or allow more with scan.max_unreadable=…"
     )

@@ -36,7 +36,7 @@ def assign_q_values(rows: list[dict[str, Any]]) -> None:
 
 
 def is_shown(row: Row) -> bool:
-    """Read off beyond chance: q ≤ 0.05 and the 95 % interval lies above chance."""
+    """Predicted beyond chance: q ≤ 0.05 and the 95 % interval is above chance."""
     return row["score"] is not None and row["q_value"] <= ALPHA and row["ci_low"] > row["chance"]
 
 
@@ -45,7 +45,7 @@ def is_associated(association: Row) -> bool:
 
 
 def is_gone(beyond: Row, whole: Row) -> bool:
-    """Not shown within levels, and the interval excludes what the whole cohort gave: it cannot be mere lack of power."""
+    """Not shown within levels, and the interval excludes the score of the whole cohort, so lack of power is not the reason."""
     return beyond["score"] is not None and not is_shown(beyond) and beyond["ci_high"] < whole["score"]
 
 
@@ -80,7 +80,7 @@ def _strength(association: Row) -> str:
 
 
 def _beyond(row: Row) -> str:
-    """What is known of reading within levels, a number or the reason why there is none."""
+    """The score within levels, or the reason why there is none."""
     if row["score"] is None:
         return str(row["note"])
     shown = f"{figure(row)}, q {row['q_value']:.3f}"
@@ -88,10 +88,10 @@ def _beyond(row: Row) -> str:
 
 
 def _power(row: Row) -> str:
-    """What an answer of "not read off" is worth."""
+    """How much a result that is not significant means."""
     if row["score"] >= row["detectable"]:
-        return "not beyond doubt, though a score like this is seen more often than not where there is something"
-    return f"from {row['detectable']:.2f} on it would probably have been seen"
+        return "inconclusive: a score this high is usually significant where there is an effect"
+    return f"a score of at least {row['detectable']:.2f} would have been detected with about 80 % power"
 
 
 def _unread(row: Row) -> str:
@@ -105,44 +105,47 @@ def sentence(verdict: str, clinical: Row, acquisition: Row, pair: Row) -> str:
     if verdict == "too_few_patients":
         which = next((row for row in (clinical, acquisition) if row["score"] is None), None)
         reason = f"{which['name']}: {which['note']}" if which else f"{y} with {z}: {pair['association']['note']}"
-        return f"Nothing can be said of {y} and {z}: {reason}"
+        return f"Inconclusive for {y} and {z}: {reason}"
     strength = _strength(pair["association"])
     if verdict == "not_associated_not_encoded":
         return (
-            f"No association of {z} with {y} was found ({strength}), and {z} was not read off the embedding "
-            f"({_unread(acquisition)})."
+            f"No evidence of an association between {z} and {y} ({strength}), and no evidence that {z} can be predicted from "
+            f"the embedding ({_unread(acquisition)})."
         )
     if verdict == "associated_not_encoded":
         return (
-            f"{z} goes together with {y} in this cohort ({strength}), but was not read off the embedding "
-            f"({_unread(acquisition)})."
+            f"{z} is associated with {y} in this cohort ({strength}), but there is no evidence that it can be predicted from "
+            f"the embedding ({_unread(acquisition)})."
         )
     if verdict == "clinical_not_encoded":
-        return f"The embedding encodes {z} ({figure(acquisition)}), but {y} was not read off it ({_unread(clinical)})."
+        return (
+            f"The embedding encodes {z} ({figure(acquisition)}), but there is no evidence that {y} can be predicted from it "
+            f"({_unread(clinical)})."
+        )
     if verdict == "encoded_not_confounded":
         return (
-            f"The embedding encodes both {y} ({figure(clinical)}) and {z} ({figure(acquisition)}), but no association "
-            f"between them was found in this cohort ({strength}): there is no sign that {y} is read off through {z}, though a "
-            "weak association may have gone unseen."
+            f"The embedding encodes both {y} ({figure(clinical)}) and {z} ({figure(acquisition)}), but there is no evidence "
+            f"that they are associated in this cohort ({strength}), and so none that {y} is predicted through {z}. A weak "
+            "association may have been missed."
         )
-    opening = f"{z} goes together with {y} in this cohort ({strength}) and is encoded ({figure(acquisition)}). "
+    opening = f"{z} is associated with {y} in this cohort ({strength}) and is encoded ({figure(acquisition)}). "
     if verdict == "confounded_survives":
         return (
-            f"{opening}Among patients of the same {z}, {y} can still be read off ({_beyond(beyond)}; "
+            f"{opening}Among patients of the same {z}, {y} can still be predicted ({_beyond(beyond)}; "
             f"{clinical['score']:.2f} in the whole cohort)."
         )
     if verdict == "acquisition_read_through_clinical":
         return (
-            f"{opening}But among patients of the same {y}, {z} was not read off "
-            f"({_beyond(pair['acquisition_beyond_clinical'])}), while {y} can be among patients of the same {z} "
-            f"({figure(beyond)}): {z} appears to be read off through {y}."
+            f"{opening}But among patients of the same {y}, there is no evidence that {z} can be predicted "
+            f"({_beyond(pair['acquisition_beyond_clinical'])}), while {y} can be predicted among patients of the same {z} "
+            f"({figure(beyond)}): {z} appears to be predicted through {y}."
         )
     if verdict == "explained_by_acquisition":
         return (
-            f"{opening}Among patients of the same {z}, {y} was not read off ({_beyond(beyond)}), against "
-            f"{figure(clinical)} in the whole cohort: what the embedding seems to know of {y} is explained by {z}."
+            f"{opening}Among patients of the same {z}, there is no evidence that {y} can be predicted ({_beyond(beyond)}), "
+            f"compared with {figure(clinical)} in the whole cohort: the prediction of {y} is explained by {z}."
         )
     return (
-        f"{opening}{y} is read off in the whole cohort ({figure(clinical)}), but these patients cannot tell "
-        f"whether it is {y} or {z} that is read: among patients of the same {z}, {_beyond(beyond)}."
+        f"{opening}{y} can be predicted in the whole cohort ({figure(clinical)}), but these patients do not show whether {y} "
+        f"or {z} is the reason: among patients of the same {z}, {_beyond(beyond)}."
     )

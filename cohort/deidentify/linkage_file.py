@@ -87,7 +87,7 @@ class Linkage:
         """Write the file, mode 0600, whole or not at all; a new one never replaces another."""
         content = {
             "schema": SCHEMA,
-            "note": "Whoever has this file can name the patients: keep it apart from the de-identified study.",
+            "note": "Anybody with this file can identify the patients: keep it apart from the de-identified study.",
             "study": self.study,
             "images": self.images,
             "key": self.key.hex(),
@@ -147,8 +147,8 @@ def open_linkage(path: Path, study: Study, out: Path) -> Linkage:
         raise UserError(f"{path}: is not a file: name the linkage file itself")
     if status.st_mode & 0o077 or status.st_uid != os.getuid():
         raise UserError(
-            f"{path}: others can read or change this linkage file (mode {stat.S_IMODE(status.st_mode):04o}); whoever "
-            f"reads it can name the patients. If nobody has: chmod 600 {path}"
+            f"{path}: others can read or change this linkage file (mode {stat.S_IMODE(status.st_mode):04o}); anybody who "
+            f"reads it can identify the patients. If nobody has: chmod 600 {path}"
         )
     return _read(path, real, mine)
 
@@ -157,7 +157,7 @@ def _refuse_place(path: Path, real: Path, folders: Iterable[tuple[str, Path]]) -
     for what, folder in folders:
         if real.is_relative_to(folder.resolve()):
             raise UserError(
-                f"{path}: the linkage file may not lie in {what} ({folder}): whoever is given that folder could name "
+                f"{path}: the linkage file may not lie in {what} ({folder}): anybody who receives that folder could identify "
                 "the patients. Put it where only you can read, for example in your home folder"
             )
 

@@ -89,8 +89,8 @@ def associations(cohort: Cohort) -> list[dict[str, Any]]:
     for pair in pairs:
         if stands(pair):
             pair["sentence"] = (
-                f"{pair['acquisition']} goes together with {pair['clinical']} before any model is asked "
-                f"({told(pair)}): a model that sees the one will seem to see the other."
+                f"{pair['acquisition']} is associated with {pair['clinical']} before any model "
+                f"({told(pair)}): a model that encodes the one will appear to predict the other."
             )
     return pairs
 

@@ -43,7 +43,7 @@ def _images(report: dict[str, Any]) -> list[str]:
         f"patient, median {per['median']:g})."
     ]
     if report["n_unreadable"]:
-        said.append(f"{report['n_unreadable']} of {report['n_files']} files could not be read and were set aside.")
+        said.append(f"{report['n_unreadable']} of {report['n_files']} files could not be read and were quarantined.")
     if report["n_left_out"]:
         said.append(f"{report['n_left_out']} readable image(s) were left out because their patient is not known.")
     return said

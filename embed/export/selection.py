@@ -20,12 +20,12 @@ from pellucid.cohort.runs import RunFolder, newest_runs
 from pellucid.cohort.study import Study
 from pellucid.embed.store.vectors import Vectors, load_vectors
 
-# What names a person or a file, or was read off a picture: it never leaves, whoever asks for it.
+# What names a person or a file, or was read from an image: it is never exported.
 PRIVATE = ("patient_source_id", "text_read", "reason", "prepared")
 _FILES = ("image_id", "file", "frame", "duplicate_of")  # paths, in which names often stand: on request only
-_HASHES = ("sha256", "pixel_hash", "perceptual_hash", "content")  # whoever holds an original could find it by them
+_HASHES = ("sha256", "pixel_hash", "perceptual_hash", "content")  # anybody with an original could find it by them
 _PLACES = ("shard", "shard_row", "status")  # of this machine, or the same for all
-# Leaves unless other columns are named. Hashes of contents do not: whoever holds an original could find it by them.
+# Leaves unless other columns are named. Hashes of contents do not: anybody with an original could find it by them.
 _USUAL = re.compile(
     r"patient|split|phenotype_.*|quality_.*|image_grade.*|duplicate_group|duplicate_kind|format|width|height|bits|"
     r"header_(manufacturer|model|software|modality|year|operator|institution|serial)|n_images|agreement"
@@ -134,7 +134,7 @@ def _columns(rows: pd.DataFrame, asked: Sequence[str], declared: Sequence[str], 
     for name in asked:
         if name in _HASHES:
             raise UserError(
-                f"the column `{name}` is a hash of the file: whoever holds an original could find it by that; it never leaves"
+                f"the column `{name}` is a hash of the file, by which anybody with an original could find it; it is never exported"
             )
         if name in PRIVATE:
             raise UserError(

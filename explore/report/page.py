@@ -118,9 +118,9 @@ def _learned(findings: Findings) -> dict[str, Any]:
     return {
         "audited": wording.backbone_label(findings.audited) if findings.audited else "",
         "headline": verdict_cards.headline(found),
-        "cards": [v for v in found if v.tone in {"accused", "caution"}],
-        "acquitted": [v for v in found if v.tone == "acquitted"],
-        "acquitted_factors": verdict_cards.by_factor([v for v in found if v.tone == "acquitted"]),
+        "cards": [v for v in found if v.tone in {"flagged", "caution"}],
+        "cleared": [v for v in found if v.tone == "cleared"],
+        "cleared_factors": verdict_cards.by_factor([v for v in found if v.tone == "cleared"]),
         "neutral": [v for v in found if v.tone == "neutral"],
         "saturated": wording.listing(
             list(

@@ -89,7 +89,7 @@ def sections(source: Mapping[str, Any], set_aside: Mapping[str, int], near: Near
         _splits(source, said),
         Section(
             "aside",
-            "Set aside",
+            "Quarantined",
             "manifest.parquet of the scan names each file." if set_aside else "",
             tables=[Table("", ("Reason", "Files"), [(reason, f"{n:,}") for reason, n in set_aside.items()])]
             if set_aside

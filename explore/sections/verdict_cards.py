@@ -1,6 +1,6 @@
-"""The audit's verdicts as a reader meets them: what is accused first, what is acquitted plainly.
+"""The audit's verdicts in reading order: possible confounding first.
 
-Between audit.json and the pages; the sentences themselves are the audit's (probes/verdicts.py), never rewritten here.
+From audit.json; the sentences are those of probes/verdicts.py, unchanged.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any, Literal
 
 from pellucid.explore import wording
 
-Tone = Literal["accused", "caution", "neutral", "acquitted"]
-TONES: tuple[Tone, ...] = ("accused", "caution", "neutral", "acquitted")
+Tone = Literal["flagged", "caution", "neutral", "cleared"]
+TONES: tuple[Tone, ...] = ("flagged", "caution", "neutral", "cleared")
 
 _SHOWN: dict[str, tuple[Tone, str]] = {  # verdict → how it is shown; the order is the audit's own, worst first
-    "explained_by_acquisition": ("accused", "Explained by the factor"),
+    "explained_by_acquisition": ("flagged", "Explained by the factor"),
     "confounded_survives": ("caution", "Confounded, but it survives"),
-    "cannot_be_separated": ("caution", "Cannot be told apart"),
-    "associated_not_encoded": ("neutral", "Goes together, but not seen in the embedding"),
-    "clinical_not_encoded": ("neutral", "Clinical variable not seen in the embedding"),
+    "cannot_be_separated": ("caution", "Cannot be separated"),
+    "associated_not_encoded": ("neutral", "Associated, but no evidence in the embedding"),
+    "clinical_not_encoded": ("neutral", "No evidence of the clinical variable in the embedding"),
     "too_few_patients": ("neutral", "Too few patients"),
-    "encoded_not_confounded": ("acquitted", "No confounding found"),
-    "acquisition_read_through_clinical": ("acquitted", "Factor read through the clinical variable"),
-    "not_associated_not_encoded": ("acquitted", "No concern found"),
+    "encoded_not_confounded": ("cleared", "No confounding found"),
+    "acquisition_read_through_clinical": ("cleared", "Factor predicted through the clinical variable"),
+    "not_associated_not_encoded": ("cleared", "No concern found"),
 }
-_GRAVITY: tuple[Tone, ...] = ("neutral", "acquitted", "caution", "accused")
-COLOURS: dict[Tone, str] = {"accused": "#c2410c", "caution": "#b7791f", "neutral": "#64748b", "acquitted": "#0f766e"}
+_GRAVITY: tuple[Tone, ...] = ("neutral", "cleared", "caution", "flagged")
+COLOURS: dict[Tone, str] = {"flagged": "#c2410c", "caution": "#b7791f", "neutral": "#64748b", "cleared": "#0f766e"}
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def _capital(sentence: str) -> str:
 
 
 def worth_drawing(found: Sequence[Verdict], most: int) -> list[Mapping[str, Any]]:
-    """Pairs for a figure: those that something is held against, or, if there are none, the first ones."""
-    against = [v for v in found if v.tone in {"accused", "caution"}]
+    """Pairs for a figure: those that are flagged, or, if there are none, the first ones."""
+    against = [v for v in found if v.tone in {"flagged", "caution"}]
     return [verdict.pair for verdict in (against or list(found))[:most]]
 
 
 def by_factor(found: Sequence[Verdict]) -> list[tuple[str, str]]:
-    """(factor, the clinical variables it was held against), for a list of verdicts that all say the same."""
+    """(factor, the clinical variables it was compared with), for verdicts of one kind."""
     grouped: dict[str, list[str]] = {}
     for verdict in sorted(found, key=lambda v: (v.acquisition, v.clinical)):
         grouped.setdefault(wording.humane(verdict.acquisition), []).append(wording.humane(verdict.clinical))
@@ -92,25 +92,25 @@ def by_factor(found: Sequence[Verdict]) -> list[tuple[str, str]]:
 
 
 def headline(found: Sequence[Verdict]) -> list[str]:
-    """Who is accused and of what, who is not: one short sentence each."""
+    """Which factors are flagged and why, and which are not: one short sentence each."""
     if not found:
         return ["No pair of a clinical variable and an acquisition factor has been audited yet."]
-    worst: dict[str, Tone] = {}  # the worst that is said of each factor; neutral says nothing against or for it
+    worst: dict[str, Tone] = {}  # the worst verdict of each factor; neutral is neither for nor against it
     for tone in _GRAVITY:
         worst |= {v.acquisition: tone for v in found if v.tone == tone}
     said = []
-    for factor in [name for name, its in worst.items() if its in {"accused", "caution"}]:
-        against = [v for v in found if v.acquisition == factor and v.tone in {"accused", "caution"}]
+    for factor in [name for name, its in worst.items() if its in {"flagged", "caution"}]:
+        against = [v for v in found if v.acquisition == factor and v.tone in {"flagged", "caution"}]
         names = [wording.humane(v.clinical) for v in sorted(against, key=lambda v: -v.strength)]
         said.append(
-            f"Read with suspicion: {wording.humane(factor)}, which goes together with {wording.listing(names)}."
+            f"Possible confounding: {wording.humane(factor)} is associated with {wording.listing(names)}."
         )
-    clear = [wording.humane(name) for name, its in worst.items() if its == "acquitted"]
+    clear = [wording.humane(name) for name, its in worst.items() if its == "cleared"]
     if clear:
         said.append(f"No concern found: {wording.listing(clear)}.")
     untold = [wording.humane(name) for name, its in worst.items() if its == "neutral"]
     if untold:
-        said.append(f"Nothing can be said for or against: {wording.listing(untold)}.")
+        said.append(f"Inconclusive: {wording.listing(untold)}.")
     return said
 
 

@@ -1,4 +1,4 @@
-"""What the features encode while they are learnt: now and then, each variable is read off an image's nearest neighbours.
+"""What the features encode while they are learnt: now and then, each variable is predicted from an image's nearest neighbours.
 
 Beside the loss, which knows no labels, this shows whether the device's signal grows or shrinks with the epochs, and the
 diagnosis with it. Labels come in here and do not go out again but as scores. Those asked about are patients of the training
@@ -38,7 +38,7 @@ class Watch:
 
     Attributes:
         frame: a row per image: image_id, patient, caption, `shown` (whether it may be drawn: there is no text
-            burned into it), `asked` (whether it is read off, or only a neighbour), and the variables.
+            burned into it), `asked` (whether it is predicted, or only a neighbour), and the variables.
         held_out: image_ids that the training must leave out; empty if nobody is held out.
         every: steps between two looks.
     """
@@ -146,11 +146,11 @@ class Watch:
         who = f"{asked['patient'].nunique():,} patients ({len(asked):,} images)"
         if self.held_out:
             return (
-                f"Read off the {self.neighbours} nearest images of other patients, for {who} of the training split who are "
+                f"Predicted from the {self.neighbours} nearest images of other patients, for {who} of the training split who are "
                 "not trained on."
             )
         return (
-            f"Read off the {self.neighbours} nearest images of other patients, for {who}. They are trained on, without "
+            f"Predicted from the {self.neighbours} nearest images of other patients, for {who}. They are trained on, without "
             f"labels: the cohort is too small to hold {FEWEST_HELD_OUT} patients out."
         )
 

@@ -78,7 +78,7 @@ def variable_row(
     saturated = bool(estimate.score >= SATURATED)
     notes = [
         *v.notes,
-        *(["Saturated: read off almost perfectly, so this score cannot rank backbones."] if saturated else []),
+        *(["Saturated: predicted almost perfectly, so this score cannot rank backbones."] if saturated else []),
         *(["Varies within patients: permuted in whole-patient blocks and among a patient's own images."] if constant is False else []),
     ]  # fmt: skip
     events = {"binary": v.levels[-1:], "categorical": v.levels, "time_to_event": ("event",)}.get(v.kind, ())
@@ -105,7 +105,7 @@ def variable_row(
 def _missing_row(
     vectors: NDArray[np.floating], v: Variable, patients: Patients, settings: Settings
 ) -> dict[str, Any] | None:
-    """Who has no value? Whether that can be read off the vectors; None where nobody lacks one."""
+    """Which patients lack a value, and whether the vectors predict it; None where none is missing."""
     if not v.n_missing:
         return None
     lacks = v.missing

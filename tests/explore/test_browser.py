@@ -119,7 +119,7 @@ def test_report(page: Any, whole: Any, screenshots: Path) -> None:
     page.goto((whole.report().path / "report.html").as_uri())
     page.wait_for_function("document.querySelectorAll('.plotly-graph-div .main-svg').length > 8", timeout=WAIT_MS)
     page.wait_for_timeout(500)
-    assert page.get_by_text("Read with suspicion: device").is_visible()
+    assert page.get_by_text("Possible confounding: device").is_visible()
     assert page.locator(".verdict").first.inner_text().startswith("Explained by the factor: diagnosis and device")
     assert page.locator(".pictures img").count() >= 3
     assert page.locator("h3#source-unusual + p + .rows figure").count() == 12
@@ -180,7 +180,7 @@ def test_map_by_research_id_and_colour(page: Any, explorer: str, screenshots: Pa
     ("path", "heading", "visible"),
     [
         ("clusters", "Clusters of similar images", "We explored image phenotype clusters"),
-        ("audit", "What this model has learned", "Read with suspicion: device"),
+        ("audit", "What this model has learned", "Possible confounding: device"),
         ("source", "Where the images come from", "Who was imaged with what"),
     ],
 )

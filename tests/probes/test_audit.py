@@ -141,7 +141,7 @@ def test_few_patients_give_a_sentence_and_no_number():
     assert row["score"] is row["p_value"] is row["ci_low"] is None
     assert row["note"] == "too few patients (7 with malignant; 10 needed)."
     assert pair["verdict"] == "too_few_patients"
-    assert pair["sentence"].startswith("Nothing can be said of diagnosis and device: diagnosis: too few patients (7")
+    assert pair["sentence"].startswith("Inconclusive for diagnosis and device: diagnosis: too few patients (7")
 
 
 def test_rare_levels_are_left_out_and_missing_values_reported():

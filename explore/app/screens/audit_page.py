@@ -25,15 +25,15 @@ def show(findings: Findings) -> None:
     if found:
         st.markdown("\n".join(f"**{wording.for_markdown(line)}**  " for line in verdict_cards.headline(found)))
         for verdict in found:
-            if verdict.tone in {"accused", "caution"}:
+            if verdict.tone in {"flagged", "caution"}:
                 st.html(verdict_cards.card(verdict))
-        _folded("No concern found", [v for v in found if v.tone == "acquitted"], expanded=True)
-        _folded("Neither accused nor cleared", [v for v in found if v.tone == "neutral"], expanded=False)
+        _folded("No concern found", [v for v in found if v.tone == "cleared"], expanded=True)
+        _folded("Without a conclusion", [v for v in found if v.tone == "neutral"], expanded=False)
     else:
         st.info("No audit yet: `pellucid audit` answers whether the embeddings encode the disease or the device.")
     probes = findings.probes or ({findings.audited: audit["variables"]} if audit.get("variables") else {})
     if probes:
-        st.subheader("How well each variable can be read off")
+        st.subheader("How well each variable can be predicted")
         st.caption(
             "Dots with 95 % intervals over patients, patients of the test never seen in training. A trained backbone "
             "should stand clear of the grey baselines where it matters to you, and not where it does not."

@@ -78,7 +78,7 @@ def test_nobody_can_be_told_from_the_report(whole: Any) -> None:
     assert "of P000" in page
 
 
-def test_the_accused_come_before_the_acquitted(whole: Any) -> None:
+def test_flagged_pairs_come_before_cleared_ones(whole: Any) -> None:
     _, parsed = _page(whole)
     text = " ".join(" ".join(parsed.text).split())
     order = [
@@ -87,7 +87,7 @@ def test_the_accused_come_before_the_acquitted(whole: Any) -> None:
     ]
     assert order == sorted(order)
     assert (
-        "Read with suspicion: device, which goes together with diagnosis. No concern found: operator and site." in text
+        "Possible confounding: device is associated with diagnosis. No concern found: operator and site." in text
     )
     assert wording.CLUSTER_SENTENCE in text
     assert "too few patients (7)" in text
@@ -128,10 +128,10 @@ def test_an_unknown_verdict_is_never_shown_as_harmless() -> None:
 
 def test_every_accusing_verdict_of_the_audit_is_shown_as_one() -> None:
     for verdict in ACCUSING:
-        assert verdict_cards.tone_of({"verdict": verdict})[0] in {"accused", "caution"}
+        assert verdict_cards.tone_of({"verdict": verdict})[0] in {"flagged", "caution"}
 
 
-def test_a_factor_accused_once_is_not_acquitted_by_another_pair() -> None:
+def test_a_factor_flagged_once_is_not_cleared_by_another_pair() -> None:
     found = verdict_cards.verdicts(
         {
             "pairs": [
@@ -142,8 +142,8 @@ def test_a_factor_accused_once_is_not_acquitted_by_another_pair() -> None:
         }
     )
     assert verdict_cards.headline(found) == [
-        "Read with suspicion: device, which goes together with grade.",
-        "Nothing can be said for or against: site.",
+        "Possible confounding: device is associated with grade.",
+        "Inconclusive: site.",
     ]
 
 
