@@ -24,8 +24,16 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 
 def pages() -> list[Path]:
-    templates = [path for package in PACKAGES for path in (ROOT / package).rglob("*.j2") if "pellucid/" not in str(path)]
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")), *templates]
+    templates = [
+        path for package in PACKAGES for path in (ROOT / package).rglob("*.j2") if "pellucid/" not in str(path)
+    ]
+    return [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        *templates,
+    ]
 
 
 def modules() -> list[Path]:

@@ -68,7 +68,7 @@ class EmbedConfig(Reading):
         return Reading(**{name: getattr(self, name) for name in Reading.model_fields})
 
 
-def _refuse_another_type(store: Vectors | None, space: str, asked: str) -> None:
+def refuse_another_type(store: Vectors | None, space: str, asked: str) -> None:
     """Vectors of one store are all of one number type."""
     if store is None or store.space != space or asked == "auto" or store.spec.get("computed_in") == asked:
         return

@@ -20,7 +20,7 @@ from pellucid.embed.extract.image_sources import FileSource, folder_source
 from pellucid.embed.extract.job import (
     EmbedConfig,
     Extraction,
-    _refuse_another_type,
+    refuse_another_type,
     batch_size_for,
     own_device,
     wait_until,
@@ -82,7 +82,7 @@ def embed_folder(
 
     def finished() -> dict[str, Any] | None:
         store = _store(out)
-        _refuse_another_type(store, encoder.space, config.precision)
+        refuse_another_type(store, encoder.space, config.precision)
         return store.spec if store and all(store.spec.get(k) == v for k, v in wanted.items()) else None
 
     if not is_first_process():

@@ -102,9 +102,7 @@ def headline(found: Sequence[Verdict]) -> list[str]:
     for factor in [name for name, its in worst.items() if its in {"flagged", "caution"}]:
         against = [v for v in found if v.acquisition == factor and v.tone in {"flagged", "caution"}]
         names = [wording.humane(v.clinical) for v in sorted(against, key=lambda v: -v.strength)]
-        said.append(
-            f"Possible confounding: {wording.humane(factor)} is associated with {wording.listing(names)}."
-        )
+        said.append(f"Possible confounding: {wording.humane(factor)} is associated with {wording.listing(names)}.")
     clear = [wording.humane(name) for name, its in worst.items() if its == "cleared"]
     if clear:
         said.append(f"No concern found: {wording.listing(clear)}.")

@@ -86,9 +86,7 @@ def test_flagged_pairs_come_before_cleared_ones(whole: Any) -> None:
         for part in ("What this model has learned", "explained by device", "operator against diagnosis")
     ]
     assert order == sorted(order)
-    assert (
-        "Possible confounding: device is associated with diagnosis. No concern found: operator and site." in text
-    )
+    assert "Possible confounding: device is associated with diagnosis. No concern found: operator and site." in text
     assert wording.CLUSTER_SENTENCE in text
     assert "too few patients (7)" in text
 
