@@ -1,6 +1,7 @@
 """Statistics with the patient as the unit: resampling, permutations, association."""
 
 from pellucid.cohort.statistics.association import associate
+from pellucid.cohort.statistics.event_level import EVENT_WORDS, EventLevel, declared_level, event_level
 from pellucid.cohort.statistics.patient_resampling import (
     IntArray,
     PatientPermutations,
@@ -12,6 +13,8 @@ from pellucid.cohort.statistics.patient_resampling import (
 from pellucid.cohort.statistics.weighted_ranks import along, below, ridits, rows_of_strata, sort_order
 
 __all__ = [
+    "EVENT_WORDS",
+    "EventLevel",
     "IntArray",
     "PatientPermutations",
     "Patients",
@@ -20,7 +23,9 @@ __all__ = [
     "below",
     "bootstrap_counts",
     "deal_folds",
+    "declared_level",
     "drawn_evenly",
+    "event_level",
     "ridits",
     "rows_of_strata",
     "sort_order",
