@@ -33,7 +33,7 @@ def nearest(vectors: NDArray[np.float32], asked: Ints, known: Ints, patients: In
     return known[order], np.take_along_axis(similarity, order, axis=1)
 
 
-def read_off(
+def predict_from_neighbours(
     vectors: NDArray[np.float32], values: pd.Series, kind: str, patients: Ints, *, asked: Ints, known: Ints, k: int
 ) -> dict[str, Any]:
     """How well `values` can be told of the `asked` images from the `known` ones that lie nearest.
