@@ -10,7 +10,16 @@ from pellucid.cohort.statistics.patient_resampling import (
     deal_folds,
     drawn_evenly,
 )
-from pellucid.cohort.statistics.weighted_ranks import along, below, ridits, rows_of_strata, sort_order
+from pellucid.cohort.statistics.weighted_ranks import (
+    along,
+    auroc,
+    below,
+    correlation,
+    ridits,
+    rows_of_strata,
+    sort_order,
+    spearman,
+)
 
 __all__ = [
     "EVENT_WORDS",
@@ -20,8 +29,10 @@ __all__ = [
     "Patients",
     "along",
     "associate",
+    "auroc",
     "below",
     "bootstrap_counts",
+    "correlation",
     "deal_folds",
     "declared_level",
     "drawn_evenly",
@@ -29,4 +40,5 @@ __all__ = [
     "ridits",
     "rows_of_strata",
     "sort_order",
+    "spearman",
 ]
