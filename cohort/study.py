@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from pellucid.cohort.config import Config, ConfigT, did_you_mean, read_yaml, validate
 from pellucid.cohort.runs.stages import SECTIONS
@@ -49,6 +49,34 @@ class FromDicom(Config):
     column: str | None = None
 
 
+class TwoLevels(Config):
+    """A two-level variable with its event declared: `{kind: binary, positive: malignant}`."""
+
+    kind: Literal["binary"] = "binary"
+    positive: Annotated[str, BeforeValidator(lambda value: _level_text(value))]
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _two_levels(cls, kind: object) -> object:
+        if kind != "binary":
+            raise ValueError("only a variable of kind binary has an event, which `positive` names")
+        return kind
+
+
+def _level_text(value: object) -> object:
+    """A level as the table's cells read: YAML's 1 is "1", its true is "true"."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, int | float) else value
+
+
+def _kind_alone(value: object) -> object:
+    """`{kind: ordinal}` is `ordinal`; what declares an event must say which level it is."""
+    if isinstance(value, dict) and "positive" not in value and set(value) == {"kind"}:
+        return value["kind"]
+    return value
+
+
 class SplitRule(Config):
     """How patients are divided: by hash of patient and seed, or by a column of the table."""
 
@@ -70,6 +98,23 @@ class SplitRule(Config):
         if self.column is not None and self.stratify:
             raise ValueError(f"the column `{self.column}` decides, so `stratify` has no say: remove one of the two")
         return self
+
+
+def _declared_as(value: object) -> str:
+    return "TwoLevels" if isinstance(value, dict | TwoLevels) else "str"
+
+
+# The names of the branches are those that messages leave out of a key's path.
+Declared = Annotated[
+    Annotated[Kind, Tag("str")] | Annotated[TwoLevels, Tag("TwoLevels")],
+    Discriminator(_declared_as),
+    BeforeValidator(_kind_alone),
+]
+DeclaredOutcome = Annotated[
+    Annotated[Literal["binary"], Tag("str")] | Annotated[TwoLevels, Tag("TwoLevels")],
+    Discriminator(_declared_as),
+    BeforeValidator(_kind_alone),
+]
 
 
 class ScanConfig(Config):
@@ -107,9 +152,9 @@ class StudyConfig(Config):
     table: str | None = None
     image: str | None = None
     patient: str | FromPath | FromDicom
-    clinical: dict[str, Kind] = {}
-    acquisition: dict[str, Kind] = {}
-    outcome: dict[str, Literal["binary"]] = {}
+    clinical: dict[str, Declared] = {}
+    acquisition: dict[str, Declared] = {}
+    outcome: dict[str, DeclaredOutcome] = {}
     split: SplitRule = SplitRule()
     external: dict[str, list[str | int | float | bool]] = {}
     specialty: str | None = None
@@ -165,6 +210,13 @@ class Variable:
     name: str
     role: Role
     kind: Kind
+    positive: str | None = None  # the level that counts as the event, where study.yaml declares it
+
+
+def _variable(name: str, role: Role, declared: Any) -> Variable:
+    if isinstance(declared, TwoLevels):
+        return Variable(name, role, declared.kind, declared.positive)
+    return Variable(name, role, declared)
 
 
 @dataclass(frozen=True)
@@ -213,7 +265,7 @@ class Study:
             ("outcome", c.outcome),
             ("acquisition", c.acquisition),
         ]
-        return [Variable(name, role, kind) for role, kinds in named for name, kind in kinds.items()]
+        return [_variable(name, role, declared) for role, columns in named for name, declared in columns.items()]
 
     @property
     def strata(self) -> list[str]:

@@ -18,7 +18,7 @@ from pellucid.cohort.images import PreparedImages
 from pellucid.cohort.runs import RunFolder, begin_run, write_json
 from pellucid.cohort.study import Study
 from pellucid.pretrain.data.batches import Batches
-from pellucid.pretrain.data.sampling import levels_of, new_sampler
+from pellucid.pretrain.data.sampling import new_sampler, sampling_levels
 from pellucid.pretrain.distributed.process_group import Ranks, join_ranks
 from pellucid.pretrain.engine.checkpoint import finish_checkpoints
 from pellucid.pretrain.engine.loop import train
@@ -31,7 +31,7 @@ from pellucid.pretrain.engine.warm_start import (
     record,
     warm_start,
 )
-from pellucid.pretrain.export.backbone_export import export_backbone, export_best, export_checkpoint, patients_of
+from pellucid.pretrain.export.backbone_export import export_backbone, export_best, export_checkpoint, patient_counts
 from pellucid.pretrain.methods.dino import Dino
 from pellucid.pretrain.methods.dinov2 import DinoV2
 from pellucid.pretrain.methods.lejepa import LeJepa
@@ -129,18 +129,18 @@ def _plan(study: Study, scan: RunFolder) -> _Plan:
     if recipe.warm_start.weights is not None:
         weights = find_weights(recipe.warm_start.weights, study.path.parent)
         content = addressed(content, weights)
-    levels = levels_of(recipe.sampling, list(study.config.acquisition))
+    levels = sampling_levels(recipe.sampling, list(study.config.acquisition))
     manifest = pd.read_parquet(scan.path / "manifest.parquet")
     usable = manifest[(manifest["status"] == "ok") & manifest["split"].isin(splits)]
     watch = Watch.open(study, scan, recipe, recipe.steps(max(1, len(usable))))
     chosen = usable if watch is None else usable[~usable["image_id"].isin(watch.held_out)]
-    chosen = enough(chosen.reset_index(drop=True), splits, recipe.batch_size, scan.path.name)
+    chosen = require_one_batch(chosen.reset_index(drop=True), splits, recipe.batch_size, scan.path.name)
     steps = recipe.steps(len(chosen))
     facts = {
         "method": recipe.method,
         "recipe": name,
         "images_seen": steps * recipe.batch_size,
-        **patients_of(manifest, splits, scan.path.name, watch.held_out if watch else frozenset()),
+        **patient_counts(manifest, splits, scan.path.name, watch.held_out if watch else frozenset()),
         **({} if weights is None else _began_with(weights)),
     }
     said = augmentation_sentences(*section)
@@ -233,7 +233,7 @@ def page_facts(facts: Mapping[str, Any], recipe: AnyRecipe, steps: int) -> dict[
     }
 
 
-def enough(chosen: pd.DataFrame, splits: list[str], batch_size: int, scan: str) -> pd.DataFrame:
+def require_one_batch(chosen: pd.DataFrame, splits: list[str], batch_size: int, scan: str) -> pd.DataFrame:
     """The images that will be trained on, if there are enough of them.
 
     Raises:
@@ -305,12 +305,12 @@ def _tuned(ranks: Ranks) -> Iterator[None]:
 def _one_run_for_all(ranks: Ranks, analysis: Path, plan: _Plan, scan: RunFolder) -> Iterator[RunFolder]:
     """The first process opens the run; the others work in the same folder, or hear why there is none."""
     if not ranks.first:
-        answer: object = ranks.tell(None)
+        answer: object = ranks.broadcast(None)
         if not isinstance(answer, RunFolder):
             raise UserError(str(answer))
         yield answer
         ranks.wait()  # until the folder has its final name
-        final: object = ranks.tell(None)
+        final: object = ranks.broadcast(None)
         assert isinstance(final, RunFolder)
         answer.path, answer.record = final.path, final.record
         return
@@ -320,9 +320,9 @@ def _one_run_for_all(ranks: Ranks, analysis: Path, plan: _Plan, scan: RunFolder)
             opened = begin_run(analysis, "pretrain", plan.name, config, parents=[scan], seed=plan.recipe.seed)
             run = stack.enter_context(opened)
         except UserError as error:
-            ranks.tell(str(error))
+            ranks.broadcast(str(error))
             raise
-        ranks.tell(run)
+        ranks.broadcast(run)
         yield run
     ranks.wait()
-    ranks.tell(run)
+    ranks.broadcast(run)

@@ -7,7 +7,7 @@ Arrays and frames in, a dictionary of schema pellucid.audit/1 out (docs/audit.md
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pellucid.cohort.statistics import EventLevel
 from pellucid.probes.inputs.validation import Cohort, Names
 from pellucid.probes.inputs.variables import MIN_PATIENTS
 from pellucid.probes.parallel import Job, Progress, Steps, shareable, side_by_side
@@ -46,6 +47,7 @@ def audit(
     patient: str,
     clinical: Names,
     acquisition: Names,
+    positive: Mapping[str, str | EventLevel] | None = None,
     permutations: int = 999,
     folds: int = 5,
     bootstrap: int = 400,
@@ -60,6 +62,7 @@ def audit(
     vectors: (n, d) finite floats; table: n rows in the same order. `patient` names the column of patient ids; `clinical`
     and `acquisition` name columns, as a list (kinds are guessed) or a mapping name → kind (binary, categorical,
     ordinal, continuous; time_to_event for two columns named "time/event"). `progress(done, total, what)` is called as questions are begun or done.
+    positive: the level of a binary variable that counts as the event, {name: level}; of others docs/audit.md gives the rule.
     strict: a column that cannot be probed at all (constant, the patient id in disguise) raises; otherwise it is
     listed with its sentence and no number.
     further: beside the probes also neighbours, transfer, remedies and few-label curves, which take about as long again.
@@ -67,7 +70,7 @@ def audit(
 
     Raises UserError with a sentence for wrong input. Returns a dictionary ready for JSON, schema pellucid.audit/1.
     """
-    cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
+    cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict, positive)
     vectors = shareable(vectors)
     settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
     by_role = {role: [v for v in cohort.variables if v.role == role] for role in ("clinical", "acquisition")}
@@ -106,6 +109,7 @@ def probe_variables(
     patient: str,
     clinical: Names,
     acquisition: Names,
+    positive: Mapping[str, str | EventLevel] | None = None,
     permutations: int = 999,
     folds: int = 5,
     bootstrap: int = 400,
@@ -120,7 +124,7 @@ def probe_variables(
     For the same table and seed every backbone gets the same folds, permutations and bootstrap samples, so
     rows of several backbones can be laid side by side. The q-values' family is the variables of this backbone.
     """
-    cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict)
+    cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict, positive)
     vectors = shareable(vectors)
     settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
     settings.enough_for(len(cohort.variables))

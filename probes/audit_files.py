@@ -6,7 +6,7 @@ For `pellucid audit --vectors V.npy --table T.csv …`, without a study.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def audit_files(
     id_column: str | None,
     progress: Progress | None = None,
     *,
+    positive: Mapping[str, str] | None = None,
     further: bool = True,
     nonlinear: bool = False,
 ) -> Path:
@@ -41,7 +42,7 @@ def audit_files(
 
     Rows of both are in the same order, or, with `id_column`, joined: `vectors` then has an `<name>.ids.txt`
     beside it (one id per row of the vectors), or is an .npz with arrays `vectors` and `ids`. A variable may be
-    written name:kind.
+    written name:kind; `positive` gives the level of a binary variable that counts as the event.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,7 @@ def audit_files(
         patient=patient,
         clinical=clinical,
         acquisition=acquisition,
+        positive=positive,
         permutations=permutations,
         seed=seed,
         progress=progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from pellucid.cohort.config import Config
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.progress import track
 from pellucid.cohort.runs import RunFolder, begin_run, write_json
+from pellucid.cohort.statistics import EventLevel, event_level
 from pellucid.cohort.study import Study
 from pellucid.embed.store import load_vectors, masked_vectors
 from pellucid.probes.audit import audit, probe_variables
@@ -62,6 +63,7 @@ def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, 
                         strict=False,
                         clinical=named["clinical"],
                         acquisition=named["acquisition"],
+                        positive=_events(scan, named),
                         **_asked(config),
                     )
                 backbones[stored.name] = {"variables": rows, "run": made.path.name}
@@ -94,6 +96,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
                     strict=False,
                     clinical=named["clinical"],
                     acquisition=named["acquisition"],
+                    positive=_events(scan, named),
                     **_asked(config),
                 )
             if "taken_out" in stored.spec:
@@ -105,8 +108,9 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
             if masked is not None:
                 table = rows_of(scan, stored.images)
                 content["text_masked"] = text_masked(
-                    stored, load_vectors(masked.path), table, named, config.folds, config.bootstrap, config.seed
-                )
+                    stored, load_vectors(masked.path), table, named, _events(scan, named),
+                    config.folds, config.bootstrap, config.seed,
+                )  # fmt: skip
             write_json(run.path / "audit.json", content | {"backbone": stored.name})
     return run
 
@@ -117,7 +121,7 @@ def _asked(config: AuditConfig) -> dict[str, Any]:
 
 
 def _named(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The variables' kinds by role; a time and its event as one.
+    """The variables' kinds by role, a time and its event as one; `positive`, the declared events, where there are any.
 
     An outcome is a clinical variable that is to be predicted: the audit treats both alike.
     """
@@ -137,7 +141,22 @@ def _named(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
         used |= {*both}
         kinds["clinical"][pair] = "time_to_event"
     kinds["clinical"] = {name: kind for name, kind in kinds["clinical"].items() if name not in used}
-    return kinds
+    positive = {v.name: v.positive for v in study.variables if v.positive is not None and v.name not in used}
+    return kinds | ({"positive": positive} if positive else {})
+
+
+def _events(scan: RunFolder, named: Mapping[str, Mapping[str, str]]) -> dict[str, EventLevel]:
+    """The event of each binary variable among all usable images, as the source audit has it: the vectors may be of fewer."""
+    manifest = pd.read_parquet(scan.path / "manifest.parquet")
+    usable = manifest[manifest["status"] == "ok"]
+    found = {}
+    for name in (n for role in ("clinical", "acquisition") for n, kind in named[role].items() if kind == "binary"):
+        if name in usable:
+            counts = usable["patient"].groupby(usable[name].astype(object).map(str, na_action="ignore")).nunique()
+            if len(counts) == 2:
+                patients = {str(level): int(n) for level, n in counts.items()}
+                found[name] = event_level(patients, name, named.get("positive", {}).get(name))
+    return found
 
 
 def rows_of(scan: RunFolder, images: pd.DataFrame) -> pd.DataFrame:

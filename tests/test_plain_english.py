@@ -1,93 +1,248 @@
-"""What a user reads is plain English: README, docs, help, messages, report and explorer hold none of some stilted phrases."""
+"""What a user reads avoids a list of phrases that the field would not use (CONTRIBUTING.md, "Plain English").
+
+`python tests/test_plain_english.py` lists every place.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("cohort", "embed", "pretrain", "probes", "explore", "pellucid")
-# What to write instead is in CONTRIBUTING.md.
-PHRASES = re.compile(
-    r"\b(read(s|ing)? off|(be |is |are |was |were )?told (apart|from)|stands? beside|held against|accus(e|es|ed|ing)|acquit(s|ted|ting)?"
-    r"|go(es)? together|went together|whoever|pass(es|ed|ing)? over|sets? aside|setting aside|by lot|mend(s|ed|ing)?|our fault)\b",
-    re.IGNORECASE,
-)
-# Names of configuration and JSON keys may be anything; they are written as code or as a single word.
-CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
-# (file, text that surrounds the phrase) → why it stays. At most twenty.
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pellucid", "cohort", "embed", "pretrain", "probes", "explore")
+
+
+def _verb(forms: str, particle: str) -> str:
+    """A verb and its particle, also with an object between them: "read off", "reads it off"."""
+    return rf"({forms})(-| | (it|them|this|that|these|those|each|one|both|all|two) ){particle}"
+
+
+FORBIDDEN = {
+    "read off": _verb("read|reads|reading", "off"),
+    "told apart": _verb("tell|tells|telling|told", "apart"),
+    "stands beside": _verb("stand|stands|standing|stood", "beside"),
+    "held against": _verb("hold|holds|holding|held", "against"),
+    "accused": r"accus(e|es|ed|ing|ation|ations)",
+    "acquitted": r"acquit(s|ted|ting|tal|tals)?",
+    "goes together with": r"(go|goes|going|gone|went) together with",
+    "whoever": r"who(so)?ever|whomever",
+    "passed over": r"(?<!\bone )(?<!\ba )"
+    + _verb("pass|passes|passing|passed", "over"),  # "one pass over the files" may stay
+    "set aside": _verb("set|sets|setting", "asides?"),
+    "by lot": r"by lot",
+    "mend": r"mend(s|ed|ing)?",
+    "our fault": r"our faults?|faults? of ours",
+}
+PATTERN = re.compile("|".join(rf"(?P<p{i}>\b(?:{p})\b)" for i, p in enumerate(FORBIDDEN.values())), re.IGNORECASE)
+
+# (file, phrase): reason. Names of commands, options, and configuration and JSON keys need no entry: see `_without_names`.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
+# Places that are still to be rewritten, by file. The table only shrinks, and goes when it is empty.
+ALLOWED: dict[str, int] = {
+    "cohort/deidentify/linkage_file.py": 3,
+    "cohort/deidentify/personal_columns.py": 1,
+    "cohort/draft/header_survey.py": 1,
+    "cohort/duplicates/near_duplicates.py": 1,
+    "cohort/errors.py": 1,
+    "cohort/intake/file_listing.py": 5,
+    "cohort/phantom/population.py": 2,
+    "cohort/scan.py": 4,
+    "cohort/source_audit/acquisition_factors.py": 1,
+    "cohort/source_audit/sentences.py": 1,
+    "cohort/withdrawal_list.py": 2,
+    "configs/pretrain/mae-tiny-cpu.yaml": 1,
+    "docs/audit.md": 9,
+    "docs/cluster.md": 2,
+    "docs/embeddings.md": 2,
+    "docs/export.md": 1,
+    "docs/pretraining.md": 1,
+    "docs/privacy.md": 1,
+    "docs/reading.md": 3,
+    "docs/search.md": 1,
+    "docs/source.md": 2,
+    "docs/splits.md": 1,
+    "embed/backbones/backbone.py": 1,
+    "embed/backbones/embedding_space.py": 1,
+    "embed/backbones/network_adapters.py": 1,
+    "embed/backbones/pixel_baseline.py": 1,
+    "embed/backbones/readout.py": 1,
+    "embed/export/selection.py": 1,
+    "embed/extract/chunks.py": 2,
+    "embed/extract/job.py": 1,
+    "embed/extract/reused_vectors.py": 1,
+    "embed/extract/workers.py": 1,
+    "embed/index/brute_force.py": 1,
+    "embed/index/inverted_lists.py": 1,
+    "embed/index/other_patients.py": 2,
+    "embed/index/recall_tuning.py": 1,
+    "embed/search/similar_images.py": 3,
+    "pretrain/distributed/process_group.py": 1,
+    "pretrain/engine/checkpoint.py": 1,
+    "pretrain/engine/step_timer.py": 1,
+    "pretrain/monitor/jsonl_logs.py": 1,
+    "pretrain/monitor/knn_readout.py": 1,
+    "pretrain/monitor/training_curves.py": 1,
+    "pretrain/monitor/training_page.py": 1,
+    "pretrain/monitor/watch.py": 4,
+    "probes/audit.py": 1,
+    "probes/inference/estimate.py": 1,
+    "probes/inference/paired_comparison.py": 1,
+    "probes/inference/repeated_experiment.py": 1,
+    "probes/inference/statistic.py": 2,
+    "probes/inputs/variables.py": 1,
+    "probes/questions/burned_in_text.py": 2,
+    "probes/questions/neighbourhood.py": 1,
+    "probes/questions/remedies.py": 2,
+    "probes/questions/transfer.py": 2,
+    "probes/questions/variable_rows.py": 2,
+    "probes/settings.py": 1,
+    "probes/stage.py": 1,
+    "probes/verdicts.py": 13,
+}
 
-def pages() -> list[Path]:
-    templates = [
-        path for package in PACKAGES for path in (ROOT / package).rglob("*.j2") if "pellucid/" not in str(path)
-    ]
-    return [
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        ROOT / "CHANGELOG.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-        *templates,
-    ]
+
+class Place(NamedTuple):
+    file: str
+    line: int
+    phrase: str
+    text: str
 
 
-def modules() -> list[Path]:
-    found = []
+def _without_names(text: str) -> str:
+    """The text without names in code style (`accused`, `audit.further`): they are part of file formats."""
+    return re.sub(r"`[\w.\[\]=:-]+`", "``", text)
+
+
+def _found(file: str, line: int, text: str) -> Iterator[Place]:
+    flat = re.sub(r"\s+", " ", _without_names(text))
+    for match in PATTERN.finditer(flat):
+        phrase = list(FORBIDDEN)[int(str(match.lastgroup)[1:])]
+        yield Place(file, line, phrase, flat[max(0, match.start() - 40) : match.end() + 40])
+
+
+def _in_text_file(path: Path) -> Iterator[Place]:
+    """One paragraph or table row at a time, so that a phrase is found across a line break."""
+    line, block = 1, ""
+    name = path.relative_to(ROOT).as_posix()
+    content = path.read_text(encoding="utf-8")
+    if path.suffix == ".j2":  # without style sheets, Jinja code and class names, which nobody reads
+        content = re.sub(r"<style>.*?</style>|\{[{%].*?[}%]\}", _only_line_breaks, content, flags=re.DOTALL)
+        content = re.sub(r"class=\"[^\"]*\"", "", content)
+    for number, row in enumerate([*content.splitlines(), ""], start=1):
+        row = row.lstrip().removeprefix("# ") if path.suffix in {".yaml", ".sbatch"} else row
+        if not row.strip() or row.lstrip().startswith(("|", "- ", "#")):
+            yield from _found(name, line, block)
+            line, block = number, ""
+        block += row + "\n"
+    yield from _found(name, line, block)
+
+
+def _only_line_breaks(match: re.Match[str]) -> str:
+    return "\n" * match[0].count("\n") or "…"
+
+
+def _text(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(value) if isinstance(value, ast.Constant) else "…" for value in node.values)
+    return ""
+
+
+def _in_python(path: Path) -> Iterator[Place]:
+    """Every string with a space in it (one without is a key or a name), docstrings included: `help()` shows them."""
+    name = path.relative_to(ROOT).as_posix()
+    parts: set[int] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            parts |= {id(value) for value in node.values}
+        if isinstance(node, (ast.Constant, ast.JoinedStr)) and id(node) not in parts and " " in (text := _text(node)):
+            yield from _found(name, node.lineno, text)
+
+
+def _text_files() -> Iterator[Path]:
+    yield from (ROOT / name for name in ("README.md", "CHANGELOG.md"))
+    yield from sorted((ROOT / "docs").glob("*.md"))
+    yield from sorted((ROOT / "configs").rglob("*.yaml"))
+    yield from sorted((ROOT / "slurm").glob("*.sbatch"))
     for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if not (package == "pellucid" and path.relative_to(ROOT / "pellucid").parts[0] in PACKAGES):
-                found.append(path)
-    return found
+        yield from sorted((ROOT / package).rglob("*.j2"))
 
 
-def sentences(path: Path) -> Iterator[str]:
-    """String constants that a person may read: those with a space, but for docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    docstrings = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        and node.body
-        and isinstance(node.body[0], ast.Expr)
-    }
-    if path.parent.name == "cli":  # Typer shows the docstrings of commands as help
-        docstrings = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            if " " in node.value:
-                yield node.value
+def _python_files() -> Iterator[Path]:
+    for package in PACKAGES:
+        yield from (p for p in sorted((ROOT / package).rglob("*.py")) if not (package == "pellucid" and _linked(p)))
 
 
-def offences(path: Path) -> list[str]:
-    texts = [path.read_text(encoding="utf-8")] if path.suffix != ".py" else list(sentences(path))
-    found = []
-    for text in texts:
-        bare = CODE.sub("", text)
-        for match in PHRASES.finditer(bare):
-            around = " ".join(bare[max(0, match.start() - 40) : match.end() + 40].split())
-            if not any(path.relative_to(ROOT).as_posix() == file and part in around for file, part in EXCEPTIONS):
-                found.append(f"{path.relative_to(ROOT).as_posix()}: … {around} …")
-    return found
+def _linked(path: Path) -> bool:
+    return any(parent.is_symlink() for parent in path.parents)
 
 
-@pytest.mark.parametrize("kind", ["pages", "messages"])
-def test_nothing_stilted(kind: str) -> None:
-    found = [one for path in (pages() if kind == "pages" else modules()) for one in offences(path)]
-    assert not found, "\n".join(found)
+def places() -> list[Place]:
+    """Every forbidden phrase that a user can meet, exceptions left out."""
+    found = [place for path in _text_files() for place in _in_text_file(path)]
+    found += [place for path in _python_files() for place in _in_python(path)]
+    return [place for place in found if (place.file, place.phrase) not in EXCEPTIONS]
 
 
-def test_exceptions_are_few_and_needed() -> None:
+def test_no_forbidden_phrase_is_shown_to_users() -> None:
+    found = places()
+    counts = Counter(place.file for place in found)
+    too_many = [place for place in found if counts[place.file] > ALLOWED.get(place.file, 0)]
+    assert not too_many, "\n".join(f"{p.file}:{p.line}: {p.phrase}: … {p.text} …" for p in too_many)
+
+
+def test_few_exceptions() -> None:
     assert len(EXCEPTIONS) <= 20
-    for file, part in EXCEPTIONS:
-        assert part in " ".join((ROOT / file).read_text(encoding="utf-8").split()), (file, part)
+    assert all(EXCEPTIONS.values())
 
 
-def test_a_stilted_sentence_would_be_found(tmp_path: Path) -> None:
-    assert PHRASES.search("The device was read off the embedding")
-    assert PHRASES.search("factors that go together with it")
-    assert not PHRASES.search("we recommend amended rules and read offsets")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The device is read off the embedding.",
+        "It reads it off.",
+        "The pairs were told\napart.",
+        "beside it stands beside that",
+        "factors are Accused",
+        "acquits nobody",
+        "device goes together with diagnosis",
+        "whoever computes",
+        "3 images were passed over",
+        "the set-asides of a scan",
+        "assigned by lot",
+        "what a person can mend",
+        "1 our fault",
+        "a fault of ours",
+    ],
+)
+def test_phrases_are_found_in_every_form(text: str) -> None:
+    assert list(_found("x", 1, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "we recommend the amended commendable form",
+        "the key `accused` of audit.json",
+        "a set of files, and aside from that",
+        "Overheld againstness",
+        "lots of images",
+        "one pass over the originals",
+        "the backward pass sums over processes",
+    ],
+)
+def test_other_words_are_left_alone(text: str) -> None:
+    assert not list(_found("x", 1, text))
+
+
+if __name__ == "__main__":
+    for place in places():
+        print(f"{place.file}:{place.line}: {place.phrase}: … {place.text} …")

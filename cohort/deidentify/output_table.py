@@ -141,7 +141,10 @@ def write_study(path: Path, study: Study, linkage: Linkage) -> None:
     patient = "none" if c.patient == "none" else "patient"
     content: dict[str, Any] = {"images": "raw", "table": "clinical.csv", "image": "image", "patient": patient}
     for role in ("clinical", "acquisition", "outcome"):
-        columns = {_column(name): kind for name, kind in getattr(c, role).items()}
+        columns = {
+            _column(name): declared if isinstance(declared, str) else declared.model_dump(mode="json")
+            for name, declared in getattr(c, role).items()
+        }
         if columns:
             content[role] = columns
     split = c.split.model_dump(mode="json", exclude_none=True, exclude_defaults=True)

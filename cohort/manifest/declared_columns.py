@@ -11,6 +11,7 @@ from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.research_ids import pseudonyms
 from pellucid.cohort.manifest.table_file import as_text
+from pellucid.cohort.statistics.event_level import declared_level
 from pellucid.cohort.study import Study, Variable, is_header_fact
 
 # Header facts that name a person, a house or one single machine: the manifest knows them by a running number.
@@ -33,7 +34,18 @@ def typed_from_table(column: pd.Series, variable: Variable, table_path: Path) ->
     text = as_text(column)
     if variable.kind == "binary" and text.nunique() > 2:
         raise UserError(f"{table_path}: column {_too_many(text, variable.name)}")
+    _check_event(text, variable, table_path)
     return _numbers(text, not_a_number) if variable.kind in {"continuous", "ordinal"} else text
+
+
+def _check_event(text: pd.Series, variable: Variable, path: Path) -> None:
+    """Refuse a declared event that no row has: a misspelt level would otherwise be found after hours, or never."""
+    if variable.positive is None or text.isna().all():
+        return
+    try:
+        declared_level(variable.positive, sorted(text.dropna().astype(str).unique()), variable.name)
+    except UserError as reason:
+        raise UserError(f"{path}: {reason}") from None
 
 
 def header_facts(study: Study, images: pd.DataFrame) -> pd.DataFrame:
@@ -66,6 +78,8 @@ def _typed_fact(text: pd.Series, variable: Variable | None, ids: pd.Series, path
         if text.nunique() > 2:
             shown = "" if name in PSEUDONYMS else _too_many(text, name)
             raise UserError(f"{path}: {shown or f'`{name}` is declared binary but has {text.nunique()} values'}")
+        if name not in PSEUDONYMS:  # their levels become running numbers later
+            _check_event(text, variable, path)
         return text
 
     def not_a_number(row: int, value: str) -> str:

@@ -19,7 +19,7 @@ from pellucid.cohort.source_audit.missingness import missing, who_is_missing
 from pellucid.cohort.source_audit.permutation_tests import ALPHA, forget_orders
 from pellucid.cohort.source_audit.privacy_counts import burned_in, privacy
 from pellucid.cohort.source_audit.quality_bias import quality
-from pellucid.cohort.source_audit.sample_size import images_per_patient, sample_size
+from pellucid.cohort.source_audit.sample_size import events, images_per_patient, sample_size
 from pellucid.cohort.source_audit.sentences import most_important
 from pellucid.cohort.source_audit.split_balance import balance
 from pellucid.cohort.study import Study
@@ -56,6 +56,7 @@ def source_audit(study: Study, manifest: pd.DataFrame, problems: Sequence[str]) 
         "unreadable": unreadable[["image_id", "reason"]].to_dict("records"),
         "n_left_out": int((manifest["status"] == "no_row").sum()),
         "sample_size": sample_size(cohort),
+        "events": events(cohort),
         "factors": [describe(cohort, column) for column in cohort.with_role("acquisition")],
         "candidates": [describe_candidate(cohort, column) for column in candidates(usable, declared)],
         "associations": associations(cohort),

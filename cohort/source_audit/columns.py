@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pellucid.cohort.statistics.event_level import EventLevel, event_level
 from pellucid.cohort.statistics.patient_resampling import IntArray, Patients
 from pellucid.cohort.study import Kind, Variable
 
 MAX_LEVELS_SHOWN = 30
 MAX_LEVELS_AS_THEY_ARE = 8  # ordinal numbers of more values are shown by quartile
-_YES = {"1", "yes", "y", "true", "positive", "pos", "present", "event"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,7 @@ class Column:
     levels: tuple[str, ...]
     shown: IntArray
     shown_levels: tuple[str, ...]
+    positive: str | None = None  # the level that study.yaml declares as the event
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -57,6 +58,7 @@ class Column:
             () if numbers else levels,
             codes,
             levels,
+            variable.positive,
         )
 
     @classmethod
@@ -91,10 +93,7 @@ class Cohort:
 
     @cached_property
     def binary(self) -> list[tuple[Column, int]]:
-        """Outcomes, then clinical variables, of exactly two levels, each with the code of its event.
-
-        The event is the level that says yes (1, true, positive …); where none or both do, the one with fewer patients.
-        """
+        """Outcomes, then clinical variables, of exactly two levels, each with the code of its event."""
         found = []
         for column in [*self.with_role("outcome"), *self.with_role("clinical")]:
             if len(column.shown_levels) == 2 and (column.levels or column.kind == "ordinal"):
@@ -109,12 +108,18 @@ class Cohort:
 
 
 def event_code(column: Column, patients: Patients) -> int:
-    """Which of a two-level column's codes is the event (see `Cohort.binary`)."""
-    says_yes = [level.strip().lower() in _YES for level in column.shown_levels]
-    if sum(says_yes) == 1:
-        return says_yes.index(True)
-    counts = [patients.count(column.shown == code) for code in (0, 1)]
-    return int(counts[1] <= counts[0])
+    """Which of a two-level column's codes is the event."""
+    return column.shown_levels.index(event_of(column, patients).level)
+
+
+def event_of(column: Column, patients: Patients) -> EventLevel:
+    """The event of a two-level column, and the rule that chose it.
+
+    Raises:
+        UserError: study.yaml declares a level that the column does not have.
+    """
+    counts = {level: patients.count(column.shown == code) for code, level in enumerate(column.shown_levels)}
+    return event_level(counts, column.name, column.positive)
 
 
 def levels_of(values: pd.Series, variable: Variable) -> pd.Series:

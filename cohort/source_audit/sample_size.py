@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pellucid.cohort.source_audit.columns import Cohort, Column, event_code
+from pellucid.cohort.source_audit.columns import Cohort, Column, event_code, event_of
 from pellucid.cohort.source_audit.permutation_tests import (
     MIN_PATIENTS,
     compare,
@@ -114,6 +114,16 @@ def _side_sentence(size: dict[str, Any]) -> str:
         if part["half_width"] is None
     ]
     return f"Too few on one side of the split to score {size['variable']} there: {'; '.join(few)}." if few else ""
+
+
+def events(cohort: Cohort) -> list[dict[str, Any]]:
+    """Which level of each two-level variable is the event, by which rule, and a sentence where the rule needs one."""
+    found = []
+    for column, _ in cohort.binary:
+        chosen = event_of(column, cohort.patients)
+        sentence = chosen.sentence(column.name, " in study.yaml")
+        found.append({"variable": column.name, "event": chosen.level, "rule": chosen.rule, "sentence": sentence})
+    return found
 
 
 def images_per_patient(cohort: Cohort) -> dict[str, Any]:

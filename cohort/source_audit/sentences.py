@@ -14,7 +14,7 @@ def most_important(report: dict[str, Any]) -> dict[str, Any]:
     """`sections` (name → all its sentences, in reading order) and `sentences` (at most 18, the most important first)."""
     sections = {
         "images": _images(report),
-        "sample_size": [size["sentence"] for size in report["sample_size"] if size["sentence"]],
+        "sample_size": _sample_size(report),
         "factors": _factors(report),
         "associations": _associations(report),
         "images_per_patient": report["images_per_patient"]["sentences"],
@@ -47,6 +47,12 @@ def _images(report: dict[str, Any]) -> list[str]:
     if report["n_left_out"]:
         said.append(f"{report['n_left_out']} readable image(s) were left out because their patient is not known.")
     return said
+
+
+def _sample_size(report: dict[str, Any]) -> list[str]:
+    """Choices of the event come first, as one entry: a reader of the few first sentences must see them too."""
+    chosen = " ".join(entry["sentence"] for entry in report["events"] if entry["sentence"])
+    return [*([chosen] if chosen else []), *(size["sentence"] for size in report["sample_size"] if size["sentence"])]
 
 
 def _factors(report: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """Statistics with the patient as the unit: resampling, permutations, association."""
 
 from pellucid.cohort.statistics.association import associate
+from pellucid.cohort.statistics.event_level import EVENT_WORDS, EventLevel, declared_level, event_level
 from pellucid.cohort.statistics.patient_resampling import (
     IntArray,
     PatientPermutations,
@@ -9,19 +10,35 @@ from pellucid.cohort.statistics.patient_resampling import (
     deal_folds,
     drawn_evenly,
 )
-from pellucid.cohort.statistics.weighted_ranks import along, below, ridits, rows_of_strata, sort_order
+from pellucid.cohort.statistics.weighted_ranks import (
+    along,
+    auroc,
+    below,
+    correlation,
+    ridits,
+    rows_of_strata,
+    sort_order,
+    spearman,
+)
 
 __all__ = [
+    "EVENT_WORDS",
+    "EventLevel",
     "IntArray",
     "PatientPermutations",
     "Patients",
     "along",
     "associate",
+    "auroc",
     "below",
     "bootstrap_counts",
+    "correlation",
     "deal_folds",
+    "declared_level",
     "drawn_evenly",
+    "event_level",
     "ridits",
     "rows_of_strata",
     "sort_order",
+    "spearman",
 ]

@@ -38,6 +38,12 @@ def audit(
         str, typer.Option(help="Clinical columns, separated by commas: name, name:kind, or time/event.")
     ] = "",
     acquisition: Annotated[str, typer.Option(help="Acquisition columns, separated by commas.")] = "",
+    positive: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--positive", metavar="NAME=LEVEL", help="Level of a binary column that is the event; may be repeated."
+        ),
+    ] = None,
     row_id: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +67,7 @@ def audit(
 ) -> None:
     """Test whether the vectors encode the disease or the device."""
     arrays = {"--table": table, "--patient": patient, "--out": out, "--clinical": clinical,
-              "--acquisition": acquisition, "--id": row_id}  # fmt: skip
+              "--acquisition": acquisition, "--id": row_id, "--positive": positive}  # fmt: skip
     _check_options(study, vectors, arrays)
     if study is not None:
         changes = [f"audit.{k}={v}" for k, v in (("permutations", permutations), ("seed", seed)) if v is not None]
@@ -70,7 +76,7 @@ def audit(
     elif vectors is not None and table is not None and patient is not None and out is not None:
         _audit_arrays(
             vectors, table, patient, (comma_separated(clinical), comma_separated(acquisition)), out, permutations or 999,
-            seed or 0, row_id, further=not brief, nonlinear=nonlinear,
+            seed or 0, row_id, positive=_levels(positive or []), further=not brief, nonlinear=nonlinear,
         )  # fmt: skip
 
 
@@ -119,6 +125,7 @@ def _audit_arrays(
     seed: int,
     row_id: str | None,
     *,
+    positive: dict[str, str],
     further: bool,
     nonlinear: bool,
 ) -> None:
@@ -137,11 +144,22 @@ def _audit_arrays(
             seed,
             row_id,
             step,
+            positive=positive,
             further=further,
             nonlinear=nonlinear,
         )
     _say_findings(json.loads(written.read_text(encoding="utf-8")))
     say(f"audit: done → {written} (also holds transfer, neighbours, remedies and missing patients: docs/audit.md)")
+
+
+def _levels(given: list[str]) -> dict[str, str]:
+    """`NAME=LEVEL`, repeated, as {name: level}."""
+    from pellucid.cohort.errors import UserError
+
+    for text in given:
+        if not all(text.partition("=")):
+            raise UserError(f"--positive {text}: write NAME=LEVEL, for example --positive diagnosis=malignant")
+    return {text.partition("=")[0].strip(): text.partition("=")[2].strip() for text in given}
 
 
 def _say_findings(content: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pellucid.pretrain.augment.geometry import Focus, Pose, blur_matrix, image_positions
-from pellucid.pretrain.augment.jpeg_artifacts import through_jpeg
+from pellucid.pretrain.augment.jpeg_artifacts import jpeg_roundtrip
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.recipe import Acquisition
 
@@ -36,7 +36,7 @@ def random_focus(draw: Draw, config: Acquisition) -> Focus | None:
     return Focus(amount, draw.uniform(*config.sharpness_sigma_px))
 
 
-def acquire(views: Tensor, draw: Draw, config: Acquisition, pose: Pose) -> Tensor:
+def shift_acquisition(views: Tensor, draw: Draw, config: Acquisition, pose: Pose) -> Tensor:
     """(b, 3, v, v) in 0–1 → the same, in place: vignette, tone and colour, noise, JPEG, each in the chosen images only.
 
     In the order of a camera; sharpness, which comes before the noise, is `random_focus`.
@@ -73,7 +73,7 @@ def acquire(views: Tensor, draw: Draw, config: Acquisition, pose: Pose) -> Tenso
         # A network whose patches always began where a block does could read its own grid off the blocks.
         phase = int(draw.shared(0, 8)), int(draw.shared(0, 8))
         for chosen, half_colour in ((full, False), (half, True)):
-            saved = partial(through_jpeg, quality=quality[chosen], half_colour=half_colour, phase=phase)
+            saved = partial(jpeg_roundtrip, quality=quality[chosen], half_colour=half_colour, phase=phase)
             _change(views.clamp_(0, 1), chosen, saved)
     return views
 

@@ -30,10 +30,10 @@ def n_pieces(batch: Tensor) -> int:
     return max(1, min(torch.get_num_threads(), len(batch) // _LEAST))
 
 
-def through(network: nn.Module, batch: Tensor) -> Tensor:
+def forward_in_pieces(network: nn.Module, batch: Tensor) -> Tensor:
     """(n, …) → `network(batch)`, whose rows must not depend on each other; with gradients for the weights, not the batch."""
     n = n_pieces(batch)
-    if n == 1 or not treats_each_alone(network):
+    if n == 1 or not is_per_image(network):
         return network(batch)  # type: ignore[no-any-return]
     pieces = list(batch.detach().tensor_split(n))
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -44,7 +44,7 @@ def through(network: nn.Module, batch: Tensor) -> Tensor:
     return joined
 
 
-def treats_each_alone(network: nn.Module) -> bool:
+def is_per_image(network: nn.Module) -> bool:
     """Whether an image's output depends on that image alone, and on nothing random."""
     for module in network.modules():
         if not network.training:
@@ -65,7 +65,7 @@ def views_in_pieces(make: Callable[[Tensor, Draw], Tensor], images: Tensor, draw
     pieces = list(images.tensor_split(n))
     draws = draw.split([len(piece) for piece in pieces])
     made = _in_threads([functools.partial(make, piece, own) for piece, own in zip(pieces, draws, strict=True)])
-    draw.go_on_from(draws[0])
+    draw.advance_with(draws[0])
     return torch.cat(made)
 
 

@@ -136,7 +136,7 @@ def axis_filter(view_px: int, sigma_px: Tensor | None, focus: Focus | None) -> T
     return change if blur is None else change @ blur
 
 
-def cut(
+def resample_views(
     pixels: Tensor, pose: Pose, view_px: int, *, sigma_px: Tensor | None = None, focus: Focus | None = None
 ) -> Tensor:
     """The views at `pose`, blurred and refocused where asked.

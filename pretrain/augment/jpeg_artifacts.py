@@ -37,7 +37,7 @@ def quantisation_tables(quality: Tensor) -> Tensor:
     return ((base * percent[:, None, None] + 50) / 100).floor().clamp(1, 255)
 
 
-def through_jpeg(pictures: Tensor, quality: Tensor, *, half_colour: bool, phase: tuple[int, int] = (0, 0)) -> Tensor:
+def jpeg_roundtrip(pictures: Tensor, quality: Tensor, *, half_colour: bool, phase: tuple[int, int] = (0, 0)) -> Tensor:
     """Pictures as they come back from a JPEG file.
 
     Args:

@@ -28,7 +28,7 @@ class Draw:
         return (low + (high - low) * values[self.rows]).to(self.device, non_blocking=True)
 
     def split(self, lengths: Sequence[int]) -> list[Draw]:
-        """One for each run of this process's rows, all at the place where this one is; see `go_on_from`."""
+        """One for each run of this process's rows, all at the place where this one is; see `advance_with`."""
         first, last, _ = self.rows.indices(self.batch_size)
         assert sum(lengths) == last - first
         made = []
@@ -40,7 +40,7 @@ class Draw:
             made.append(one)
         return made
 
-    def go_on_from(self, part: Draw) -> None:
+    def advance_with(self, part: Draw) -> None:
         """Draw on after what a part of the split has drawn: all of them have drawn as many numbers."""
         self._generator.set_state(part._generator.get_state())
 

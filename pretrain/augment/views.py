@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pellucid.pretrain.augment.acquisition_shift import acquire, random_focus
+from pellucid.pretrain.augment.acquisition_shift import random_focus, shift_acquisition
 from pellucid.pretrain.augment.colour_jitter import colour_transform, normalize, recolour, solarize
-from pellucid.pretrain.augment.geometry import cut, random_pose
+from pellucid.pretrain.augment.geometry import random_pose, resample_views
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.recipe import AlteredCrop, Crop, DinoViews, Views
 
@@ -41,7 +41,9 @@ def make_view(pixels: Tensor, draw: Draw, crop: Crop, view_px: int, views: Views
         sigma = draw.uniform(*comparing.blur_sigma_px) * draw.happens(crop.blur)
         sigma, solarized = sigma if crop.blur > 0 else None, crop.solarize
     focus = random_focus(draw, views.acquisition)
-    view = acquire(cut(pixels, pose, view_px, sigma_px=sigma, focus=focus), draw, views.acquisition, pose)
+    view = shift_acquisition(
+        resample_views(pixels, pose, view_px, sigma_px=sigma, focus=focus), draw, views.acquisition, pose
+    )
     if comparing is not None:
         view = recolour(view, *colour_transform(draw, comparing.colour, view.mean(dim=(2, 3))))
     if solarized > 0:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def uploaded(batches: Iterator[Tensor], device: torch.device) -> Generator[Tensor, None, None]:
+def prefetch_to_device(batches: Iterator[Tensor], device: torch.device) -> Generator[Tensor, None, None]:
     """The batches, in order, on `device`; on CUDA from pinned memory in a stream of its own, the next while one is used.
 
     On a CPU they are passed on as they are.

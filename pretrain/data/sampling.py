@@ -53,7 +53,9 @@ class Sampler:
         for level, (first, count) in enumerate(self._children):
             n = count[knot]
             round_, place = visit // n, visit % n
-            key = mixed(mixed(mixed(_key(self.seed, level) ^ knot.astype(np.uint64)) ^ round_.astype(np.uint64)))
+            key = splitmix64(
+                splitmix64(splitmix64(_key(self.seed, level) ^ knot.astype(np.uint64)) ^ round_.astype(np.uint64))
+            )
             knot, visit = first[knot] + permuted(place, n, key), round_
         return self._images[knot]
 
@@ -78,7 +80,7 @@ class Sampler:
         return chosen
 
 
-def levels_of(sampling: str, acquisition: list[str]) -> list[str]:
+def sampling_levels(sampling: str, acquisition: list[str]) -> list[str]:
     """The manifest's columns that `sampling` names, outermost first: none, patient, or an acquisition factor and patient.
 
     Args:
@@ -103,7 +105,7 @@ def levels_of(sampling: str, acquisition: list[str]) -> list[str]:
 
 
 def new_sampler(frame: pd.DataFrame, levels: list[str], seed: int) -> Sampler:
-    """The sampler of the images in `frame`, one row each, by those of its columns that `levels_of` has named.
+    """The sampler of the images in `frame`, one row each, by those of its columns that `sampling_levels` has named.
 
     What is missing in an acquisition factor counts as one more level of it.
     """
@@ -131,12 +133,12 @@ def _feistel(place: Ints, side: Ints, key: Keys) -> Ints:
     left, right = place // side, place % side
     modulus = side.astype(np.uint64)
     for constant in _ROUNDS:
-        noise = mixed(key ^ constant ^ right.astype(np.uint64)) % modulus
+        noise = splitmix64(key ^ constant ^ right.astype(np.uint64)) % modulus
         left, right = right, (left + noise.astype(np.int64)) % side
     return left * side + right
 
 
-def mixed(x: Keys) -> Keys:
+def splitmix64(x: Keys) -> Keys:
     """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): 64 bits in, 64 unlike bits out, one to one."""
     with np.errstate(over="ignore"):
         x = x + _GOLDEN

@@ -60,7 +60,7 @@ class Ranks:
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
-    def tell(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first process's `value`, everywhere."""
         if self.world == 1:
             return value
@@ -83,7 +83,7 @@ class Ranks:
                 work()
             except UserError as error:
                 problem = str(error)
-        problem = self.tell(problem)
+        problem = self.broadcast(problem)
         if problem is not None:
             raise UserError(problem)
 
@@ -119,7 +119,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 def join_ranks(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Iterator[Ranks]:
     """Join the other processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone without it.
 
-    When the block ends with `Preempted`, the first process leaves word for whoever started it: see `leave_word`.
+    When the block ends with `Preempted`, the first process leaves word for whoever started it: see `write_preempted_file`.
 
     Args:
         timeout_s: how long to wait for a process that does not answer.
@@ -142,7 +142,7 @@ def join_ranks(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Iterator[R
             yield ranks
         except Preempted as stopped:
             if ranks.first:
-                leave_word(str(stopped))
+                write_preempted_file(str(stopped))
             ranks.wait()  # torchrun ends all when one has left: the word must be written by then
             clean = True
             raise
@@ -167,7 +167,7 @@ def _says_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(word in text for word in _LOST)
 
 
-def leave_word(message: str) -> None:
+def write_preempted_file(message: str) -> None:
     """Write `message` into the file that the environment variable PELLUCID_PREEMPTED names, if it names one.
 
     torchrun answers 1 whatever its processes answered, so a script that starts it cannot see the 75 of a training that

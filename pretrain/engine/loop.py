@@ -20,7 +20,7 @@ from pellucid.cohort.errors import Preempted
 from pellucid.embed.backbones import Compute, apply
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.data.batches import Batches, step_seed
-from pellucid.pretrain.data.device_prefetch import uploaded
+from pellucid.pretrain.data.device_prefetch import prefetch_to_device
 from pellucid.pretrain.distributed.process_group import Ranks
 from pellucid.pretrain.engine.block_wrappers import checkpoint_activations, compile_blocks
 from pellucid.pretrain.engine.checkpoint import list_checkpoints, load_newest, save_checkpoint
@@ -28,10 +28,10 @@ from pellucid.pretrain.engine.optimizer import parameter_groups
 from pellucid.pretrain.engine.preemption import PREEMPT, StopRequests, stop_requests
 from pellucid.pretrain.engine.resume_check import changes, conditions, precision_kept
 from pellucid.pretrain.engine.step_timer import Stopwatch
-from pellucid.pretrain.engine.training_compute import placed
+from pellucid.pretrain.engine.training_compute import to_memory_layout
 from pellucid.pretrain.methods.method import Method, StepOutput
 from pellucid.pretrain.monitor.collapse import Diagnosis, Monitor, TrainingFailed, last_good, not_finite
-from pellucid.pretrain.monitor.feature_statistics import signs
+from pellucid.pretrain.monitor.feature_statistics import feature_statistics
 from pellucid.pretrain.monitor.jsonl_logs import (
     METRICS,
     RESUMED,
@@ -137,7 +137,7 @@ class Trainer:
                 self.name, self.start, self.steps, self.recipe.batch_size, wanted=self.progress and self.ranks.first
             ) as show,
             contextlib.closing(self.batches.stream(self.start, self.steps, pin=device.type == "cuda")) as decoded,
-            contextlib.closing(uploaded(decoded, device)) as stream,
+            contextlib.closing(prefetch_to_device(decoded, device)) as stream,
         ):
             if self.start == 0:
                 self._observe(0)
@@ -166,7 +166,7 @@ class Trainer:
         self.trained = [p for p in self.method.parameters() if p.requires_grad]
         groups = parameter_groups(self.method, recipe.warm_start.layer_factor)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.optimizer.betas, fused=True)
-        self.monitor = Monitor.of(recipe, dim=int(self.method.backbone().num_features), steps=self.steps)
+        self.monitor = Monitor.from_recipe(recipe, dim=int(self.method.backbone().num_features), steps=self.steps)
         self.pace = Pace(recipe.batch_size)
         self.read_every = READ_GPU_EVERY if self.ranks.device.type == "cuda" else 1
         self.unread: list[Tensor] = []
@@ -248,9 +248,9 @@ class Trainer:
             # For drop path, which knows no other generator.
             torch.manual_seed(step_seed(recipe.seed, step, 1 + ranks.rank * recipe.accumulate + part))
             watch.lap("views")
-            with gradients_stay_here(self.model, done=part + 1 == recipe.accumulate):
+            with sync_gradients_last(self.model, done=part + 1 == recipe.accumulate):
                 with self.compute.autocast(device.type):
-                    output = self.model(placed(views, self.compute), step)
+                    output = self.model(to_memory_layout(views, self.compute), step)
                 watch.lap("forward")
                 self.scaler.scale(output.loss / recipe.accumulate).backward()
                 watch.lap("backward")
@@ -297,7 +297,7 @@ class Trainer:
             "lr": result.lr,
             "weight_decay": result.weight_decay,
             "grad_norm": result.grad_norm,
-            **described(result.outputs, self.ranks),
+            **step_metrics(result.outputs, self.ranks),
             **result.extra,
         }
         self.recent.clear()
@@ -306,7 +306,7 @@ class Trainer:
         self.ranks.first_does(functools.partial(append_line, self.folder / METRICS, line))
         self.ranks.first_does(functools.partial(append_line, self.folder / TIMINGS, speed))
         self.events.line(line)
-        found = self.ranks.tell(self.monitor.feed(line))  # all processes follow the first one's verdict
+        found = self.ranks.broadcast(self.monitor.feed(line))  # all processes follow the first one's verdict
         if found is not None and found.stops:
             raise self._failure(found)
         if found is not None and self.ranks.first:
@@ -373,13 +373,13 @@ def micro_batches(rows: slice, parts: int) -> list[slice]:
 
 
 @contextlib.contextmanager
-def gradients_stay_here(model: torch.nn.Module, *, done: bool) -> Iterator[None]:
+def sync_gradients_last(model: torch.nn.Module, *, done: bool) -> Iterator[None]:
     """Under DDP gradients are exchanged once a step, with the last piece of the batch."""
     with model.no_sync() if isinstance(model, DistributedDataParallel) and not done else contextlib.nullcontext():
         yield
 
 
-def described(outcomes: list[StepOutput], ranks: Ranks) -> dict[str, float]:
+def step_metrics(outcomes: list[StepOutput], ranks: Ranks) -> dict[str, float]:
     """What a line of metrics says of one step's features and of the parts of its loss, over all processes."""
     features = ranks.gather(torch.cat([outcome.features for outcome in outcomes]))
     partners = [outcome.partner for outcome in outcomes if outcome.partner is not None]
@@ -388,7 +388,7 @@ def described(outcomes: list[StepOutput], ranks: Ranks) -> dict[str, float]:
         name: ranks.mean(torch.stack([outcome.terms[name].float() for outcome in outcomes]).mean()).item()
         for name in outcomes[0].terms
     }
-    return {**terms, **signs(features, partner)}
+    return {**terms, **feature_statistics(features, partner)}
 
 
 def scheduled(recipe: Recipe, step: int, steps: int) -> tuple[float, float]:

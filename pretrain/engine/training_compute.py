@@ -67,7 +67,7 @@ def training_compute(
         say(chosen.sentence())
 
     ranks.first_does(decide)
-    told = ranks.tell(chosen)
+    told = ranks.broadcast(chosen)
     assert told is not None
     return told
 
@@ -87,7 +87,7 @@ def timed_step(method: Method, recipe: Recipe, device: torch.device) -> Callable
     def seconds(views: list[torch.Tensor], option: Compute) -> float:
         def step() -> None:
             with option.autocast(device.type):
-                loss = method(placed(views, option), 0).loss
+                loss = method(to_memory_layout(views, option), 0).loss
             loss.backward()
 
         method.zero_grad(set_to_none=True)
@@ -110,6 +110,6 @@ def timed_step(method: Method, recipe: Recipe, device: torch.device) -> Callable
     return one_pass
 
 
-def placed(views: list[torch.Tensor], compute: Compute) -> list[torch.Tensor]:
+def to_memory_layout(views: list[torch.Tensor], compute: Compute) -> list[torch.Tensor]:
     """The views in the memory layout of the network; what is no picture stays as it is."""
     return [compute.placed(view) if view.ndim == 4 else view for view in views]

@@ -23,7 +23,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import atomic_path, write_json
 from pellucid.pretrain.engine.checkpoint import list_checkpoints, load_best
 from pellucid.pretrain.export.model_card import model_card
-from pellucid.pretrain.methods.backbones import timm_arguments
+from pellucid.pretrain.methods.backbones import timm_kwargs
 from pellucid.pretrain.methods.method import Method
 from pellucid.pretrain.recipe import Recipe
 
@@ -34,7 +34,7 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
     """Write `backbone.safetensors`, `preprocess.json` and `MODEL_CARD.md` into `folder`.
 
     Args:
-        facts: what else a user of the backbone should know: recipe, method, images seen, and `patients_of`.
+        facts: what else a user of the backbone should know: recipe, method, images seen, and `patient_counts`.
 
     Raises:
         UserError: they cannot be written; nothing is left half-written.
@@ -44,7 +44,7 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
     spec = {
         "schema": SCHEMA,
         "timm_name": recipe.backbone,
-        "timm_kwargs": timm_arguments(backbone, recipe.img_size),  # for timm.create_model
+        "timm_kwargs": timm_kwargs(backbone, recipe.img_size),  # for timm.create_model
         "img_size": recipe.img_size,
         "mean": list(recipe.mean),
         "std": list(recipe.std),
@@ -101,7 +101,7 @@ def export_best(folder: Path, method: Method, recipe: Recipe, facts: Mapping[str
     return apart
 
 
-def patients_of(
+def patient_counts(
     manifest: pd.DataFrame, splits: Sequence[str], scan: str, held_out: Collection[str] = ()
 ) -> dict[str, Any]:
     """Who was trained on and who was kept out, as counts: an export names no patient.

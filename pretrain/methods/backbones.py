@@ -93,13 +93,13 @@ def require_size(model: Backbone, size_px: int, key: str) -> None:
         )
 
 
-def pooling_of(model: Backbone) -> Pooling:
+def default_pooling(model: Backbone) -> Pooling:
     """How `model(images)` becomes one vector, in the words of the exported preprocess.json."""
     reads_class_token = isinstance(model, VisionTransformer) and model.global_pool == "token"
     return "cls" if reads_class_token else "model"
 
 
-def timm_arguments(model: Backbone, img_size: int) -> dict[str, Any]:
+def timm_kwargs(model: Backbone, img_size: int) -> dict[str, Any]:
     """What `timm.create_model` needs beside the name to build the network of an export."""
     return {"img_size": img_size} if isinstance(model, VisionTransformer) else {}
 

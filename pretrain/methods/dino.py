@@ -14,18 +14,18 @@ import torch
 from lightly.models.modules import DINOProjectionHead
 from torch import Tensor, nn
 
-from pellucid.pretrain.augment.batch_pieces import through
+from pellucid.pretrain.augment.batch_pieces import forward_in_pieces
 from pellucid.pretrain.augment.multi_crop import multi_crop
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.distributed.sync_batch_norm import share_batch_norm
-from pellucid.pretrain.methods.backbones import Backbone, new_backbone, pooling_of, require_size
+from pellucid.pretrain.methods.backbones import Backbone, default_pooling, new_backbone, require_size
 from pellucid.pretrain.methods.distillation import (
     Schedules,
-    Target,
-    follow,
+    TeacherTarget,
     multi_crop_loss,
     new_head,
     teacher_terms,
+    update_teacher,
 )
 from pellucid.pretrain.methods.method import Method, StepOutput, pixel_statistics
 from pellucid.pretrain.recipe import DinoRecipe
@@ -41,7 +41,7 @@ class BackboneWithHead(nn.Module):
 
     def forward(self, by_size: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Batches of views, one batch per size → features (views, d) and outputs (views, K), in that order."""
-        features = torch.cat([through(self.backbone, views) for views in by_size])
+        features = torch.cat([forward_in_pieces(self.backbone, views) for views in by_size])
         return features, self.head(features)
 
 
@@ -64,8 +64,8 @@ class Dino(Method):
         self.teacher = self._network(drop_path=0.0)  # built anew: weight norm makes the head impossible to copy
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
-        self.target = Target(config.output_dim, config.centering, config.center_momentum)
-        self.pooling = pooling_of(self.teacher.backbone)
+        self.target = TeacherTarget(config.output_dim, config.centering, config.center_momentum)
+        self.pooling = default_pooling(self.teacher.backbone)
         self.register_buffer("mean", pixel_statistics(recipe.mean), persistent=False)
         self.register_buffer("std", pixel_statistics(recipe.std), persistent=False)
         share_batch_norm(self)
@@ -104,11 +104,11 @@ class Dino(Method):
         return StepOutput(loss, first, second, teacher_terms(target))
 
     def before_update(self, step: int) -> None:
-        self.schedules.hold_last_layer(step, [self.student.head])
+        self.schedules.freeze_last_layer(step, [self.student.head])
 
     def after_update(self, step: int) -> dict[str, float]:
         """The centre moves to this step's outputs, the teacher towards the student."""
         self.target.update()
         momentum = self.schedules.teacher_momentum(step)
-        follow(self.teacher, self.student, momentum)
+        update_teacher(self.teacher, self.student, momentum)
         return {"teacher_momentum": momentum, "teacher_temp": self.schedules.teacher_temp(step)}

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from pellucid.cohort.errors import UserError
 from pellucid.pretrain.augment.multi_crop import multi_crop
 from pellucid.pretrain.augment.step_random import Draw
-from pellucid.pretrain.methods.backbones import masked_tokens, new_transformer, pooling_of, require_size
+from pellucid.pretrain.methods.backbones import default_pooling, masked_tokens, new_transformer, require_size
 from pellucid.pretrain.methods.block_masks import random_block_masks
 from pellucid.pretrain.methods.distillation import (
     Schedules,
-    Target,
-    follow,
+    TeacherTarget,
     multi_crop_loss,
     new_head,
     row_cross_entropy,
     teacher_terms,
+    update_teacher,
 )
 from pellucid.pretrain.methods.koleo import koleo_loss
 from pellucid.pretrain.methods.method import Method, StepOutput, pixel_statistics
@@ -65,9 +65,9 @@ class DinoV2(Method):
         self.teacher.requires_grad_(False)
         # Of the student only, and outside its backbone, which is exported as plain timm.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.student.backbone.embed_dim))
-        self.target = Target(config.output_dim, config.centering, config.center_momentum)
-        self.patch_target = Target(self.patch_output_dim, config.centering, config.center_momentum)
-        self.pooling = pooling_of(self.teacher.backbone)
+        self.target = TeacherTarget(config.output_dim, config.centering, config.center_momentum)
+        self.patch_target = TeacherTarget(self.patch_output_dim, config.centering, config.center_momentum)
+        self.pooling = default_pooling(self.teacher.backbone)
         self.register_buffer("mean", pixel_statistics(recipe.mean), persistent=False)
         self.register_buffer("std", pixel_statistics(recipe.std), persistent=False)
 
@@ -76,7 +76,7 @@ class DinoV2(Method):
         vit = new_transformer(
             recipe.backbone, recipe.img_size, drop_path=drop_path, any_size=True, wanted_by="method dinov2"
         )
-        if pooling_of(vit) != "cls":
+        if default_pooling(vit) != "cls":
             raise UserError(
                 f"`backbone: {recipe.backbone}`: DINOv2 compares class tokens, and this network's feature is not one; "
                 "choose another, for example vit_small_patch16_224 or vit_small_patch14_reg4_dinov2"
@@ -143,12 +143,12 @@ class DinoV2(Method):
         return StepOutput(loss, first, second, {**terms, **teacher_terms(target)})
 
     def before_update(self, step: int) -> None:
-        self.schedules.hold_last_layer(step, [self.student.head, self.student.patch_head])
+        self.schedules.freeze_last_layer(step, [self.student.head, self.student.patch_head])
 
     def after_update(self, step: int) -> dict[str, float]:
         """The centres move to this step's outputs, the teacher towards the student."""
         self.target.update()
         self.patch_target.update()
         momentum = self.schedules.teacher_momentum(step)
-        follow(self.teacher, self.student, momentum)
+        update_teacher(self.teacher, self.student, momentum)
         return {"teacher_momentum": momentum, "teacher_temp": self.schedules.teacher_temp(step)}

@@ -51,7 +51,7 @@ class Schedules:
         """λ of [0], section 3.1: a cosine from its start to 1."""
         return cosine(step, self.steps, self.config.teacher_momentum, 1.0)
 
-    def hold_last_layer(self, step: int, heads: Sequence[DINOProjectionHead]) -> None:
+    def freeze_last_layer(self, step: int, heads: Sequence[DINOProjectionHead]) -> None:
         """Hold the last layers still at first, so that the prototypes do not run after random features."""
         if step < self.freeze_steps:
             for head in heads:
@@ -59,7 +59,7 @@ class Schedules:
                     parameter.grad = None  # None, not zero: AdamW would still decay it
 
 
-class Target(nn.Module):
+class TeacherTarget(nn.Module):
     """The teacher's outputs → the distributions that the student is to match: centred, or balanced, and sharpened.
 
     The centre C ([0], eq. 4) belongs to the global batch. It stays as it is while the gradients of a step are gathered,
@@ -172,7 +172,7 @@ def teacher_terms(target: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """θ_teacher ← λ θ_teacher + (1 − λ) θ_student ([0], section 3.1), all tensors in one call.
 
     Running means and variances of batch norm are no θ. The teacher runs in training mode and keeps its own, of its own

@@ -13,12 +13,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pellucid.pretrain.augment.batch_pieces import through
+from pellucid.pretrain.augment.batch_pieces import forward_in_pieces
 from pellucid.pretrain.augment.multi_crop import multi_crop
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.distributed.collectives import all_rows
 from pellucid.pretrain.distributed.sync_batch_norm import share_batch_norm
-from pellucid.pretrain.methods.backbones import Backbone, new_backbone, pooling_of, require_size
+from pellucid.pretrain.methods.backbones import Backbone, default_pooling, new_backbone, require_size
 from pellucid.pretrain.methods.method import Method, StepOutput, pixel_statistics
 from pellucid.pretrain.methods.sigreg import random_directions, sigreg
 from pellucid.pretrain.recipe import LeJepaRecipe
@@ -42,7 +42,7 @@ class LeJepa(Method):
         self.encoder = new_backbone(recipe.backbone, recipe.img_size, drop_path=recipe.drop_path, any_size=True)
         require_size(self.encoder, recipe.views.local.size_px, "views.local.size_px")
         self.projector = new_projector(int(self.encoder.num_features), config.hidden_dim, config.projection_dim)
-        self.pooling = pooling_of(self.encoder)
+        self.pooling = default_pooling(self.encoder)
         self.register_buffer("mean", pixel_statistics(recipe.mean), persistent=False)
         self.register_buffer("std", pixel_statistics(recipe.std), persistent=False)
         share_batch_norm(self)
@@ -56,7 +56,7 @@ class LeJepa(Method):
 
     def forward(self, views: list[Tensor], step: int) -> StepOutput:
         recipe, config, b = self.recipe, self.recipe.lejepa, len(views[0]) // 2
-        features = torch.cat([through(self.encoder, batch) for batch in views])  # (v · b, d)
+        features = torch.cat([forward_in_pieces(self.encoder, batch) for batch in views])  # (v · b, d)
         projections = self.projector(features).unflatten(0, (-1, b))  # (v, b, p)
         with torch.autocast(features.device.type, enabled=False):
             projections = projections.float()

@@ -57,9 +57,13 @@ class Mae(Method):
         # Only for what its constructor does to the encoder, in place: [0]'s initialisation (Xavier). Its forward embeds the
         # masked patches too, and throws them away.
         MaskedVisionTransformerTIMM(vit, pos_embed_initialization="skip")
-        self.n_prefix = int(vit.num_prefix_tokens)  # class token and registers
-        self.n_placed = 0 if vit.no_embed_class else self.n_prefix  # those with a position of their own
-        initialize_2d_sine_cosine_positional_embedding(vit.pos_embed, num_prefix_tokens=self.n_placed)  # fixed, [0]
+        self.n_prefix_tokens = int(vit.num_prefix_tokens)  # class token and registers
+        self.n_positioned_tokens = (
+            0 if vit.no_embed_class else self.n_prefix_tokens
+        )  # those with a position of their own
+        initialize_2d_sine_cosine_positional_embedding(
+            vit.pos_embed, num_prefix_tokens=self.n_positioned_tokens
+        )  # fixed, [0]
         self.patch_px = int(self.encoder.patch_embed.patch_size[0])
         self.n_patches = int(self.encoder.patch_embed.num_patches)
         if config.decoder_dim % config.decoder_heads or config.decoder_dim % 4:
@@ -95,10 +99,12 @@ class Mae(Method):
     def forward(self, views: list[Tensor], step: int) -> StepOutput:
         crops, keep, masked = views
         patches = patchify(crops, self.patch_px)  # (b, n, 3 · p²)
-        tokens = self.encode(take(patches, keep), keep)  # (b, prefix + k, d)
-        predicted = take(self.decode(tokens, keep), masked)  # (b, n − k, 3 · p²)
-        loss = reconstruction_loss(predicted, take(patches, masked), normalized=self.recipe.mae.normalize_pixels)
-        return StepOutput(loss, tokens.detach()[:, self.n_prefix :].mean(dim=1).float())
+        tokens = self.encode(gather_tokens(patches, keep), keep)  # (b, prefix + k, d)
+        predicted = gather_tokens(self.decode(tokens, keep), masked)  # (b, n − k, 3 · p²)
+        loss = reconstruction_loss(
+            predicted, gather_tokens(patches, masked), normalized=self.recipe.mae.normalize_pixels
+        )
+        return StepOutput(loss, tokens.detach()[:, self.n_prefix_tokens :].mean(dim=1).float())
 
     def encode(self, visible: Tensor, keep: Tensor) -> Tensor:
         """(b, k, 3 · p²) visible patches → (b, prefix + k, d): the masked ones are not there, so they cannot leak."""
@@ -106,10 +112,10 @@ class Mae(Method):
         positions = cast(Tensor, vit.pos_embed)
         embed = vit.patch_embed.proj  # a convolution whose stride is its kernel: a linear map of each patch
         x = F.linear(visible, embed.weight.flatten(1), embed.bias)
-        x = x + take(positions[:, self.n_placed :].expand(len(x), -1, -1), keep)
+        x = x + gather_tokens(positions[:, self.n_positioned_tokens :].expand(len(x), -1, -1), keep)
         prefix = torch.cat([token for token in (vit.cls_token, vit.reg_token) if token is not None], dim=1)
-        if self.n_placed:
-            prefix = prefix + positions[:, : self.n_placed]
+        if self.n_positioned_tokens:
+            prefix = prefix + positions[:, : self.n_positioned_tokens]
         x = vit.norm_pre(torch.cat([prefix.expand(len(x), -1, -1).to(x.dtype), x], dim=1))
         for block in vit.blocks:
             x = checkpoint(block, x, use_reentrant=False) if vit.grad_checkpointing else block(x)
@@ -119,12 +125,12 @@ class Mae(Method):
     def decode(self, tokens: Tensor, keep: Tensor) -> Tensor:
         """(b, prefix + k, d) → (b, n, 3 · p²): encoded tokens at their places, the shared mask token at all others."""
         x = self.decoder_embed(tokens)
-        patches = x[:, self.n_prefix :]
+        patches = x[:, self.n_prefix_tokens :]
         full = self.decoder.mask_token.to(x.dtype).expand(len(x), self.n_patches, -1)
         full = full.scatter(1, keep[:, :, None].expand(-1, -1, x.shape[2]), patches)
         # The decoder adds its own fixed sine-cosine positions, with room for one token before the patches: the class
         # token, or the mean of all that stand there, so that registers are trained too.
-        first = x[:, : self.n_prefix].mean(dim=1, keepdim=True)
+        first = x[:, : self.n_prefix_tokens].mean(dim=1, keepdim=True)
         x = self.decoder(torch.cat([first, full], dim=1))
         predicted: Tensor = self.decoder_pred(x[:, 1:])
         return predicted
@@ -138,7 +144,7 @@ def patchify(images: Tensor, patch_px: int) -> Tensor:
     return split.permute(0, 2, 4, 1, 3, 5).reshape(b, g * g, c * patch_px * patch_px)
 
 
-def take(tokens: Tensor, index: Tensor) -> Tensor:
+def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """(b, n, d) and (b, k) → (b, k, d)."""
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
 

@@ -122,7 +122,7 @@ class Monitor:
         self._said: set[str] = set()
 
     @classmethod
-    def of(cls, recipe: Recipe, *, dim: int, steps: int) -> Monitor:
+    def from_recipe(cls, recipe: Recipe, *, dim: int, steps: int) -> Monitor:
         """The recipe's; nothing is judged within its learning rate's warm-up."""
         own = getattr(recipe, str(getattr(recipe, "method", "")), None)  # the method's own section
         return cls(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def signs(features: Tensor, partner: Tensor | None = None) -> dict[str, float]:
+def feature_statistics(features: Tensor, partner: Tensor | None = None) -> dict[str, float]:
     """What a line of metrics.jsonl says of the features.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pellucid.cohort.images import Pixels, encode
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.augment.views import random_mask
-from pellucid.pretrain.methods.mae import Mae, patchify, take
+from pellucid.pretrain.methods.mae import Mae, gather_tokens, patchify
 from pellucid.pretrain.methods.method import Method
 from pellucid.pretrain.monitor.attention_maps import class_attention
 from pellucid.pretrain.monitor.knn_readout import nearest
@@ -91,8 +91,8 @@ def _neighbours(watch: Watch, vectors: NDArray[np.float32]) -> Strip:
     near, similarity = nearest(vectors, chosen, drawable, patients, _NEIGHBOURS)
     rows = []
     for query, found, cosines in zip(chosen, near, similarity, strict=True):
-        row = [_of(watch, int(query))]
-        row += [_of(watch, int(i)) for i, cosine in zip(found, cosines, strict=True) if np.isfinite(cosine)]
+        row = [_tile(watch, int(query))]
+        row += [_tile(watch, int(i)) for i, cosine in zip(found, cosines, strict=True) if np.isfinite(cosine)]
         rows.append(row)
     return Strip(
         "Nearest neighbours",
@@ -103,7 +103,7 @@ def _neighbours(watch: Watch, vectors: NDArray[np.float32]) -> Strip:
     )
 
 
-def _of(watch: Watch, row: int) -> Tile:
+def _tile(watch: Watch, row: int) -> Tile:
     return Tile(_jpeg(watch.images.square(row, TILE_PX)), _caption(watch, row))
 
 
@@ -112,7 +112,7 @@ def _reconstructions(method: Mae, recipe: Recipe, whole: Tensor, watch: Watch, c
     keep, _ = random_mask(draw, method.n_patches, method.recipe.mae.mask_ratio)
     crops = (whole.permute(0, 3, 1, 2).float() / 255 - method.mean.view(3, 1, 1)) / method.std.view(3, 1, 1)
     patches = patchify(crops, method.patch_px)
-    painted = method.decode(method.encode(take(patches, keep), keep), keep).float()
+    painted = method.decode(method.encode(gather_tokens(patches, keep), keep), keep).float()
     if method.recipe.mae.normalize_pixels:  # it has learnt each patch's pattern, not its brightness: that is lent to it
         mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
         painted = painted * (variance + 1e-6).sqrt() + mean

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pellucid.cohort.statistics import ridits
+from pellucid.cohort.statistics import auroc, correlation, ridits
 from pellucid.embed.index import normalised
 
 FEWEST_PATIENTS = 5  # of a level, among those asked about: under it there is a sentence instead of a number
@@ -33,7 +33,7 @@ def nearest(vectors: NDArray[np.float32], asked: Ints, known: Ints, patients: In
     return known[order], np.take_along_axis(similarity, order, axis=1)
 
 
-def read_off(
+def predict_from_neighbours(
     vectors: NDArray[np.float32], values: pd.Series, kind: str, patients: Ints, *, asked: Ints, known: Ints, k: int
 ) -> dict[str, Any]:
     """How well `values` can be told of the `asked` images from the `known` ones that lie nearest.
@@ -65,15 +65,15 @@ def read_off(
     there = np.isfinite(similarity).astype(np.float64)
     if not there.any(axis=1).all():
         return answer | {"note": "too few patients to be neighbours"}
-    weights = _weights(patients[asked])
+    weights, one_stratum = _weights(patients[asked]), np.zeros(len(asked), np.int64)
     if ranked:
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
         if len(np.unique(numbers[asked])) < 2:
             return answer | {"note": "one value only"}
         told = (numbers[rows] * there).sum(axis=1) / there.sum(axis=1)
-        ranks = ridits(np.stack([numbers[asked], told]), weights[0], np.zeros(len(asked), np.int64))
-        scores = _correlation(ranks[0], ranks[1], weights)
-        return answer | _estimate(scores)
+        ranks = ridits(np.stack([numbers[asked], told]), weights[0], one_stratum)
+        left, right = (side - (weights @ side / weights.sum(axis=1))[:, None] for side in ranks)
+        return answer | _estimate(correlation(left, right, weights))
     names = values.astype(str).to_numpy()
     counts = {level: len(np.unique(patients[asked][names[asked] == level])) for level in sorted(set(names[asked]))}
     few = {level: n for level, n in counts.items() if n < FEWEST_PATIENTS}
@@ -89,7 +89,7 @@ def read_off(
     for level in enough:
         of_level = (names == level).astype(np.float64)
         votes = (of_level[rows] * there).sum(axis=1) / there.sum(axis=1)
-        per_level.append(_auroc(votes, names[asked] == level, weights))
+        per_level.append(auroc(votes, names[asked] == level, weights, one_stratum))
     return answer | _estimate(np.mean(per_level, axis=0))
 
 
@@ -100,25 +100,6 @@ def _weights(patients: Ints) -> Floats:
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     times = np.vstack([np.ones((1, n)), drawn])
     return np.asarray((times / counts)[:, codes], dtype=np.float64)
-
-
-def _auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """(q,) and (r, q) weights → (r,) weighted AUROCs; ties count half, NaN where a sample has one class only."""
-    above = scores[positive][:, None] - scores[~positive][None, :]
-    wins = (above > 0) + 0.5 * (above == 0)
-    w_pos, w_neg = weights[:, positive], weights[:, ~positive]
-    total = w_pos.sum(axis=1) * w_neg.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(((w_pos @ wins) * w_neg).sum(axis=1) / total)
-
-
-def _correlation(left: Floats, right: Floats, weights: Floats) -> Floats:
-    """(q,), (q,) and (r, q) weights → (r,) weighted Pearson correlations; 0 where one of them is constant."""
-    total = weights.sum(axis=1)
-    a = left - (weights @ left / total)[:, None]
-    b = right - (weights @ right / total)[:, None]
-    norm = np.sqrt((weights * a**2).sum(axis=1) * (weights * b**2).sum(axis=1))
-    return np.asarray(np.divide((weights * a * b).sum(axis=1), norm, out=np.zeros(len(norm)), where=norm > 1e-12))
 
 
 def _estimate(scores: Floats) -> dict[str, Any]:

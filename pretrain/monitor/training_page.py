@@ -212,7 +212,7 @@ def _nothing_found(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, steps: 
 
 def diagnose(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, *, dim: int, steps: int) -> list[Diagnosis]:
     """Every diagnosis that these lines give, the last one of each kind."""
-    monitor = Monitor.of(recipe, dim=dim, steps=steps)
+    monitor = Monitor.from_recipe(recipe, dim=dim, steps=steps)
     found = {one.kind: one for line in metrics if (one := monitor.feed(line)) is not None}
     return list(found.values())
 

@@ -23,7 +23,7 @@ from pellucid.cohort.study import Study, Variable
 from pellucid.embed.backbones import Backbone, kept
 from pellucid.embed.extract import in_threads
 from pellucid.pretrain.methods.method import Method
-from pellucid.pretrain.monitor.knn_readout import read_off
+from pellucid.pretrain.monitor.knn_readout import predict_from_neighbours
 from pellucid.pretrain.recipe import Recipe
 
 FEWEST_HELD_OUT = 20  # patients; a sample under this says too little, and they are better trained on
@@ -101,7 +101,7 @@ class Watch:
                 "variable": variable.name,
                 "role": variable.role,
                 "kind": variable.kind,
-                **read_off(
+                **predict_from_neighbours(
                     vectors,
                     self.frame[variable.name],
                     variable.kind,

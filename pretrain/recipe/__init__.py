@@ -23,7 +23,7 @@ from pellucid.pretrain.recipe.methods import (
     MaeConfig,
     MaeRecipe,
 )
-from pellucid.pretrain.recipe.monitoring import Health, Watch
+from pellucid.pretrain.recipe.monitoring import Health, WatchConfig
 from pellucid.pretrain.recipe.specialty_presets import Augmentation, explain, preset_for, with_preset
 from pellucid.pretrain.recipe.view_settings import (
     Acquisition,
@@ -41,7 +41,7 @@ from pellucid.pretrain.recipe.warm_start_settings import WarmStart
 __all__ = [
     "METHODS", "Acquisition", "AlteredCrop", "AnyRecipe", "Colour", "Crop", "DinoConfig", "DinoRecipe",
     "DinoV2Config", "DinoV2Recipe", "DinoViews", "Health", "LeJepaConfig", "LeJepaRecipe", "LocalCrops", "Machine",
-    "MaeConfig", "MaeRecipe", "MaeViews", "Optimizer", "Range", "Recipe", "Views", "WarmStart", "Watch",
+    "MaeConfig", "MaeRecipe", "MaeViews", "Optimizer", "Range", "Recipe", "Views", "WarmStart", "WatchConfig",
     "augmentation_sentences", "load_recipe",
 ]  # fmt: skip
 

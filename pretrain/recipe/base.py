@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from pellucid.cohort.config import Config, switch
-from pellucid.pretrain.recipe.monitoring import Health, Watch
+from pellucid.pretrain.recipe.monitoring import Health, WatchConfig
 from pellucid.pretrain.recipe.warm_start_settings import WarmStart
 
 
@@ -66,7 +66,7 @@ class Recipe(Config):
     sampling: str = "image"  # image | patient | patient+COLUMN of an acquisition factor: what comes equally often
     warm_start: WarmStart = WarmStart()
     health: Health = Health()
-    watch: Watch = Watch()
+    watch: WatchConfig = WatchConfig()
     machine: Machine = Machine()
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ class Health(Config):
     window: float = Field(0.25, gt=0, le=1)  # share of the training over which something should move
 
 
-class Watch(Config):
+class WatchConfig(Config):
     """What the features encode while they are learnt: looked at, never learnt from (watch.py)."""
 
     every: int | None = Field(None, ge=0)  # steps between two looks; null: eight over the training, 0: none

@@ -1,4 +1,4 @@
-"""The rank measures of `pellucid.probes.inference.rank_metrics` for very many score vectors or sets of weights: of scores in bins, unsorted.
+"""The rank measures of `pellucid.cohort.statistics.weighted_ranks` for very many score vectors or sets of weights: of scores in bins, unsorted.
 
 **Permutations.** A rank asks how much weight lies below. With scores in 1,024 equal bins over ±8 of their standard deviations one count of
 the weight per bin tells it, in a quarter of the time that sorting takes; two scores of one bin are a tie. A permutation test with this statistic is as exact as with any other, as long as observed and permuted
@@ -35,7 +35,7 @@ def binned(scores: NDArray[np.floating]) -> IntArray:
 def auroc(
     scores: NDArray[np.floating], positive: NDArray[np.bool_], weights: NDArray[np.floating], strata: IntArray
 ) -> NDArray[np.float64]:
-    """(c,) as `pellucid.probes.inference.rank_metrics.auroc`, from scores and positive (c, n), weights and strata (n,)."""
+    """(c,) as `pellucid.cohort.statistics.weighted_ranks.auroc`, from scores and positive (c, n), weights and strata (n,)."""
     n_strata = int(strata.max()) + 1
     out = np.empty(len(scores))
     first = 2 * N_BINS * strata
@@ -51,7 +51,7 @@ def auroc(
 def spearman(
     scores: NDArray[np.floating], target_ridits: NDArray[np.floating], weights: NDArray[np.floating], strata: IntArray
 ) -> NDArray[np.float64]:
-    """(c,) as `pellucid.probes.inference.rank_metrics.spearman`, from scores and target_ridits (c, n), weights and strata (n,)."""
+    """(c,) as `pellucid.cohort.statistics.weighted_ranks.spearman`, from scores and target_ridits (c, n), weights and strata (n,)."""
     n_strata = int(strata.max()) + 1
     out = np.zeros(len(scores))
     first = N_BINS * strata

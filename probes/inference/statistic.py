@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pellucid.cohort.statistics import IntArray, Patients, ridits
-from pellucid.probes.inference import binned_rank_metrics, rank_metrics
+from pellucid.cohort.statistics import IntArray, Patients, auroc, ridits, spearman
+from pellucid.probes.inference import binned_rank_metrics
 from pellucid.probes.inference.concordance import Concordance, concordance
 from pellucid.probes.inputs.variables import MIN_PATIENTS
 
@@ -121,9 +121,9 @@ class Statistic:
         if self.target.n_levels == 0:
             values = np.asarray(self.target.data, dtype=np.float64)[rows]
             ranks = ridits(values[None], weights, strata)
-            return float(rank_metrics.spearman(scores[:, rows], ranks, weights, strata)[0])
+            return float(spearman(scores[:, rows], ranks, weights, strata)[0])
         positive = np.asarray(self.target.data)[rows] == self.columns[:, None]
-        return float(rank_metrics.auroc(scores[:, rows], positive, weights, strata).mean())
+        return float(auroc(scores[:, rows], positive, weights, strata).mean())
 
     def resampler(self, scores: NDArray[np.floating]) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
         """What gives the statistic of the observed scores (columns, n) under resampled patients: (samples, n) counts → (samples,)."""

@@ -9,11 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.statistics import Patients
+from pellucid.cohort.statistics import EVENT_WORDS, Patients
 from pellucid.probes.inputs.martingale_residuals import martingale_residuals, order_of
 from pellucid.probes.inputs.variables import (
     MIN_PATIENTS,
-    POSITIVE,
     Role,
     Variable,
     as_numbers,
@@ -21,7 +20,7 @@ from pellucid.probes.inputs.variables import (
     time_and_event,
 )
 
-_CAME = POSITIVE | {"event", "dead", "died", "death", "deceased", "relapse", "recurrence", "progression"}
+_CAME = EVENT_WORDS | {"dead", "died", "death", "deceased", "relapse", "recurrence", "progression"}
 _DID_NOT = {"0", "false", "no", "n", "negative", "neg", "censored", "alive", "absent"}
 
 

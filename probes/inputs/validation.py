@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.statistics import Patients
+from pellucid.cohort.statistics import EventLevel, Patients
 from pellucid.probes.inputs.time_to_event import read_time_to_event
 from pellucid.probes.inputs.variables import (
     Kind,
@@ -35,7 +35,7 @@ class Cohort:
     @classmethod
     def check(
         cls, vectors: NDArray[np.floating], table: pd.DataFrame, patient: str, clinical: Names, acquisition: Names,
-        strict: bool,
+        strict: bool, positive: Mapping[str, str | EventLevel] | None = None,
     ) -> Cohort:  # fmt: skip
         if not isinstance(table, pd.DataFrame):
             raise UserError(
@@ -55,6 +55,7 @@ class Cohort:
         if both:
             raise UserError(f'"{both[0]}" is named both clinical and acquisition; a variable has one role.')
         named = [*clinical, *acquisition]
+        events = _declared_events(positive or {}, clinical | acquisition)
         if patient in named:
             raise UserError(f'"{patient}" is the patient column; it cannot be a variable as well.')
         ids = table[patient]
@@ -75,9 +76,8 @@ class Cohort:
                     if kind == "time_to_event":
                         variables.append(read_time_to_event(table, name, role, patients))  # type: ignore[arg-type]
                         continue
-                    variables.append(
-                        read_variable(table[name], name=name, role=role, kind=kind, patients=patients, patient_ids=text)  # type: ignore[arg-type]
-                    )
+                    column, event = table[name], events.get(name)
+                    variables.append(read_variable(column, name, role, kind, patients, text, event))  # type: ignore[arg-type]
                 except UserError as mistake:
                     mistakes.append(str(mistake))
                     variables.append(_refused(name, role, kind, len(table), str(mistake)))  # type: ignore[arg-type]
@@ -93,6 +93,18 @@ class Cohort:
                 "Every image is its own patient here. If that is not so, all intervals and p-values are too good."
             )
         return cls(patients, variables, notes)
+
+
+def _declared_events(
+    positive: Mapping[str, str | EventLevel], kinds: Mapping[str, Kind]
+) -> dict[str, str | EventLevel]:
+    """`positive` with every level as text, or a sentence: it names no variable, or one that is not binary."""
+    for name in positive:
+        if name not in kinds:
+            raise UserError(f'positive names "{name}", which is neither clinical nor acquisition: {", ".join(kinds)}.')
+        if kinds[name] != "binary":
+            raise UserError(f'positive names "{name}", which is {kinds[name]}; only a binary variable has an event.')
+    return {name: level if isinstance(level, EventLevel) else str(level) for name, level in positive.items()}
 
 
 def _refused(name: str, role: Role, kind: Kind, n: int, why: str) -> Variable:

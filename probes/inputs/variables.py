@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest import MISSING_WORDS
-from pellucid.cohort.statistics import IntArray, Patients
+from pellucid.cohort.statistics import EventLevel, IntArray, Patients, event_level
 
 Kind = Literal["binary", "categorical", "ordinal", "continuous", "time_to_event"]
 Role = Literal["clinical", "acquisition"]
@@ -25,7 +25,6 @@ KINDS: tuple[Kind, ...] = ("binary", "categorical", "ordinal", "continuous", "ti
 
 MIN_PATIENTS = 10  # per class; under it the answer is a sentence, not a number (statistical contract, point 3)
 MAX_LEVELS_OF_NUMBERS = 10  # a numeric column with more distinct values is taken to be continuous
-POSITIVE = {"1", "true", "yes", "y", "positive", "pos", "present", "malignant", "case", "abnormal", "diseased"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Variable:
     refusal: str = ""  # why there is no number, e.g. "too few patients (7 …)"; "" if there is one
     missing: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))  # (n,) rows without a value
     order: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    event: str = ""  # of two levels the one that counts as the event
 
     @property
     def is_ranked(self) -> bool:
@@ -170,12 +170,15 @@ def _text(value: object) -> str:
 
 
 def read_variable(
-    column: pd.Series[Any], *, name: str, role: Role, kind: Kind, patients: Patients, patient_ids: NDArray[np.str_]
-) -> Variable:
+    column: pd.Series[Any], name: str, role: Role, kind: Kind, patients: Patients, patient_ids: NDArray[np.str_],
+    positive: str | EventLevel | None = None,
+) -> Variable:  # fmt: skip
     """Make a column ready, or refuse it.
 
-    Raises UserError for a constant column, for one that is the patient id in disguise, and for text where
-    the kind needs numbers. Too few patients is not the user's mistake: it comes back as `refusal`.
+    positive: the level that counts as the event, of a binary variable.
+
+    Raises UserError for a constant column, for one that is the patient id in disguise, for text where
+    the kind needs numbers, and where there is no level `positive`. Too few patients is not the user's mistake: it comes back as `refusal`.
     """
     missing = is_missing(column).to_numpy()
     present = column[~missing]
@@ -212,7 +215,7 @@ def read_variable(
             name, role, kind, levels, np.zeros(0, np.int64), values, ~missing, int(missing.sum()), {},
             tuple(notes), refusal, missing,
         )  # fmt: skip
-    return _read_levels(text, missing, notes, name=name, role=role, kind=kind, patients=patients)
+    return _read_levels(text, missing, notes, name=name, role=role, kind=kind, patients=patients, positive=positive)
 
 
 def _is_finite_number(value: object) -> bool:
@@ -229,6 +232,7 @@ def _read_levels(
     role: Role,
     kind: Kind,
     patients: Patients,
+    positive: str | EventLevel | None,
 ) -> Variable:
     names, inverse = np.unique(text, return_inverse=True)
     codes = np.full(len(missing), -1, dtype=np.int64)
@@ -249,8 +253,12 @@ def _read_levels(
         )
     counts = {str(level): int(n) for level, n in zip(names, per_level, strict=True)}
     rare = [level for level, n in counts.items() if n < MIN_PATIENTS]
+    event = ""
+    if len(names) == 2:
+        chosen = event_level(counts, name, positive)
+        event = chosen.level
+        notes += filter(None, [chosen.sentence(name)])
     if kind == "binary":
-        event = _event(names, per_level)
         order = [str(n) for n in names if n != event] + [event]
         few = min(counts, key=lambda level: counts[level])
         refusal = f"too few patients ({counts[few]} with {few}; {MIN_PATIENTS} needed)" if rare else ""
@@ -271,19 +279,8 @@ def _read_levels(
     codes = relabel[codes]
     return Variable(
         name, role, kind, tuple(kept), codes, np.zeros(0), codes >= 0, int(missing.sum()), counts,
-        tuple(notes), refusal, missing,
+        tuple(notes), refusal, missing, event=event,
     )  # fmt: skip
-
-
-def _event(names: NDArray[np.str_], per_level: IntArray) -> str:
-    """The level that counts as the event: the one that says so, of numbers the larger, else the rarer."""
-    for name in names:
-        if str(name).lower() in POSITIVE:
-            return str(name)
-    try:
-        return str(max(names, key=float))
-    except ValueError:
-        return str(names[int(np.argmin(per_level))])
 
 
 def strata_of(variable: Variable, patients: Patients) -> tuple[IntArray, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pellucid.cohort.statistics import EventLevel
 from pellucid.embed.store import Vectors
 from pellucid.probes.inference.paired_comparison import Change, compare
 from pellucid.probes.inputs.validation import Cohort
@@ -19,6 +21,7 @@ def text_masked(
     after: Vectors,
     table: pd.DataFrame,
     named: dict[str, dict[str, str]],
+    events: Mapping[str, EventLevel],
     folds: int = 5,
     bootstrap: int = 400,
     seed: int = 0,
@@ -27,12 +30,15 @@ def text_masked(
 
     Args:
         table: the manifest's rows in the order of `before`.
+        events: of the binary variables.
     """
     place = pd.Series(np.arange(len(after.images)), index=after.images["image_id"]).reindex(before.images["image_id"])
     both = place.notna().to_numpy()
     values = np.asarray(before.values)[both], np.asarray(after.values)[place[both].to_numpy(dtype=np.int64)]
     rows = table[both].reset_index(drop=True)
-    cohort = Cohort.check(values[0], rows, "patient", named["clinical"], named["acquisition"], strict=False)
+    cohort = Cohort.check(
+        values[0], rows, "patient", named["clinical"], named["acquisition"], strict=False, positive=events
+    )
     found = []
     for v in cohort.variables:
         said: dict[str, Any] = {"name": v.name, "role": v.role, "metric": metric_of(v)}

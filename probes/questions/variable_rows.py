@@ -81,13 +81,15 @@ def variable_row(
         *(["Saturated: predicted almost perfectly, so this score cannot rank backbones."] if saturated else []),
         *(["Varies within patients: permuted in whole-patient blocks and among a patient's own images."] if constant is False else []),
     ]  # fmt: skip
-    events = {"binary": v.levels[-1:], "categorical": v.levels, "time_to_event": ("event",)}.get(v.kind, ())
+    events = {"categorical": v.levels, "time_to_event": ("event",)}.get(v.kind, ())
+    events = (v.event,) if v.event else events
     row: dict[str, Any] = {
         "name": v.name,
         "role": v.role,
         "kind": v.kind,
         "levels": list(v.levels),
         "level_patients": v.level_patients,
+        "event": v.event or None,
         "n_events": min((v.level_patients[level] for level in events if level in v.level_patients), default=None),
         "n_missing": v.n_missing,
         "constant_within_patients": constant,

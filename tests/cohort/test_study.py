@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pellucid.cohort.deidentify.linkage_file import Linkage
+from pellucid.cohort.deidentify.output_table import write_study
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.table_file import read_table
 from pellucid.cohort.study import ScanConfig, load_study
@@ -164,3 +166,30 @@ def test_table_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a table is \.csv, \.tsv, \.xlsx or \.parquet, not `\.json`"):
         (tmp_path / "t.json").write_text("{}", encoding="utf-8")
         read_table(tmp_path / "t.json")
+
+
+def test_a_binary_variable_may_declare_its_event(tmp_path: Path) -> None:
+    def read(declared: str) -> list[tuple[str, str, str | None]]:
+        path = tmp_path / "study.yaml"
+        path.write_text(
+            f"images: photos\ntable: t.csv\nimage: file\npatient: id\nclinical: {{diagnosis: {declared}}}\n"
+        )
+        return [(v.name, v.kind, v.positive) for v in load_study(path).variables]
+
+    assert read("binary") == [("diagnosis", "binary", None)]
+    assert read("{kind: binary, positive: malignant}") == [("diagnosis", "binary", "malignant")]
+    assert read("{kind: binary, positive: 1}") == [("diagnosis", "binary", "1")]
+    assert read("{kind: binary, positive: yes}") == [("diagnosis", "binary", "true")]
+    assert read("{kind: ordinal}") == [("diagnosis", "ordinal", None)]
+    with pytest.raises(UserError, match="only a variable of kind binary has an event"):
+        read("{kind: ordinal, positive: 3}")
+    with pytest.raises(UserError, match=r"`clinical\.diagnosis` is 'binry': input should be 'categorical'"):
+        read("binry")
+
+
+def test_the_de_identified_study_keeps_the_declared_event(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(
+        "images: photos\ntable: t.csv\nimage: file\npatient: id\noutcome: {grade: {kind: binary, positive: high}}\n"
+    )
+    write_study(tmp_path / "copy.yaml", load_study(tmp_path), Linkage.__new__(Linkage))
+    assert load_study(tmp_path / "copy.yaml").config.outcome == load_study(tmp_path).config.outcome

@@ -214,3 +214,14 @@ def test_stratify_names_declared_variables_only(tmp_path: Path) -> None:
         UserError, match=r"a share of the patients, from 0 to less than 1, for example 0\.2; for 20 % write 0\.2"
     ):
         shared_study(tmp_path, "split: {test: 20}\n")
+
+
+def test_a_declared_event_that_no_row_has_is_refused_before_anything_else(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": IDS, "who": ["x", "x", "y"], "grade": ["low", "low", "high"]})
+    base = "table: clinical.csv\nimage: file\npatient: who\n"
+    for section in ("clinical", "outcome", "acquisition"):
+        study = written(tmp_path, f"{base}{section}: {{grade: {{kind: binary, positive: hihg}}}}\n", table)
+        with pytest.raises(UserError, match=r"clinical\.csv: `grade`: no level `hihg`.*the levels are `high`, `low`"):
+            build_manifest(study, rows(IDS))
+    study = written(tmp_path, f"{base}outcome: {{grade: {{kind: binary, positive: high}}}}\n", table)
+    assert build_manifest(study, rows(IDS))[0]["grade"].tolist() == ["low", "low", "high"]

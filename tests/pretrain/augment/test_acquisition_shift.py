@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from pellucid.pretrain.augment.acquisition_shift import (
-    acquire,
     counted_noise,
     noisy,
     random_focus,
+    shift_acquisition,
     toned,
     vignette,
 )
-from pellucid.pretrain.augment.geometry import Focus, Pose, cut
-from pellucid.pretrain.augment.jpeg_artifacts import cosine_transform, quantisation_tables, through_jpeg
+from pellucid.pretrain.augment.geometry import Focus, Pose, resample_views
+from pellucid.pretrain.augment.jpeg_artifacts import cosine_transform, jpeg_roundtrip, quantisation_tables
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.recipe import Acquisition
 
@@ -59,7 +59,7 @@ def test_a_picture_through_our_jpeg_is_the_one_through_pillows(quality: int, hal
     expected = np.asarray(Image.open(file), dtype=np.float32)
 
     def difference(quality: int) -> float:
-        ours = through_jpeg(tensor(picture), torch.tensor([quality]), half_colour=half_colour)
+        ours = jpeg_roundtrip(tensor(picture), torch.tensor([quality]), half_colour=half_colour)
         return float(np.abs(ours[0].permute(1, 2, 0).numpy() * 255 - expected).mean())
 
     # Under one level: fixed-point arithmetic and its roundings put some coefficients onto the next step.
@@ -87,15 +87,15 @@ def test_the_cosine_transform_is_orthonormal_and_its_first_row_the_mean() -> Non
 
 def test_each_picture_of_a_batch_gets_its_own_quality_and_blocks_move_with_the_phase() -> None:
     pictures = tensor(photograph()).expand(3, -1, -1, -1)
-    together = through_jpeg(pictures, torch.tensor([20, 60, 95]), half_colour=False)
+    together = jpeg_roundtrip(pictures, torch.tensor([20, 60, 95]), half_colour=False)
     for i, quality in enumerate([20, 60, 95]):
-        alone = through_jpeg(pictures[:1], torch.tensor([quality]), half_colour=False)
+        alone = jpeg_roundtrip(pictures[:1], torch.tensor([quality]), half_colour=False)
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
     loss = (together - pictures).abs().mean((1, 2, 3))
     assert loss[0] > loss[1] > loss[2]
     steps = {}
     for phase in (0, 3):
-        ours = through_jpeg(tensor(photograph()), torch.tensor([5]), half_colour=False, phase=(phase, 0))[0]
+        ours = jpeg_roundtrip(tensor(photograph()), torch.tensor([5]), half_colour=False, phase=(phase, 0))[0]
         jumps = (ours[:, :, 1:] - ours[:, :, :-1]).abs().mean((0, 1))  # between columns x and x + 1
         steps[phase] = int(torch.stack([jumps[i::8].mean() for i in range(8)]).argmax())
     assert steps == {0: 7, 3: 4}
@@ -153,8 +153,8 @@ def test_focus_takes_detail_away_or_adds_it_and_leaves_the_mean() -> None:
     x = torch.from_numpy(photograph().astype(np.float32)).expand(3, -1, -1, -1)
     pose = Pose(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(3, 4))
     amount, sigma = torch.tensor([-1.0, 0.0, 0.7]), torch.full((3,), 1.2)
-    out = cut(x, pose, 64, focus=Focus(amount, sigma))
-    plain, blurred = cut(x, pose, 64), cut(x, pose, 64, sigma_px=sigma)
+    out = resample_views(x, pose, 64, focus=Focus(amount, sigma))
+    plain, blurred = resample_views(x, pose, 64), resample_views(x, pose, 64, sigma_px=sigma)
     torch.testing.assert_close(out[0], blurred[0], atol=1e-5, rtol=0)  # all detail gone is the Gaussian
     torch.testing.assert_close(out[1], plain[1], atol=1e-5, rtol=0)
     detail = [float((o - b).square().mean()) for o, b in zip(out, blurred, strict=True)]
@@ -167,7 +167,7 @@ def changed(config: Acquisition, batch: int, rows: slice | None = None, step: in
     numbers = draw(step, batch, rows)
     pictures = tensor(photograph(40)).expand(batch, -1, -1, -1)[rows].clone()
     pose = Pose(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(pictures), 4))
-    return acquire(pictures, numbers, config, pose)
+    return shift_acquisition(pictures, numbers, config, pose)
 
 
 def test_what_happens_to_an_image_does_not_depend_on_how_the_batch_is_shared() -> None:
@@ -183,7 +183,7 @@ def test_two_views_of_an_image_get_strengths_that_know_nothing_of_each_other() -
     numbers = draw(batch=600)
     pictures = torch.full((600, 3, 8, 8), 0.5)
     pose = Pose(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(600, 4))
-    first, second = (acquire(pictures.clone(), numbers, only_cast, pose)[:, 0, 0, 0].log() for _ in range(2))
+    first, second = (shift_acquisition(pictures.clone(), numbers, only_cast, pose)[:, 0, 0, 0].log() for _ in range(2))
     assert float(first.std()) == pytest.approx(0.3 / math.sqrt(3), rel=0.1)
     assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 5 / math.sqrt(600)
 
@@ -213,5 +213,5 @@ def test_grey_stays_grey_where_nothing_colours_it() -> None:
     )  # fmt: skip
     numbers = draw()
     pictures = tensor(photograph(40))[:, :1].expand(8, 3, -1, -1).clone()
-    out = acquire(pictures, numbers, grey, Pose(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(8, 4)))
+    out = shift_acquisition(pictures, numbers, grey, Pose(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(8, 4)))
     assert float((out - out.mean(1, keepdim=True)).abs().max()) < 0.01

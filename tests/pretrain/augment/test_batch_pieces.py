@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pellucid.embed.backbones.compute_choice import threads_of
-from pellucid.pretrain.augment.batch_pieces import n_pieces, through, treats_each_alone
+from pellucid.pretrain.augment.batch_pieces import forward_in_pieces, is_per_image, n_pieces
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.methods.backbones import new_backbone
 from pellucid.pretrain.recipe import load_recipe
@@ -26,7 +26,7 @@ def two_threads() -> Iterator[None]:
 
 def passed(network: torch.nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     network.zero_grad(set_to_none=True)
-    out = through(network, batch)
+    out = forward_in_pieces(network, batch)
     (out * torch.arange(out.numel()).view_as(out).cos()).sum().backward()
     return out.detach(), [p.grad.clone() for p in network.parameters() if p.grad is not None]
 
@@ -44,7 +44,7 @@ def test_outputs_and_gradients_are_those_of_the_whole(precision: str) -> None:
             assert n_pieces(batch) == 1
             whole, expected = passed(network, batch)
         with torch.no_grad():
-            assert torch.equal(through(network, batch), out)
+            assert torch.equal(forward_in_pieces(network, batch), out)
     assert torch.equal(out, again)
     assert all(torch.equal(a, b) for a, b in zip(gradients, same, strict=True)), "the same bytes each time"
     # Sums of eleven images in another order. Bfloat16 rounds to 8 bits, 2⁻⁹, at each of a dozen products on the way back.
@@ -57,9 +57,9 @@ def test_outputs_and_gradients_are_those_of_the_whole(precision: str) -> None:
 
 
 def test_what_compares_images_or_is_random_sees_the_whole_batch() -> None:
-    assert not treats_each_alone(new_backbone("test_vit", 64, drop_path=0.2, any_size=True))
-    assert not treats_each_alone(new_backbone("test_resnet", 64, drop_path=0.0, any_size=True))
-    assert treats_each_alone(new_backbone("test_resnet", 64, drop_path=0.0, any_size=True).eval())
+    assert not is_per_image(new_backbone("test_vit", 64, drop_path=0.2, any_size=True))
+    assert not is_per_image(new_backbone("test_resnet", 64, drop_path=0.0, any_size=True))
+    assert is_per_image(new_backbone("test_resnet", 64, drop_path=0.0, any_size=True).eval())
     assert n_pieces(torch.zeros(7, 1)) == 1, "too few to share"
 
 

@@ -15,11 +15,11 @@ from pellucid.pretrain.augment.colour_jitter import _hue_rotation, colour_transf
 from pellucid.pretrain.augment.geometry import (
     Pose,
     blur_matrix,
-    cut,
     image_positions,
     moved_inside,
     random_boxes,
     random_pose,
+    resample_views,
 )
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.augment.views import make_view, random_mask
@@ -43,7 +43,7 @@ WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 def test_the_whole_image_is_resized_as_pytorch_does_with_antialiasing(view_px: int) -> None:
     x = pixels()
     expected = F.interpolate(x.permute(0, 3, 1, 2) / 255, size=(view_px, view_px), mode="bilinear", antialias=True)
-    torch.testing.assert_close(cut(x, Pose(WHOLE.expand(3, 4)), view_px), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(resample_views(x, Pose(WHOLE.expand(3, 4)), view_px), expected, atol=1e-5, rtol=0)
 
 
 def test_a_crop_is_cut_where_its_box_says() -> None:
@@ -51,13 +51,13 @@ def test_a_crop_is_cut_where_its_box_says() -> None:
     box = torch.tensor([[6 / 24, 3 / 24, 12 / 24, 15 / 24]]).expand(3, 4)  # left 6, top 3, 12 wide, 15 high
     expected = F.interpolate(x[:, 3:18, 6:18].permute(0, 3, 1, 2) / 255, size=(30, 30), mode="bilinear")
     inner = (..., slice(2, -2), slice(2, -2))  # at its edge ours looks at the pixels beyond, as a camera would
-    torch.testing.assert_close(cut(x, Pose(box), 30)[inner], expected[inner], atol=1e-5, rtol=0)
+    torch.testing.assert_close(resample_views(x, Pose(box), 30)[inner], expected[inner], atol=1e-5, rtol=0)
 
 
 def test_flip_turns_left_and_right_of_the_chosen_images_only() -> None:
     x = pixels()
-    plain = cut(x, Pose(WHOLE.expand(3, 4)), 16)
-    flipped = cut(x, Pose(WHOLE.expand(3, 4), torch.tensor([True, False, True])), 16)
+    plain = resample_views(x, Pose(WHOLE.expand(3, 4)), 16)
+    flipped = resample_views(x, Pose(WHOLE.expand(3, 4), torch.tensor([True, False, True])), 16)
     torch.testing.assert_close(flipped[0], plain[0].flip(-1))
     torch.testing.assert_close(flipped[1], plain[1])
 
@@ -65,7 +65,10 @@ def test_flip_turns_left_and_right_of_the_chosen_images_only() -> None:
 def test_blur_is_a_gaussian_and_sigma_zero_is_none() -> None:
     x = pixels()
     sigma = torch.tensor([0.0, 0.8, 1.5])
-    plain, blurred = cut(x, Pose(WHOLE.expand(3, 4)), 24), cut(x, Pose(WHOLE.expand(3, 4)), 24, sigma_px=sigma)
+    plain, blurred = (
+        resample_views(x, Pose(WHOLE.expand(3, 4)), 24),
+        resample_views(x, Pose(WHOLE.expand(3, 4)), 24, sigma_px=sigma),
+    )
     torch.testing.assert_close(blurred[0], plain[0])
     for i in (1, 2):
         expected = tv.gaussian_blur(plain[i], [13, 13], [float(sigma[i])] * 2)
@@ -98,7 +101,7 @@ def test_every_pose_shows_the_picture_where_its_positions_say(
     angle = None if degrees is None else torch.tensor([math.radians(degrees)])
     box = torch.tensor([[0.3, 0.25, 0.36, 0.44]])
     pose = Pose(box, yes & flip, yes & vertical, yes & transpose, angle, math.pi)
-    torch.testing.assert_close(cut(smooth(), pose, 48), at(*image_positions(pose, 48)), atol=4e-3, rtol=0)
+    torch.testing.assert_close(resample_views(smooth(), pose, 48), at(*image_positions(pose, 48)), atol=4e-3, rtol=0)
 
 
 def test_positions_without_turns_are_the_crop_and_flips_mirror_it() -> None:
@@ -113,8 +116,8 @@ def test_positions_without_turns_are_the_crop_and_flips_mirror_it() -> None:
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_rotation_by_quarter_turns_is_rot90(degrees: int) -> None:
     noise = F.interpolate(pixels(1, 16).permute(0, 3, 1, 2), size=(48, 48), mode="bicubic").permute(0, 2, 3, 1)
-    turned = cut(noise, Pose(WHOLE, angle=torch.tensor([math.radians(degrees)]), largest_angle=math.pi), 48)
-    expected = cut(noise, Pose(WHOLE), 48).rot90(-degrees // 90, (2, 3))  # clockwise
+    turned = resample_views(noise, Pose(WHOLE, angle=torch.tensor([math.radians(degrees)]), largest_angle=math.pi), 48)
+    expected = resample_views(noise, Pose(WHOLE), 48).rot90(-degrees // 90, (2, 3))  # clockwise
     assert float((turned - expected).abs().mean()) < 0.02  # the sampling softens what it turns
     assert float((turned - expected.flip(3)).abs().mean()) > 0.15
 
@@ -128,7 +131,7 @@ def test_rotation_is_opencvs(degrees: float) -> None:
     pose = Pose(
         torch.tensor([[0.25, 0.25, 0.5, 0.5]]), angle=torch.tensor([math.radians(degrees)]), largest_angle=math.pi
     )
-    ours = cut(torch.from_numpy(picture)[None], pose, 60)[0].permute(1, 2, 0).numpy() * 255
+    ours = resample_views(torch.from_numpy(picture)[None], pose, 60)[0].permute(1, 2, 0).numpy() * 255
     turn = cv2.getRotationMatrix2D((59.5, 59.5), -degrees, 1)  # OpenCV counts anticlockwise, from pixel centres
     turned = cv2.warpAffine(picture, turn, (120, 120), flags=cv2.INTER_CUBIC)[30:90, 30:90]
     assert float(np.abs(ours - turned).mean()) < 0.01 * float(turned.max() - turned.min())
@@ -139,7 +142,7 @@ def test_a_rotated_view_is_antialiased() -> None:
     stripes = torch.zeros(1, 240, 240, 3)
     stripes[:, :, ::2] = 255
     pose = Pose(torch.tensor([[0.2, 0.2, 0.6, 0.6]]), angle=torch.tensor([0.3]), largest_angle=0.5)
-    view = cut(stripes, pose, 48)
+    view = resample_views(stripes, pose, 48)
     assert float((view - 0.5).abs().max()) < 0.04  # points would give 0.5
 
 
@@ -148,8 +151,8 @@ def test_blur_is_the_same_whether_the_view_is_rotated_or_not() -> None:
     x[:, 32, 32] = 255 * 64
     sigma = torch.tensor([2.0])
     box = torch.tensor([[0.25, 0.25, 0.5, 0.5]])
-    plain = cut(x, Pose(box), 32, sigma_px=sigma)
-    turned = cut(x, Pose(box, angle=torch.tensor([0.0]), largest_angle=0.1), 32, sigma_px=sigma)
+    plain = resample_views(x, Pose(box), 32, sigma_px=sigma)
+    turned = resample_views(x, Pose(box, angle=torch.tensor([0.0]), largest_angle=0.1), 32, sigma_px=sigma)
     torch.testing.assert_close(turned, plain, atol=0.08 * float(plain.max()), rtol=0)
 
 
@@ -165,7 +168,7 @@ def test_crops_are_moved_inside_and_what_is_too_large_is_mirrored() -> None:
     assert float((moved - boxes)[:, 2:].abs().max()) == 0
     assert 0.05 < float((moved - boxes).abs().amax(1).gt(1e-6).float().mean()) < 0.7  # only those near an edge
     # The whole image at 45°: white stays white in the corners, nothing is filled with black.
-    whole = cut(
+    whole = resample_views(
         torch.full((1, 40, 40, 3), 255.0), Pose(WHOLE, angle=torch.tensor([math.pi / 4]), largest_angle=1.0), 32
     )
     torch.testing.assert_close(whole, torch.ones_like(whole))
@@ -187,12 +190,12 @@ def test_half_turns_come_as_often_as_the_others() -> None:
     _, recipe = load_recipe({"recipe": "mae-tiny-cpu", "views": {"flip": 0, "quarter_turns": 0.6}})
     pose = random_pose(draw(batch=8000), (1.0, 1.0), recipe.views)
     x = smooth(32).expand(8000, -1, -1, -1)[:1]
-    plain = cut(x, Pose(WHOLE), 8)
+    plain = resample_views(x, Pose(WHOLE), 8)
     turns = [plain.rot90(k, (2, 3)) for k in range(4)]
     kinds = torch.stack([pose.flip, pose.flip_vertical, pose.transpose], dim=1).unique(dim=0)  # type: ignore[list-item]
     seen = []
     for flip, vertical, transpose in kinds:
-        view = cut(x, Pose(WHOLE, flip[None], vertical[None], transpose[None]), 8)
+        view = resample_views(x, Pose(WHOLE, flip[None], vertical[None], transpose[None]), 8)
         seen.append(min(range(4), key=lambda k: float((turns[k] - view).abs().max())))
         torch.testing.assert_close(view, turns[seen[-1]], atol=1e-5, rtol=0)  # a turn, never a mirror image
     assert sorted(seen) == [0, 1, 2, 3]
@@ -316,5 +319,5 @@ def test_maes_view_is_the_normalised_crop_and_nothing_else() -> None:
     assert isinstance(recipe.views, MaeViews)
     again = draw(batch=5)
     pose = Pose(random_boxes(again, recipe.views.crop.scale, recipe.views.aspect), again.happens(0.5))
-    expected = tv.normalize(cut(x, pose, 32), MEAN.tolist(), STD.tolist())
+    expected = tv.normalize(resample_views(x, pose, 32), MEAN.tolist(), STD.tolist())
     torch.testing.assert_close(make_view(x, draw(batch=5), recipe.views.crop, 32, recipe.views, MEAN, STD), expected)

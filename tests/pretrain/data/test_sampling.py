@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid.cohort.errors import UserError
-from pellucid.pretrain.data.sampling import Sampler, levels_of, mixed, new_sampler, permuted
+from pellucid.pretrain.data.sampling import Sampler, new_sampler, permuted, sampling_levels, splitmix64
 
 PATIENTS = np.repeat(np.arange(6), [1, 2, 3, 5, 8, 40])
 DEVICES = np.where(PATIENTS < 2, "a", "b")  # two patients with a, four with b
@@ -77,7 +77,7 @@ def test_orders_differ_between_cycles_and_between_patients() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
 def test_every_permutation_of_few_is_as_likely_as_any_other(n: int) -> None:
     m = 24_000
-    keys = mixed(np.arange(m, dtype=np.uint64))
+    keys = splitmix64(np.arange(m, dtype=np.uint64))
     drawn = np.stack([permuted(np.full(m, i), np.full(m, n), keys) for i in range(n)], axis=1)
     counts = pd.Series(map(tuple, drawn)).value_counts()
     assert set(counts.index) == set(permutations(range(n)))
@@ -90,7 +90,7 @@ def test_every_permutation_of_few_is_as_likely_as_any_other(n: int) -> None:
 @pytest.mark.parametrize("n", [6, 100, 1000, 20_011])
 def test_permutations_of_many_hit_each_once_and_leave_no_trace_of_the_order(n: int) -> None:
     place = np.arange(n)
-    drawn = permuted(place, np.full(n, n), np.full(n, mixed(np.array([n], np.uint64))[0]))
+    drawn = permuted(place, np.full(n, n), np.full(n, splitmix64(np.array([n], np.uint64))[0]))
     assert np.array_equal(np.sort(drawn), place)
     if n >= 100:
         assert abs(np.corrcoef(place, drawn)[0, 1]) < 5 / math.sqrt(n)
@@ -98,9 +98,9 @@ def test_permutations_of_many_hit_each_once_and_leave_no_trace_of_the_order(n: i
 
 
 def test_levels_are_read_from_the_setting_and_mistakes_are_named() -> None:
-    assert levels_of("image", ["device"]) == []
-    assert levels_of("patient", []) == ["patient"]
-    assert levels_of("patient+device", ["device", "year"]) == ["device", "patient"]
+    assert sampling_levels("image", ["device"]) == []
+    assert sampling_levels("patient", []) == ["patient"]
+    assert sampling_levels("patient+device", ["device", "year"]) == ["device", "patient"]
     for sampling, message in [
         ("patients", r"`sampling: patients`; did you mean `patient`\?; there are: image, patient, patient\+FACTOR"),
         ("patient+", r"`` is not an acquisition factor of this study; there are: device, year"),
@@ -108,9 +108,9 @@ def test_levels_are_read_from_the_setting_and_mistakes_are_named() -> None:
         ("image+device", r"there are: image, patient, patient\+FACTOR"),
     ]:
         with pytest.raises(UserError, match=message):
-            levels_of(sampling, ["device", "year"])
+            sampling_levels(sampling, ["device", "year"])
     with pytest.raises(UserError, match="the study names none"):
-        levels_of("patient+device", [])
+        sampling_levels("patient+device", [])
 
 
 def test_a_missing_factor_is_one_more_level() -> None:

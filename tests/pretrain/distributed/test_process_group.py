@@ -26,7 +26,7 @@ from pellucid.cohort.errors import Preempted, UserError
 from pellucid.pretrain.distributed.process_group import join_ranks
 
 def agree(ranks):
-    print(ranks.any(ranks.rank == 1), ranks.any(False), ranks.tell(f"from {ranks.rank}"))
+    print(ranks.any(ranks.rank == 1), ranks.any(False), ranks.broadcast(f"from {ranks.rank}"))
     print(ranks.mean(torch.tensor(float(ranks.rank))).item())
     done = []
     ranks.first_does(lambda: done.append(ranks.rank))
@@ -148,7 +148,7 @@ def test_alone_nothing_waits_and_errors_are_left_as_they_are(tmp_path: Path, mon
     done = []
     alone.first_does(lambda: done.append(1))
     assert done == [1]
-    assert (alone.any(True), alone.any(False), alone.tell("x")) == (True, False, "x")
+    assert (alone.any(True), alone.any(False), alone.broadcast("x")) == (True, False, "x")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(RuntimeError, match="timed out"), join_ranks("cpu"):
         raise RuntimeError("a socket timed out")

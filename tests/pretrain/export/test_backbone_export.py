@@ -21,10 +21,10 @@ import pellucid.pretrain.export.onnx_export
 from pellucid.cohort.errors import UserError
 from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.pretrain.engine.checkpoint import checkpoint_path, save_checkpoint
-from pellucid.pretrain.export.backbone_export import export_backbone, export_best, patients_of
+from pellucid.pretrain.export.backbone_export import export_backbone, export_best, patient_counts
 from pellucid.pretrain.export.model_card import model_card, training_sentences
 from pellucid.pretrain.export.onnx_export import export_onnx
-from pellucid.pretrain.methods.backbones import new_backbone, pooling_of
+from pellucid.pretrain.methods.backbones import default_pooling, new_backbone
 from pellucid.pretrain.methods.method import Method
 from pellucid.pretrain.recipe import Recipe
 
@@ -37,7 +37,7 @@ class Trained(Method):
     def __init__(self, name: str, img_size: int = 32) -> None:
         super().__init__()
         self.network = new_backbone(name, img_size, drop_path=0.0, any_size=True)
-        self.pooling = pooling_of(self.network)
+        self.pooling = default_pooling(self.network)
 
     def backbone(self) -> Any:
         return self.network
@@ -111,7 +111,7 @@ MANIFEST = pd.DataFrame(
 
 
 def test_who_was_kept_out_is_counted_and_nobody_is_named() -> None:
-    facts = patients_of(MANIFEST, ["train"], "scan-12345678")
+    facts = patient_counts(MANIFEST, ["train"], "scan-12345678")
     assert (facts["n_images_trained"], facts["n_patients_trained"]) == (3, 2)
     assert facts["excluded"] == {
         "external": {"n_images": 1, "n_patients": 1},
@@ -125,16 +125,16 @@ def test_who_was_kept_out_is_counted_and_nobody_is_named() -> None:
     ]
     watched = MANIFEST.assign(image_id=[f"{i}.png" for i in range(len(MANIFEST))])
     first = watched.index[(watched["status"] == "ok") & (watched["split"] == "train")][0]
-    facts = patients_of(watched, ["train"], "s", {watched.loc[first, "image_id"]})
+    facts = patient_counts(watched, ["train"], "s", {watched.loc[first, "image_id"]})
     assert (facts["n_images_trained"], facts["excluded"]["watched"]) == (2, {"n_images": 1, "n_patients": 1})
-    seen = training_sentences({**patients_of(MANIFEST, ["train", "test"], "s"), "warm_start": "timm:test_vit"})
+    seen = training_sentences({**patient_counts(MANIFEST, ["train", "test"], "s"), "warm_start": "timm:test_vit"})
     assert "**The test patients were trained on**: results on them say nothing about new patients." in seen
     assert "Training began with the weights of `timm:test_vit`" in seen[-1]
 
 
 def test_the_card_holds_what_a_stranger_needs(tmp_path: Path) -> None:
     export_backbone(
-        tmp_path, Trained("test_vit"), recipe("test_vit"), {**FACTS, **patients_of(MANIFEST, ["train"], "s")}
+        tmp_path, Trained("test_vit"), recipe("test_vit"), {**FACTS, **patient_counts(MANIFEST, ["train"], "s")}
     )
     card = (tmp_path / "MODEL_CARD.md").read_text()
     assert "# dino-tiny-cpu test_vit" in card
@@ -221,6 +221,6 @@ def test_onnx_refuses_with_a_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_what_came_with_the_first_weights_is_not_forgotten(began_with: dict[str, object], said: str) -> None:
-    sentences = training_sentences({**patients_of(MANIFEST, ["train"], "s"), **began_with})
+    sentences = training_sentences({**patient_counts(MANIFEST, ["train"], "s"), **began_with})
     assert sum(said in sentence for sentence in sentences) == 1
     assert any("No test patient was seen" in sentence for sentence in sentences) == (not began_with)

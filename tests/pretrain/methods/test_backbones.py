@@ -14,7 +14,7 @@ from timm.layers import DropPath
 from pellucid.cohort.errors import UserError
 from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.pretrain.export.backbone_export import export_backbone
-from pellucid.pretrain.methods.backbones import masked_tokens, new_backbone, new_transformer, timm_arguments
+from pellucid.pretrain.methods.backbones import masked_tokens, new_backbone, new_transformer, timm_kwargs
 from pellucid.pretrain.recipe import load_recipe
 from pellucid.pretrain.stage import build_method
 
@@ -52,7 +52,7 @@ def test_an_export_is_read_back_as_the_feature_that_was_trained(
     read = load_backbone(f"run:{tmp_path}", device="cpu")
     tolerance = 1e-5
     np.testing.assert_allclose(read(pixels), feature, atol=tolerance * np.abs(feature).max(), rtol=tolerance)
-    rebuilt = timm.create_model(name, pretrained=False, num_classes=0, **timm_arguments(made.backbone(), 4 * patch))
+    rebuilt = timm.create_model(name, pretrained=False, num_classes=0, **timm_kwargs(made.backbone(), 4 * patch))
     rebuilt.load_state_dict(network.state_dict(), strict=True)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.engine.loop import parameter_groups
 from pellucid.pretrain.methods.dino import Dino
-from pellucid.pretrain.methods.distillation import Target, multi_crop_loss, sinkhorn_knopp, teacher_terms
+from pellucid.pretrain.methods.distillation import TeacherTarget, multi_crop_loss, sinkhorn_knopp, teacher_terms
 from pellucid.pretrain.recipe import load_recipe
 from pellucid.pretrain.stage import build_method
 
@@ -66,7 +66,7 @@ def test_the_loss_is_algorithm_1_and_lightlys(
     rng = np.random.default_rng(seed)
     teacher, student = rng.uniform(-1, 1, (2, b, k)), rng.uniform(-1, 1, (2 + n_local, b, k))
     centre = rng.normal(0, 0.1, k)
-    target = Target(k, "mean", 0.9)
+    target = TeacherTarget(k, "mean", 0.9)
     target.centre.copy_(torch.tensor(centre))
     t, s = torch.tensor(teacher).float(), torch.tensor(student).float()
     ours = float(multi_crop_loss(target(t.flatten(0, 1), temp).unflatten(0, (2, b)), s, student_temp))

@@ -11,7 +11,7 @@ import torch
 
 from pellucid.cohort.errors import UserError
 from pellucid.pretrain.augment.views import Draw
-from pellucid.pretrain.methods.mae import Mae, patchify, reconstruction_loss, take
+from pellucid.pretrain.methods.mae import Mae, gather_tokens, patchify, reconstruction_loss
 from pellucid.pretrain.recipe import load_recipe
 from pellucid.pretrain.stage import build_method
 
@@ -54,12 +54,12 @@ def test_loss_is_the_papers(normalized: bool, b: int, patches: int, d: int) -> N
 def test_the_encoder_sees_no_masked_pixel(mae: Mae) -> None:
     crops, keep, masked = some_views(mae)
     crops.requires_grad_(True)
-    tokens = mae.encode(take(patchify(crops, mae.patch_px), keep), keep)
+    tokens = mae.encode(gather_tokens(patchify(crops, mae.patch_px), keep), keep)
     (tokens * torch.randn_like(tokens)).sum().backward()
     assert crops.grad is not None
     felt = patchify(crops.grad, mae.patch_px).abs().sum(dim=2)
-    assert float(take(felt[..., None], masked).max()) == 0
-    assert float(take(felt[..., None], keep).min()) > 0
+    assert float(gather_tokens(felt[..., None], masked).max()) == 0
+    assert float(gather_tokens(felt[..., None], keep).min()) > 0
 
 
 def test_the_prediction_does_not_depend_on_masked_pixels_and_the_loss_does(mae: Mae) -> None:
@@ -84,8 +84,8 @@ def test_tokens_return_to_their_places(mae: Mae) -> None:
     crops, keep, _ = some_views(mae)
     patches = patchify(crops, mae.patch_px)
     turned = keep.flip(1)  # the same patches, handed in the other way round
-    a = mae.decode(mae.encode(take(patches, keep), keep), keep)
-    b = mae.decode(mae.encode(take(patches, turned), turned), turned)
+    a = mae.decode(mae.encode(gather_tokens(patches, keep), keep), keep)
+    b = mae.decode(mae.encode(gather_tokens(patches, turned), turned), turned)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 

@@ -14,7 +14,13 @@ import torch
 
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.monitor.collapse import Diagnosis, Monitor, last_good, not_finite
-from pellucid.pretrain.monitor.feature_statistics import alignment, effective_rank, feature_std, signs, uniformity
+from pellucid.pretrain.monitor.feature_statistics import (
+    alignment,
+    effective_rank,
+    feature_statistics,
+    feature_std,
+    uniformity,
+)
 from pellucid.pretrain.recipe import Health, load_recipe
 from pellucid.pretrain.stage import build_method
 
@@ -45,7 +51,7 @@ def test_signs_are_the_papers_formulas(b: int, d: int, shared: float) -> None:
     rng = np.random.default_rng(b)
     x = (rng.normal(size=(b, d)) + shared).astype(np.float32)
     y = (x + rng.normal(size=(b, d))).astype(np.float32)
-    found = signs(torch.from_numpy(x), torch.from_numpy(y))
+    found = feature_statistics(torch.from_numpy(x), torch.from_numpy(y))
     u, v = (m / np.sqrt((m.astype(float) ** 2).sum(axis=1, keepdims=True)) for m in (x, y))
     apart = [np.exp(-2 * ((u[i] - u[j]) ** 2).sum()) for i in range(b) for j in range(b) if i < j]
     assert found["uniformity"] == pytest.approx(np.log(np.mean(apart)), rel=1e-9, abs=1e-12)
@@ -55,7 +61,7 @@ def test_signs_are_the_papers_formulas(b: int, d: int, shared: float) -> None:
         values = np.sqrt(np.clip(np.linalg.eigvalsh(m @ m.T), 0, None))
         p = values / values.sum() + 1e-7
         assert found[name] == pytest.approx(np.exp(-np.sum(p * np.log(p))), rel=1e-4), name
-    assert "alignment" not in signs(torch.from_numpy(x))
+    assert "alignment" not in feature_statistics(torch.from_numpy(x))
 
 
 def test_uniformity_and_alignment_at_their_ends() -> None:
@@ -97,13 +103,18 @@ def course(section: dict[str, Any], lr: float, steps: int = 36, b: int = 12) -> 
         method.before_update(step)
         optimizer.step()
         method.after_update(step)
-        line = {"step": step + 1, "loss": outcome.loss.item(), "lr": lr, **signs(outcome.features, outcome.partner)}
+        line = {
+            "step": step + 1,
+            "loss": outcome.loss.item(),
+            "lr": lr,
+            **feature_statistics(outcome.features, outcome.partner),
+        }
         line |= {name: float(value) for name, value in outcome.terms.items()}
         if heard:
             line["projection_std"] = float(heard[0].std(dim=0).mean())
         if step % 2:
             lines.append(line)
-    return lines, Monitor.of(recipe, dim=int(method.backbone().num_features), steps=steps)
+    return lines, Monitor.from_recipe(recipe, dim=int(method.backbone().num_features), steps=steps)
 
 
 HEALTHY = {"mae": 1e-3, "dino": 3e-4, "dinov2": 3e-4, "lejepa": 1e-3}

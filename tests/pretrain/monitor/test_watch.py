@@ -19,7 +19,7 @@ from pellucid.cohort.study import Study, load_study
 from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.embed.backbones.compute_choice import threads_of
 from pellucid.pretrain.export.backbone_export import export_backbone
-from pellucid.pretrain.monitor.knn_readout import nearest, read_off
+from pellucid.pretrain.monitor.knn_readout import nearest, predict_from_neighbours
 from pellucid.pretrain.monitor.watch import FEWEST_HELD_OUT, Watch, sample
 from pellucid.pretrain.recipe import load_recipe
 from pellucid.pretrain.stage import build_method
@@ -42,7 +42,7 @@ def world(seed: int, shift: float, of_patient: float = 1.0) -> tuple[np.ndarray[
 
 def read(vectors: Any, values: pd.Series, kind: str, k: int = 10) -> dict[str, Any]:
     """Every third patient asks the others."""
-    return read_off(vectors, values, kind, PATIENTS, asked=ASKED, known=KNOWN, k=k)
+    return predict_from_neighbours(vectors, values, kind, PATIENTS, asked=ASKED, known=KNOWN, k=k)
 
 
 def test_nobody_is_his_own_neighbour_and_the_nearest_are_brute_forces() -> None:
@@ -93,9 +93,9 @@ def test_patients_with_many_images_do_not_outvote_the_others() -> None:
     vectors, classes = world(2, 2.0)
     values = pd.Series(classes > 0).astype(str)
     keep = ASKED[(PATIENTS[ASKED] == 0) | (ASKED % PER_PATIENT == 0)]
-    alone = read_off(vectors, values, "binary", PATIENTS, asked=keep, known=KNOWN, k=10)
+    alone = predict_from_neighbours(vectors, values, "binary", PATIENTS, asked=keep, known=KNOWN, k=10)
     repeated = np.concatenate([keep, *[keep[PATIENTS[keep] == 0]] * 5])
-    many = read_off(vectors, values, "binary", PATIENTS, asked=repeated, known=KNOWN, k=10)
+    many = predict_from_neighbours(vectors, values, "binary", PATIENTS, asked=repeated, known=KNOWN, k=10)
     assert many["score"] == pytest.approx(alone["score"], abs=1e-9)
 
 

@@ -13,6 +13,7 @@ from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.scan import scan
 from pellucid.cohort.statistics.patient_resampling import Patients
+from pellucid.cohort.statistics.weighted_ranks import auroc
 from pellucid.cohort.study import Study, load_study
 from pellucid.embed.backbones.embedding_space import same_space
 from pellucid.embed.extract.stage import embed
@@ -21,7 +22,6 @@ from pellucid.embed.store.catalogue import choose_vectors, newest_vectors
 from pellucid.embed.store.vectors import load_vectors
 from pellucid.probes.erasure.stage import take_out
 from pellucid.probes.estimators.ridge import fitted_probe
-from pellucid.probes.inference.rank_metrics import auroc
 from pellucid.probes.stage import audit_study, rows_of
 from pellucid.withdrawal import forget_patients
 
