@@ -20,9 +20,9 @@ from pellucid.embed.extract.image_sources import FileSource, folder_source
 from pellucid.embed.extract.job import (
     EmbedConfig,
     Extraction,
-    refuse_another_type,
     batch_size_for,
     own_device,
+    refuse_another_type,
     wait_until,
 )
 from pellucid.embed.extract.reused_vectors import (
