@@ -19,17 +19,15 @@ from pellucid.cohort.runs import RunFolder, finished_runs, newest_runs
 from pellucid.cohort.scan import current_scan
 from pellucid.cohort.study import Study, Variable
 from pellucid.embed.store import newest_vectors
-from pellucid.explore.wording import backbone_label, is_baseline, unticked
+from pellucid.explore.wording import backbone_label, is_baseline, without_backticks
 
 PRIVATE_COLUMNS = ("patient_source_id", "text_read")
 _SHORTEST_NAME = 5  # shorter ids and names look like counts and years
-_EXAMPLE = re.compile(
-    r" ?\(first: (?:row \d+, )?`[^`]*`\)"
-)  # file names for the person at the terminal, not for the page
+_EXAMPLE = re.compile(r" ?\(first: (?:row \d+, )?`[^`]*`\)")  # the file name in a message of the command line
 
 
 @dataclass(frozen=True)
-class Backbone:
+class EmbeddedBackbone:
     """One set of vectors and, where it exists, its clusters."""
 
     name: str  # as `embed` was asked: `run:…`, `timm:…`, `pixels`
@@ -46,7 +44,7 @@ class Backbone:
 
 
 @dataclass(frozen=True)
-class Near:
+class NearDuplicateFindings:
     """What the vectors add to the scan's duplicates: the same picture under two patients, and images unlike all others."""
 
     backbone: str  # whose vectors were asked
@@ -65,11 +63,11 @@ class Findings:
     images: pd.DataFrame  # the manifest without private columns; `key` numbers the rows, `caption` names them
     problem_images: pd.DataFrame  # status and reason of what could not be used
     source: dict[str, Any]
-    backbones: list[Backbone]  # baselines last
+    backbones: list[EmbeddedBackbone]  # baselines last
     probes: dict[str, list[dict[str, Any]]]  # backbone → variables
     audits: dict[str, dict[str, Any]]  # backbone → content of its audit.json
     pretrain: RunFolder | None
-    near: Near | None = None
+    near: NearDuplicateFindings | None = None
     outdated: str = ""  # why the scan shown is not of the study as it is now
 
     @property
@@ -88,9 +86,9 @@ class Findings:
         return sorted(self.audits, key=is_baseline)[0] if self.audits else ""
 
 
-def labelled(backbones: Sequence[Backbone]) -> dict[str, Backbone]:
+def labelled(backbones: Sequence[EmbeddedBackbone]) -> dict[str, EmbeddedBackbone]:
     """Backbones by what to call them, each name once."""
-    found: dict[str, Backbone] = {}
+    found: dict[str, EmbeddedBackbone] = {}
     for backbone in backbones:
         label = backbone.label + (" (baseline)" if backbone.baseline else "")
         found[label if label not in found else f"{label} {backbone.vectors.key[:4]}"] = backbone
@@ -127,7 +125,7 @@ def gather(
     unusable = manifest[manifest["status"] != "ok"] if "status" in manifest else manifest.iloc[:0]
     source = scan.read_json("source.json") if (scan.path / "source.json").is_file() else {}
     of_vectors = {parent["key"]: run for run in cluster_runs for parent in run.record["parents"]}
-    backbones = [Backbone(_backbone_name(run), run, of_vectors.get(run.key)) for run in vectors_runs]
+    backbones = [EmbeddedBackbone(_backbone_name(run), run, of_vectors.get(run.key)) for run in vectors_runs]
     backbones.sort(key=lambda backbone: backbone.baseline)
     names = {run.key: _backbone_name(run) for run in vectors_runs} | {
         run.path.name: _backbone_name(run) for run in vectors_runs
@@ -148,7 +146,7 @@ def gather(
         if len(unusable)
         else pd.DataFrame(columns=["status", "reason"]),
         source=scrub_all(
-            source | {"problems": [_EXAMPLE.sub("", said) for said in source.get("problems", [])]} if source else {},
+            source | {"problems": [without_example(text) for text in source.get("problems", [])]} if source else {},
             manifest,
         ),
         backbones=backbones,
@@ -200,19 +198,24 @@ def newest_near(study: Study, scan: RunFolder) -> RunFolder | None:
     return runs[-1] if runs else None
 
 
-def _near(run: RunFolder, manifest: pd.DataFrame) -> Near:
+def _near(run: RunFolder, manifest: pd.DataFrame) -> NearDuplicateFindings:
     content = run.read_json("near.json")
     pairs, unusual = (pd.read_parquet(run.path / f"{name}.parquet") for name in ("near", "unusual"))
     text = (
         manifest["text_like"].fillna(True).astype(bool) if "text_like" in manifest else pd.Series(True, manifest.index)
     )
     with_text = frozenset(manifest["image_id"][text])
-    return Near(backbone_label(content["backbone"]), content["sentences"], with_text, pairs, unusual)
+    return NearDuplicateFindings(backbone_label(content["backbone"]), content["sentences"], with_text, pairs, unusual)
 
 
 def _backbone_name(run: RunFolder) -> str:
     spec = run.path / "spec.json"
     return str(json.loads(spec.read_text(encoding="utf-8")).get("backbone", run.name)) if spec.is_file() else run.name
+
+
+def without_example(message: str) -> str:
+    """A message of the command line without the file that it names as an example."""
+    return _EXAMPLE.sub("", message)
 
 
 def scrub(text: str, names: Mapping[str, str]) -> str:
@@ -245,7 +248,7 @@ def private_names(manifest: pd.DataFrame) -> dict[str, str]:
 
 def _scrubbed(content: Any, names: Mapping[str, str]) -> Any:
     if isinstance(content, str):
-        return unticked(scrub(content, names))
+        return without_backticks(scrub(content, names))
     if isinstance(content, Mapping):
         return {key: _scrubbed(value, names) for key, value in content.items()}
     if isinstance(content, list):

@@ -41,7 +41,7 @@ _PHENOTYPES: dict[str, tuple[str, str]] = {
 }
 
 
-def plain(value: Any) -> str:
+def level_text(value: Any) -> str:
     """A level of a variable as text: whole numbers without `.0`, missing said in words."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
@@ -51,7 +51,7 @@ def plain(value: Any) -> str:
     return MISSING if text in {"<NA>", "NaT", "nan", "None", ""} else text
 
 
-def humane(name: str) -> str:
+def readable_name(name: str) -> str:
     """A column name as a label: `scanner_model` → `scanner model`."""
     return re.sub(r"[_\s]+", " ", name.removeprefix("phenotype_")).strip()
 
@@ -69,21 +69,21 @@ def for_markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:&-])", r"\\\1", broken)
 
 
-def unticked(text: str) -> str:
+def without_backticks(text: str) -> str:
     """A sentence of the command line for a page: its `names` between quotation marks."""
     return re.sub(r"`([^`]*)`", "“\\1”", text)
 
 
 def phenotype_words(name: str, difference: float) -> str:
     """`("phenotype_sharpness", -0.9)` → `much blurrier`; differences are in standard deviations of patients."""
-    label = humane(name)
+    label = readable_name(name)
     more, less = _PHENOTYPES.get(label, (f"more {label}", f"less {label}"))
     size = abs(difference)
     strength = "much " if size >= 1.2 else "" if size >= 0.8 else "somewhat "
     return strength + (more if difference > 0 else less)
 
 
-def p_text(p: float | None) -> str:
+def p_value_text(p: float | None) -> str:
     """A p-value as it is printed: `p = 0.03`, `p < 0.001`."""
     if p is None:
         return "p not estimated"
@@ -136,7 +136,7 @@ def metric_label(metric: str | None) -> str:
     key = (metric or "auroc").lower()
     if "auroc" in key or "auc" in key:
         return "AUROC"
-    return {"r2": "R²", "spearman": "Spearman correlation", "concordance": "Concordance"}.get(key, humane(key))
+    return {"r2": "R²", "spearman": "Spearman correlation", "concordance": "Concordance"}.get(key, readable_name(key))
 
 
 def chance(scale: str) -> float:
@@ -151,7 +151,7 @@ def measure_label(measure: str | None) -> str:
         return "Cramér's V"
     if "eta" in key or "η" in key:
         return "η²"
-    return {"spearman": "Spearman's ρ", "r2": "R²"}.get(key, humane(measure or "association"))
+    return {"spearman": "Spearman's ρ", "r2": "R²"}.get(key, readable_name(measure or "association"))
 
 
 def listing(items: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from scipy.stats import false_discovery_control
 
 from pellucid.cohort.statistics import Patients, associate
 from pellucid.cohort.study import Variable
-from pellucid.explore.wording import humane, listing, phenotype_words, plain
+from pellucid.explore.wording import level_text, listing, phenotype_words, readable_name
 
 FEWEST_PATIENTS = 10  # under this an association is not a number (DESIGN §6.3)
 _SEEN = 0.5  # standardised difference from which the eye is likely to notice
@@ -94,7 +94,7 @@ def top_levels(frame: pd.DataFrame, inside: NDArray[np.bool_], variables: Sequen
 def _patient_shares(frame: pd.DataFrame, name: str) -> pd.Series:
     known = frame[frame[name].notna()]
     weight = 1 / known.groupby("patient")["patient"].transform("size")
-    total = weight.groupby(known[name].map(plain)).sum()
+    total = weight.groupby(known[name].map(level_text)).sum()
     return total / total.sum() if len(total) else total
 
 
@@ -147,7 +147,7 @@ def associations(
                     item["note"] = "some values are not numbers"
                     continue
             else:
-                levels, coded = np.unique(values.map(plain).to_numpy(str), return_inverse=True)
+                levels, coded = np.unique(values.map(level_text).to_numpy(str), return_inverse=True)
                 n_levels = len(levels)
             n_groups = int(groups.max()) + 1
             strength = associate(coded, n_levels, groups, n_groups, patients, permutations, seed + number)
@@ -206,7 +206,7 @@ def association_sentences(tested: Sequence[dict[str, Any]]) -> list[str]:
     """What the clusters go with, and what not: never stronger than the numbers; untested variables are named."""
     groups: dict[str, list[str]] = {}
     for item in sorted(tested, key=lambda item: -(item["value"] or 0)):
-        groups.setdefault(_strength_word(item), []).append(humane(str(item["variable"])))
+        groups.setdefault(_strength_word(item), []).append(readable_name(str(item["variable"])))
     found = [
         f"Clusters go {how} with {listing(groups[how])}."
         for how in ("strongly", "moderately", "weakly")
@@ -214,7 +214,9 @@ def association_sentences(tested: Sequence[dict[str, Any]]) -> list[str]:
     ]
     if "not" in groups:
         found.append(f"No association of clusters with {listing(groups['not'])} was found.")
-    untested = [f"{humane(str(item['variable']))} ({item['note']})" for item in tested if item["p_value"] is None]
+    untested = [
+        f"{readable_name(str(item['variable']))} ({item['note']})" for item in tested if item["p_value"] is None
+    ]
     return found + ([f"Not tested: {listing(untested)}."] if untested else [])
 
 

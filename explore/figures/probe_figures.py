@@ -130,7 +130,7 @@ def _probe_axes(figure: go.Figure, panel: int, scale: str, members: Sequence[Row
         figure.add_hline(y=i + 0.5, line={"width": 1, "color": FAINT}, row=panel, col=1)
     figure.update_yaxes(
         tickvals=list(range(len(members))),
-        ticktext=[wording.for_plotly(wording.humane(name), 30) + "  " for _, name in reversed(members)],
+        ticktext=[wording.for_plotly(wording.readable_name(name), 30) + "  " for _, name in reversed(members)],
         tickfont={"size": 15},
         range=[-0.55, len(members) - 0.45],
         showgrid=False,
@@ -210,13 +210,13 @@ def _axis_title(scale: str) -> str:
 
 def _probe_hover(backbone: str, item: Mapping[str, Any]) -> str:
     lines = [
-        f"<b>{wording.for_plotly(wording.humane(str(item['name'])))}</b>, {wording.for_plotly(wording.backbone_label(backbone))}",
+        f"<b>{wording.for_plotly(wording.readable_name(str(item['name'])))}</b>, {wording.for_plotly(wording.backbone_label(backbone))}",
         f"{wording.metric_label(item.get('metric'))} {wording.interval(item)}",
     ]
     if item.get("n_patients") is not None:
         lines.append(wording.count(int(item["n_patients"]), "patient"))
     if "p_value" in item:
-        lines.append(wording.p_text(item["p_value"]))
+        lines.append(wording.p_value_text(item["p_value"]))
     return "<br>".join(lines)
 
 
@@ -292,7 +292,7 @@ def _pair_rows(
                 continue
             if {wording.metric_label(r.get("metric", before.get("metric"))) for r in (before, beyond)} != {scale}:
                 continue
-            names = [wording.for_plotly(wording.humane(name), 26) for name in (target, other)]
+            names = [wording.for_plotly(wording.readable_name(name), 26) for name in (target, other)]
             rows.append(_PairRow(f"<b>{names[0]}</b> within {names[1]}", before, beyond, colour))
     return rows
 
@@ -301,7 +301,7 @@ def _pair_traces(row: _PairRow, y: int) -> list[go.Scatter]:
     """The line between the two dots, the open dot, and the full one with its interval."""
     a, b = float(row.before["score"]), float(row.beyond["score"])
     low, high = row.beyond.get("ci_low"), row.beyond.get("ci_high")
-    within = f"{wording.interval(row.beyond)}, {wording.p_text(row.beyond.get('p_value'))}"
+    within = f"{wording.interval(row.beyond)}, {wording.p_value_text(row.beyond.get('p_value'))}"
     return [
         go.Scatter(
             x=[a, b], y=[y, y], mode="lines", line={"width": 2, "color": "#cbd2d9"}, hoverinfo="skip", showlegend=False

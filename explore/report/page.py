@@ -20,7 +20,7 @@ from pellucid.explore.figures import map_figures, probe_figures
 from pellucid.explore.sections import source_sections, verdict_cards
 from pellucid.explore.sections.audit_tables import further_tables
 from pellucid.explore.study_findings import (
-    Backbone,
+    EmbeddedBackbone,
     Findings,
     private_names,
     scrub,
@@ -57,7 +57,11 @@ def render(findings: Findings, parents: Sequence[RunFolder] = ()) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"humane": wording.humane, "p": wording.p_text, "plain": wording.plain}
+    environment.filters |= {
+        "readable_name": wording.readable_name,
+        "p": wording.p_value_text,
+        "level": wording.level_text,
+    }
     page = environment.get_template("report.html.j2")
     return page.render(
         title=study_title(findings.study),
@@ -124,13 +128,15 @@ def _learned(findings: Findings) -> dict[str, Any]:
         "neutral": [v for v in found if v.tone == "neutral"],
         "saturated": wording.listing(
             list(
-                dict.fromkeys(wording.humane(v["name"]) for rows in probes.values() for v in rows if v.get("saturated"))
+                dict.fromkeys(
+                    wording.readable_name(v["name"]) for rows in probes.values() for v in rows if v.get("saturated")
+                )
             )
         ),
         "probe_figure": _Figures.html(probe_figures.probe_figure(probes), "probes") if probes else None,
         "knn_figure": _Figures.html(probe_figures.probe_figure(neighbours), "neighbours") if neighbours else None,
         "refused": [
-            f"{wording.humane(v['name'])}: {str(v['note']).rstrip('.')}"
+            f"{wording.readable_name(v['name'])}: {str(v['note']).rstrip('.')}"
             for v in next(iter(probes.values()), [])
             if v.get("score") is None and v.get("note")
         ],
@@ -139,7 +145,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
         "pairs": [_pair_row(verdict, variables) for verdict in found],
         "rows": [
             {
-                "variable": wording.humane(v["name"]),
+                "variable": wording.readable_name(v["name"]),
                 "role": v.get("role", ""),
                 "backbone": wording.backbone_label(name),
                 "baseline": wording.is_baseline(name),
@@ -147,7 +153,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
                 "knn": wording.interval(v["knn"]) if v.get("knn") else "–",
                 "metric": wording.metric_label(v.get("metric")),
                 "chance": v.get("chance"),
-                "p": wording.p_text(v.get("p_value")) if v.get("score") is not None else "",
+                "p": wording.p_value_text(v.get("p_value")) if v.get("score") is not None else "",
                 "q": v.get("q_value"),
                 "patients": v.get("n_patients"),
                 "events": v.get("n_events"),
@@ -178,7 +184,7 @@ def _pair_row(verdict: verdict_cards.Verdict, variables: Sequence[dict[str, Any]
             "overall_interval": wording.bounds(overall.get(target, {})),
             "beyond": wording.score(beyond) if beyond.get("score") is not None else str(beyond.get("note") or "–"),
             "beyond_interval": wording.bounds(beyond),
-            "p": wording.p_text(beyond["p_value"]) if beyond.get("p_value") is not None else "",
+            "p": wording.p_value_text(beyond["p_value"]) if beyond.get("p_value") is not None else "",
         }
 
     return {
@@ -189,7 +195,7 @@ def _pair_row(verdict: verdict_cards.Verdict, variables: Sequence[dict[str, Any]
         "association": "–"
         if association.get("value") is None
         else f"{wording.measure_label(association.get('measure'))} {association['value']:.2f}",
-        "association_p": wording.p_text(association["p_value"]) if association.get("p_value") is not None else "",
+        "association_p": wording.p_value_text(association["p_value"]) if association.get("p_value") is not None else "",
         "clinical_scores": both(verdict.clinical, "clinical_beyond_acquisition"),
         "acquisition_scores": both(verdict.acquisition, "acquisition_beyond_clinical"),
     }
@@ -228,7 +234,7 @@ def _source(findings: Findings) -> dict[str, Any]:
     return {"problems": source.get("problems") or [], "sections": shown, "splits": source.get("splits") or {}}
 
 
-def _shown_backbone(findings: Findings) -> Backbone | None:
+def _shown_backbone(findings: Findings) -> EmbeddedBackbone | None:
     return next((backbone for backbone in findings.backbones if backbone.clusters is not None), None)
 
 
@@ -280,13 +286,13 @@ def _maps(findings: Findings) -> dict[str, Any]:
             if variable.role == "acquisition"
             else variable.role + " variable" * (variable.role == "clinical")
         )
-        panels.append({"title": f"{wording.humane(variable.name).capitalize()} ({role})", "figure": figure})
+        panels.append({"title": f"{wording.readable_name(variable.name).capitalize()} ({role})", "figure": figure})
     return {"any": True, "panels": panels, "total": total, "shown": len(points), "backbone": backbone.label}
 
 
 def _panel(points: pd.DataFrame, values: pd.Series, scale: bool, name: str, number: int) -> Markup:
-    told = values.map(lambda v: wording.for_plotly(wording.plain(v)))
-    hover = points["caption"] + "<br>" + wording.for_plotly(wording.humane(name)) + ": " + told
+    told = values.map(lambda v: wording.for_plotly(wording.level_text(v)))
+    hover = points["caption"] + "<br>" + wording.for_plotly(wording.readable_name(name)) + ": " + told
     legend_px = 0 if scale else 19 * max(0, (min(values.nunique(), 13) - 3) // 2)  # two entries stand side by side
     figure = map_figures.map_figure(points, values, scale, name, hover=hover, height=_PANEL_HEIGHT + legend_px)
     return _Figures.html(figure, f"map-{number}")
@@ -331,7 +337,7 @@ def _training(findings: Findings) -> dict[str, Any]:
 def _methods(findings: Findings) -> dict[str, Any]:
     roles: dict[str, list[str]] = {}
     for variable in findings.study.variables:
-        roles.setdefault(variable.role, []).append(f"{wording.humane(variable.name)} ({variable.kind})")
+        roles.setdefault(variable.role, []).append(f"{wording.readable_name(variable.name)} ({variable.kind})")
     audit = findings.audit
     return {
         "roles": {role: ", ".join(names) for role, names in roles.items()},
@@ -340,7 +346,7 @@ def _methods(findings: Findings) -> dict[str, Any]:
         "families": audit.get("families") or {},
         "patients": int(findings.images["patient"].nunique()),
         "external": ", ".join(
-            f"{wording.humane(name)} {wording.listing([wording.plain(level) for level in levels])}"
+            f"{wording.readable_name(name)} {wording.listing([wording.level_text(level) for level in levels])}"
             for name, levels in findings.study.config.external.items()
         ),
     }

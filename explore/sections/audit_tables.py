@@ -59,11 +59,11 @@ def _text_table(masked: Mapping[str, Any]) -> FurtherTable:
 
 
 def _names(pair: Pair) -> tuple[str, str]:
-    return wording.humane(str(pair["clinical"])), wording.humane(str(pair["acquisition"]))
+    return wording.readable_name(str(pair["clinical"])), wording.readable_name(str(pair["acquisition"]))
 
 
 def _text(row: Mapping[str, Any]) -> tuple[str, ...]:
-    head = wording.humane(str(row["name"])), str(row["role"])
+    head = wording.readable_name(str(row["name"])), str(row["role"])
     if row["change"] is None:
         return (*head, "", "–", "–", "too few patients")
     change = f"{_three(row['change'])} ({_three(row['ci_low'])} to {_three(row['ci_high'])})"

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from pellucid.cohort.source_audit import ALPHA
 from pellucid.explore import wording
 from pellucid.explore.figures import map_figures, source_figures
-from pellucid.explore.study_findings import Near
+from pellucid.explore.study_findings import NearDuplicateFindings
 
 OPEN = 4
 MOST_PAIRS = 8
@@ -66,12 +66,14 @@ class Section:
         return bool(self.sentences or self.drawings or self.tables or self.pictures)
 
 
-def sections(source: Mapping[str, Any], set_aside: Mapping[str, int], near: Near | None = None) -> list[Section]:
+def sections(
+    source: Mapping[str, Any], quarantined: Mapping[str, int], near: NearDuplicateFindings | None = None
+) -> list[Section]:
     """All that has something to say, in reading order.
 
     Args:
         source: the content of source.json.
-        set_aside: reason → files that could not be used.
+        quarantined: reason → files that could not be used.
         near: what the vectors say of duplicates and unusual images.
     """
     said = dict(source.get("sections") or {"images": source.get("sentences") or []})
@@ -90,9 +92,9 @@ def sections(source: Mapping[str, Any], set_aside: Mapping[str, int], near: Near
         Section(
             "aside",
             "Set aside",
-            "manifest.parquet of the scan names each file." if set_aside else "",
-            tables=[Table("", ("Reason", "Files"), [(reason, f"{n:,}") for reason, n in set_aside.items()])]
-            if set_aside
+            "manifest.parquet of the scan names each file." if quarantined else "",
+            tables=[Table("", ("Reason", "Files"), [(reason, f"{n:,}") for reason, n in quarantined.items()])]
+            if quarantined
             else [],
         ),
     ]
@@ -100,7 +102,7 @@ def sections(source: Mapping[str, Any], set_aside: Mapping[str, int], near: Near
 
 
 def _title(name: str, by: str = "") -> str:
-    label = wording.humane(name) + (f" by {wording.humane(by)}" if by else "")
+    label = wording.readable_name(name) + (f" by {wording.readable_name(by)}" if by else "")
     return label[:1].upper() + label[1:]
 
 
@@ -128,9 +130,9 @@ def _there_is(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Secti
             drawings.append(_drawing(_title(factor["name"]), map_figures.factor_figure, factor))
     rows = [
         (
-            wording.humane(c["name"].removeprefix("header_")),
+            wording.readable_name(c["name"].removeprefix("header_")),
             f"{c['n_levels']}",
-            ", ".join(map(wording.humane, c["same_as"])) or "–",
+            ", ".join(map(wording.readable_name, c["same_as"])) or "–",
         )
         for c in source.get("candidates") or []
     ]
@@ -141,7 +143,7 @@ def _there_is(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Secti
     )
     lead = (
         f"Patients at each level of an acquisition factor; the dark part, and the numbers beside, are those with "
-        f"{wording.humane(event)}."
+        f"{wording.readable_name(event)}."
         if event
         else ""
     )
@@ -155,8 +157,13 @@ def _enough(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section
     sides = list(dict.fromkeys(side for size in sizes for side in size["by_split"]))
     rows = []
     for size in sizes:
-        event = f" = {wording.plain(size['event'])}" if size["event"] is not None else ""
-        row = [wording.humane(size["variable"]) + event, _events(size), f"{size['n_images']:,}", _half_width(size)]
+        event = f" = {wording.level_text(size['event'])}" if size["event"] is not None else ""
+        row = [
+            wording.readable_name(size["variable"]) + event,
+            _events(size),
+            f"{size['n_images']:,}",
+            _half_width(size),
+        ]
         rows.append((*row, *(_side(size["by_split"].get(side)) for side in sides)))
     columns = ("Variable", "Patients", "Images", "95 % interval to expect", *(f"in {side}" for side in sides))
     lead = (
@@ -275,7 +282,7 @@ def _missing(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Sectio
     tests = [t for t in (source.get("missingness") or {}).get("tests") or [] if _strength(t)[0] <= ALPHA]
     drawings += [
         _drawing(
-            f"{_title(' and '.join(t['variables'])[:40])} missing, by {wording.humane(t['against'])}",
+            f"{_title(' and '.join(t['variables'])[:40])} missing, by {wording.readable_name(t['against'])}",
             source_figures.missing_by_figure, t,
         )
         for t in sorted(tests, key=_strength)
@@ -295,7 +302,7 @@ def _duplicates(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Sec
     return Section("duplicates", "Duplicates", "", said.get("duplicates", []), tables=tables)
 
 
-def _by_vectors(near: Near | None) -> list[Section]:
+def _by_vectors(near: NearDuplicateFindings | None) -> list[Section]:
     """What only the vectors show: turned, mirrored and cropped copies, and images unlike all others."""
     if near is None:
         return []
@@ -340,7 +347,9 @@ def _whose(patient: str, split: str) -> str:
 
 def _privacy(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
     found = (source.get("privacy") or {}).get("findings") or []
-    rows = [(wording.humane(item["finding"]), f"{item['images']:,}", f"{item['patients']:,}") for item in found[:12]]
+    rows = [
+        (wording.readable_name(item["finding"]), f"{item['images']:,}", f"{item['patients']:,}") for item in found[:12]
+    ]
     burned = source.get("burned_in") or {}
     drawings = []
     if burned.get("images"):

@@ -44,7 +44,7 @@ class Verdict:
 
     @property
     def title(self) -> str:
-        return f"{self.label}: {wording.humane(self.clinical)} and {wording.humane(self.acquisition)}"
+        return f"{self.label}: {wording.readable_name(self.clinical)} and {wording.readable_name(self.acquisition)}"
 
     @property
     def strength(self) -> float:
@@ -87,7 +87,9 @@ def by_factor(found: Sequence[Verdict]) -> list[tuple[str, str]]:
     """(factor, the clinical variables it was held against), for a list of verdicts that all say the same."""
     grouped: dict[str, list[str]] = {}
     for verdict in sorted(found, key=lambda v: (v.acquisition, v.clinical)):
-        grouped.setdefault(wording.humane(verdict.acquisition), []).append(wording.humane(verdict.clinical))
+        grouped.setdefault(wording.readable_name(verdict.acquisition), []).append(
+            wording.readable_name(verdict.clinical)
+        )
     return [(factor, wording.listing(names)) for factor, names in grouped.items()]
 
 
@@ -101,14 +103,14 @@ def headline(found: Sequence[Verdict]) -> list[str]:
     said = []
     for factor in [name for name, its in worst.items() if its in {"accused", "caution"}]:
         against = [v for v in found if v.acquisition == factor and v.tone in {"accused", "caution"}]
-        names = [wording.humane(v.clinical) for v in sorted(against, key=lambda v: -v.strength)]
+        names = [wording.readable_name(v.clinical) for v in sorted(against, key=lambda v: -v.strength)]
         said.append(
-            f"Read with suspicion: {wording.humane(factor)}, which goes together with {wording.listing(names)}."
+            f"Read with suspicion: {wording.readable_name(factor)}, which goes together with {wording.listing(names)}."
         )
-    clear = [wording.humane(name) for name, its in worst.items() if its == "acquitted"]
+    clear = [wording.readable_name(name) for name, its in worst.items() if its == "acquitted"]
     if clear:
         said.append(f"No concern found: {wording.listing(clear)}.")
-    untold = [wording.humane(name) for name, its in worst.items() if its == "neutral"]
+    untold = [wording.readable_name(name) for name, its in worst.items() if its == "neutral"]
     if untold:
         said.append(f"Nothing can be said for or against: {wording.listing(untold)}.")
     return said

@@ -57,14 +57,14 @@ def show(findings: Findings) -> None:
     for table in further_tables([verdict.pair for verdict in found], audit.get("text_masked")):
         st.subheader(table.title)
         st.caption(table.lead)
-        frame = pd.DataFrame(table.rows, columns=_told_apart(table.columns))
+        frame = pd.DataFrame(table.rows, columns=_distinct(table.columns))
         st.dataframe(frame, hide_index=True, width="stretch", height="content")
     if probes:
         st.subheader("The numbers")
         st.dataframe(_table(probes), hide_index=True, width="stretch", height="content")
 
 
-def _told_apart(columns: Sequence[str]) -> list[str]:
+def _distinct(columns: Sequence[str]) -> list[str]:
     """A frame's columns need names of their own; "by chance" stands behind several."""
     return [name + "\u200b" * list(columns[:i]).count(name) for i, name in enumerate(columns)]
 
@@ -86,7 +86,7 @@ def _table(probes: dict[str, Sequence[dict[str, Any]]] | dict[str, list[dict[str
         for item in variables:
             rows.append(
                 {
-                    "Variable": wording.humane(item["name"]),
+                    "Variable": wording.readable_name(item["name"]),
                     "Role": item.get("role", ""),
                     "Backbone": wording.backbone_label(name),
                     "Score (95 % interval)": wording.interval(item)
@@ -96,7 +96,7 @@ def _table(probes: dict[str, Sequence[dict[str, Any]]] | dict[str, list[dict[str
                     "Chance": item.get("chance"),
                     "p": ""
                     if item.get("p_value") is None
-                    else wording.p_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
+                    else wording.p_value_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
                     "Patients": item.get("n_patients"),
                     "with the event": "–" if item.get("n_events") is None else f"{item['n_events']:,}",
                 }

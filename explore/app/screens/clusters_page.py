@@ -37,13 +37,13 @@ def show(findings: Findings) -> None:
 def _associations(content: dict[str, Any]) -> None:
     rows = [
         {
-            "Variable": wording.humane(item["variable"]),
+            "Variable": wording.readable_name(item["variable"]),
             "Role": item["role"],
             "Association with clusters": item["value"],
             "Measure": wording.measure_label(item["measure"]) if item["measure"] else item["note"],
             "p": "–"
             if item["p_value"] is None
-            else wording.p_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
+            else wording.p_value_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
             "Patients": item["n_patients"],
         }
         for item in content.get("associations", [])
@@ -70,7 +70,7 @@ def _cluster(findings: Findings, item: dict[str, Any], captions: pd.Series) -> N
             if item["looks"]:
                 st.markdown(f"Compared with the rest: **{wording.for_markdown(', '.join(item['looks']))}**")
             lines = [
-                f"- {wording.for_markdown(wording.humane(top['variable']))}: "
+                f"- {wording.for_markdown(wording.readable_name(top['variable']))}: "
                 f"**{wording.for_markdown(top['level'])}** {top['share']:.0%} (overall {top['share_overall']:.0%})"
                 for top in item["top_levels"]
             ]

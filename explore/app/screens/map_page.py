@@ -12,7 +12,7 @@ from pellucid.embed.search import search
 from pellucid.explore import wording
 from pellucid.explore.app.cache import index_of, map_points, picture, vectors_of
 from pellucid.explore.figures import map_figures
-from pellucid.explore.study_findings import Backbone, Findings, labelled
+from pellucid.explore.study_findings import EmbeddedBackbone, Findings, labelled
 
 N_NEIGHBOURS = 12
 
@@ -90,7 +90,7 @@ def _picked(event: Any) -> int | None:
     return None if data is None else int(data)
 
 
-def _placed(findings: Findings, backbone: Backbone) -> pd.DataFrame:
+def _placed(findings: Findings, backbone: EmbeddedBackbone) -> pd.DataFrame:
     points = map_points(backbone.vectors.path, backbone.clusters.path if backbone.clusters else None)[
         ["image_id", "x", "y", "cluster"]
     ]
@@ -99,7 +99,7 @@ def _placed(findings: Findings, backbone: Backbone) -> pd.DataFrame:
     return placed.assign(cluster_name=names).reset_index(drop=True)
 
 
-def _colours(findings: Findings, backbone: Backbone) -> dict[str, tuple[str, bool]]:
+def _colours(findings: Findings, backbone: EmbeddedBackbone) -> dict[str, tuple[str, bool]]:
     """What the map can be coloured by: label → (column, whether on a scale)."""
     found: dict[str, tuple[str, bool]] = {}
     if backbone.clusters is not None:
@@ -109,17 +109,17 @@ def _colours(findings: Findings, backbone: Backbone) -> dict[str, tuple[str, boo
         many = findings.images[variable.name].nunique() > 8
         scale = variable.kind == "continuous" or (variable.kind == "ordinal" and numeric and many)
         role = "acquisition" if variable.role == "acquisition" else variable.role
-        found[f"{wording.humane(variable.name)} ({role})"] = (variable.name, scale and numeric)
+        found[f"{wording.readable_name(variable.name)} ({role})"] = (variable.name, scale and numeric)
     for column in findings.images.columns:
         if str(column).startswith("phenotype_"):
-            found[f"{wording.humane(str(column))} (appearance)"] = (str(column), True)
+            found[f"{wording.readable_name(str(column))} (appearance)"] = (str(column), True)
     found["split"] = ("split", False)
     return found
 
 
 def _hover(points: pd.DataFrame, values: pd.Series, name: str) -> pd.Series:
     label = wording.for_plotly(name.rpartition(" (")[0] or name)
-    told = values.map(lambda v: wording.for_plotly(f"{v:.3g}" if isinstance(v, float) else wording.plain(v)))
+    told = values.map(lambda v: wording.for_plotly(f"{v:.3g}" if isinstance(v, float) else wording.level_text(v)))
     return points["caption"].map(wording.for_plotly) + f"<br>{label}: " + told
 
 
@@ -137,7 +137,7 @@ def _one_image(findings: Findings, points: pd.DataFrame) -> None:
     row = here.iloc[0]
     st.subheader(str(row["caption"]).replace("image", "Image", 1))
     st.image(picture(findings.scan.path, str(row["image_id"])), width="stretch")
-    facts = [(wording.humane(v.name), wording.plain(row[v.name])) for v in findings.variables]
+    facts = [(wording.readable_name(v.name), wording.level_text(row[v.name])) for v in findings.variables]
     facts.append(("cluster", str(row["cluster_name"]).removeprefix("cluster ")))
     st.dataframe(
         pd.DataFrame(facts, columns=["what", "value"]),
@@ -148,7 +148,7 @@ def _one_image(findings: Findings, points: pd.DataFrame) -> None:
     )
 
 
-def _neighbours(findings: Findings, backbone: Backbone, points: pd.DataFrame) -> None:
+def _neighbours(findings: Findings, backbone: EmbeddedBackbone, points: pd.DataFrame) -> None:
     here = points[points["key"] == st.session_state.get("image")]
     if here.empty:
         return
@@ -179,7 +179,7 @@ def _neighbours(findings: Findings, backbone: Backbone, points: pd.DataFrame) ->
         row = known.loc[image_id].to_dict()
         with columns[place % 6]:
             st.image(picture(findings.scan.path, image_id, 220), width="stretch", alt=str(row["caption"]))
-            told = " · ".join(wording.for_markdown(wording.plain(row[v.name])) for v in told_by if v is not None)
+            told = " · ".join(wording.for_markdown(wording.level_text(row[v.name])) for v in told_by if v is not None)
             st.caption(f"{told}  \nsimilarity {similarity:.2f}")
             st.button(
                 str(row["caption"]),

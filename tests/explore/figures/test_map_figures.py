@@ -63,7 +63,7 @@ def test_shares_add_up_to_all_patients_of_a_level() -> None:
 def test_words() -> None:
     assert wording.backbone_label("run:/srv/jane/study/analysis/pretrain/mae-tiny-cpu-0a1b2c3d") == "mae-tiny-cpu"
     assert wording.for_markdown("see http://evil.example") == "see http\u2060\\://evil.example"
-    assert wording.plain(3.0) == "3"
-    assert wording.plain(float("nan")) == wording.MISSING
-    assert wording.p_text(0.0004) == "p < 0.001"
+    assert wording.level_text(3.0) == "3"
+    assert wording.level_text(float("nan")) == wording.MISSING
+    assert wording.p_value_text(0.0004) == "p < 0.001"
     assert wording.listing(["a", "b", "c"]) == "a, b and c"

@@ -159,11 +159,11 @@ def test_file_names_in_what_was_said_of_the_table_stay_out_of_the_report() -> No
         "clinical.csv: 1 row(s) name an image that is not there (first: row 41, `DOE_JANE (2).jpg`): they are left out"
     )
     assert (
-        study_findings._EXAMPLE.sub("", said)
+        study_findings.without_example(said)
         == "clinical.csv: 1 row(s) name an image that is not there: they are left out"
     )
     assert (
-        study_findings._EXAMPLE.sub("", "4 file(s) have no row (first: `x.jpg`): left") == "4 file(s) have no row: left"
+        study_findings.without_example("4 file(s) have no row (first: `x.jpg`): left") == "4 file(s) have no row: left"
     )
 
 
