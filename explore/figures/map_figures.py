@@ -196,7 +196,7 @@ def _points(n: int, rows: pd.DataFrame, texts: pd.Series, marker: dict[str, Any]
 
 
 def shares_figure(table: Mapping[str, Mapping[str, int]], clinical: str, acquisition: str) -> go.Figure:
-    """Who was imaged with what: for each level of a factor, the share of patients at each clinical level.
+    """For each level of a factor, the share of patients at each clinical level.
 
     Args:
         table: acquisition level → clinical level → number of patients.
@@ -251,7 +251,7 @@ def shares_figure(table: Mapping[str, Mapping[str, int]], clinical: str, acquisi
 
 
 def _on(colour: str) -> str:
-    """Black or white, whichever can be read on `colour` (relative luminance, WCAG 2)."""
+    """Black or white, the one that is readable on `colour` (relative luminance, WCAG 2)."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     return "#ffffff" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.3 else INK
 
@@ -282,7 +282,7 @@ def factor_figure(factor: Mapping[str, Any]) -> go.Figure:
 
 
 def note_figure(sentence: str) -> go.Figure:
-    """A sentence where a figure would stand."""
+    """A sentence in place of a figure."""
     figure = go.Figure()
     figure.add_annotation(
         text=wording.for_plotly(sentence, 200), showarrow=False, font={"size": 15, "color": "#52606d"}

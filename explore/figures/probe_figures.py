@@ -25,7 +25,7 @@ _CHANCE_LINE = {"dash": "dash", "width": 1.5, "color": "#52606d"}
 
 
 def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
-    """How well each variable can be predicted from the vectors: a dot with its interval per variable and backbone.
+    """How well each variable is predicted from the vectors: a dot with its interval per variable and backbone.
 
     Args:
         backbones: backbone name → `variables` rows of probes.json or audit.json.
@@ -33,7 +33,7 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
     order = sorted(backbones, key=wording.is_baseline)
     panels = _panels(backbones, order)
     if not panels:
-        return note_figure("No variable has enough patients to be probed.")
+        return note_figure("No variable has enough patients.")
     row_px, gap_px, above_px = max(38, 19 * len(order)), 78, 28
     below_px = 110 if len(order) > 2 else 88
     heights = [row_px * len(members) for members in panels.values()]
@@ -141,7 +141,7 @@ def _probe_axes(figure: go.Figure, panel: int, scale: str, members: Sequence[Row
 
 
 def _probe_legend(figure: go.Figure, order: Sequence[str]) -> None:
-    """Drawn by hand: one entry per backbone, two colours for the roles."""
+    """One entry per backbone, and one per colour for the two roles."""
     for b, name in enumerate(order):
         muted = wording.is_baseline(name)
         marker = {
@@ -203,9 +203,7 @@ def _span(
 
 
 def _axis_title(scale: str) -> str:
-    return (
-        f"how well it can be predicted from the embedding ({scale}: {wording.chance(scale):g} is chance, 1 is perfect)"
-    )
+    return f"how well it can be told from the image ({scale}: {wording.chance(scale):g} is chance, 1 is perfect)"
 
 
 def _probe_hover(backbone: str, item: Mapping[str, Any]) -> str:
@@ -241,8 +239,8 @@ def pair_figure(
     for i, row in enumerate(rows):
         figure.add_traces(_pair_traces(row, len(rows) - 1 - i))
     for name, marker in (
-        ("all patients together", {"size": 12, "color": "#ffffff", "line": {"width": 2.4, "color": INK}}),
-        ("compared only within levels of the other", {"size": 13, "color": INK}),
+        ("all patients", {"size": 12, "color": "#ffffff", "line": {"width": 2.4, "color": INK}}),
+        ("only patients of the same level of the other variable", {"size": 13, "color": INK}),
     ):
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name))
     figure.add_vline(x=chance, line=_CHANCE_LINE)

@@ -1,6 +1,6 @@
 """Plotly figures of the source audit, the same for the report and the explorer: sections of source.json in, a `Figure` out.
 
-Colours as in `figures`: blue is clinical, vermilion is acquisition, grey is what is neither; grades have three of their own.
+Blue is clinical, vermilion is acquisition, grey is neither; quality grades have three separate colours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _colour(role: str) -> str:
 
 
 def events_figure(factor: Mapping[str, Any], variable: str) -> go.Figure:
-    """Patients per level of a factor; the dark part are those with the event."""
+    """Patients per level of a factor; the dark part counts those with the event."""
     levels = sorted(factor["levels"], key=lambda item: natural_order(wording.level_text(item["level"])))
     names = [wording.for_plotly(wording.level_text(item["level"]), 26) + "  " for item in levels]
     events = [int(item["events"][variable]["patients"]) for item in levels]
@@ -51,9 +51,9 @@ def events_figure(factor: Mapping[str, Any], variable: str) -> go.Figure:
         figure.add_trace(
             go.Bar(y=names, x=values, orientation="h", name=name, marker={"color": colour}, hoverinfo="skip")
         )
-    told = [f" {e} of {k} ({e / k:.0%})" if k else f" {p}" for p, e, k in zip(patients, events, known, strict=True)]
+    labels = [f" {e} of {k} ({e / k:.0%})" if k else f" {p}" for p, e, k in zip(patients, events, known, strict=True)]
     label: dict[str, Any] = {"mode": "text", "textposition": "middle right", "hoverinfo": "skip", "showlegend": False}
-    figure.add_trace(go.Scatter(x=patients, y=names, text=told, textfont={"size": 13}, cliponaxis=False, **label))
+    figure.add_trace(go.Scatter(x=patients, y=names, text=labels, textfont={"size": 13}, cliponaxis=False, **label))
     figure.update_xaxes(
         range=[0, max([*patients, 1]) * 1.45], nticks=4, title={"text": "patients", "font": {"size": 13}}
     )
@@ -85,7 +85,7 @@ def images_per_patient_figure(section: Mapping[str, Any], variable: str) -> go.F
                 hovertemplate="%{x} image(s): %{y:.0%} of patients<extra></extra>",
             )
         )
-    figure.update_xaxes(type="category", title={"text": "images of one patient", "font": {"size": 13}}, showgrid=False)
+    figure.update_xaxes(type="category", title={"text": "images per patient", "font": {"size": 13}}, showgrid=False)
     figure.update_yaxes(
         tickformat=".0%", rangemode="tozero", nticks=5, title={"text": "share of patients", "font": {"size": 13}}
     )
@@ -156,7 +156,7 @@ def course_figure(test: Mapping[str, Any]) -> go.Figure:
                 go.Scatter(x=names, y=shares, name=label, mode="lines+markers", line=line, marker={"size": 7})
             )
         figure.update_yaxes(
-            tickformat=".0%", rangemode="tozero", title={"text": "share, each patient once", "font": {"size": 13}}
+            tickformat=".0%", rangemode="tozero", title={"text": "share of patients", "font": {"size": 13}}
         )
     else:
         low = [entry["quartiles"][0] for entry in course]
@@ -166,7 +166,7 @@ def course_figure(test: Mapping[str, Any]) -> go.Figure:
         figure.add_trace(go.Scatter(x=names, y=high, fill="tonexty", fillcolor="#dce9f2", **band))
         middle = [entry["median"] for entry in course]
         line = {"width": 2.5, "color": CLINICAL}
-        figure.add_trace(go.Scatter(x=names, y=middle, name="median of patients; band: middle half", line=line))
+        figure.add_trace(go.Scatter(x=names, y=middle, name="median over patients; band: middle half", line=line))
         figure.update_yaxes(
             title={"text": wording.for_plotly(wording.readable_name(test["variable"]), 24), "font": {"size": 13}}
         )
@@ -229,7 +229,7 @@ def missing_by_figure(test: Mapping[str, Any]) -> go.Figure:
 
 
 def balance_figure(side: Mapping[str, Any], reference: str) -> go.Figure:
-    """Each variable's standardised difference between a side of the split and training; grey is what chance makes."""
+    """Each variable's standardised difference between a part of the split and training; grey is expected by chance."""
     rows = sorted(side["variables"], key=lambda item: -item["difference"])
     names = [wording.for_plotly(wording.readable_name(item["variable"]), 28) + "  " for item in rows]
     figure = go.Figure()
@@ -246,7 +246,7 @@ def balance_figure(side: Mapping[str, Any], reference: str) -> go.Figure:
         )
     )
     top = max([item["difference"] for item in rows] + [side["chance"], 0.1])
-    title = f"{side['side']} against {reference}, in standard deviations"
+    title = f"{side['side']} compared with {reference}, in standard deviations"
     figure.update_xaxes(
         range=[0, top * 1.1], title={"text": wording.for_plotly(title, 60), "font": {"size": 13}}, nticks=5
     )

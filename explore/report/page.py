@@ -39,12 +39,12 @@ from pellucid.pretrain.monitor import (
     watch_sentences,
 )
 
-MOST_POINTS = 2500  # of a map in the page; more make it slow, not clearer
+MOST_POINTS = 2500  # per map; more make the page slow, not clearer
 MOST_PANELS = 6
-MOST_PAIRS = 8  # in the figure; the table has them all
-MOST_SOURCE_FIGURES = 14  # of one section of the source audit; the explorer has them all
+MOST_PAIRS = 8  # in the figure; the table lists all pairs
+MOST_SOURCE_FIGURES = 14  # of one section of the source audit; the explorer shows all of them
 MOST_CLUSTERS = 24
-FEW_PATIENTS = 30  # under this the report says at its head that little can be known
+FEW_PATIENTS = 30  # below this, a warning at the top of the report
 _PANEL_HEIGHT = 380
 
 
@@ -80,7 +80,7 @@ def render(findings: Findings, parents: Sequence[RunFolder] = ()) -> str:
 
 
 class _Figures:
-    """Figures as HTML, each with a name of its own that is the same on every rendering."""
+    """Figures as HTML, each with an id that is the same on every rendering."""
 
     @staticmethod
     def html(figure: go.Figure, name: str) -> Markup:
@@ -98,12 +98,12 @@ def _head(findings: Findings) -> dict[str, Any]:
     warnings = []
     if patients < FEW_PATIENTS:
         warnings.append(
-            f"Too few patients for firm answers: {wording.count(patients, 'patient')}. "
-            "Intervals are wide, and what is not found here may well be there."
+            f"Only {wording.count(patients, 'patient')}: too few for firm conclusions. "
+            "Intervals are wide, and absence of a finding is not evidence of absence."
         )
     if findings.study.config.patient == "none":
         warnings.append(
-            "Patients are not known: every image counts as a patient of its own, so intervals are too narrow."
+            "Patients are not known: every image counts as a separate patient, so intervals are too narrow."
         )
     return {
         "images": images,
@@ -122,9 +122,9 @@ def _learned(findings: Findings) -> dict[str, Any]:
     return {
         "audited": wording.backbone_label(findings.audited) if findings.audited else "",
         "headline": verdict_cards.headline(found),
-        "cards": [v for v in found if v.tone in {"accused", "caution"}],
-        "acquitted": [v for v in found if v.tone == "acquitted"],
-        "acquitted_factors": verdict_cards.by_factor([v for v in found if v.tone == "acquitted"]),
+        "cards": [v for v in found if v.tone in verdict_cards.CONFOUNDED],
+        "cleared": [v for v in found if v.tone == "cleared"],
+        "cleared_factors": verdict_cards.by_factor([v for v in found if v.tone == "cleared"]),
         "neutral": [v for v in found if v.tone == "neutral"],
         "saturated": wording.listing(
             list(
@@ -205,8 +205,8 @@ def _source(findings: Findings) -> dict[str, Any]:
     source = findings.source
     reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
     shown = []
-    aside = {str(reason): int(n) for reason, n in reasons.items()}
-    sections = source_sections.sections(source, aside, findings.near)
+    quarantined = {str(reason): int(n) for reason, n in reasons.items()}
+    sections = source_sections.sections(source, quarantined, findings.near)
     hidden = findings.near.with_text if findings.near else frozenset()
     wanted = [image_id for section in sections for shown in section.pictures for image_id, _ in shown.images]
     small = thumbnails(findings.scan.path, [image_id for image_id in wanted if image_id not in hidden], 168)
@@ -225,7 +225,7 @@ def _source(findings: Findings) -> dict[str, Any]:
                 "pictures": [
                     {
                         "title": row.title,
-                        "images": [(data_uri(small[i]) if i in small else "", told) for i, told in row.images],
+                        "images": [(data_uri(small[i]) if i in small else "", caption) for i, caption in row.images],
                     }
                     for row in section.pictures
                 ],
@@ -291,15 +291,15 @@ def _maps(findings: Findings) -> dict[str, Any]:
 
 
 def _panel(points: pd.DataFrame, values: pd.Series, scale: bool, name: str, number: int) -> Markup:
-    told = values.map(lambda v: wording.for_plotly(wording.level_text(v)))
-    hover = points["caption"] + "<br>" + wording.for_plotly(wording.readable_name(name)) + ": " + told
-    legend_px = 0 if scale else 19 * max(0, (min(values.nunique(), 13) - 3) // 2)  # two entries stand side by side
+    texts = values.map(lambda v: wording.for_plotly(wording.level_text(v)))
+    hover = points["caption"] + "<br>" + wording.for_plotly(wording.readable_name(name)) + ": " + texts
+    legend_px = 0 if scale else 19 * max(0, (min(values.nunique(), 13) - 3) // 2)  # two entries per line
     figure = map_figures.map_figure(points, values, scale, name, hover=hover, height=_PANEL_HEIGHT + legend_px)
     return _Figures.html(figure, f"map-{number}")
 
 
 def _panel_order(findings: Findings) -> list[Any]:
-    """Variables of the worst pair first: the same map by diagnosis and by device is what one wants to compare."""
+    """Variables of the worst pair first, so that the maps by diagnosis and by device can be compared."""
     first = [name for v in verdict_cards.verdicts(findings.audit)[:2] for name in (v.clinical, v.acquisition)]
     place = {name: i for i, name in enumerate(dict.fromkeys(first))}
     return sorted(findings.variables, key=lambda v: place.get(v.name, len(place)))
@@ -310,7 +310,7 @@ def _training(findings: Findings) -> dict[str, Any]:
     metrics = read_lines(run.path / "metrics.jsonl") if run is not None else []
     if run is None or not metrics:
         return {"any": False}
-    # Runs of earlier versions have no health.json and were not watched; theirs is the course alone.
+    # Runs of earlier versions have no health.json and no monitoring; only their curves are shown.
     health = run.read_json("health.json") if (run.path / "health.json").is_file() else {}
     watched = read_lines(run.path / WATCH_LINES)
     steps = int(health.get("steps") or metrics[-1]["step"])

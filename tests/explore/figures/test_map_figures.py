@@ -1,4 +1,4 @@
-"""Figures say what the numbers say: nothing is lost, muted or compared that should not be."""
+"""Figures show the numbers: nothing is lost, greyed or compared that should not be."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_scores_on_two_scales_are_never_on_one_axis() -> None:
 
 def test_a_score_that_is_missing_leaves_a_sentence() -> None:
     figure = probe_figures.probe_figure({"run:mae": [_row("diagnosis", "clinical", None)]})
-    assert figure.layout.annotations[0].text == "No variable has enough patients to be probed."
+    assert figure.layout.annotations[0].text == "No variable has enough patients."
 
 
 def test_shares_add_up_to_all_patients_of_a_level() -> None:
