@@ -47,8 +47,8 @@ def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid_pro
     assert {"diagnosis"} <= {pair["clinical"] for pair in audit["accused"]}
     report = next((analysis / "report").glob("*/report.html"))
     said = text_of(report)
-    assert "Read with suspicion: device, which goes together with diagnosis" in said
-    harmless = re.search(r"No concern found: ([^.]*)\.", said)
+    assert "Possible confounding: device is associated with diagnosis" in said
+    harmless = re.search(r"No evidence of confounding: ([^.]*)\.", said)
     assert harmless is not None
     assert "operator" in harmless.group(1)
     again = pellucid_process("demo", tmp_path / "demo")
