@@ -94,7 +94,6 @@ ALLOWED: dict[str, int] = {
     "probes/audit.py": 1,
     "probes/inference/estimate.py": 1,
     "probes/inference/paired_comparison.py": 1,
-    "probes/inference/rank_metrics.py": 1,
     "probes/inference/repeated_experiment.py": 1,
     "probes/inference/statistic.py": 2,
     "probes/inputs/variables.py": 1,
