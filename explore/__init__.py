@@ -1,1 +1,1 @@
-"""For the eyes: clusters, figures, the report and the Streamlit explorer."""
+"""Presentation: clusters, figures, the report and the Streamlit explorer."""

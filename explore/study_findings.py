@@ -1,7 +1,7 @@
-"""Finished runs of a study, read once for the eyes: the report and the explorer show what stands here and nothing else.
+"""Finished runs of a study, read once: the report and the explorer show these findings and nothing else.
 
-Identifiers stop here: the patients' own ids are dropped on reading, images are captioned by research id, and texts that
-come from outside lose file names and paths (`scrub`).
+Identifiers end here: the original patient ids are dropped on reading, images are captioned by research id, and file names
+and paths are removed from texts (`scrub`).
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ from pellucid.cohort.runs import RunFolder, finished_runs, newest_runs
 from pellucid.cohort.scan import current_scan
 from pellucid.cohort.study import Study, Variable
 from pellucid.embed.store import newest_vectors
-from pellucid.explore.wording import backbone_label, is_baseline, unticked
+from pellucid.explore.wording import backbone_label, is_baseline, without_backticks
 
 PRIVATE_COLUMNS = ("patient_source_id", "text_read")
 _SHORTEST_NAME = 5  # shorter ids and names look like counts and years
-_EXAMPLE = re.compile(
-    r" ?\(first: (?:row \d+, )?`[^`]*`\)"
-)  # file names for the person at the terminal, not for the page
+_EXAMPLE = re.compile(r" ?\(first: (?:row \d+, )?`[^`]*`\)")  # the file name in a message of the command line
 
 
 @dataclass(frozen=True)
-class Backbone:
+class EmbeddedBackbone:
     """One set of vectors and, where it exists, its clusters."""
 
-    name: str  # as `embed` was asked: `run:…`, `timm:…`, `pixels`
+    name: str  # as given to `embed`: `run:…`, `timm:…`, `pixels`
     vectors: RunFolder
     clusters: RunFolder | None
 
@@ -46,31 +44,31 @@ class Backbone:
 
 
 @dataclass(frozen=True)
-class Near:
-    """What the vectors add to the scan's duplicates: the same picture under two patients, and images unlike all others."""
+class NearDuplicateFindings:
+    """What the vectors add to the scan's duplicates: the same image under two patients, and unusual images."""
 
-    backbone: str  # whose vectors were asked
+    backbone: str  # label of the backbone of the vectors
     sentences: list[str]
-    with_text: frozenset[str]  # image_ids with writing in the picture: these stay out of pages that are handed on
+    with_text: frozenset[str]  # image_ids with text in the image: not shown in pages that are shared
     pairs: pd.DataFrame  # image_id, other_image_id, patient, other_patient, split, other_split, similarity, how, …
     unusual: pd.DataFrame  # image_id, patient, distance, percentile, times_usual; the most unusual first
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All that is known of a study now; what has not been run is empty."""
+    """The current results of a study; stages without a run are empty."""
 
     study: Study
     scan: RunFolder
     images: pd.DataFrame  # the manifest without private columns; `key` numbers the rows, `caption` names them
-    problem_images: pd.DataFrame  # status and reason of what could not be used
+    problem_images: pd.DataFrame  # status and reason of the images that could not be used
     source: dict[str, Any]
-    backbones: list[Backbone]  # baselines last
+    backbones: list[EmbeddedBackbone]  # baselines last
     probes: dict[str, list[dict[str, Any]]]  # backbone → variables
     audits: dict[str, dict[str, Any]]  # backbone → content of its audit.json
     pretrain: RunFolder | None
-    near: Near | None = None
-    outdated: str = ""  # why the scan shown is not of the study as it is now
+    near: NearDuplicateFindings | None = None
+    outdated: str = ""  # why the scan does not belong to the present study.yaml and files
 
     @property
     def variables(self) -> list[Variable]:
@@ -84,13 +82,13 @@ class Findings:
 
     @property
     def audited(self) -> str:
-        """Name of the backbone that `audit` speaks of."""
+        """Name of the backbone of `audit`."""
         return sorted(self.audits, key=is_baseline)[0] if self.audits else ""
 
 
-def labelled(backbones: Sequence[Backbone]) -> dict[str, Backbone]:
-    """Backbones by what to call them, each name once."""
-    found: dict[str, Backbone] = {}
+def labelled(backbones: Sequence[EmbeddedBackbone]) -> dict[str, EmbeddedBackbone]:
+    """Label → backbone, each label once."""
+    found: dict[str, EmbeddedBackbone] = {}
     for backbone in backbones:
         label = backbone.label + (" (baseline)" if backbone.baseline else "")
         found[label if label not in found else f"{label} {backbone.vectors.key[:4]}"] = backbone
@@ -98,7 +96,7 @@ def labelled(backbones: Sequence[Backbone]) -> dict[str, Backbone]:
 
 
 def study_title(study: Study) -> str:
-    """What to call a study: the folder's name, or the file's where it is not plain `study.yaml`."""
+    """Title of a study: the folder's name, or the file's name if it is not `study.yaml`."""
     name = study.path.parent.name if study.path.stem == "study" else study.path.stem
     return re.sub(r"[_-]+", " ", name).strip() or "study"
 
@@ -127,7 +125,7 @@ def gather(
     unusable = manifest[manifest["status"] != "ok"] if "status" in manifest else manifest.iloc[:0]
     source = scan.read_json("source.json") if (scan.path / "source.json").is_file() else {}
     of_vectors = {parent["key"]: run for run in cluster_runs for parent in run.record["parents"]}
-    backbones = [Backbone(_backbone_name(run), run, of_vectors.get(run.key)) for run in vectors_runs]
+    backbones = [EmbeddedBackbone(_backbone_name(run), run, of_vectors.get(run.key)) for run in vectors_runs]
     backbones.sort(key=lambda backbone: backbone.baseline)
     names = {run.key: _backbone_name(run) for run in vectors_runs} | {
         run.path.name: _backbone_name(run) for run in vectors_runs
@@ -148,7 +146,7 @@ def gather(
         if len(unusable)
         else pd.DataFrame(columns=["status", "reason"]),
         source=scrub_all(
-            source | {"problems": [_EXAMPLE.sub("", said) for said in source.get("problems", [])]} if source else {},
+            source | {"problems": [without_example(text) for text in source.get("problems", [])]} if source else {},
             manifest,
         ),
         backbones=backbones,
@@ -171,7 +169,7 @@ def gather_newest(study: Study) -> Findings:
         earlier = finished_runs(study.analysis, "scan")
         if not earlier:
             raise UserError(
-                f"{study.path}: nothing has been scanned yet; `pellucid run {study.path}` does all steps"
+                f"{study.path}: there is no scan yet; `pellucid run {study.path}` runs all stages"
             ) from None
         scan, outdated = earlier[-1], str(error)
     vectors = newest_vectors(study.analysis, scan)
@@ -195,19 +193,19 @@ def gather_newest(study: Study) -> Findings:
 
 
 def newest_near(study: Study, scan: RunFolder) -> RunFolder | None:
-    """The last run of `near` on vectors of this scan, of whichever backbone."""
+    """The last run of `near` on vectors of this scan, of any backbone."""
     runs = newest_runs(study.analysis, "near", scan)
     return runs[-1] if runs else None
 
 
-def _near(run: RunFolder, manifest: pd.DataFrame) -> Near:
+def _near(run: RunFolder, manifest: pd.DataFrame) -> NearDuplicateFindings:
     content = run.read_json("near.json")
     pairs, unusual = (pd.read_parquet(run.path / f"{name}.parquet") for name in ("near", "unusual"))
     text = (
         manifest["text_like"].fillna(True).astype(bool) if "text_like" in manifest else pd.Series(True, manifest.index)
     )
     with_text = frozenset(manifest["image_id"][text])
-    return Near(backbone_label(content["backbone"]), content["sentences"], with_text, pairs, unusual)
+    return NearDuplicateFindings(backbone_label(content["backbone"]), content["sentences"], with_text, pairs, unusual)
 
 
 def _backbone_name(run: RunFolder) -> str:
@@ -215,8 +213,13 @@ def _backbone_name(run: RunFolder) -> str:
     return str(json.loads(spec.read_text(encoding="utf-8")).get("backbone", run.name)) if spec.is_file() else run.name
 
 
+def without_example(message: str) -> str:
+    """A message of the command line without the file that it names as an example."""
+    return _EXAMPLE.sub("", message)
+
+
 def scrub(text: str, names: Mapping[str, str]) -> str:
-    """`text` without file names and folders: each name in `names` becomes what it maps to, an absolute path a dash."""
+    """`text` without file names and folders: each name in `names` is replaced, an absolute path too."""
     for name, instead in names.items():
         if name in text:
             text = text.replace(name, instead)
@@ -224,12 +227,12 @@ def scrub(text: str, names: Mapping[str, str]) -> str:
 
 
 def scrub_all(content: Any, manifest: pd.DataFrame) -> Any:
-    """Every text value of a JSON-like content, scrubbed of the manifest's file names and the patients' own ids."""
+    """Every text value of a JSON-like content, without the manifest's file names and the original patient ids."""
     return _scrubbed(content, private_names(manifest))
 
 
 def private_names(manifest: pd.DataFrame) -> dict[str, str]:
-    """What must not be shown → what is shown instead; longest first, so that no name is cut in two."""
+    """Private name → replacement; longest first, so that no name is replaced in part."""
     names: dict[str, str] = {}
     images = captioned(manifest)
     shown = dict(zip(images["image_id"], images["caption"], strict=True))
@@ -245,7 +248,7 @@ def private_names(manifest: pd.DataFrame) -> dict[str, str]:
 
 def _scrubbed(content: Any, names: Mapping[str, str]) -> Any:
     if isinstance(content, str):
-        return unticked(scrub(content, names))
+        return without_backticks(scrub(content, names))
     if isinstance(content, Mapping):
         return {key: _scrubbed(value, names) for key, value in content.items()}
     if isinstance(content, list):

@@ -1,4 +1,4 @@
-"""Prepared images as small pictures of one size: for grids in the report and the explorer."""
+"""Prepared images as thumbnails of one size, for grids in the report and the explorer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pellucid.cohort.images import Pixels, PreparedImages, encode
 
 
 def letterbox(pixels: Pixels, size_px: int) -> Pixels:
-    """(H, W, 3) → (size_px, size_px, 3): the whole image, nothing cut off or stretched, on a dark ground."""
+    """(H, W, 3) → (size_px, size_px, 3): the whole image, neither cropped nor stretched, on a dark background."""
     height, width = pixels.shape[:2]
     scale = size_px / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -37,5 +37,5 @@ def thumbnails(scan_folder: Path, image_ids: Iterable[str], size_px: int = 120, 
 
 
 def data_uri(jpeg: bytes) -> str:
-    """A JPEG that travels inside the page."""
+    """A JPEG as an address that holds its bytes."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

@@ -1,4 +1,4 @@
-"""Numbers and names as a clinician reads them: what every figure, the report and the explorer say in the same words."""
+"""Numbers and names as readers see them, in the same words in every figure, the report and the explorer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-# DESIGN §6.7: clusters are explored and tested, never announced as discoveries.
+# Clusters are explored and tested, never announced as discoveries.
 CLUSTER_SENTENCE = (
     "We explored image phenotype clusters and evaluated their relationship with clinical variables and outcomes."
 )
@@ -41,8 +41,8 @@ _PHENOTYPES: dict[str, tuple[str, str]] = {
 }
 
 
-def plain(value: Any) -> str:
-    """A level of a variable as text: whole numbers without `.0`, missing said in words."""
+def level_text(value: Any) -> str:
+    """A level of a variable as text: whole numbers without `.0`, missing values as words."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
     if isinstance(value, float) and value.is_integer():
@@ -51,39 +51,39 @@ def plain(value: Any) -> str:
     return MISSING if text in {"<NA>", "NaT", "nan", "None", ""} else text
 
 
-def humane(name: str) -> str:
+def readable_name(name: str) -> str:
     """A column name as a label: `scanner_model` → `scanner model`."""
     return re.sub(r"[_\s]+", " ", name.removeprefix("phenotype_")).strip()
 
 
 def for_plotly(text: str, longest: int = 40) -> str:
-    """Text that Plotly shows as it is: its labels understand tags and links, and a table's cells are not ours."""
+    """Text that Plotly shows unchanged: its labels interpret tags and links, and cells of a table are not trusted."""
     short = text if len(text) <= longest else text[: longest - 1] + "…"
     return html.escape(short, quote=False)
 
 
 def for_markdown(text: str) -> str:
-    """Text that Markdown shows as it is: no link, image, formula or coloured span comes out of a table's cell."""
+    """Text that Markdown shows unchanged: a table's cell becomes no link, image, formula or coloured span."""
     # A bare address becomes a link whatever is escaped; an invisible word joiner inside it prevents that.
     broken = re.sub(r"(?i)(?:https?|ftp)(?=:)|www(?=\.)|@", "\\g<0>\u2060", text)
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:&-])", r"\\\1", broken)
 
 
-def unticked(text: str) -> str:
-    """A sentence of the command line for a page: its `names` between quotation marks."""
+def without_backticks(text: str) -> str:
+    """A sentence of the command line for a page: `names` in quotation marks."""
     return re.sub(r"`([^`]*)`", "“\\1”", text)
 
 
 def phenotype_words(name: str, difference: float) -> str:
     """`("phenotype_sharpness", -0.9)` → `much blurrier`; differences are in standard deviations of patients."""
-    label = humane(name)
+    label = readable_name(name)
     more, less = _PHENOTYPES.get(label, (f"more {label}", f"less {label}"))
     size = abs(difference)
     strength = "much " if size >= 1.2 else "" if size >= 0.8 else "somewhat "
     return strength + (more if difference > 0 else less)
 
 
-def p_text(p: float | None) -> str:
+def p_value_text(p: float | None) -> str:
     """A p-value as it is printed: `p = 0.03`, `p < 0.001`."""
     if p is None:
         return "p not estimated"
@@ -112,7 +112,7 @@ def interval(item: Mapping[str, Any]) -> str:
 
 
 def backbone_label(name: str) -> str:
-    """A backbone's name for people: never a folder of somebody's machine."""
+    """A backbone's name for readers, without folders."""
     kind, _, rest = name.partition(":")
     if kind == "pixels":
         return "plain pixels"
@@ -127,7 +127,7 @@ def backbone_label(name: str) -> str:
 
 
 def is_baseline(name: str) -> bool:
-    """Whether a backbone is one that a trained one has to beat."""
+    """Whether a backbone is a baseline that a trained one has to beat."""
     return name.partition(":")[0] in {"pixels", "timm-random"}
 
 
@@ -136,22 +136,22 @@ def metric_label(metric: str | None) -> str:
     key = (metric or "auroc").lower()
     if "auroc" in key or "auc" in key:
         return "AUROC"
-    return {"r2": "R²", "spearman": "Spearman correlation", "concordance": "Concordance"}.get(key, humane(key))
+    return {"r2": "R²", "spearman": "Spearman correlation", "concordance": "Concordance"}.get(key, readable_name(key))
 
 
 def chance(scale: str) -> float:
-    """Where a reading on this scale (`metric_label`) tells nothing."""
+    """The chance level on this scale (`metric_label`)."""
     return 0.5 if scale in {"AUROC", "Concordance"} else 0.0
 
 
 def measure_label(measure: str | None) -> str:
-    """An association's measure for people."""
+    """An association's measure for readers."""
     key = (measure or "").lower()
     if "cram" in key:
         return "Cramér's V"
     if "eta" in key or "η" in key:
         return "η²"
-    return {"spearman": "Spearman's ρ", "r2": "R²"}.get(key, humane(measure or "association"))
+    return {"spearman": "Spearman's ρ", "r2": "R²"}.get(key, readable_name(measure or "association"))
 
 
 def listing(items: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the pages read from disk, kept in memory between clicks: findings, vectors, maps and pictures."""
+"""What the pages read from disk, cached between clicks: findings, vectors, maps and images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _prepared(scan_folder: Path) -> tuple[PreparedImages, dict[str, int]]:
 def picture(scan_folder: Path, image_id: str, size_px: int = 0) -> bytes:
     """One image of the manifest as JPEG: as prepared, or (size_px > 0) inside a square of that size."""
     prepared, place = _prepared(scan_folder)
-    i = place[image_id]  # an id that is not of the manifest has no place: nothing else is ever served
+    i = place[image_id]  # KeyError for an id that is not in the manifest: nothing else is served
     return prepared.encoded(i) if size_px == 0 else encode(letterbox(prepared.decode(i, size_px), size_px), 88)
 
 
@@ -55,7 +55,7 @@ def index_of(folder: Path) -> Index:
     return open_index(folder, vectors_of(folder))
 
 
-@st.cache_resource(max_entries=6, show_spinner="Drawing the map …")
+@st.cache_resource(max_entries=6, show_spinner="Reading the map …")
 def map_points(folder: Path, clusters: Path | None) -> pd.DataFrame:
     """image_id, x, y, cluster: from the cluster run, or the two main directions where there is none."""
     if clusters is not None:

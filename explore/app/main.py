@@ -1,4 +1,4 @@
-"""The explorer's front page: `streamlit run explore/app/main.py -- STUDY_YAML [key=value …]`, started by `pellucid explore`."""
+"""The explorer's entry page: `streamlit run explore/app/main.py -- STUDY_YAML [key=value …]`, started by `pellucid explore`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pellucid.explore.study_findings import study_title
 
 
 def main(arguments: list[str]) -> None:
-    """Check where we listen, read the study, show the page that was asked for."""
+    """Check the server's address, read the study, show the requested page."""
     st.set_page_config(page_title="Pellucid", page_icon="🔎", layout="wide")
     address = st.get_option("server.address")
-    if not is_loopback(address):  # whoever starts Streamlit by hand gets its default: every interface
+    if not is_loopback(address):  # Streamlit started by hand listens on every interface by default
         st.error(f"{refusal(address)} (`pellucid explore STUDY` does so).")
         st.stop()
     if not arguments:
-        st.error("Which study? Start the explorer with `pellucid explore STUDY_YAML`.")
+        st.error("No study was given. Start the explorer with `pellucid explore STUDY_YAML`.")
         st.stop()
     try:
         study = load_study(Path(arguments[0]), arguments[1:])
@@ -46,10 +46,10 @@ def main(arguments: list[str]) -> None:
     with st.sidebar:
         st.caption(f"**{study_title(study)}**")
         patients = findings.images["patient"].nunique()
-        st.caption(f"{len(findings.images):,} images of {patients:,} patients")
+        st.caption(f"{patients:,} patients, {len(findings.images):,} images")
         st.caption("Patients are shown by research id. Nothing leaves this computer.")
         if findings.outdated:
-            st.warning(f"What is shown is out of date. {findings.outdated}")
+            st.warning(f"These results are out of date. {findings.outdated}")
     page.run()
 
 

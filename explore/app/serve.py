@@ -1,4 +1,4 @@
-"""Start the explorer: Streamlit in a process of its own, on this machine's loopback address only."""
+"""Start the explorer: Streamlit in a separate process, on this machine's loopback address only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _THEME = {
 
 
 def is_loopback(address: str | None) -> bool:
-    """Whether only this machine can reach the address; no address at all means every interface."""
+    """Whether only this machine can reach the address; no address means every interface."""
     if not address:
         return False
     if address == "localhost":
@@ -39,10 +39,10 @@ def is_loopback(address: str | None) -> bool:
 
 
 def refusal(address: str | None) -> str:
-    """Why the explorer does not listen there."""
+    """Why the explorer refuses to listen on an address."""
     return (
         f"the explorer shows patients' images and has no sign-in yet, so it does not listen on "
-        f"{address or 'every interface'}: leave the address at 127.0.0.1, and use an SSH tunnel from another machine"
+        f"{address or 'every interface'}: keep the address 127.0.0.1, and use an SSH tunnel from another machine"
     )
 
 
@@ -78,14 +78,14 @@ def explore(study: Study, port: int = 8501, address: str = "127.0.0.1", override
         UserError: an address other than loopback, or nothing to show yet.
     """
     line = command(study.path, port, address, overrides)
-    gather_newest(study)  # says now, not in the browser, that nothing has been scanned
-    house = str(APP.parents[3])  # Streamlit runs a script by its path: it would not find the packages of a checkout
-    paths = os.pathsep.join([house, *filter(None, [os.environ.get("PYTHONPATH")])])
+    gather_newest(study)  # a study without a scan is refused here, not in the browser
+    root = str(APP.parents[3])  # Streamlit runs a script by its path and would not find the packages of a checkout
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     _refuse_taken_port(address, port)
     process = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": paths})
     try:
         return process.wait()
-    except (KeyboardInterrupt, SystemExit):  # Ctrl-C is how it is meant to end
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C ends the explorer
         process.terminate()
         process.wait(timeout=10)
         return 0
@@ -98,4 +98,4 @@ def _refuse_taken_port(address: str, port: int) -> None:
         try:
             trial.bind((address.strip("[]"), port))
         except OSError:
-            raise UserError(f"port {port} is taken, perhaps by another explorer: choose another with --port") from None
+            raise UserError(f"port {port} is in use, perhaps by another explorer: choose another with --port") from None

@@ -1,6 +1,6 @@
-"""What a cluster is, in a clinician's words: its typical images, how it looks, who is in it, what it goes with.
+"""Description of clusters for a clinician: typical images, appearance, patients, associations with variables.
 
-Between the map (`clusters.py`) and the eyes. Arrays and frames in, plain dicts out; the patient is the unit throughout.
+Arrays and frames in, plain dicts out; the patient is the unit throughout.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from scipy.stats import false_discovery_control
 
 from pellucid.cohort.statistics import Patients, associate
 from pellucid.cohort.study import Variable
-from pellucid.explore.wording import humane, listing, phenotype_words, plain
+from pellucid.explore.wording import level_text, listing, phenotype_words, readable_name
 
-FEWEST_PATIENTS = 10  # under this an association is not a number (DESIGN §6.3)
-_SEEN = 0.5  # standardised difference from which the eye is likely to notice
+FEWEST_PATIENTS = 10  # below this no association is computed
+_SEEN = 0.5  # standardised difference that is likely to be visible
 
 
 def medoids(vectors: NDArray[np.float32], rows: NDArray[np.int64], patients: pd.Series, n: int = 6) -> list[int]:
@@ -38,7 +38,7 @@ def looks(frame: pd.DataFrame, inside: NDArray[np.bool_]) -> list[dict[str, Any]
 
     Returns:
         `{phenotype, difference, mean, mean_rest, words}`, the largest difference first; `words` is "" where the
-        difference is too small for the eye.
+        difference is too small to be visible.
     """
     names = [c for c in frame.columns if str(c).startswith("phenotype_")]
     numbers = frame[names].apply(pd.to_numeric, errors="coerce")
@@ -66,7 +66,7 @@ def looks(frame: pd.DataFrame, inside: NDArray[np.bool_]) -> list[dict[str, Any]
 
 
 def top_levels(frame: pd.DataFrame, inside: NDArray[np.bool_], variables: Sequence[Variable]) -> list[dict[str, Any]]:
-    """For each variable with levels, the level that most of the cluster has, beside its share of everything.
+    """For each variable with levels, the most frequent level of the cluster, with its share inside and overall.
 
     Shares weigh patients, not images: within the cluster each patient counts once.
     """
@@ -94,7 +94,7 @@ def top_levels(frame: pd.DataFrame, inside: NDArray[np.bool_], variables: Sequen
 def _patient_shares(frame: pd.DataFrame, name: str) -> pd.Series:
     known = frame[frame[name].notna()]
     weight = 1 / known.groupby("patient")["patient"].transform("size")
-    total = weight.groupby(known[name].map(plain)).sum()
+    total = weight.groupby(known[name].map(level_text)).sum()
     return total / total.sum() if len(total) else total
 
 
@@ -147,7 +147,7 @@ def associations(
                     item["note"] = "some values are not numbers"
                     continue
             else:
-                levels, coded = np.unique(values.map(plain).to_numpy(str), return_inverse=True)
+                levels, coded = np.unique(values.map(level_text).to_numpy(str), return_inverse=True)
                 n_levels = len(levels)
             n_groups = int(groups.max()) + 1
             strength = associate(coded, n_levels, groups, n_groups, patients, permutations, seed + number)
@@ -173,7 +173,7 @@ def describe(
     cluster: NDArray[np.int64],
     variables: Sequence[Variable],
 ) -> list[dict[str, Any]]:
-    """One dict per cluster: size, patients, the largest share of one patient, medoids, looks, and who it consists of.
+    """One dict per cluster: size, patients, the largest share of one patient, medoids, appearance and most frequent levels.
 
     Args:
         frame: image_id, patient, phenotypes and variables; one row per image, in the order of `vectors`.
@@ -203,18 +203,20 @@ def describe(
 
 
 def association_sentences(tested: Sequence[dict[str, Any]]) -> list[str]:
-    """What the clusters go with, and what not: never stronger than the numbers; untested variables are named."""
+    """Variables with and without an association with the clusters; untested variables are named."""
     groups: dict[str, list[str]] = {}
     for item in sorted(tested, key=lambda item: -(item["value"] or 0)):
-        groups.setdefault(_strength_word(item), []).append(humane(str(item["variable"])))
+        groups.setdefault(_strength_word(item), []).append(readable_name(str(item["variable"])))
     found = [
-        f"Clusters go {how} with {listing(groups[how])}."
+        f"Clusters are {how} associated with {listing(groups[how])}."
         for how in ("strongly", "moderately", "weakly")
         if how in groups
     ]
     if "not" in groups:
-        found.append(f"No association of clusters with {listing(groups['not'])} was found.")
-    untested = [f"{humane(str(item['variable']))} ({item['note']})" for item in tested if item["p_value"] is None]
+        found.append(f"No association between clusters and {listing(groups['not'])} was found.")
+    untested = [
+        f"{readable_name(str(item['variable']))} ({item['note']})" for item in tested if item["p_value"] is None
+    ]
     return found + ([f"Not tested: {listing(untested)}."] if untested else [])
 
 

@@ -1,4 +1,4 @@
-"""The map and the clusters of one set of vectors: the `cluster` verb, read by the report and the explorer."""
+"""Stage `cluster`: map and clusters of one set of vectors (UMAP, HDBSCAN), shown by the report and the explorer."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ class ClusterConfig(Config):
     """The `cluster` section of study.yaml."""
 
     n_neighbors: int = Field(15, ge=2, le=200)  # of the one neighbour graph that the map is drawn from
-    min_cluster_size: int = Field(0, ge=0)  # images; 0: 2 % of them, at least 10 and at most 200
+    min_cluster_size: int = Field(0, ge=0)  # images; 0: 2 % of all images, at least 10 and at most 200
     permutations: int = Field(999, ge=99)  # of patients, for the associations
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each image lies on the map and which cluster it is in."""
+    """Position of each image on the map, and its cluster."""
 
     xy: NDArray[np.float32]  # (n, 2)
     cluster: NDArray[np.int64]  # (n,) 1 is the largest, -1 is none
-    probability: NDArray[np.float32]  # (n,) how firmly HDBSCAN puts the image there
-    note: str  # a sentence where the usual way was not possible, else ""
+    probability: NDArray[np.float32]  # (n,) HDBSCAN's membership strength
+    note: str  # why there are no clusters, else ""
 
 
 def lay_out(values: NDArray[np.float32], config: ClusterConfig) -> Layout:
     """A map and clusters of (n, d) vectors; cosine geometry; the same seed gives the same result.
 
-    Clusters are sought by HDBSCAN on a five-dimensional UMAP embedding (min_dist 0) of the neighbour graph that also
-    draws the map: density in hundreds of dimensions is nearly flat, and HDBSCAN then calls most images noise, while
-    PCA folds small groups into large ones. The map itself is not clustered: two dimensions tear groups apart.
+    HDBSCAN clusters a five-dimensional UMAP embedding (min_dist 0) of the neighbour graph from which the map is computed.
+    In hundreds of dimensions density is nearly flat and HDBSCAN labels most images as noise; PCA merges small groups
+    into large ones; the two-dimensional map splits groups.
     """
     vectors = normalised(np.asarray(values, dtype=np.float32))
     n = len(vectors)
     if n < FEWEST_IMAGES:
-        note = f"Only {count(n, 'image')}: too few to look for clusters; the map shows the two main directions."
+        note = f"Only {count(n, 'image')}: too few for clusters; the map shows the two main directions of variation."
         return Layout(
             principal_directions(vectors), np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=np.float32), note
         )
@@ -67,10 +67,10 @@ def lay_out(values: NDArray[np.float32], config: ClusterConfig) -> Layout:
         warnings.simplefilter("ignore", FutureWarning)
         import hdbscan
 
-        # One worker: starting more costs 8 s, which this many points never repay (MEASURED.md).
+        # One worker: starting more takes 8 s, longer than the clustering itself.
         model = hdbscan.HDBSCAN(min_cluster_size=size, min_samples=min(size, 5), core_dist_n_jobs=1).fit(dense)
     cluster = by_size(model.labels_)
-    note = "" if (cluster > 0).any() else "No group of images stands apart from the others: no clusters are reported."
+    note = "" if (cluster > 0).any() else "No separate group of images was found: no clusters are reported."
     return Layout(xy, cluster, np.asarray(model.probabilities_, dtype=np.float32), note)
 
 
@@ -103,7 +103,7 @@ def _umap(
     min_dist: float,
 ) -> NDArray[np.float32]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that a seed means one thread, and that it cannot map new points
+        warnings.simplefilter("ignore")  # a seed means one thread, and new points cannot be mapped
         import umap
 
         model = umap.UMAP(
@@ -113,7 +113,7 @@ def _umap(
             metric="cosine",
             precomputed_knn=(*graph, None),
             force_approximation_algorithm=True,  # below 4,096 images it would otherwise discard the graph
-            init="pca",  # keeps the large distances, and is the same on every machine (Kobak & Linderman 2021)
+            init="pca",  # preserves global structure, and is deterministic (Kobak & Linderman 2021)
             random_state=config.seed,
             n_jobs=1,
         )
@@ -121,7 +121,7 @@ def _umap(
 
 
 def cluster(study: Study, vectors_run: RunFolder, scan: RunFolder, progress: bool = True) -> RunFolder:
-    """The map, the clusters and what they go with, as a run: clusters.parquet and clusters.json.
+    """Map, clusters and their associations, as a run: clusters.parquet and clusters.json.
 
     Args:
         vectors_run: a finished `embed` run; the clusters carry its name.
@@ -134,7 +134,7 @@ def cluster(study: Study, vectors_run: RunFolder, scan: RunFolder, progress: boo
             return run
         columns = [SpinnerColumn(), TextColumn("cluster: {task.description}"), TimeElapsedColumn()]
         with Progress(*columns, disable=not progress, transient=True) as bar:
-            task = bar.add_task("drawing the map", total=None)
+            task = bar.add_task("computing the map", total=None)
             vectors = load_vectors(vectors_run.path)
             frame = _frame(vectors.images, pd.read_parquet(scan.path / "manifest.parquet"))
             layout = lay_out(np.asarray(vectors.values), config)
@@ -186,14 +186,14 @@ def _sentences(
     whole = count(len(frame), "image")
     patients = count(int(frame["patient"].nunique()), "patient")
     held = f"all {whole}" if inside == len(frame) else f"{inside:,} of {whole}"
-    rest = "" if inside == len(frame) else "; the others lie between them"
-    verb = "holds" if len(found) == 1 else "hold"
-    sentences.append(f"{count(len(found), 'cluster')} {verb} {held} from {patients}{rest}.")
+    rest = "" if inside == len(frame) else "; the other images belong to no cluster"
+    verb = "contains" if len(found) == 1 else "contain"
+    sentences.append(f"{count(len(found), 'cluster')} {verb} {held} ({patients} in total){rest}.")
     alone = [item for item in found if item["largest_patient_share"] > 0.5 or item["n_patients"] < 5]
     if alone:
         names = ", ".join(str(item["cluster"]) for item in alone)
         noun = "Cluster" if len(alone) == 1 else "Clusters"
         sentences.append(
-            f"{noun} {names} consist{'s' if len(alone) == 1 else ''} of a few patients' images: say nothing of disease there."
+            f"{noun} {names} consist{'s' if len(alone) == 1 else ''} of images of a few patients: do not draw conclusions about disease."
         )
     return sentences + association_sentences(tested)

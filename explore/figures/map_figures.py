@@ -56,7 +56,7 @@ TEMPLATE = go.layout.Template(
 
 def levels_and_colours(values: pd.Series, most: int = 12) -> tuple[pd.Series, dict[str, str]]:
     """Each value as a shown level, and a colour for each level: frequent levels by name, the rest as one."""
-    shown = values.map(wording.plain).astype(object)
+    shown = values.map(wording.level_text).astype(object)
     present = shown[~shown.isin([wording.MISSING, wording.UNASSIGNED])]
     frequent = present.value_counts().index.tolist()
     if len(frequent) > most:
@@ -64,7 +64,7 @@ def levels_and_colours(values: pd.Series, most: int = 12) -> tuple[pd.Series, di
         other = f"other ({len(rest)} levels)"
         shown = shown.where(~shown.isin(rest), other)
         frequent = [*frequent[: most - 1], other]
-    named = sorted((level for level in frequent if not level.startswith("other (")), key=_natural)
+    named = sorted((level for level in frequent if not level.startswith("other (")), key=natural_order)
     colours = {level: LEVEL_COLOURS[i % len(LEVEL_COLOURS)] for i, level in enumerate(named)}
     colours |= {level: "#b8c0c9" for level in frequent if level.startswith("other (")}
     if (shown == wording.MISSING).any():
@@ -74,7 +74,7 @@ def levels_and_colours(values: pd.Series, most: int = 12) -> tuple[pd.Series, di
     return shown, colours
 
 
-def _natural(text: str) -> list[tuple[int, float, str]]:
+def natural_order(text: str) -> list[tuple[int, float, str]]:
     """Sort key in which `Scanner 2` comes before `Scanner 10`, and 9.5 before 10."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(0, float(part), "") if i % 2 else (1, 0.0, part.casefold()) for i, part in enumerate(parts) if part]
@@ -135,7 +135,7 @@ def _continuous_traces(points: pd.DataFrame, values: pd.Series, name: str, texts
         traces.append(_points(len(points), points[missing], texts[missing], pale, wording.MISSING, legend=False))
     if not missing.all():
         low, high = (float(bound) for bound in numbers.quantile([0.02, 0.98]))
-        title = wording.for_plotly(wording.humane(name))
+        title = wording.for_plotly(wording.readable_name(name))
         scale = {
             "color": numbers[~missing].to_numpy(float),
             "colorscale": "Cividis",
@@ -153,7 +153,7 @@ def _continuous_traces(points: pd.DataFrame, values: pd.Series, name: str, texts
                 "outlinewidth": 0,
             },
         }
-        label = wording.humane(name)
+        label = wording.readable_name(name)
         traces.append(_points(len(points), points[~missing], texts[~missing], pale | scale, label, legend=False))
     return traces
 
@@ -196,18 +196,18 @@ def _points(n: int, rows: pd.DataFrame, texts: pd.Series, marker: dict[str, Any]
 
 
 def shares_figure(table: Mapping[str, Mapping[str, int]], clinical: str, acquisition: str) -> go.Figure:
-    """Who was imaged with what: for each level of a factor, the share of patients at each clinical level.
+    """For each level of a factor, the share of patients at each clinical level.
 
     Args:
         table: acquisition level → clinical level → number of patients.
     """
     frame = pd.DataFrame(table).T.fillna(0)
-    frame = frame.loc[sorted(frame.index, key=lambda level: _natural(str(level)))]
+    frame = frame.loc[sorted(frame.index, key=lambda level: natural_order(str(level)))]
     totals = frame.sum(axis=1)
     shares = frame.div(totals.where(totals > 0, 1), axis=0)
     figure = go.Figure()
     labels = [f"{wording.for_plotly(str(level), 24)}  (n = {int(totals[level])})  " for level in frame.index]
-    for i, level in enumerate(sorted(frame.columns, key=lambda level: _natural(str(level)))):
+    for i, level in enumerate(sorted(frame.columns, key=lambda level: natural_order(str(level)))):
         counts = frame[level].astype(int)
         figure.add_trace(
             go.Bar(
@@ -239,7 +239,7 @@ def shares_figure(table: Mapping[str, Mapping[str, int]], clinical: str, acquisi
         bargap=0.28,
         height=38 * len(frame) + 130,
         legend={
-            "title": {"text": wording.for_plotly(wording.humane(clinical)) + "  ", "font": {"size": 13}},
+            "title": {"text": wording.for_plotly(wording.readable_name(clinical)) + "  ", "font": {"size": 13}},
             "traceorder": "normal",
             "y": 0,
             "yref": "container",
@@ -251,15 +251,15 @@ def shares_figure(table: Mapping[str, Mapping[str, int]], clinical: str, acquisi
 
 
 def _on(colour: str) -> str:
-    """Black or white, whichever can be read on `colour` (relative luminance, WCAG 2)."""
+    """Black or white, the one that is readable on `colour` (relative luminance, WCAG 2)."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     return "#ffffff" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.3 else INK
 
 
 def factor_figure(factor: Mapping[str, Any]) -> go.Figure:
     """Patients per level of one acquisition factor."""
-    levels = sorted(factor.get("levels") or [], key=lambda item: _natural(wording.plain(item["level"])))
-    names = [wording.for_plotly(wording.plain(item["level"]), 28) + "  " for item in levels]
+    levels = sorted(factor.get("levels") or [], key=lambda item: natural_order(wording.level_text(item["level"])))
+    names = [wording.for_plotly(wording.level_text(item["level"]), 28) + "  " for item in levels]
     patients = [int(item["patients"]) for item in levels]
     images = [int(item.get("images", 0)) for item in levels]
     figure = go.Figure(
@@ -282,7 +282,7 @@ def factor_figure(factor: Mapping[str, Any]) -> go.Figure:
 
 
 def note_figure(sentence: str) -> go.Figure:
-    """A sentence where a figure would stand."""
+    """A sentence in place of a figure."""
     figure = go.Figure()
     figure.add_annotation(
         text=wording.for_plotly(sentence, 200), showarrow=False, font={"size": 15, "color": "#52606d"}

@@ -25,7 +25,7 @@ _CHANCE_LINE = {"dash": "dash", "width": 1.5, "color": "#52606d"}
 
 
 def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
-    """How well each variable can be predicted from the vectors: a dot with its interval per variable and backbone.
+    """How well each variable is predicted from the vectors: a dot with its interval per variable and backbone.
 
     Args:
         backbones: backbone name → `variables` rows of probes.json or audit.json.
@@ -33,7 +33,7 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
     order = sorted(backbones, key=wording.is_baseline)
     panels = _panels(backbones, order)
     if not panels:
-        return note_figure("No variable has enough patients to be probed.")
+        return note_figure("No variable has enough patients.")
     row_px, gap_px, above_px = max(38, 19 * len(order)), 78, 28
     below_px = 110 if len(order) > 2 else 88
     heights = [row_px * len(members) for members in panels.values()]
@@ -130,7 +130,7 @@ def _probe_axes(figure: go.Figure, panel: int, scale: str, members: Sequence[Row
         figure.add_hline(y=i + 0.5, line={"width": 1, "color": FAINT}, row=panel, col=1)
     figure.update_yaxes(
         tickvals=list(range(len(members))),
-        ticktext=[wording.for_plotly(wording.humane(name), 30) + "  " for _, name in reversed(members)],
+        ticktext=[wording.for_plotly(wording.readable_name(name), 30) + "  " for _, name in reversed(members)],
         tickfont={"size": 15},
         range=[-0.55, len(members) - 0.45],
         showgrid=False,
@@ -141,7 +141,7 @@ def _probe_axes(figure: go.Figure, panel: int, scale: str, members: Sequence[Row
 
 
 def _probe_legend(figure: go.Figure, order: Sequence[str]) -> None:
-    """Drawn by hand: one entry per backbone, two colours for the roles."""
+    """One entry per backbone, and one per colour for the two roles."""
     for b, name in enumerate(order):
         muted = wording.is_baseline(name)
         marker = {
@@ -203,20 +203,18 @@ def _span(
 
 
 def _axis_title(scale: str) -> str:
-    return (
-        f"how well it can be predicted from the embedding ({scale}: {wording.chance(scale):g} is chance, 1 is perfect)"
-    )
+    return f"how well it can be told from the image ({scale}: {wording.chance(scale):g} is chance, 1 is perfect)"
 
 
 def _probe_hover(backbone: str, item: Mapping[str, Any]) -> str:
     lines = [
-        f"<b>{wording.for_plotly(wording.humane(str(item['name'])))}</b>, {wording.for_plotly(wording.backbone_label(backbone))}",
+        f"<b>{wording.for_plotly(wording.readable_name(str(item['name'])))}</b>, {wording.for_plotly(wording.backbone_label(backbone))}",
         f"{wording.metric_label(item.get('metric'))} {wording.interval(item)}",
     ]
     if item.get("n_patients") is not None:
         lines.append(wording.count(int(item["n_patients"]), "patient"))
     if "p_value" in item:
-        lines.append(wording.p_text(item["p_value"]))
+        lines.append(wording.p_value_text(item["p_value"]))
     return "<br>".join(lines)
 
 
@@ -241,8 +239,8 @@ def pair_figure(
     for i, row in enumerate(rows):
         figure.add_traces(_pair_traces(row, len(rows) - 1 - i))
     for name, marker in (
-        ("all patients together", {"size": 12, "color": "#ffffff", "line": {"width": 2.4, "color": INK}}),
-        ("compared only within levels of the other", {"size": 13, "color": INK}),
+        ("all patients", {"size": 12, "color": "#ffffff", "line": {"width": 2.4, "color": INK}}),
+        ("only patients of the same level of the other variable", {"size": 13, "color": INK}),
     ):
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name))
     figure.add_vline(x=chance, line=_CHANCE_LINE)
@@ -292,7 +290,7 @@ def _pair_rows(
                 continue
             if {wording.metric_label(r.get("metric", before.get("metric"))) for r in (before, beyond)} != {scale}:
                 continue
-            names = [wording.for_plotly(wording.humane(name), 26) for name in (target, other)]
+            names = [wording.for_plotly(wording.readable_name(name), 26) for name in (target, other)]
             rows.append(_PairRow(f"<b>{names[0]}</b> within {names[1]}", before, beyond, colour))
     return rows
 
@@ -301,7 +299,7 @@ def _pair_traces(row: _PairRow, y: int) -> list[go.Scatter]:
     """The line between the two dots, the open dot, and the full one with its interval."""
     a, b = float(row.before["score"]), float(row.beyond["score"])
     low, high = row.beyond.get("ci_low"), row.beyond.get("ci_high")
-    within = f"{wording.interval(row.beyond)}, {wording.p_text(row.beyond.get('p_value'))}"
+    within = f"{wording.interval(row.beyond)}, {wording.p_value_text(row.beyond.get('p_value'))}"
     return [
         go.Scatter(
             x=[a, b], y=[y, y], mode="lines", line={"width": 2, "color": "#cbd2d9"}, hoverinfo="skip", showlegend=False

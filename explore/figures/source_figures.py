@@ -1,6 +1,6 @@
 """Plotly figures of the source audit, the same for the report and the explorer: sections of source.json in, a `Figure` out.
 
-Colours as in `figures`: blue is clinical, vermilion is acquisition, grey is what is neither; grades have three of their own.
+Blue is clinical, vermilion is acquisition, grey is neither; quality grades have three separate colours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pellucid.explore.figures.map_figures import (
     LEVEL_COLOURS,
     MUTED,
     TEMPLATE,
-    _natural,
+    natural_order,
 )
 
 GRADE_COLOURS = {"good": "#cfe3da", "borderline": "#f0c674", "poor": "#b4472e"}
@@ -31,14 +31,14 @@ def _colour(role: str) -> str:
 
 
 def events_figure(factor: Mapping[str, Any], variable: str) -> go.Figure:
-    """Patients per level of a factor; the dark part are those with the event."""
-    levels = sorted(factor["levels"], key=lambda item: _natural(wording.plain(item["level"])))
-    names = [wording.for_plotly(wording.plain(item["level"]), 26) + "  " for item in levels]
+    """Patients per level of a factor; the dark part counts those with the event."""
+    levels = sorted(factor["levels"], key=lambda item: natural_order(wording.level_text(item["level"])))
+    names = [wording.for_plotly(wording.level_text(item["level"]), 26) + "  " for item in levels]
     events = [int(item["events"][variable]["patients"]) for item in levels]
     known = [int(item["events"][variable]["known"]) for item in levels]
     patients = [int(item["patients"]) for item in levels]
     event = (
-        wording.for_plotly(f"{wording.humane(variable)} = {levels[0]['events'][variable]['event']}", 34)
+        wording.for_plotly(f"{wording.readable_name(variable)} = {levels[0]['events'][variable]['event']}", 34)
         if levels
         else ""
     )
@@ -51,9 +51,9 @@ def events_figure(factor: Mapping[str, Any], variable: str) -> go.Figure:
         figure.add_trace(
             go.Bar(y=names, x=values, orientation="h", name=name, marker={"color": colour}, hoverinfo="skip")
         )
-    told = [f" {e} of {k} ({e / k:.0%})" if k else f" {p}" for p, e, k in zip(patients, events, known, strict=True)]
+    labels = [f" {e} of {k} ({e / k:.0%})" if k else f" {p}" for p, e, k in zip(patients, events, known, strict=True)]
     label: dict[str, Any] = {"mode": "text", "textposition": "middle right", "hoverinfo": "skip", "showlegend": False}
-    figure.add_trace(go.Scatter(x=patients, y=names, text=told, textfont={"size": 13}, cliponaxis=False, **label))
+    figure.add_trace(go.Scatter(x=patients, y=names, text=labels, textfont={"size": 13}, cliponaxis=False, **label))
     figure.update_xaxes(
         range=[0, max([*patients, 1]) * 1.45], nticks=4, title={"text": "patients", "font": {"size": 13}}
     )
@@ -85,18 +85,20 @@ def images_per_patient_figure(section: Mapping[str, Any], variable: str) -> go.F
                 hovertemplate="%{x} image(s): %{y:.0%} of patients<extra></extra>",
             )
         )
-    figure.update_xaxes(type="category", title={"text": "images of one patient", "font": {"size": 13}}, showgrid=False)
+    figure.update_xaxes(type="category", title={"text": "images per patient", "font": {"size": 13}}, showgrid=False)
     figure.update_yaxes(
         tickformat=".0%", rangemode="tozero", nticks=5, title={"text": "share of patients", "font": {"size": 13}}
     )
     figure.update_layout(template=TEMPLATE, height=280, barmode="group", bargap=0.25, margin={"b": 84})
-    return _legend_below(figure, wording.humane(variable) if levels else "")
+    return _legend_below(figure, wording.readable_name(variable) if levels else "")
 
 
 def grades_figure(entry: Mapping[str, Any]) -> go.Figure:
     """Shares of good, borderline and poor images at each level of a variable, each patient counting once."""
-    levels = sorted(entry["levels"], key=lambda item: _natural(wording.plain(item["level"])))
-    names = [f"{wording.for_plotly(wording.plain(item['level']), 24)}  (n = {item['patients']})  " for item in levels]
+    levels = sorted(entry["levels"], key=lambda item: natural_order(wording.level_text(item["level"])))
+    names = [
+        f"{wording.for_plotly(wording.level_text(item['level']), 24)}  (n = {item['patients']})  " for item in levels
+    ]
     figure = go.Figure()
     for grade, colour in GRADE_COLOURS.items():
         figure.add_trace(
@@ -146,7 +148,7 @@ def course_figure(test: Mapping[str, Any]) -> go.Figure:
         levels = [level for level in levels if level != "no"] if set(levels) == {"yes", "no"} else levels
         if len(levels) > _MOST_LINES:
             levels = sorted(levels, key=lambda lv: -sum(entry["shares"].get(lv, 0) for entry in course))[:_MOST_LINES]
-        for i, level in enumerate(sorted(levels, key=_natural)):
+        for i, level in enumerate(sorted(levels, key=natural_order)):
             line = {"width": 2.5, "color": LEVEL_COLOURS[i % len(LEVEL_COLOURS)]}
             label = wording.for_plotly(test["variable"] if level == "yes" else str(level), 28)
             shares = [entry["shares"].get(level, 0) for entry in course]
@@ -154,7 +156,7 @@ def course_figure(test: Mapping[str, Any]) -> go.Figure:
                 go.Scatter(x=names, y=shares, name=label, mode="lines+markers", line=line, marker={"size": 7})
             )
         figure.update_yaxes(
-            tickformat=".0%", rangemode="tozero", title={"text": "share, each patient once", "font": {"size": 13}}
+            tickformat=".0%", rangemode="tozero", title={"text": "share of patients", "font": {"size": 13}}
         )
     else:
         low = [entry["quartiles"][0] for entry in course]
@@ -164,9 +166,9 @@ def course_figure(test: Mapping[str, Any]) -> go.Figure:
         figure.add_trace(go.Scatter(x=names, y=high, fill="tonexty", fillcolor="#dce9f2", **band))
         middle = [entry["median"] for entry in course]
         line = {"width": 2.5, "color": CLINICAL}
-        figure.add_trace(go.Scatter(x=names, y=middle, name="median of patients; band: middle half", line=line))
+        figure.add_trace(go.Scatter(x=names, y=middle, name="median over patients; band: middle half", line=line))
         figure.update_yaxes(
-            title={"text": wording.for_plotly(wording.humane(test["variable"]), 24), "font": {"size": 13}}
+            title={"text": wording.for_plotly(wording.readable_name(test["variable"]), 24), "font": {"size": 13}}
         )
         figure.update_layout(showlegend=True)
     figure.update_xaxes(type="category", showgrid=False)
@@ -178,7 +180,7 @@ def course_figure(test: Mapping[str, Any]) -> go.Figure:
 def missing_figure(gaps: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Share of patients without each variable."""
     shown = sorted((gap for gap in gaps if gap["n_images"]), key=lambda gap: -gap["n_patients"])
-    names = [wording.for_plotly(wording.humane(gap["variable"]), 28) + "  " for gap in shown]
+    names = [wording.for_plotly(wording.readable_name(gap["variable"]), 28) + "  " for gap in shown]
     figure = go.Figure(
         go.Bar(
             y=names,
@@ -203,8 +205,10 @@ def missing_figure(gaps: Sequence[Mapping[str, Any]]) -> go.Figure:
 
 def missing_by_figure(test: Mapping[str, Any]) -> go.Figure:
     """Share of patients without one variable at each level of another."""
-    levels = sorted(test["levels"], key=lambda item: _natural(wording.plain(item["level"])))
-    names = [f"{wording.for_plotly(wording.plain(item['level']), 24)}  (n = {item['patients']})  " for item in levels]
+    levels = sorted(test["levels"], key=lambda item: natural_order(wording.level_text(item["level"])))
+    names = [
+        f"{wording.for_plotly(wording.level_text(item['level']), 24)}  (n = {item['patients']})  " for item in levels
+    ]
     figure = go.Figure(
         go.Bar(
             y=names,
@@ -225,9 +229,9 @@ def missing_by_figure(test: Mapping[str, Any]) -> go.Figure:
 
 
 def balance_figure(side: Mapping[str, Any], reference: str) -> go.Figure:
-    """Each variable's standardised difference between a side of the split and training; grey is what chance makes."""
+    """Each variable's standardised difference between a part of the split and training; grey is expected by chance."""
     rows = sorted(side["variables"], key=lambda item: -item["difference"])
-    names = [wording.for_plotly(wording.humane(item["variable"]), 28) + "  " for item in rows]
+    names = [wording.for_plotly(wording.readable_name(item["variable"]), 28) + "  " for item in rows]
     figure = go.Figure()
     figure.add_vrect(x0=0, x1=side["chance"], fillcolor=FAINT, opacity=0.6, line_width=0, layer="below")
     figure.add_trace(
@@ -242,7 +246,7 @@ def balance_figure(side: Mapping[str, Any], reference: str) -> go.Figure:
         )
     )
     top = max([item["difference"] for item in rows] + [side["chance"], 0.1])
-    title = f"{side['side']} against {reference}, in standard deviations"
+    title = f"{side['side']} compared with {reference}, in standard deviations"
     figure.update_xaxes(
         range=[0, top * 1.1], title={"text": wording.for_plotly(title, 60), "font": {"size": 13}}, nticks=5
     )

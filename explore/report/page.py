@@ -20,7 +20,7 @@ from pellucid.explore.figures import map_figures, probe_figures
 from pellucid.explore.sections import source_sections, verdict_cards
 from pellucid.explore.sections.audit_tables import further_tables
 from pellucid.explore.study_findings import (
-    Backbone,
+    EmbeddedBackbone,
     Findings,
     private_names,
     scrub,
@@ -39,12 +39,12 @@ from pellucid.pretrain.monitor import (
     watch_sentences,
 )
 
-MOST_POINTS = 2500  # of a map in the page; more make it slow, not clearer
+MOST_POINTS = 2500  # per map; more make the page slow, not clearer
 MOST_PANELS = 6
-MOST_PAIRS = 8  # in the figure; the table has them all
-MOST_SOURCE_FIGURES = 14  # of one section of the source audit; the explorer has them all
+MOST_PAIRS = 8  # in the figure; the table lists all pairs
+MOST_SOURCE_FIGURES = 14  # of one section of the source audit; the explorer shows all of them
 MOST_CLUSTERS = 24
-FEW_PATIENTS = 30  # under this the report says at its head that little can be known
+FEW_PATIENTS = 30  # below this, a warning at the top of the report
 _PANEL_HEIGHT = 380
 
 
@@ -57,7 +57,11 @@ def render(findings: Findings, parents: Sequence[RunFolder] = ()) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"humane": wording.humane, "p": wording.p_text, "plain": wording.plain}
+    environment.filters |= {
+        "readable_name": wording.readable_name,
+        "p": wording.p_value_text,
+        "level": wording.level_text,
+    }
     page = environment.get_template("report.html.j2")
     return page.render(
         title=study_title(findings.study),
@@ -76,7 +80,7 @@ def render(findings: Findings, parents: Sequence[RunFolder] = ()) -> str:
 
 
 class _Figures:
-    """Figures as HTML, each with a name of its own that is the same on every rendering."""
+    """Figures as HTML, each with an id that is the same on every rendering."""
 
     @staticmethod
     def html(figure: go.Figure, name: str) -> Markup:
@@ -94,12 +98,12 @@ def _head(findings: Findings) -> dict[str, Any]:
     warnings = []
     if patients < FEW_PATIENTS:
         warnings.append(
-            f"Too few patients for firm answers: {wording.count(patients, 'patient')}. "
-            "Intervals are wide, and what is not found here may well be there."
+            f"Only {wording.count(patients, 'patient')}: too few for firm conclusions. "
+            "Intervals are wide, and absence of a finding is not evidence of absence."
         )
     if findings.study.config.patient == "none":
         warnings.append(
-            "Patients are not known: every image counts as a patient of its own, so intervals are too narrow."
+            "Patients are not known: every image counts as a separate patient, so intervals are too narrow."
         )
     return {
         "images": images,
@@ -118,19 +122,21 @@ def _learned(findings: Findings) -> dict[str, Any]:
     return {
         "audited": wording.backbone_label(findings.audited) if findings.audited else "",
         "headline": verdict_cards.headline(found),
-        "cards": [v for v in found if v.tone in {"flagged", "caution"}],
+        "cards": [v for v in found if v.tone in verdict_cards.CONFOUNDED],
         "cleared": [v for v in found if v.tone == "cleared"],
         "cleared_factors": verdict_cards.by_factor([v for v in found if v.tone == "cleared"]),
         "neutral": [v for v in found if v.tone == "neutral"],
         "saturated": wording.listing(
             list(
-                dict.fromkeys(wording.humane(v["name"]) for rows in probes.values() for v in rows if v.get("saturated"))
+                dict.fromkeys(
+                    wording.readable_name(v["name"]) for rows in probes.values() for v in rows if v.get("saturated")
+                )
             )
         ),
         "probe_figure": _Figures.html(probe_figures.probe_figure(probes), "probes") if probes else None,
         "knn_figure": _Figures.html(probe_figures.probe_figure(neighbours), "neighbours") if neighbours else None,
         "refused": [
-            f"{wording.humane(v['name'])}: {str(v['note']).rstrip('.')}"
+            f"{wording.readable_name(v['name'])}: {str(v['note']).rstrip('.')}"
             for v in next(iter(probes.values()), [])
             if v.get("score") is None and v.get("note")
         ],
@@ -139,7 +145,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
         "pairs": [_pair_row(verdict, variables) for verdict in found],
         "rows": [
             {
-                "variable": wording.humane(v["name"]),
+                "variable": wording.readable_name(v["name"]),
                 "role": v.get("role", ""),
                 "backbone": wording.backbone_label(name),
                 "baseline": wording.is_baseline(name),
@@ -147,7 +153,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
                 "knn": wording.interval(v["knn"]) if v.get("knn") else "–",
                 "metric": wording.metric_label(v.get("metric")),
                 "chance": v.get("chance"),
-                "p": wording.p_text(v.get("p_value")) if v.get("score") is not None else "",
+                "p": wording.p_value_text(v.get("p_value")) if v.get("score") is not None else "",
                 "q": v.get("q_value"),
                 "patients": v.get("n_patients"),
                 "events": v.get("n_events"),
@@ -178,7 +184,7 @@ def _pair_row(verdict: verdict_cards.Verdict, variables: Sequence[dict[str, Any]
             "overall_interval": wording.bounds(overall.get(target, {})),
             "beyond": wording.score(beyond) if beyond.get("score") is not None else str(beyond.get("note") or "–"),
             "beyond_interval": wording.bounds(beyond),
-            "p": wording.p_text(beyond["p_value"]) if beyond.get("p_value") is not None else "",
+            "p": wording.p_value_text(beyond["p_value"]) if beyond.get("p_value") is not None else "",
         }
 
     return {
@@ -189,7 +195,7 @@ def _pair_row(verdict: verdict_cards.Verdict, variables: Sequence[dict[str, Any]
         "association": "–"
         if association.get("value") is None
         else f"{wording.measure_label(association.get('measure'))} {association['value']:.2f}",
-        "association_p": wording.p_text(association["p_value"]) if association.get("p_value") is not None else "",
+        "association_p": wording.p_value_text(association["p_value"]) if association.get("p_value") is not None else "",
         "clinical_scores": both(verdict.clinical, "clinical_beyond_acquisition"),
         "acquisition_scores": both(verdict.acquisition, "acquisition_beyond_clinical"),
     }
@@ -199,8 +205,8 @@ def _source(findings: Findings) -> dict[str, Any]:
     source = findings.source
     reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
     shown = []
-    aside = {str(reason): int(n) for reason, n in reasons.items()}
-    sections = source_sections.sections(source, aside, findings.near)
+    quarantined = {str(reason): int(n) for reason, n in reasons.items()}
+    sections = source_sections.sections(source, quarantined, findings.near)
     hidden = findings.near.with_text if findings.near else frozenset()
     wanted = [image_id for section in sections for shown in section.pictures for image_id, _ in shown.images]
     small = thumbnails(findings.scan.path, [image_id for image_id in wanted if image_id not in hidden], 168)
@@ -219,7 +225,7 @@ def _source(findings: Findings) -> dict[str, Any]:
                 "pictures": [
                     {
                         "title": row.title,
-                        "images": [(data_uri(small[i]) if i in small else "", told) for i, told in row.images],
+                        "images": [(data_uri(small[i]) if i in small else "", caption) for i, caption in row.images],
                     }
                     for row in section.pictures
                 ],
@@ -228,7 +234,7 @@ def _source(findings: Findings) -> dict[str, Any]:
     return {"problems": source.get("problems") or [], "sections": shown, "splits": source.get("splits") or {}}
 
 
-def _shown_backbone(findings: Findings) -> Backbone | None:
+def _shown_backbone(findings: Findings) -> EmbeddedBackbone | None:
     return next((backbone for backbone in findings.backbones if backbone.clusters is not None), None)
 
 
@@ -280,20 +286,20 @@ def _maps(findings: Findings) -> dict[str, Any]:
             if variable.role == "acquisition"
             else variable.role + " variable" * (variable.role == "clinical")
         )
-        panels.append({"title": f"{wording.humane(variable.name).capitalize()} ({role})", "figure": figure})
+        panels.append({"title": f"{wording.readable_name(variable.name).capitalize()} ({role})", "figure": figure})
     return {"any": True, "panels": panels, "total": total, "shown": len(points), "backbone": backbone.label}
 
 
 def _panel(points: pd.DataFrame, values: pd.Series, scale: bool, name: str, number: int) -> Markup:
-    told = values.map(lambda v: wording.for_plotly(wording.plain(v)))
-    hover = points["caption"] + "<br>" + wording.for_plotly(wording.humane(name)) + ": " + told
-    legend_px = 0 if scale else 19 * max(0, (min(values.nunique(), 13) - 3) // 2)  # two entries stand side by side
+    texts = values.map(lambda v: wording.for_plotly(wording.level_text(v)))
+    hover = points["caption"] + "<br>" + wording.for_plotly(wording.readable_name(name)) + ": " + texts
+    legend_px = 0 if scale else 19 * max(0, (min(values.nunique(), 13) - 3) // 2)  # two entries per line
     figure = map_figures.map_figure(points, values, scale, name, hover=hover, height=_PANEL_HEIGHT + legend_px)
     return _Figures.html(figure, f"map-{number}")
 
 
 def _panel_order(findings: Findings) -> list[Any]:
-    """Variables of the worst pair first: the same map by diagnosis and by device is what one wants to compare."""
+    """Variables of the worst pair first, so that the maps by diagnosis and by device can be compared."""
     first = [name for v in verdict_cards.verdicts(findings.audit)[:2] for name in (v.clinical, v.acquisition)]
     place = {name: i for i, name in enumerate(dict.fromkeys(first))}
     return sorted(findings.variables, key=lambda v: place.get(v.name, len(place)))
@@ -304,7 +310,7 @@ def _training(findings: Findings) -> dict[str, Any]:
     metrics = read_lines(run.path / "metrics.jsonl") if run is not None else []
     if run is None or not metrics:
         return {"any": False}
-    # Runs of earlier versions have no health.json and were not watched; theirs is the course alone.
+    # Runs of earlier versions have no health.json and no monitoring; only their curves are shown.
     health = run.read_json("health.json") if (run.path / "health.json").is_file() else {}
     watched = read_lines(run.path / WATCH_LINES)
     steps = int(health.get("steps") or metrics[-1]["step"])
@@ -331,7 +337,7 @@ def _training(findings: Findings) -> dict[str, Any]:
 def _methods(findings: Findings) -> dict[str, Any]:
     roles: dict[str, list[str]] = {}
     for variable in findings.study.variables:
-        roles.setdefault(variable.role, []).append(f"{wording.humane(variable.name)} ({variable.kind})")
+        roles.setdefault(variable.role, []).append(f"{wording.readable_name(variable.name)} ({variable.kind})")
     audit = findings.audit
     return {
         "roles": {role: ", ".join(names) for role, names in roles.items()},
@@ -340,7 +346,7 @@ def _methods(findings: Findings) -> dict[str, Any]:
         "families": audit.get("families") or {},
         "patients": int(findings.images["patient"].nunique()),
         "external": ", ".join(
-            f"{wording.humane(name)} {wording.listing([wording.plain(level) for level in levels])}"
+            f"{wording.readable_name(name)} {wording.listing([wording.level_text(level) for level in levels])}"
             for name, levels in findings.study.config.external.items()
         ),
     }

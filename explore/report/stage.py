@@ -1,6 +1,6 @@
-"""Stage `report`: finished runs → one self-contained HTML page for a co-author or a reviewer.
+"""Stage `report`: finished runs → one self-contained HTML page for co-authors and reviewers.
 
-Last in the pipeline: `gather` reads the runs, `page` renders them.
+The last stage: `gather` reads the runs, `page` renders them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def report(
     pretrain_run: RunFolder | None = None,
     near_run: RunFolder | None = None,
 ) -> RunFolder:
-    """Write report.html from finished runs; stages that are None are said to be missing.
+    """Write report.html from finished runs; the page names stages that are None as missing.
 
     Returns:
         The `report` run; its folder holds report.html, which needs nothing else and no network.

@@ -1,6 +1,6 @@
 """The audit's further questions about each pair as tables: transfer, confounded training, neighbours, remedies, burned-in text.
 
-From audit.json; report and explorer show the same rows.
+Read from audit.json; report and explorer show the same rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Pair = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class FurtherTable:
-    """One table: what it asks, how to read it, and its rows."""
+    """One table: its question, how to read it, and its rows."""
 
     key: str
     title: str
@@ -59,11 +59,11 @@ def _text_table(masked: Mapping[str, Any]) -> FurtherTable:
 
 
 def _names(pair: Pair) -> tuple[str, str]:
-    return wording.humane(str(pair["clinical"])), wording.humane(str(pair["acquisition"]))
+    return wording.readable_name(str(pair["clinical"])), wording.readable_name(str(pair["acquisition"]))
 
 
 def _text(row: Mapping[str, Any]) -> tuple[str, ...]:
-    head = wording.humane(str(row["name"])), str(row["role"])
+    head = wording.readable_name(str(row["name"])), str(row["role"])
     if row["change"] is None:
         return (*head, "", "–", "–", "too few patients")
     change = f"{_three(row['change'])} ({_three(row['ci_low'])} to {_three(row['ci_high'])})"
@@ -129,7 +129,7 @@ def _change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -
 
 
 def _three(value: float | None) -> str:
-    """Of changes, which may be small and sure."""
+    """Three decimals, for changes: they may be small but precise."""
     return "–" if value is None else f"{value:.3f}".replace("-", "−")
 
 
@@ -141,54 +141,59 @@ def _two(value: float | None) -> str:
 _TABLES: tuple[tuple[str, str, str, tuple[str, ...], Callable[[Pair], Iterator[tuple[str, ...]]]], ...] = (
     (
         "transfer",
-        "Does it survive a change of level?",
-        "Trained on patients of the other levels, compared with training on as many patients of the same level; both are tested on "
-        "the same patients. A drop whose interval is above 0 means that what was learned does not carry over.",
+        "Does it still work on another device, operator or site?",
+        "The probe is trained on patients of the other levels of the factor (for example the other devices) and compared with "
+        "training on as many patients of the same level. Both are tested on the same patients. A drop whose interval is above 0 "
+        "means that the prediction does not carry over.",
         ("Clinical variable", "Acquisition factor", "Measure", "Same level", "Other levels", "Drop (95 % interval)"),
         _transfer,
     ),
     (
         "confounded",
-        "What would a confounded training cohort have cost?",
-        "Probes trained on patients in whom class and level are not associated at all, half, or entirely; all tested on the same "
-        "balanced patients. An embedding that separates the two loses little.",
+        "What does training on a confounded cohort cost?",
+        "Probes are trained on patients in whom class and level of the factor are not associated, partly associated or fully "
+        "associated. All are tested on the same balanced patients. The less the score drops, the better the embedding "
+        "separates the two.",
         (
             "Clinical variable",
             "Acquisition factor",
             "Levels",
             "Balanced",
             "Half confounded",
-            "Entirely",
+            "Fully confounded",
             "Average drop (95 % interval)",
         ),
         _confounded,
     ),
     (
         "neighbours",
-        "What do neighbours share?",
-        "Robustness Index: among the most similar other patients that share only one of the two, the part that shares the clinical "
-        "variable (1: the disease across devices, 0: the device across diseases). Mixing (iLISI) and kBET: whether neighbourhoods "
-        "contain the levels of the factor in the same shares as the cohort. Compare each value with its chance level.",
+        "What do the most similar images share?",
+        "Robustness Index: among the most similar other patients that share only one of the two variables, the share that has the "
+        "clinical variable in common (1: always the clinical variable, 0: always the factor). iLISI (integration local inverse "
+        "Simpson’s index) and kBET (k-nearest-neighbour batch-effect test) measure whether neighbourhoods contain the levels of "
+        "the factor in the same proportions as the cohort. AMI (adjusted mutual information) is the agreement of clusters with "
+        "each variable (0: none, 1: complete). Compare each value with its chance level.",
         (
             "Clinical variable",
             "Acquisition factor",
             "Robustness Index",
-            "by chance",
-            "Mixing (iLISI)",
-            "by chance",
-            "Unmixed (kBET)",
-            "by chance",
-            "Clusters and clinical",
-            "Clusters and factor",
+            "chance level",
+            "iLISI (mixing)",
+            "chance level",
+            "kBET (not mixed)",
+            "chance level",
+            "AMI with clinical variable",
+            "AMI with factor",
         ),
         _neighbours,
     ),
     (
         "remedies",
-        "What would removing the factor cost?",
-        "Each remedy is fitted on training patients and tested on others. A remedy is useful where the prediction of the factor falls "
-        "towards chance, for neighbours too, and the prediction of the clinical variable stays. What the clinical variable loses may "
-        "be what it had from the factor.",
+        "What does removing the factor cost?",
+        "Scores before → after each remedy, with the 95 % interval after it. Remedies are fitted on training patients and tested "
+        "on others. A remedy is useful if the score of the factor falls to chance, for the linear probe and for kNN (the 20 most "
+        "similar other patients), and the score of the clinical variable stays. A loss in the clinical variable may be the part "
+        "that came from the factor. LEACE is least-squares concept erasure; ComBat is the batch correction of that name.",
         (
             "Acquisition factor",
             "Clinical variable",

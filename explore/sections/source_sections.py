@@ -1,7 +1,7 @@
-"""The source audit in reading order, once for report and explorer: what there is, whether it is enough, what is entangled.
+"""The source audit in reading order, the same for report and explorer.
 
-Each section of source.json becomes a title, a line on how to read it, its sentences, small figures and tables; sections of
-which an older scan says nothing are left out.
+Each section of source.json becomes a title, a line on how to read it, its sentences, small figures and tables. Sections
+that an older scan does not have are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from pellucid.cohort.source_audit import ALPHA
 from pellucid.explore import wording
 from pellucid.explore.figures import map_figures, source_figures
-from pellucid.explore.study_findings import Near
+from pellucid.explore.study_findings import NearDuplicateFindings
 
 OPEN = 4
 MOST_PAIRS = 8
@@ -25,7 +25,7 @@ _NEVER = 2.0  # sorts after every q
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that is drawn when it is shown."""
+    """A figure, computed only when it is shown."""
 
     title: str
     figure: Callable[[], go.Figure]
@@ -42,10 +42,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images that are to be looked at side by side."""
+    """Images to compare side by side."""
 
     title: str
-    images: Sequence[tuple[str, str]]  # image_id, and what is told of it
+    images: Sequence[tuple[str, str]]  # image_id, caption
 
 
 @dataclass(frozen=True)
@@ -56,51 +56,55 @@ class Section:
     title: str
     lead: str = ""
     sentences: list[str] = field(default_factory=list)
-    drawings: list[Drawing] = field(default_factory=list)  # the most telling first
+    drawings: list[Drawing] = field(default_factory=list)  # the strongest association first
     tables: list[Table] = field(default_factory=list)
     pictures: list[Pictures] = field(default_factory=list)
-    n_open: int = OPEN  # drawings to show at once; the others wait behind a click
+    n_open: int = OPEN  # drawings shown at once; the others are folded
 
     @property
     def any(self) -> bool:
         return bool(self.sentences or self.drawings or self.tables or self.pictures)
 
 
-def sections(source: Mapping[str, Any], set_aside: Mapping[str, int], near: Near | None = None) -> list[Section]:
-    """All that has something to say, in reading order.
+def sections(
+    source: Mapping[str, Any], quarantined: Mapping[str, int], near: NearDuplicateFindings | None = None
+) -> list[Section]:
+    """The sections that have content, in reading order.
 
     Args:
         source: the content of source.json.
-        set_aside: reason → files that could not be used.
-        near: what the vectors say of duplicates and unusual images.
+        quarantined: reason → number of files.
+        near: near duplicates and unusual images, found by the vectors.
     """
-    said = dict(source.get("sections") or {"images": source.get("sentences") or []})
-    made = [
-        _there_is(source, said),
-        _enough(source, said),
-        _entangled(source, said),
-        _per_patient(source, said),
-        _quality(source, said),
-        _calendar(source, said),
-        _missing(source, said),
-        _duplicates(source, said),
+    texts = dict(source.get("sections") or {"images": source.get("sentences") or []})
+    found = [
+        _collected(source, texts),
+        _sample_size(source, texts),
+        _associations(source, texts),
+        _per_patient(source, texts),
+        _quality(source, texts),
+        _calendar(source, texts),
+        _missing(source, texts),
+        _duplicates(source, texts),
         *_by_vectors(near),
-        _privacy(source, said),
-        _splits(source, said),
+        _privacy(source, texts),
+        _splits(source, texts),
         Section(
-            "aside",
-            "Quarantined",
-            "manifest.parquet of the scan names each file." if set_aside else "",
-            tables=[Table("", ("Reason", "Files"), [(reason, f"{n:,}") for reason, n in set_aside.items()])]
-            if set_aside
+            "quarantined",
+            "Quarantined files",
+            "These files were not used. manifest.parquet in the folder of the scan lists each of them."
+            if quarantined
+            else "",
+            tables=[Table("", ("Reason", "Files"), [(reason, f"{n:,}") for reason, n in quarantined.items()])]
+            if quarantined
             else [],
         ),
     ]
-    return [section for section in made if section.any]
+    return [section for section in found if section.any]
 
 
 def _title(name: str, by: str = "") -> str:
-    label = wording.humane(name) + (f" by {wording.humane(by)}" if by else "")
+    label = wording.readable_name(name) + (f" by {wording.readable_name(by)}" if by else "")
     return label[:1].upper() + label[1:]
 
 
@@ -109,12 +113,12 @@ def _drawing(title: str, draw: Callable[..., go.Figure], *arguments: Any) -> Dra
 
 
 def _strength(test: Mapping[str, Any]) -> tuple[float, float]:
-    """Sorts what stands first: by q, then by size."""
+    """Sort key: by q, then by size."""
     q = test.get("q_value")
     return (_NEVER if q is None else float(q), -abs(test.get("value") or 0.0))
 
 
-def _there_is(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _collected(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     drawings = []
     event = ""
     for factor in source.get("factors") or []:
@@ -128,43 +132,47 @@ def _there_is(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Secti
             drawings.append(_drawing(_title(factor["name"]), map_figures.factor_figure, factor))
     rows = [
         (
-            wording.humane(c["name"].removeprefix("header_")),
+            wording.readable_name(c["name"].removeprefix("header_")),
             f"{c['n_levels']}",
-            ", ".join(map(wording.humane, c["same_as"])) or "–",
+            ", ".join(map(wording.readable_name, c["same_as"])) or "–",
         )
         for c in source.get("candidates") or []
     ]
     tables = (
-        [Table("Header fields that study.yaml does not name", ("Field", "Levels", "Same groups as"), rows)]
-        if rows
-        else []
+        [Table("Header fields that are not in study.yaml", ("Field", "Levels", "Same groups as"), rows)] if rows else []
     )
     lead = (
-        f"Patients at each level of an acquisition factor; the dark part, and the numbers beside, are those with "
-        f"{wording.humane(event)}."
+        f"Patients at each level of an acquisition factor. The dark part and the numbers count the patients with "
+        f"{wording.readable_name(event)}."
         if event
         else ""
     )
     return Section(
-        "there", "What there is", lead, [*said.get("images", []), *said.get("factors", [])], drawings, tables
+        "there", "What was collected", lead, [*texts.get("images", []), *texts.get("factors", [])], drawings, tables
     )
 
 
-def _enough(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _sample_size(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     sizes = source.get("sample_size") or []
     sides = list(dict.fromkeys(side for size in sizes for side in size["by_split"]))
     rows = []
     for size in sizes:
-        event = f" = {wording.plain(size['event'])}" if size["event"] is not None else ""
-        row = [wording.humane(size["variable"]) + event, _events(size), f"{size['n_images']:,}", _half_width(size)]
+        event = f" = {wording.level_text(size['event'])}" if size["event"] is not None else ""
+        row = [
+            wording.readable_name(size["variable"]) + event,
+            _events(size),
+            f"{size['n_images']:,}",
+            _half_width(size),
+        ]
         rows.append((*row, *(_side(size["by_split"].get(side)) for side in sides)))
-    columns = ("Variable", "Patients", "Images", "95 % interval to expect", *(f"in {side}" for side in sides))
+    columns = ("Variable", "Patients", "Images", "Expected 95 % interval", *(f"in {side}" for side in sides))
     lead = (
-        "Patients count, not images. The interval is that of an AUROC of 0.80 (Hanley and McNeil 1982), or of a "
-        "correlation near 0, with this many patients."
+        "The number of patients decides, not the number of images. The expected interval is its half-width with this many "
+        "patients: for an AUROC (area under the receiver operating characteristic curve) of 0.80 (Hanley and McNeil 1982), "
+        "or for a correlation near 0."
     )
     return Section(
-        "enough", "Is it enough?", lead if rows else "", said.get("sample_size", []),
+        "enough", "Are there enough patients?", lead if rows else "", texts.get("sample_size", []),
         tables=[Table("", columns, rows)] if rows else [],
     )  # fmt: skip
 
@@ -185,7 +193,7 @@ def _half_width(size: Mapping[str, Any]) -> str:
     return f"± {size['half_width']:.2f}" if size["half_width"] is not None else (size["word"] or "–")
 
 
-def _entangled(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _associations(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     tables = sorted((item for item in source.get("associations") or [] if item.get("table")), key=_strength)
     drawings = [
         _drawing(
@@ -194,12 +202,12 @@ def _entangled(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Sect
         )
         for item in tables
     ]  # fmt: skip
-    lead = "Rows that look alike: the factor says nothing of the patients. Numbers are patients."
-    sentences = list(said.get("associations", []))
-    if "associations" in said and not sentences and tables:
+    lead = "Rows that look alike mean no association. Numbers are patients."
+    sentences = list(texts.get("associations", []))
+    if "associations" in texts and not sentences and tables:
         sentences = [
-            f"No association of a clinical variable or outcome with an acquisition factor was found ({len(tables)} pairs "
-            f"were tested, {source.get('n_patients')} patients)."
+            f"No association between a clinical variable or outcome and an acquisition factor was found "
+            f"({source.get('n_patients')} patients, {len(tables)} pairs tested)."
         ]
     n_open = _open(tables, 2)
     return Section(
@@ -207,7 +215,7 @@ def _entangled(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Sect
     )
 
 
-def _per_patient(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _per_patient(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     per = source.get("images_per_patient") or {}
     several = [t for t in per.get("tests") or [] if len(t["levels"]) > 1]
     tests = sorted(several, key=lambda t: _by_role(t, (_strength(t)[0], len(t["levels"]))))
@@ -220,14 +228,14 @@ def _per_patient(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Se
         )
         for test in tests
     ]
-    sentences = list(said.get("images_per_patient", []))
+    sentences = list(texts.get("images_per_patient", []))
     if tests and not sentences:
-        sentences = ["The number of images was not found to depend on any variable."]
+        sentences = ["No association between the number of images and any variable was found."]
     return Section("per-patient", "Images per patient", "", sentences, shown, n_open=_open(tests, 2))
 
 
 def _open(tests: Sequence[Mapping[str, Any]], least: int) -> int:
-    """As many as stand, between `least` and four."""
+    """How many drawings to show at once: those with a significant test, between `least` and four."""
     return min(max(sum(_strength(test)[0] <= ALPHA for test in tests), least), OPEN)
 
 
@@ -236,7 +244,7 @@ def _by_role(test: Mapping[str, Any], strength: tuple[float, float]) -> tuple[bo
     return (strength[0] > ALPHA, order.get(str(test["role"]), 2), strength)
 
 
-def _quality(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _quality(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     quality = source.get("quality") or {}
     best = {
         test["variable"]: _by_role(test, _strength(test))
@@ -247,56 +255,60 @@ def _quality(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Sectio
         by = [entry for entry in quality.get("by") or [] if len(entry["levels"]) > 1]
         by.sort(key=lambda entry: best.get(entry["variable"], (True, 3, (_NEVER, 0.0))))
         drawings = [_drawing(_title("quality", entry["variable"]), source_figures.grades_figure, entry) for entry in by]
-    lead = "Rows that look alike: quality says nothing of the variable. Each patient counts once." if drawings else ""
-    told = sum(not best[entry["variable"]][0] for entry in by if entry["variable"] in best) if drawings else 0
-    n_open = min(max(told, 2), OPEN)
-    return Section("quality", "Is poor quality random?", lead, said.get("quality", []), drawings, n_open=n_open)
+    lead = "Rows that look alike mean no association with image quality. Each patient counts once." if drawings else ""
+    significant = sum(not best[entry["variable"]][0] for entry in by if entry["variable"] in best) if drawings else 0
+    n_open = min(max(significant, 2), OPEN)
+    return Section(
+        "quality", "Does image quality differ between groups?", lead, texts.get("quality", []), drawings, n_open=n_open
+    )
 
 
-def _calendar(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _calendar(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     calendar = source.get("calendar") or {}
     periods = calendar.get("periods") or []
     if len(periods) < 2:
-        return Section("calendar", "Does it change over the years?")
+        return Section("calendar", "Does anything change over time?")
     drawings = [_drawing(_title(calendar["variable"]), source_figures.periods_figure, periods)]
     tests = sorted((t for t in calendar["tests"] if len(t["course"]) > 1 and t["p_value"] is not None), key=_strength)
     drawings += [_drawing(_title(t["variable"]) + " over time", source_figures.course_figure, t) for t in tests]
     n_open = min(1 + _open(tests, 1), OPEN)
-    return Section("calendar", "Does it change over the years?", "", said.get("calendar", []), drawings, n_open=n_open)
+    return Section(
+        "calendar", "Does anything change over time?", "", texts.get("calendar", []), drawings, n_open=n_open
+    )
 
 
-def _missing(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _missing(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     gaps = [{"share_of_patients": 0.0, **gap} for gap in source.get("missing") or [] if gap.get("n_images")]
     if not gaps:
-        return Section("missing", "What is missing, and who")
+        return Section("missing", "What is missing, and in whom?")
     drawings = []
     if all(gap["share_of_patients"] for gap in gaps):
-        drawings.append(_drawing("Patients without it", source_figures.missing_figure, gaps))
+        drawings.append(_drawing("Patients without a value", source_figures.missing_figure, gaps))
     tests = [t for t in (source.get("missingness") or {}).get("tests") or [] if _strength(t)[0] <= ALPHA]
     drawings += [
         _drawing(
-            f"{_title(' and '.join(t['variables'])[:40])} missing, by {wording.humane(t['against'])}",
+            f"{_title(' and '.join(t['variables'])[:40])} missing, by {wording.readable_name(t['against'])}",
             source_figures.missing_by_figure, t,
         )
         for t in sorted(tests, key=_strength)
         if len(t["levels"]) > 1
     ]  # fmt: skip
-    return Section("missing", "What is missing, and who", "", said.get("missing", []), drawings)
+    return Section("missing", "What is missing, and in whom?", "", texts.get("missing", []), drawings)
 
 
-def _duplicates(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _duplicates(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     found = (source.get("duplicates") or {}).get("to_look_at") or []
     rows = [
         (", ".join(group["patients"]), ", ".join(group["splits"]), f"{group['images']}", group["kind"] or "–")
         for group in found[:12]
     ]
-    title = "Groups to look at" + (f" (the first 12 of {len(found)})" if len(found) > 12 else "")
-    tables = [Table(title, ("Patients", "Side of the split", "Images", "Kind"), rows)] if rows else []
-    return Section("duplicates", "Duplicates", "", said.get("duplicates", []), tables=tables)
+    title = "Groups to check" + (f" (the first 12 of {len(found)})" if len(found) > 12 else "")
+    tables = [Table(title, ("Patients", "Part of the split", "Images", "Kind"), rows)] if rows else []
+    return Section("duplicates", "Duplicates", "", texts.get("duplicates", []), tables=tables)
 
 
-def _by_vectors(near: Near | None) -> list[Section]:
-    """What only the vectors show: turned, mirrored and cropped copies, and images unlike all others."""
+def _by_vectors(near: NearDuplicateFindings | None) -> list[Section]:
+    """What the vectors add: rotated, mirrored and cropped copies, and unusual images."""
     if near is None:
         return []
     pairs = [
@@ -312,23 +324,25 @@ def _by_vectors(near: Near | None) -> list[Section]:
     first = near.unusual.drop_duplicates("patient").head(MOST_UNUSUAL).to_dict("records")
     unusual = [
         Pictures(
-            "", [(row["image_id"], f"{row['patient']}, {row['times_usual']:.1f} × as far as usual") for row in first]
+            "", [(row["image_id"], f"{row['patient']}, {row['times_usual']:.1f} × the usual distance") for row in first]
         )
     ]
     return [
         Section(
             "near",
-            "The same picture under two patients?",
-            f"By the vectors of {near.backbone}; every pair named was verified on the pictures themselves. Of each group the "
-            "first pair is shown, the side of the split in brackets." if pairs else f"By the vectors of {near.backbone}.",
+            "Is the same image filed under two patients?",
+            f"Candidates come from the embedding ({near.backbone}); each pair was then confirmed on the pixels. The first pair "
+            "of each group is shown, with the part of the split in brackets."
+            if pairs
+            else f"Candidates come from the embedding ({near.backbone}).",
             near.sentences[:-1] if len(near.unusual) else near.sentences,
             pictures=pairs,
         ),
         Section(
             "unusual",
-            "Images unlike all others",
-            f"Of each patient the image that lies farthest from all images of other patients, by the vectors of "
-            f"{near.backbone}. Unusual is not ill: look for a wrong region, a test picture, a fault of the device.",
+            "Unusual images",
+            f"For each patient, the image with the largest distance to all images of other patients in the embedding "
+            f"({near.backbone}). Unusual does not mean diseased: check for a wrong body region, a test image or a faulty device.",
             pictures=unusual if len(first) else [],
         ),
     ]  # fmt: skip
@@ -338,20 +352,22 @@ def _whose(patient: str, split: str) -> str:
     return f"{patient} ({split})" if split else str(patient)
 
 
-def _privacy(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _privacy(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     found = (source.get("privacy") or {}).get("findings") or []
-    rows = [(wording.humane(item["finding"]), f"{item['images']:,}", f"{item['patients']:,}") for item in found[:12]]
+    rows = [
+        (wording.readable_name(item["finding"]), f"{item['patients']:,}", f"{item['images']:,}") for item in found[:12]
+    ]
     burned = source.get("burned_in") or {}
     drawings = []
     if burned.get("images"):
         by = [entry for entry in burned.get("by_factor") or [] if _range(entry["levels"]) >= 0.1]
         by.sort(key=lambda entry: -_range(entry["levels"]))
         drawings = [
-            _drawing(_title("text in the picture", entry["factor"]), source_figures.burned_in_figure, entry)
+            _drawing(_title("text in the image", entry["factor"]), source_figures.burned_in_figure, entry)
             for entry in by[:2]
         ]
-    tables = [Table("Findings", ("What", "Images", "Patients"), rows)] if rows else []
-    return Section("privacy", "Privacy", "", said.get("privacy", []), drawings, tables)
+    tables = [Table("Findings", ("Finding", "Patients", "Images"), rows)] if rows else []
+    return Section("privacy", "Privacy", "", texts.get("privacy", []), drawings, tables)
 
 
 def _range(levels: Sequence[Mapping[str, Any]]) -> float:
@@ -359,12 +375,12 @@ def _range(levels: Sequence[Mapping[str, Any]]) -> float:
     return max(shares) - min(shares) if shares else 0.0
 
 
-def _splits(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section:
+def _splits(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
     balance = source.get("split_balance") or {}
     sides = [side for side in balance.get("sides") or [] if side["variables"]]
     drawings = [
         _drawing(
-            _title(f"{side['side']} against {balance['reference']}"),
+            _title(f"{side['side']} compared with {balance['reference']}"),
             source_figures.balance_figure,
             side,
             balance["reference"],
@@ -372,6 +388,12 @@ def _splits(source: Mapping[str, Any], said: Mapping[str, list[str]]) -> Section
         for side in sides
     ]
     rows = [(str(side), f"{n['patients']:,}", f"{n['images']:,}") for side, n in (source.get("splits") or {}).items()]
-    tables = [Table("", ("Side", "Patients", "Images"), rows)] if len(rows) > 1 else []
-    lead = "Differences inside the grey band are what chance makes of patients dealt at random." if drawings else ""
-    return Section("splits", "Are the sides of the split alike?", lead, said.get("splits", []), drawings, tables)
+    tables = [Table("", ("Part", "Patients", "Images"), rows)] if len(rows) > 1 else []
+    lead = (
+        "Differences inside the grey band are expected by chance when patients are assigned at random."
+        if drawings
+        else ""
+    )
+    return Section(
+        "splits", "Are training and test patients comparable?", lead, texts.get("splits", []), drawings, tables
+    )

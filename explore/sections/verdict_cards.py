@@ -1,6 +1,6 @@
-"""The audit's verdicts in reading order: possible confounding first.
+"""The audit's verdicts in reading order: pairs with possible confounding first, cleared pairs in short.
 
-From audit.json; the sentences are those of probes/verdicts.py, unchanged.
+From audit.json to the pages. The sentences come from probes/verdicts.py and are never rewritten here.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from pellucid.explore import wording
 
 Tone = Literal["flagged", "caution", "neutral", "cleared"]
 TONES: tuple[Tone, ...] = ("flagged", "caution", "neutral", "cleared")
+CONFOUNDED: frozenset[Tone] = frozenset({"flagged", "caution"})
 
 _SHOWN: dict[str, tuple[Tone, str]] = {  # verdict → how it is shown; the order is the audit's own, worst first
-    "explained_by_acquisition": ("flagged", "Explained by the factor"),
-    "confounded_survives": ("caution", "Confounded, but it survives"),
+    "explained_by_acquisition": ("flagged", "Explained by the acquisition factor"),
+    "confounded_survives": ("caution", "Confounded, but still predicted"),
     "cannot_be_separated": ("caution", "Cannot be separated"),
-    "associated_not_encoded": ("neutral", "Associated, but no evidence in the embedding"),
-    "clinical_not_encoded": ("neutral", "No evidence of the clinical variable in the embedding"),
+    "associated_not_encoded": ("neutral", "Associated, but the factor is not predicted"),
+    "clinical_not_encoded": ("neutral", "Clinical variable is not predicted"),
     "too_few_patients": ("neutral", "Too few patients"),
-    "encoded_not_confounded": ("cleared", "No confounding found"),
+    "encoded_not_confounded": ("cleared", "No evidence of confounding"),
     "acquisition_read_through_clinical": ("cleared", "Factor predicted through the clinical variable"),
-    "not_associated_not_encoded": ("cleared", "No concern found"),
+    "not_associated_not_encoded": ("cleared", "Neither associated nor predicted"),
 }
 _GRAVITY: tuple[Tone, ...] = ("neutral", "cleared", "caution", "flagged")
 COLOURS: dict[Tone, str] = {"flagged": "#c2410c", "caution": "#b7791f", "neutral": "#64748b", "cleared": "#0f766e"}
@@ -44,7 +45,7 @@ class Verdict:
 
     @property
     def title(self) -> str:
-        return f"{self.label}: {wording.humane(self.clinical)} and {wording.humane(self.acquisition)}"
+        return f"{self.label}: {wording.readable_name(self.clinical)} and {wording.readable_name(self.acquisition)}"
 
     @property
     def strength(self) -> float:
@@ -52,8 +53,8 @@ class Verdict:
 
 
 def tone_of(pair: Mapping[str, Any]) -> tuple[Tone, str]:
-    """How a verdict is shown; one that is not known here is never shown as harmless."""
-    return _SHOWN.get(str(pair.get("verdict", "")), ("caution", "Look closer"))
+    """Tone and label of a verdict; an unknown verdict is shown as a caution, never as harmless."""
+    return _SHOWN.get(str(pair.get("verdict", "")), ("caution", "Needs a closer look"))
 
 
 def verdicts(audit: Mapping[str, Any]) -> list[Verdict]:
@@ -78,42 +79,43 @@ def _capital(sentence: str) -> str:
 
 
 def worth_drawing(found: Sequence[Verdict], most: int) -> list[Mapping[str, Any]]:
-    """Pairs for a figure: those that are flagged, or, if there are none, the first ones."""
-    against = [v for v in found if v.tone in {"flagged", "caution"}]
-    return [verdict.pair for verdict in (against or list(found))[:most]]
+    """Pairs for a figure: those with possible confounding or, if there are none, the first ones."""
+    confounded = [v for v in found if v.tone in CONFOUNDED]
+    return [verdict.pair for verdict in (confounded or list(found))[:most]]
 
 
 def by_factor(found: Sequence[Verdict]) -> list[tuple[str, str]]:
-    """(factor, the clinical variables it was compared with), for verdicts of one kind."""
+    """(factor, its clinical variables) for verdicts of one tone."""
     grouped: dict[str, list[str]] = {}
     for verdict in sorted(found, key=lambda v: (v.acquisition, v.clinical)):
-        grouped.setdefault(wording.humane(verdict.acquisition), []).append(wording.humane(verdict.clinical))
+        names = grouped.setdefault(wording.readable_name(verdict.acquisition), [])
+        names.append(wording.readable_name(verdict.clinical))
     return [(factor, wording.listing(names)) for factor, names in grouped.items()]
 
 
 def headline(found: Sequence[Verdict]) -> list[str]:
-    """Which factors are flagged and why, and which are not: one short sentence each."""
+    """One short sentence per factor with possible confounding, one for the cleared factors, one for the rest."""
     if not found:
         return ["No pair of a clinical variable and an acquisition factor has been audited yet."]
-    worst: dict[str, Tone] = {}  # the worst verdict of each factor; neutral is neither for nor against it
+    worst: dict[str, Tone] = {}  # of each factor, over all its pairs
     for tone in _GRAVITY:
         worst |= {v.acquisition: tone for v in found if v.tone == tone}
-    said = []
-    for factor in [name for name, its in worst.items() if its in {"flagged", "caution"}]:
-        against = [v for v in found if v.acquisition == factor and v.tone in {"flagged", "caution"}]
-        names = [wording.humane(v.clinical) for v in sorted(against, key=lambda v: -v.strength)]
-        said.append(f"Possible confounding: {wording.humane(factor)} is associated with {wording.listing(names)}.")
-    clear = [wording.humane(name) for name, its in worst.items() if its == "cleared"]
-    if clear:
-        said.append(f"No concern found: {wording.listing(clear)}.")
-    untold = [wording.humane(name) for name, its in worst.items() if its == "neutral"]
-    if untold:
-        said.append(f"Inconclusive: {wording.listing(untold)}.")
-    return said
+    sentences = []
+    for factor in [name for name, tone in worst.items() if tone in CONFOUNDED]:
+        confounded = [v for v in found if v.acquisition == factor and v.tone in CONFOUNDED]
+        names = [wording.readable_name(v.clinical) for v in sorted(confounded, key=lambda v: -v.strength)]
+        sentences.append(
+            f"Possible confounding: {wording.readable_name(factor)} is associated with {wording.listing(names)}."
+        )
+    for tone, opening in (("cleared", "No evidence of confounding"), ("neutral", "Inconclusive")):
+        factors = [wording.readable_name(name) for name, its in worst.items() if its == tone]
+        if factors:
+            sentences.append(f"{opening}: {wording.listing(factors)}.")
+    return sentences
 
 
 def card(verdict: Verdict) -> str:
-    """A verdict as a piece of HTML for the explorer; every text in it is escaped."""
+    """A verdict as HTML for the explorer; every text in it is escaped."""
     note = f'<div style="color:#52606d;font-size:.92rem">{html.escape(verdict.note)}</div>' if verdict.note else ""
     colour = COLOURS[verdict.tone]
     return (

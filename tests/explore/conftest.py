@@ -1,4 +1,4 @@
-"""A small phantom study with every stage that the eyes read; its audit is hand-made."""
+"""A small phantom study with every stage that report and explorer show; its audit is hand-made."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def audit_content() -> dict[str, Any]:
                 0.58,
                 (0.62, 0.97),
                 "explained_by_acquisition",
-                "Most of what can be read of diagnosis is explained by device: within one device little is left.",
+                "Diagnosis is explained by device: among patients of the same device it is not predicted.",
             ),
         ],
     }
@@ -194,7 +194,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 @pytest.fixture(scope="session")
 def hostile(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """The same study, written by somebody who puts markup into the table's cells."""
+    """The same study, written by an author who puts markup into the table's cells."""
     folder = tmp_path_factory.mktemp("hostile") / "polyp-study"
     shutil.copytree(whole.study.path.parent, folder, ignore=shutil.ignore_patterns("embed", "cluster", "report"))
     table = pd.read_csv(folder / "clinical.csv")
@@ -225,7 +225,7 @@ def _run_all(folder: Path) -> Whole:
 
 
 def planted_vectors(analysis: Path, scanned: RunFolder, pretrain: RunFolder) -> RunFolder:
-    """Vectors that are nothing but the device and a little noise: three blobs."""
+    """Vectors that encode only the device, with a little noise."""
     manifest = pd.read_parquet(scanned.path / "manifest.parquet")
     images = manifest[manifest["status"] == "ok"][["image_id", "patient", "split", "device"]].reset_index(drop=True)
     rng = np.random.default_rng(0)

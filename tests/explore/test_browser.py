@@ -1,4 +1,4 @@
-"""Report and explorer in a real browser: what is visible, what a click does, and that nothing is asked of the network.
+"""Report and explorer in a real browser: what is visible, what a click does, and that no network address is requested.
 
 Screenshots go to $PELLUCID_SCREENSHOTS, or to a temporary folder.
 """
@@ -120,7 +120,11 @@ def test_report(page: Any, whole: Any, screenshots: Path) -> None:
     page.wait_for_function("document.querySelectorAll('.plotly-graph-div .main-svg').length > 8", timeout=WAIT_MS)
     page.wait_for_timeout(500)
     assert page.get_by_text("Possible confounding: device").is_visible()
-    assert page.locator(".verdict").first.inner_text().startswith("Explained by the factor: diagnosis and device")
+    assert (
+        page.locator(".verdict")
+        .first.inner_text()
+        .startswith("Explained by the acquisition factor: diagnosis and device")
+    )
     assert page.locator(".pictures img").count() >= 3
     assert page.locator("h3#source-unusual + p + .rows figure").count() == 12
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
@@ -134,14 +138,14 @@ def test_report(page: Any, whole: Any, screenshots: Path) -> None:
 def test_map_shows_an_image_and_its_neighbours(page: Any, explorer: str, screenshots: Path) -> None:
     _open(page, explorer, "Map of the images")
     page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for(timeout=WAIT_MS)
-    assert page.get_by_text("Click a dot to see its image").is_visible()
+    assert page.get_by_text("Click a dot to see the image").is_visible()
     dots = page.locator(".js-plotly-plot .scatterlayer .point")
     box = dots.nth(dots.count() // 2).bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_timeout(200)
     page.mouse.down()
     page.mouse.up()
-    page.get_by_role("heading", name="Nearest images of other patients").wait_for(timeout=WAIT_MS)
+    page.get_by_role("heading", name="Most similar images of other patients").wait_for(timeout=WAIT_MS)
     _settled(page)
     heading = page.get_by_role("heading", name="Image").first.inner_text()
     own = heading.rpartition(" ")[2]
@@ -171,7 +175,7 @@ def test_map_by_research_id_and_colour(page: Any, explorer: str, screenshots: Pa
     page.screenshot(path=screenshots / "explorer-map-device.png")
     page.get_by_label("Backbone").click()
     page.get_by_role("option", name="plain pixels (baseline)").click()
-    page.get_by_text("No map has been drawn for this backbone").wait_for(timeout=WAIT_MS)
+    page.get_by_text("There is no map for this backbone yet").wait_for(timeout=WAIT_MS)
     _settled(page)
     _clean(page)
 
@@ -189,7 +193,7 @@ def test_pages(page: Any, explorer: str, screenshots: Path, path: str, heading: 
     _open(page, f"{explorer}/{path}", heading)
     assert page.get_by_text(visible).first.is_visible()
     if path == "source":
-        assert page.get_by_text("Images unlike all others").count() == 1
+        assert page.get_by_text("Unusual images").count() == 1
     if path != "clusters":
         page.locator(".js-plotly-plot .main-svg").nth(4).wait_for(timeout=WAIT_MS)
     page.wait_for_timeout(500)
@@ -198,7 +202,7 @@ def test_pages(page: Any, explorer: str, screenshots: Path, path: str, heading: 
 
 
 @pytest.mark.slow
-def test_hostile_names_ask_nothing_of_the_network(page: Any, hostile_explorer: str) -> None:
+def test_hostile_names_request_nothing_from_the_network(page: Any, hostile_explorer: str) -> None:
     headings = {
         "": "Map of the images",
         "clusters": "Clusters of similar images",

@@ -48,7 +48,7 @@ def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid_pro
     report = next((analysis / "report").glob("*/report.html"))
     said = text_of(report)
     assert "Possible confounding: device is associated with diagnosis" in said
-    harmless = re.search(r"No concern found: ([^.]*)\.", said)
+    harmless = re.search(r"No evidence of confounding: ([^.]*)\.", said)
     assert harmless is not None
     assert "operator" in harmless.group(1)
     again = pellucid_process("demo", tmp_path / "demo")

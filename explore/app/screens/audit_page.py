@@ -1,4 +1,4 @@
-"""The audit: what the embeddings encode; verdict sentences first, then the figures and the numbers behind them."""
+"""The audit page: verdict sentences first, then the figures and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ def show(findings: Findings) -> None:
     if found:
         st.markdown("\n".join(f"**{wording.for_markdown(line)}**  " for line in verdict_cards.headline(found)))
         for verdict in found:
-            if verdict.tone in {"flagged", "caution"}:
+            if verdict.tone in verdict_cards.CONFOUNDED:
                 st.html(verdict_cards.card(verdict))
-        _folded("No concern found", [v for v in found if v.tone == "cleared"], expanded=True)
-        _folded("Without a conclusion", [v for v in found if v.tone == "neutral"], expanded=False)
+        _folded("No evidence of confounding", [v for v in found if v.tone == "cleared"], expanded=True)
+        _folded("Inconclusive", [v for v in found if v.tone == "neutral"], expanded=False)
     else:
-        st.info("No audit yet: `pellucid audit` answers whether the embeddings encode the disease or the device.")
+        st.info("No audit yet. Run `pellucid audit` to see whether the embeddings show the disease or the device.")
     probes = findings.probes or ({findings.audited: audit["variables"]} if audit.get("variables") else {})
     if probes:
-        st.subheader("How well each variable can be predicted")
+        st.subheader("What can be told from the image?")
         st.caption(
-            "Dots with 95 % intervals over patients, patients of the test never seen in training. A trained backbone "
-            "should stand clear of the grey baselines where it matters to you, and not where it does not."
+            "Each dot is one variable, with its 95 % interval: how well a simple linear model (the probe) predicts it from the "
+            "embedding, in patients it was not trained on. Grey outlines are baselines that were not trained on medical images. "
+            "AUROC is the area under the receiver operating characteristic curve."
         )
         st.plotly_chart(
             probe_figures.probe_figure(probes), width="stretch", theme=None, config=_CHART, key="probe-figure"
         )
         if neighbours := probe_figures.by_neighbours(probes):
-            with st.expander("… and by the twenty most similar other patients (kNN)"):
+            with st.expander("The same, from the 20 most similar other patients (k nearest neighbours, kNN)"):
                 st.plotly_chart(
                     probe_figures.probe_figure(neighbours), width="stretch", theme=None, config=_CHART, key="knn-figure"
                 )
@@ -50,22 +51,27 @@ def show(findings: Findings) -> None:
     variables = audit.get("variables") or []
     drawn = [(scale, probe_figures.pair_figure(pairs, variables, scale)) for scale in probe_figures.scales(variables)]
     if any(figure is not None for _, figure in drawn):
-        st.subheader("Does it survive when the other is held fixed?")
+        st.subheader("Is it the disease or the device?")
+        st.caption(
+            "The open dot is the score over all patients. The filled dot is the score among patients of the same level of the "
+            "other variable, for example the same device. If a diagnosis is predicted only through the device, its filled dot "
+            "is close to chance."
+        )
     for scale, figure in drawn:
         if figure is not None:
             st.plotly_chart(figure, width="stretch", theme=None, config=_CHART, key=f"pair-figure-{scale}")
     for table in further_tables([verdict.pair for verdict in found], audit.get("text_masked")):
         st.subheader(table.title)
         st.caption(table.lead)
-        frame = pd.DataFrame(table.rows, columns=_told_apart(table.columns))
+        frame = pd.DataFrame(table.rows, columns=_distinct(table.columns))
         st.dataframe(frame, hide_index=True, width="stretch", height="content")
     if probes:
-        st.subheader("The numbers")
+        st.subheader("All numbers")
         st.dataframe(_table(probes), hide_index=True, width="stretch", height="content")
 
 
-def _told_apart(columns: Sequence[str]) -> list[str]:
-    """A frame's columns need names of their own; "by chance" stands behind several."""
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Column names of a frame must be unique; several are called "chance level": invisible characters tell pandas which."""
     return [name + "\u200b" * list(columns[:i]).count(name) for i, name in enumerate(columns)]
 
 
@@ -73,7 +79,7 @@ def _folded(title: str, found: Sequence[verdict_cards.Verdict], expanded: bool) 
     if found:
         with st.expander(f"{title} ({wording.count(len(found), 'pair')})", expanded=expanded):
             lines = [
-                f"- **{wording.for_markdown(factor)}** against {wording.for_markdown(names)}"
+                f"- **{wording.for_markdown(factor)}** with {wording.for_markdown(names)}"
                 for factor, names in verdict_cards.by_factor(found)
             ]
             st.markdown("\n".join(lines))
@@ -86,7 +92,7 @@ def _table(probes: dict[str, Sequence[dict[str, Any]]] | dict[str, list[dict[str
         for item in variables:
             rows.append(
                 {
-                    "Variable": wording.humane(item["name"]),
+                    "Variable": wording.readable_name(item["name"]),
                     "Role": item.get("role", ""),
                     "Backbone": wording.backbone_label(name),
                     "Score (95 % interval)": wording.interval(item)
@@ -96,7 +102,7 @@ def _table(probes: dict[str, Sequence[dict[str, Any]]] | dict[str, list[dict[str
                     "Chance": item.get("chance"),
                     "p": ""
                     if item.get("p_value") is None
-                    else wording.p_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
+                    else wording.p_value_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
                     "Patients": item.get("n_patients"),
                     "with the event": "–" if item.get("n_events") is None else f"{item['n_events']:,}",
                 }

@@ -1,4 +1,4 @@
-"""The clusters: typical images, how each looks, who is in it, and what the clusters go with."""
+"""The clusters page: typical images, appearance and patients of each cluster, and associations with variables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def show(findings: Findings) -> None:
     st.title("Clusters of similar images")
     with_clusters = [backbone for backbone in findings.backbones if backbone.clusters is not None]
     if not with_clusters:
-        st.info("No clusters yet: `pellucid cluster` looks for them.")
+        st.info("No clusters yet. Run `pellucid cluster` to compute them.")
         return
     by_label = labelled(with_clusters)
     label = (
@@ -37,26 +37,28 @@ def show(findings: Findings) -> None:
 def _associations(content: dict[str, Any]) -> None:
     rows = [
         {
-            "Variable": wording.humane(item["variable"]),
+            "Variable": wording.readable_name(item["variable"]),
             "Role": item["role"],
             "Association with clusters": item["value"],
             "Measure": wording.measure_label(item["measure"]) if item["measure"] else item["note"],
             "p": "–"
             if item["p_value"] is None
-            else wording.p_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
+            else wording.p_value_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
             "Patients": item["n_patients"],
         }
         for item in content.get("associations", [])
     ]
     if not rows:
         return
-    st.subheader("What the clusters go with")
+    st.subheader("Associations with the clusters")
     bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.2f", width="medium")
     ranked = sorted(rows, key=lambda row: -(row["Association with clusters"] or 0))
     st.dataframe(
         pd.DataFrame(ranked), hide_index=True, width="stretch", column_config={"Association with clusters": bar}
     )
-    st.caption("0: none, 1: the cluster tells the variable. p-values from permutations of whole patients.")
+    st.caption(
+        "0: no association, 1: the cluster determines the variable. p-values come from permutations of whole patients."
+    )
 
 
 def _cluster(findings: Findings, item: dict[str, Any], captions: pd.Series) -> None:
@@ -65,12 +67,12 @@ def _cluster(findings: Findings, item: dict[str, Any], captions: pd.Series) -> N
         with text:
             st.subheader(f"Cluster {item['cluster']}")
             st.markdown(
-                f"{wording.count(item['n_images'], 'image')} of **{wording.count(item['n_patients'], 'patient')}**"
+                f"**{wording.count(item['n_patients'], 'patient')}**, {wording.count(item['n_images'], 'image')}"
             )
             if item["looks"]:
-                st.markdown(f"Compared with the rest: **{wording.for_markdown(', '.join(item['looks']))}**")
+                st.markdown(f"Compared with all other images: **{wording.for_markdown(', '.join(item['looks']))}**")
             lines = [
-                f"- {wording.for_markdown(wording.humane(top['variable']))}: "
+                f"- {wording.for_markdown(wording.readable_name(top['variable']))}: "
                 f"**{wording.for_markdown(top['level'])}** {top['share']:.0%} (overall {top['share_overall']:.0%})"
                 for top in item["top_levels"]
             ]

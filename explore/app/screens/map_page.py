@@ -1,4 +1,4 @@
-"""The map: every image a dot, coloured by anything; a click shows the image and what lies nearest in other patients."""
+"""The map page: one dot per image, coloured by any variable; a click shows the image and the most similar ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pellucid.embed.search import search
 from pellucid.explore import wording
 from pellucid.explore.app.cache import index_of, map_points, picture, vectors_of
 from pellucid.explore.figures import map_figures
-from pellucid.explore.study_findings import Backbone, Findings, labelled
+from pellucid.explore.study_findings import EmbeddedBackbone, Findings, labelled
 
 N_NEIGHBOURS = 12
 
@@ -21,7 +21,7 @@ def show(findings: Findings) -> None:
     """The page."""
     st.title("Map of the images")
     if not findings.backbones:
-        st.info("There are no embeddings yet: `pellucid embed` makes them.")
+        st.info("No embeddings yet. Run `pellucid embed` to compute them.")
         return
     choose, colour_by, find = st.columns([1.1, 1.1, 1.4])
     by_label = labelled(findings.backbones)
@@ -37,7 +37,7 @@ def show(findings: Findings) -> None:
         "Find an image",
         captions,
         index=None if current is None else captions.index(current),
-        placeholder="Click a dot, or type a research id",
+        placeholder="Type a research id, or click a dot",
         key=f"find-{backbone.name}-{current}",
     )
     if chosen is not None and chosen != current:
@@ -47,8 +47,8 @@ def show(findings: Findings) -> None:
     with left:
         if backbone.clusters is None:
             st.caption(
-                "No map has been drawn for this backbone: these are its two main directions "
-                "(`pellucid cluster` draws the map)."
+                "There is no map for this backbone yet; the dots show its two main directions of variation. "
+                "Run `pellucid cluster` to compute the map."
             )
         values = points["cluster_name"] if column == "cluster" else points[column]
         marked = st.session_state.get("image")
@@ -66,9 +66,9 @@ def show(findings: Findings) -> None:
             config={"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
         )
         picked = _picked(event)
-        news = picked != st.session_state.get("last_click")  # the chart repeats its last click on every rerun
+        is_new = picked != st.session_state.get("last_click")  # the chart repeats its last click on every rerun
         st.session_state["last_click"] = picked
-        if picked is not None and news:
+        if picked is not None and is_new:
             _go_to(picked)
             st.rerun()
     with right:
@@ -90,7 +90,7 @@ def _picked(event: Any) -> int | None:
     return None if data is None else int(data)
 
 
-def _placed(findings: Findings, backbone: Backbone) -> pd.DataFrame:
+def _placed(findings: Findings, backbone: EmbeddedBackbone) -> pd.DataFrame:
     points = map_points(backbone.vectors.path, backbone.clusters.path if backbone.clusters else None)[
         ["image_id", "x", "y", "cluster"]
     ]
@@ -99,8 +99,8 @@ def _placed(findings: Findings, backbone: Backbone) -> pd.DataFrame:
     return placed.assign(cluster_name=names).reset_index(drop=True)
 
 
-def _colours(findings: Findings, backbone: Backbone) -> dict[str, tuple[str, bool]]:
-    """What the map can be coloured by: label → (column, whether on a scale)."""
+def _colours(findings: Findings, backbone: EmbeddedBackbone) -> dict[str, tuple[str, bool]]:
+    """Choices of the map's colour: label → (column, whether continuous)."""
     found: dict[str, tuple[str, bool]] = {}
     if backbone.clusters is not None:
         found["cluster"] = ("cluster", False)
@@ -109,18 +109,18 @@ def _colours(findings: Findings, backbone: Backbone) -> dict[str, tuple[str, boo
         many = findings.images[variable.name].nunique() > 8
         scale = variable.kind == "continuous" or (variable.kind == "ordinal" and numeric and many)
         role = "acquisition" if variable.role == "acquisition" else variable.role
-        found[f"{wording.humane(variable.name)} ({role})"] = (variable.name, scale and numeric)
+        found[f"{wording.readable_name(variable.name)} ({role})"] = (variable.name, scale and numeric)
     for column in findings.images.columns:
         if str(column).startswith("phenotype_"):
-            found[f"{wording.humane(str(column))} (appearance)"] = (str(column), True)
+            found[f"{wording.readable_name(str(column))} (appearance)"] = (str(column), True)
     found["split"] = ("split", False)
     return found
 
 
 def _hover(points: pd.DataFrame, values: pd.Series, name: str) -> pd.Series:
     label = wording.for_plotly(name.rpartition(" (")[0] or name)
-    told = values.map(lambda v: wording.for_plotly(f"{v:.3g}" if isinstance(v, float) else wording.plain(v)))
-    return points["caption"].map(wording.for_plotly) + f"<br>{label}: " + told
+    texts = values.map(lambda v: wording.for_plotly(f"{v:.3g}" if isinstance(v, float) else wording.level_text(v)))
+    return points["caption"].map(wording.for_plotly) + f"<br>{label}: " + texts
 
 
 def _current(findings: Findings, points: pd.DataFrame) -> str | None:
@@ -132,12 +132,12 @@ def _current(findings: Findings, points: pd.DataFrame) -> str | None:
 def _one_image(findings: Findings, points: pd.DataFrame) -> None:
     here = points[points["key"] == st.session_state.get("image")]
     if here.empty:
-        st.info("Click a dot to see its image, what is known of it, and the nearest images of other patients.")
+        st.info("Click a dot to see the image, its variables, and the most similar images of other patients.")
         return
     row = here.iloc[0]
     st.subheader(str(row["caption"]).replace("image", "Image", 1))
     st.image(picture(findings.scan.path, str(row["image_id"])), width="stretch")
-    facts = [(wording.humane(v.name), wording.plain(row[v.name])) for v in findings.variables]
+    facts = [(wording.readable_name(v.name), wording.level_text(row[v.name])) for v in findings.variables]
     facts.append(("cluster", str(row["cluster_name"]).removeprefix("cluster ")))
     st.dataframe(
         pd.DataFrame(facts, columns=["what", "value"]),
@@ -148,13 +148,13 @@ def _one_image(findings: Findings, points: pd.DataFrame) -> None:
     )
 
 
-def _neighbours(findings: Findings, backbone: Backbone, points: pd.DataFrame) -> None:
+def _neighbours(findings: Findings, backbone: EmbeddedBackbone, points: pd.DataFrame) -> None:
     here = points[points["key"] == st.session_state.get("image")]
     if here.empty:
         return
-    st.subheader("Nearest images of other patients")
+    st.subheader("Most similar images of other patients")
     st.caption(
-        f"By the embedding of {wording.for_markdown(backbone.label)}; one image a patient, the most similar first."
+        f"Similarity of the embeddings ({wording.for_markdown(backbone.label)}). One image per patient, the most similar first."
     )
     vectors = vectors_of(backbone.vectors.path)
     query = int(np.flatnonzero(vectors.images["image_id"].to_numpy() == here["image_id"].iloc[0])[0])
@@ -168,19 +168,21 @@ def _neighbours(findings: Findings, backbone: Backbone, points: pd.DataFrame) ->
     )
     st.caption(" · ".join(answer.sentences()).replace("the query", "This image"))
     known = points.set_index("image_id")
-    told_by = [
+    captioned_by = [
         next((v for v in findings.variables if (v.role == "acquisition") is acquired and v.kind != "continuous"), None)
         for acquired in (False, True)
     ]
     columns = st.columns(6)
-    hits = answer.hits[answer.hits["image_id"].isin(known.index)]  # one may have been forgotten a moment ago
+    hits = answer.hits[answer.hits["image_id"].isin(known.index)]  # a patient may have been removed meanwhile
     for place, hit in enumerate(hits.itertuples(index=False)):
         image_id, similarity = str(hit.image_id), float(hit.similarity)  # type: ignore[arg-type]
         row = known.loc[image_id].to_dict()
         with columns[place % 6]:
             st.image(picture(findings.scan.path, image_id, 220), width="stretch", alt=str(row["caption"]))
-            told = " · ".join(wording.for_markdown(wording.plain(row[v.name])) for v in told_by if v is not None)
-            st.caption(f"{told}  \nsimilarity {similarity:.2f}")
+            facts = " · ".join(
+                wording.for_markdown(wording.level_text(row[v.name])) for v in captioned_by if v is not None
+            )
+            st.caption(f"{facts}  \nsimilarity {similarity:.2f}")
             st.button(
                 str(row["caption"]),
                 key=f"go-{row['key']}",

@@ -1,4 +1,4 @@
-"""The source audit: who was imaged with what, when and how well, what is missing — all before any model."""
+"""The source page: who was imaged with what, when and how well, and what is missing, before any model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ def show(findings: Findings) -> None:
     st.title("Where the images come from")
     source = findings.source
     tiles = st.columns(4)
-    tiles[0].metric("Images", f"{source.get('n_images', len(findings.images)):,}")
-    tiles[1].metric("Patients", f"{source.get('n_patients', findings.images['patient'].nunique()):,}")
-    tiles[2].metric("Could not be read", f"{source.get('n_unreadable', 0):,}")
-    tiles[3].metric("With burned-in marks", f"{(source.get('burned_in') or {}).get('share', 0):.0%}")
+    tiles[0].metric("Patients", f"{source.get('n_patients', findings.images['patient'].nunique()):,}")
+    tiles[1].metric("Images", f"{source.get('n_images', len(findings.images)):,}")
+    tiles[2].metric("Unreadable files", f"{source.get('n_unreadable', 0):,}")
+    tiles[3].metric("Images with burned-in text", f"{(source.get('burned_in') or {}).get('share', 0):.0%}")
     problems = source.get("problems") or []
     if problems:
-        st.warning("**In the table**\n\n" + "\n".join("- " + wording.for_markdown(problem) for problem in problems))
+        st.warning(
+            "**Problems with the table**\n\n" + "\n".join("- " + wording.for_markdown(problem) for problem in problems)
+        )
     reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
     for section in sections(source, {str(reason): int(n) for reason, n in reasons.items()}, findings.near):
         _section(section, findings.scan.path)
@@ -52,8 +54,8 @@ def _section(section: Section, scan_folder: Path) -> None:
         if row.title:
             st.markdown(f"**{wording.for_markdown(row.title)}**")
         columns = st.columns(_IN_A_ROW)
-        for place, (image_id, told) in enumerate(row.images):
-            columns[place % _IN_A_ROW].image(picture(scan_folder, image_id, 220), caption=told, width="stretch")
+        for place, (image_id, caption) in enumerate(row.images):
+            columns[place % _IN_A_ROW].image(picture(scan_folder, image_id, 220), caption=caption, width="stretch")
     for table in section.tables:
         if table.title:
             st.markdown(f"**{wording.for_markdown(table.title)}**")
@@ -61,7 +63,7 @@ def _section(section: Section, scan_folder: Path) -> None:
 
 
 def _drawings(key: str, drawings: Sequence[Drawing]) -> None:
-    for first in range(0, len(drawings), 2):  # row by row, so that titles stand side by side
+    for first in range(0, len(drawings), 2):  # row by row, so that titles are aligned
         for place, drawing in zip(st.columns(2, gap="large"), drawings[first : first + 2], strict=False):
             with place:
                 st.markdown(f"**{wording.for_markdown(drawing.title)}**")

@@ -17,7 +17,7 @@ def test_other_addresses_are_refused(address: str) -> None:
         command(Path("study.yaml"), 8501, address)
 
 
-def test_the_command_is_loopback_and_tells_nobody() -> None:
+def test_the_command_listens_on_loopback_and_reports_no_usage() -> None:
     line = command(Path("study.yaml"), 8765, overrides=["split.seed=1"])
     flags = dict(itertools.pairwise(line))
     assert flags["--server.address"] == "127.0.0.1"

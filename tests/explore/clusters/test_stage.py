@@ -38,7 +38,7 @@ def test_few_images_get_a_map_and_a_sentence() -> None:
     values, _ = _blobs(12)
     layout = lay_out(values, ClusterConfig())
     assert (layout.cluster == -1).all()
-    assert layout.note == "Only 12 images: too few to look for clusters; the map shows the two main directions."
+    assert layout.note == "Only 12 images: too few for clusters; the map shows the two main directions of variation."
     assert np.ptp(layout.xy, axis=0).min() > 0
     assert lay_out(values[:1], ClusterConfig()).xy.shape == (1, 2)
 
@@ -74,9 +74,9 @@ def test_association_by_patients_keeps_its_level_and_finds_what_is_there(kind: A
         item = associations(frame.assign(v=np.repeat(drawn, 6)), cluster, variable, 199, seed)[0]
         rejected += item["p_value"] <= 0.05
     assert rejected <= 8  # counting images instead of patients rejects in nearly every one
-    told = associations(frame.assign(v=cluster * 1.0), cluster, variable, 199, 0)[0]
-    assert told["p_value"] == pytest.approx(1 / 200)
-    assert told["value"] == pytest.approx(1, abs=0.05)
+    found = associations(frame.assign(v=cluster * 1.0), cluster, variable, 199, 0)[0]
+    assert found["p_value"] == pytest.approx(1 / 200)
+    assert found["value"] == pytest.approx(1, abs=0.05)
 
 
 def test_association_within_patients_is_seen() -> None:

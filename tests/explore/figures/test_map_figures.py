@@ -1,4 +1,4 @@
-"""Figures say what the numbers say: nothing is lost, muted or compared that should not be."""
+"""Figures show the numbers: nothing is lost, greyed or compared that should not be."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_scores_on_two_scales_are_never_on_one_axis() -> None:
 
 def test_a_score_that_is_missing_leaves_a_sentence() -> None:
     figure = probe_figures.probe_figure({"run:mae": [_row("diagnosis", "clinical", None)]})
-    assert figure.layout.annotations[0].text == "No variable has enough patients to be probed."
+    assert figure.layout.annotations[0].text == "No variable has enough patients."
 
 
 def test_shares_add_up_to_all_patients_of_a_level() -> None:
@@ -63,7 +63,7 @@ def test_shares_add_up_to_all_patients_of_a_level() -> None:
 def test_words() -> None:
     assert wording.backbone_label("run:/srv/jane/study/analysis/pretrain/mae-tiny-cpu-0a1b2c3d") == "mae-tiny-cpu"
     assert wording.for_markdown("see http://evil.example") == "see http\u2060\\://evil.example"
-    assert wording.plain(3.0) == "3"
-    assert wording.plain(float("nan")) == wording.MISSING
-    assert wording.p_text(0.0004) == "p < 0.001"
+    assert wording.level_text(3.0) == "3"
+    assert wording.level_text(float("nan")) == wording.MISSING
+    assert wording.p_value_text(0.0004) == "p < 0.001"
     assert wording.listing(["a", "b", "c"]) == "a, b and c"

@@ -1,4 +1,4 @@
-"""The report is one page that needs nothing else, names nobody, and is not written to by a table's cells."""
+"""The report is one self-contained page without identifiers, and a table's cells cannot inject markup."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_hostile_names_are_shown_not_run(hostile: Any) -> None:
 
 
 @pytest.mark.long
-def test_nobody_can_be_told_from_the_report(whole: Any) -> None:
+def test_the_report_identifies_nobody(whole: Any) -> None:
     page, _ = _page(whole)
     manifest = pd.read_parquet(whole.runs["scan"].path / "manifest.parquet")
     for private in [*manifest["patient_source_id"].dropna().astype(str).unique(), *manifest["image_id"]]:
@@ -78,15 +78,17 @@ def test_nobody_can_be_told_from_the_report(whole: Any) -> None:
     assert "of P000" in page
 
 
-def test_flagged_pairs_come_before_cleared_ones(whole: Any) -> None:
+def test_possible_confounding_comes_before_cleared_factors(whole: Any) -> None:
     _, parsed = _page(whole)
     text = " ".join(" ".join(parsed.text).split())
     order = [
-        text.index(part)
-        for part in ("What this model has learned", "explained by device", "operator against diagnosis")
+        text.index(part) for part in ("What this model has learned", "explained by device", "operator with diagnosis")
     ]
     assert order == sorted(order)
-    assert "Possible confounding: device is associated with diagnosis. No concern found: operator and site." in text
+    assert (
+        "Possible confounding: device is associated with diagnosis. No evidence of confounding: operator and site."
+        in text
+    )
     assert wording.CLUSTER_SENTENCE in text
     assert "too few patients (7)" in text
 
@@ -103,7 +105,7 @@ def test_a_report_of_a_scan_alone_says_what_is_missing_and_that_patients_are_few
     findings = study_findings.gather(whole.study, whole.runs["scan"], [])
     few = findings.images[findings.images["patient"].isin(findings.images["patient"].unique()[:6])]
     page = render(study_findings.Findings(**{**findings.__dict__, "images": few}))
-    assert "Too few patients for firm answers: 6 patients." in page
+    assert "Only 6 patients: too few for firm conclusions." in page
     assert "No clusters have been computed." in page
     assert "No probe has been run." in page
 
@@ -124,9 +126,9 @@ def test_an_unknown_verdict_is_never_shown_as_harmless() -> None:
     assert verdict_cards.tone_of({})[0] == "caution"
 
 
-def test_every_accusing_verdict_of_the_audit_is_shown_as_one() -> None:
+def test_every_verdict_of_confounding_is_shown_as_one() -> None:
     for verdict in ACCUSING:
-        assert verdict_cards.tone_of({"verdict": verdict})[0] in {"flagged", "caution"}
+        assert verdict_cards.tone_of({"verdict": verdict})[0] in verdict_cards.CONFOUNDED
 
 
 def test_a_factor_flagged_once_is_not_cleared_by_another_pair() -> None:
@@ -152,28 +154,28 @@ def test_scrub_takes_paths_and_file_names() -> None:
     assert study_findings.scrub("0.5 in/out of 3/4", {}) == "0.5 in/out of 3/4"
 
 
-def test_file_names_in_what_was_said_of_the_table_stay_out_of_the_report() -> None:
-    said = (
+def test_file_names_in_messages_stay_out_of_the_report() -> None:
+    message = (
         "clinical.csv: 1 row(s) name an image that is not there (first: row 41, `DOE_JANE (2).jpg`): they are left out"
     )
     assert (
-        study_findings._EXAMPLE.sub("", said)
+        study_findings.without_example(message)
         == "clinical.csv: 1 row(s) name an image that is not there: they are left out"
     )
     assert (
-        study_findings._EXAMPLE.sub("", "4 file(s) have no row (first: `x.jpg`): left") == "4 file(s) have no row: left"
+        study_findings.without_example("4 file(s) have no row (first: `x.jpg`): left") == "4 file(s) have no row: left"
     )
 
 
 @pytest.mark.long
-def test_the_training_says_what_was_encoded_and_how_it_went(whole: Any, tmp_path: Path) -> None:
-    def look(step: int, name: str, role: str, score: float) -> dict[str, Any]:
+def test_the_training_section_shows_what_was_learned(whole: Any, tmp_path: Path) -> None:
+    def monitored(step: int, name: str, role: str, score: float) -> dict[str, Any]:
         known = {"kind": "categorical", "metric": "auroc", "chance": 0.5, "patients": 30, "images": 60, "note": ""}
         asked = {"step": step, "variable": name, "role": role, "score": score, "held_out": True}
         return {**known, **asked, "ci_low": score - 0.02, "ci_high": score + 0.02}
 
     lines = [
-        look(s, n, r, v)
+        monitored(s, n, r, v)
         for s, f in ((0, 0.6), (9, 0.9))
         for n, r, v in (("device", "acquisition", f), ("diagnosis", "clinical", 0.7))
     ]
@@ -191,7 +193,7 @@ def test_the_training_says_what_was_encoded_and_how_it_went(whole: Any, tmp_path
     text = " ".join(" ".join(parsed.text).split())
     assert "Standing still since step 3." in text
     assert "a higher <learning> rate usually helps" in text
-    assert "in patients of the training split who were not trained on" in text
+    assert "in patients of the training split who were held out from pretraining" in text
     assert "How the image came to be: device has become easier to tell (0.60, now 0.90)." in text
     assert "0.90 (0.88 to 0.92)" in text
     assert "diagnosis has become" not in text

@@ -1,4 +1,4 @@
-"""The source audit as shown: every figure says what source.json says, and an older source.json is still shown."""
+"""The source audit as shown: figures show the numbers of source.json, and an older source.json is still shown."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_hostile_level_is_text() -> None:
         assert "<a href" not in figure.to_json().replace("\\u003c", "<")
 
 
-def test_the_chance_of_a_split_lies_behind_its_differences() -> None:
+def test_the_chance_band_of_a_split_is_behind_its_differences() -> None:
     side = {
         "side": "test",
         "chance": 0.3,
@@ -71,9 +71,9 @@ def test_the_chance_of_a_split_lies_behind_its_differences() -> None:
 
 
 @pytest.mark.parametrize("source", [{}, {"sentences": ["720 images can be used."], "factors": [], "missing": []}])
-def test_what_an_older_scan_does_not_say_is_left_out(source: dict[str, Any]) -> None:
+def test_sections_missing_in_an_older_scan_are_left_out(source: dict[str, Any]) -> None:
     shown = sections(source, {"the file is empty": 2})
-    assert [section.key for section in shown] == ["there", "aside"][-1 if not source else 0 :]
+    assert [section.key for section in shown] == ["there", "quarantined"][-1 if not source else 0 :]
     assert all(section.title for section in shown)
 
 
@@ -96,7 +96,7 @@ def test_pairs_and_unusual_images_are_shown_as_pictures_by_research_id(whole: An
     ], "of a group the first pair"
     unlike = by_key["unusual"].pictures[0].images
     assert unlike[0][0] == ids[0]
-    patients = [told.partition(",")[0] for _, told in unlike]
+    patients = [caption.partition(",")[0] for _, caption in unlike]
     assert len(set(patients)) == len(patients) == 12
     assert [s.key for s in sections({}, {}, None)] == []
 
@@ -120,10 +120,10 @@ def test_the_scan_of_a_phantom_is_shown_whole_and_in_order(whole: Any) -> None:
     keys = [section.key for section in shown]
     assert keys == [key for key in order if key in keys]
     assert {"there", "enough", "entangled", "per-patient", "calendar", "splits"} <= set(keys)
-    said = [sentence for section in shown for sentence in section.sentences]
-    assert all(sentence in said for told in source["sections"].values() for sentence in told)
+    shown_sentences = [sentence for section in shown for sentence in section.sentences]
+    assert all(text in shown_sentences for texts in source["sections"].values() for text in texts)
     both = sections(source, {}, findings_near(whole))
-    assert [s.key for s in both if s.key in order] == keys, "the vectors add, they change nothing"
+    assert [s.key for s in both if s.key in order] == keys, "the vectors add sections and change none"
     for section in shown:
         titles = [drawing.title for drawing in section.drawings]
         assert len(set(titles)) == len(titles)
