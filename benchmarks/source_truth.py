@@ -165,7 +165,7 @@ class Few:
         x = Column.flag("x", "outcome", having[codes], known)
         flag = Column.flag("poor", "quality", number > norm.isf(self.poor), known)
         sides = {"number": Column.number("number", "quality", number), "yes or no": flag}
-        return {name: float(compare(x, y, patients, seed)["p_value"] or 1.0) for name, y in sides.items()}
+        return {name: float(compare(x, y, patients)["p_value"] or 1.0) for name, y in sides.items()}
 
 
 FEW = (

@@ -36,7 +36,7 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then stale.
 _COLUMNS_VERSION = 2
-_AUDIT_VERSION = 3
+_AUDIT_VERSION = 4
 
 
 def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:

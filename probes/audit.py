@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pellucid.cohort.statistics import EventLevel
+from pellucid.cohort.statistics import EventLevel, assign_q_values
 from pellucid.probes.inputs.validation import Cohort, Names
 from pellucid.probes.inputs.variables import MIN_PATIENTS
 from pellucid.probes.parallel import Job, Progress, Steps, shareable, side_by_side
@@ -26,7 +26,6 @@ from pellucid.probes.settings import Settings
 from pellucid.probes.verdicts import (
     ACCUSING,
     ALPHA,
-    assign_q_values,
     decide,
     is_associated,
     sentence,

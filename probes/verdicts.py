@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from statsmodels.stats.multitest import multipletests
-
 ALPHA = 0.05
 ACCUSING = ("explained_by_acquisition", "confounded_survives", "cannot_be_separated")
 
@@ -22,17 +20,6 @@ METRIC_NAMES = {
 MEASURE_NAMES = {"cramers_v": "Cramér's V", "eta_squared": "η²", "spearman": "Spearman correlation"}
 
 Row = Mapping[str, Any]
-
-
-def assign_q_values(rows: list[dict[str, Any]]) -> None:
-    """Benjamini–Hochberg over one family: sets q_value beside each p_value that is a number."""
-    tested = [row for row in rows if row.get("p_value") is not None]
-    for row in rows:
-        row["q_value"] = None
-    if tested:
-        q_values = multipletests([row["p_value"] for row in tested], method="fdr_bh")[1]
-        for row, q_value in zip(tested, q_values, strict=True):
-            row["q_value"] = float(q_value)
 
 
 def is_shown(row: Row) -> bool:

@@ -1,7 +1,7 @@
 """The source audit: who was imaged with what, when and how well, before any model — counts, tests and plain sentences.
 
 Called by `pellucid.cohort.scan` when the table has been joined; what it finds is `source.json`. Each section is a file of its own, and
-every test in it is `permuted.compare`: the patient is the unit. docs/source.md says what each section means.
+every test in it is `permutation_tests.compare`: the patient is the unit. docs/source.md says what each section means.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pellucid.cohort.source_audit.calendar_drift import calendar_of, drift
 from pellucid.cohort.source_audit.columns import Cohort, levels_of
 from pellucid.cohort.source_audit.duplicate_counts import duplicates
 from pellucid.cohort.source_audit.missingness import missing, who_is_missing
-from pellucid.cohort.source_audit.permutation_tests import ALPHA, forget_orders
+from pellucid.cohort.source_audit.permutation_tests import ALPHA
 from pellucid.cohort.source_audit.privacy_counts import burned_in, privacy
 from pellucid.cohort.source_audit.quality_bias import quality
 from pellucid.cohort.source_audit.sample_size import events, images_per_patient, sample_size
 from pellucid.cohort.source_audit.sentences import most_important
 from pellucid.cohort.source_audit.split_balance import balance
+from pellucid.cohort.statistics.association_null import forget_orders
 from pellucid.cohort.study import Study
 
 SCHEMA = "pellucid.source/1"

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Cohort, Column
-from pellucid.cohort.source_audit.permutation_tests import compare, judge, stands, told
+from pellucid.cohort.source_audit.permutation_tests import compare, stands, told
+from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.study import Variable
 
 # What a header says of a person is never listed as a factor, whatever it is called.
@@ -85,7 +86,7 @@ def associations(cohort: Cohort) -> list[dict[str, Any]]:
         for clinical in cohort.with_role("clinical", "outcome")
         for factor in cohort.with_role("acquisition")
     ]
-    judge(pairs)
+    assign_q_values(pairs)
     for pair in pairs:
         if stands(pair):
             pair["sentence"] = (
@@ -102,7 +103,7 @@ def _association(cohort: Cohort, clinical: Column, factor: Column) -> dict[str, 
     table = cells.reshape(rows, columns)
     seen, told = table.sum(axis=1) > 0, table.sum(axis=0) > 0
     shown = [(f, [c for c in range(columns) if told[c]]) for f in range(rows) if seen[f]][:MAX_LEVELS_SHOWN]
-    return compare(clinical, factor, cohort.patients, cohort.seed) | {
+    return compare(clinical, factor, cohort.patients) | {
         "clinical": clinical.name,
         "role": clinical.role,
         "acquisition": factor.name,

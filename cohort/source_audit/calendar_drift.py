@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Cohort, Column
-from pellucid.cohort.source_audit.permutation_tests import MIN_PATIENTS, compare, judge, stands, told
+from pellucid.cohort.source_audit.permutation_tests import MIN_PATIENTS, compare, stands, told
+from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.study import Variable
 
 _TIME = re.compile(r"(^|_)(years?|dates?|month|acquired|acquisition_date|exam_date|study_date)($|_)", re.IGNORECASE)
@@ -77,10 +78,10 @@ def drift(cohort: Cohort, when: Column | None) -> dict[str, Any]:
     }
     tests = []
     for column in _watched(cohort, when):
-        found = compare(column, when, cohort.patients, cohort.seed)
+        found = compare(column, when, cohort.patients)
         course = _course(cohort, column, periods)
         tests.append({"variable": column.name, "role": column.role, **found, "course": course})
-    judge(tests)
+    assign_q_values(tests)
     moved = sorted((test for test in tests if stands(test)), key=lambda test: (test["q_value"], -abs(test["value"])))
     clear = [test["variable"] for test in tests if test["p_value"] is not None and not stands(test)]
     sentences = [_sentence(test, when.name) for test in moved]

@@ -12,10 +12,10 @@ from pellucid.cohort.source_audit.permutation_tests import (
     MIN_PATIENTS,
     compare,
     far_apart,
-    judge,
     stands,
     told,
 )
+from pellucid.cohort.statistics.association import assign_q_values
 
 
 def missing(cohort: Cohort) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def who_is_missing(cohort: Cohort, year: Column | None = None) -> dict[str, Any]
         for other in others:
             if other.name in names:
                 continue
-            found = compare(gap, other, cohort.patients, cohort.seed)
+            found = compare(gap, other, cohort.patients)
             tests.append(
                 {
                     "variables": names,
@@ -67,7 +67,7 @@ def who_is_missing(cohort: Cohort, year: Column | None = None) -> dict[str, Any]
                     **_shares(cohort, ~known, other),
                 }
             )
-    judge(tests)
+    assign_q_values(tests)
     standing = sorted((test for test in tests if stands(test)), key=lambda test: (test["q_value"], -abs(test["value"])))
     return {
         "tests": tests,

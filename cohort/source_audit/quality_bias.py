@@ -19,10 +19,10 @@ from pellucid.cohort.source_audit.permutation_tests import (
     PERMUTATIONS,
     compare,
     far_apart,
-    judge,
     stands,
     told,
 )
+from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.statistics.patient_resampling import Patients
 
 GRADES = ("good", "borderline", "poor")
@@ -53,19 +53,19 @@ def quality(cohort: Cohort, calendar: Column | None = None) -> dict[str, Any]:
         },
         "within_patients": [_alike(column, patients, cohort.seed) for column in (poor, *measures)],
     }
-    judge(report["within_patients"])
+    assign_q_values(report["within_patients"])
     n_poor = patients.count(poor.values == 1)
     few = bool(poor.known.any()) and min(n_poor, patients.count(poor.values == 0)) < MIN_PATIENTS
     others = list(cohort.variables) + ([calendar] if calendar is not None and calendar.role == "calendar" else [])
     tests = []
     for column in [*([poor] if poor.known.any() and not few else []), *measures]:
         for other in others:
-            found = compare(column, other, patients, cohort.seed)
+            found = compare(column, other, patients)
             levels = _levels(column, other, patients)
             tests.append(
                 {"quality": column.name, "variable": other.name, "role": other.role, **found, "levels": levels}
             )
-    judge(tests)
+    assign_q_values(tests)
     report["tests"] = tests
     report["family"] = "poor or not, and each measure, against every variable"
     report["by"] = [_grades_by(grade, poor, other, patients) for other in others if other.shown_levels]

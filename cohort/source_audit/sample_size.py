@@ -12,10 +12,10 @@ from pellucid.cohort.source_audit.permutation_tests import (
     MIN_PATIENTS,
     compare,
     far_apart,
-    judge,
     stands,
     told,
 )
+from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.statistics.patient_resampling import Patients
 
 FEW_EVENTS = 50
@@ -134,7 +134,7 @@ def images_per_patient(cohort: Cohort) -> dict[str, Any]:
     tests = []
     for column in cohort.variables:
         by_patient = _of_patients(column, cohort.patients)
-        found = compare(by_patient, number, alone, cohort.seed)
+        found = compare(by_patient, number, alone)
         if 2 * by_patient.known.sum() < cohort.patients.count(column.known):
             found |= {"measure": "", "value": None, "p_value": None, "note": "changes within most patients"}
         levels = []
@@ -151,7 +151,7 @@ def images_per_patient(cohort: Cohort) -> dict[str, Any]:
                     }
                 )
         tests.append({"variable": column.name, "role": column.role, **found, "levels": levels})
-    judge(tests)
+    assign_q_values(tests)
     return {
         "min": int(sizes.min()),
         "median": float(np.median(sizes)),

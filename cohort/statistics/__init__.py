@@ -1,6 +1,7 @@
 """Statistics with the patient as the unit: resampling, permutations, association."""
 
-from pellucid.cohort.statistics.association import associate
+from pellucid.cohort.statistics.association import Association, assign_q_values, associate
+from pellucid.cohort.statistics.association_null import forget_orders
 from pellucid.cohort.statistics.event_level import EVENT_WORDS, EventLevel, declared_level, event_level
 from pellucid.cohort.statistics.patient_resampling import (
     IntArray,
@@ -23,11 +24,13 @@ from pellucid.cohort.statistics.weighted_ranks import (
 
 __all__ = [
     "EVENT_WORDS",
+    "Association",
     "EventLevel",
     "IntArray",
     "PatientPermutations",
     "Patients",
     "along",
+    "assign_q_values",
     "associate",
     "auroc",
     "below",
@@ -37,6 +40,7 @@ __all__ = [
     "declared_level",
     "drawn_evenly",
     "event_level",
+    "forget_orders",
     "ridits",
     "rows_of_strata",
     "sort_order",

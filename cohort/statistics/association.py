@@ -1,31 +1,180 @@
-"""Before any model: are two variables of the table associated among these patients?
+"""Are two variables of the table associated among these patients? One test for source audit, audit and clusters.
 
-Looks at the table only, never at a vector. If an acquisition factor and a clinical variable go together here, an
-embedding that has learnt the one will appear to have learnt the other.
+Looks at the table only, never at a vector. If an acquisition factor is associated with a clinical variable here, an
+embedding that encodes the one will appear to encode the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from statsmodels.stats.multitest import multipletests
 
-from pellucid.cohort.statistics.patient_resampling import IntArray, PatientPermutations, Patients
-from pellucid.cohort.statistics.weighted_ranks import correlation, ridits
+from pellucid.cohort.statistics.association_null import Side, Tested, by_image, by_patient
+from pellucid.cohort.statistics.patient_resampling import Patients
+from pellucid.cohort.statistics.random_effects import patient_means
 
-CHUNK_CELLS = 8_000_000
+MIN_PATIENTS = 10  # at a level; levels of fewer are left out
+PERMUTATIONS = 999
+MORE_PERMUTATIONS = 4999  # where 999 leave p so small that its steps, multiplied by the family, would hide an effect
+_FEW_A_LEVEL = 3  # where most patients are at levels of fewer, the levels are names
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Association:
-    """`measure` is one of cramers_v (0–1), eta_squared (0–1, on ranks) and spearman (-1–1)."""
+    """An association of two variables, or the reason why there is none to report.
+
+    `measure` is one of cramers_v (0 to 1), eta_squared (0 to 1, of ranks) and spearman (-1 to 1). Where nothing was tested it is
+    "", `value` and `p_value` are None, and `note` says why.
+    """
 
     measure: str
-    value: float
-    p_value: float
-    n_patients: int
+    value: float | None
+    p_value: float | None
+    n_patients: int  # with both variables, at levels of at least 10 patients
+    note: str = ""
+    n_patients_tested: int | None = (
+        None  # where both vary within patients; fewer than `n_patients` in very large studies
+    )
+
+
+def associate(
+    left: NDArray[Any], left_levels: Sequence[str], right: NDArray[Any], right_levels: Sequence[str], patients: Patients
+) -> Association:
+    """Association of two variables, each patient weighing 1, with p from permuting patients.
+
+    The result does not depend on the order of the two variables or of the images, nor on the stage: number and seed of
+    the permutations are fixed. A p-value of at most 5/1000 is computed anew with 4,999 permutations. That keeps
+    its level: at any α the outcomes with p ≤ α are among those that the 999 (α ≥ 0.005) or the 4,999 (α < 0.005)
+    alone would give.
+
+    Args:
+        left: (n,) codes into `left_levels`, -1 where missing; or, where `left_levels` is empty, numbers, NaN where missing.
+        right: the same.
+        patients: of the n images.
+
+    Returns:
+        Two sets of levels: bias-corrected Cramér's V. Levels and numbers: η² of the ranks less what as many levels would
+        explain by chance (ε²; Kelley 1935, Proc Natl Acad Sci 21:554). Two numbers: Spearman's correlation. Levels of fewer
+        than 10 patients are left out; with fewer than two levels left, or fewer than 20 patients, there is no number.
+    """
+    sides = [(np.asarray(left), tuple(left_levels)), (np.asarray(right), tuple(right_levels))]
+    known = np.logical_and(*(values >= 0 if levels else ~np.isnan(values) for values, levels in sides))
+    if (n_known := patients.count(known)) < 2 * MIN_PATIENTS:
+        return _untested(n_known, f"too few patients ({n_known})")
+    if any(len(np.unique(values[known])) < 2 for values, _ in sides):
+        return _untested(n_known, "all have the same value")
+    rows = _at_common_levels(sides, known, patients)
+    n_patients = patients.count(rows)
+    if n_patients < 2 * MIN_PATIENTS or any(len(np.unique(values[rows])) < 2 for values, _ in sides):
+        return _untested(n_known, _why_not(sides, known, patients))
+    some = patients.subset(rows)
+    one, other = (_side(values[rows], levels) for values, levels in sides)
+    first, second = _in_order(one, other, some)
+    order = np.lexsort((second[0], first[0], some.codes))
+    first, second = (first[0][order], first[1]), (second[0][order], second[1])
+    some = Patients(some.codes[order], some.n_patients)
+    varies = [not some.constant(values).all() for values, _ in (first, second)]
+    for permutations in (PERMUTATIONS, MORE_PERMUTATIONS):
+        if all(varies):
+            tested = by_image(first, second, some, permutations)
+        else:
+            tested = by_patient(first, second, some, varies, permutations)
+        if tested.p_value > 5 / (PERMUTATIONS + 1):
+            break
+    measure, value = _effect(first, second, tested)
+    return Association(measure, value, tested.p_value, n_patients, "", tested.n_patients if all(varies) else None)
+
+
+def assign_q_values(tests: Sequence[dict[str, Any]]) -> None:
+    """Benjamini–Hochberg over one family: sets `q_value` beside each `p_value` that is a number, None beside the others."""
+    tested = [test for test in tests if test.get("p_value") is not None]
+    for test in tests:
+        test["q_value"] = None
+    if tested:
+        for test, q in zip(tested, multipletests([t["p_value"] for t in tested], method="fdr_bh")[1], strict=True):
+            test["q_value"] = float(q)
+
+
+def _untested(n_patients: int, note: str) -> Association:
+    return Association("", None, None, n_patients, note)
+
+
+def _patients_at(codes: NDArray[Any], n_levels: int, patients: Patients) -> NDArray[np.int64]:
+    """Patients with at least one image at each level, (n_levels,)."""
+    cells = np.unique(patients.codes * n_levels + codes)
+    return np.bincount(cells % n_levels, minlength=n_levels)
+
+
+def _at_common_levels(
+    sides: Sequence[tuple[NDArray[Any], tuple[str, ...]]], known: NDArray[np.bool_], patients: Patients
+) -> NDArray[np.bool_]:
+    """Images whose levels all have 10 patients or more among the images kept.
+
+    Leaving out a level of one variable may make one of the other rare. What remains in the end does not depend on the order.
+    """
+    rows = known.copy()
+    while True:
+        before = rows.sum()
+        for values, levels in sides:
+            if levels and rows.any():
+                counts = _patients_at(values[rows], len(levels), Patients(patients.codes[rows], patients.n_patients))
+                rows[rows] = (counts >= MIN_PATIENTS)[values[rows]]
+        if rows.sum() == before:
+            return rows
+
+
+def _why_not(
+    sides: Sequence[tuple[NDArray[Any], tuple[str, ...]]], known: NDArray[np.bool_], patients: Patients
+) -> str:
+    some = patients.subset(known)
+    for values, levels in sides:
+        if levels:
+            at = _patients_at(values[known], len(levels), some)
+            if np.median(np.repeat(at, at)) < _FEW_A_LEVEL:
+                return f"{(at > 0).sum()} levels for {some.n_patients} patients: more an id than a factor"
+    return f"fewer than two levels with {MIN_PATIENTS} patients"
+
+
+def _side(values: NDArray[Any], levels: tuple[str, ...]) -> Side:
+    """Codes in the order of the levels' names, without gaps; or numbers."""
+    if not levels:
+        return values.astype(np.float64), 0
+    place = np.empty(len(levels), dtype=np.int64)
+    place[sorted(range(len(levels)), key=lambda code: levels[code])] = np.arange(len(levels))
+    present, codes = np.unique(place[values], return_inverse=True)
+    return codes.astype(np.int64), len(present)
+
+
+def _in_order(one: Side, other: Side, patients: Patients) -> tuple[Side, Side]:
+    """Levels before numbers, fewer levels before more, else by the patients' values: not by who was named first."""
+    keys = [(not n_levels, n_levels) for _, n_levels in (one, other)]
+    if keys[0] != keys[1]:
+        return (one, other) if keys[0] < keys[1] else (other, one)
+    means = patient_means(np.column_stack([one[0], other[0]]).astype(np.float64), patients)
+    unlike = np.flatnonzero(means[:, 0] != means[:, 1])
+    swap = len(unlike) and means[unlike[0], 1] < means[unlike[0], 0]
+    return (other, one) if swap else (one, other)
+
+
+def _effect(first: Side, second: Side, tested: Tested) -> tuple[str, float]:
+    if first[1] and second[1]:
+        return "cramers_v", float(bergsma_v(tested.table))
+    if first[1]:
+        return "eta_squared", epsilon_squared(tested.statistic, first[1], tested.n_patients)
+    return "spearman", float(np.copysign(tested.statistic, tested.table[0, 0]))
+
+
+def epsilon_squared(eta_squared: float, n_levels: int, n_patients: int) -> float:
+    """η² without what as many levels would explain by chance (Kelley 1935); never below 0."""
+    free = n_patients - n_levels
+    return max(0.0, 1 - (1 - eta_squared) * (n_patients - 1) / free) if free > 0 else 0.0
 
 
 def bergsma_v(table: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -51,91 +200,3 @@ def chi_squared(table: NDArray[np.floating]) -> NDArray[np.float64]:
     expected = table.sum(-1, keepdims=True) * table.sum(-2, keepdims=True) / table.sum((-2, -1), keepdims=True)
     terms = np.divide((table - expected) ** 2, expected, out=np.zeros_like(expected), where=expected > 0)
     return np.asarray(terms.sum(axis=(-2, -1)))
-
-
-def associate(
-    left: NDArray[np.generic],  # (n,) codes, or numbers if left_levels is 0
-    left_levels: int,
-    right: NDArray[np.generic],
-    right_levels: int,
-    patients: Patients,
-    permutations: int = 999,
-    seed: int = 0,
-) -> Association:
-    """Association of two variables, each patient weighing 1, with p from permuting patients.
-
-    Two sets of levels: bias-corrected Cramér's V (p from χ² of the patient table). Levels and numbers: η² of the
-    ranks. Two numbers: Spearman's correlation (p two-sided, from its absolute value). Permutations as strong as what was observed
-    count half (the mid-p of Lancaster 1961, Biometrika 48:223): of a few patients' levels many are, and the test would reject in
-    2 % instead of 5 %. Where all are different it changes nothing.
-    """
-    weights = patients.weights
-    one = np.zeros(len(patients), dtype=np.int64)
-    # Where both vary within patients, one who happens to be constant says something else with one image than with ten:
-    # only patients with as many images are exchanged (7.5 % were rejected instead of 5 % without this).
-    both_vary = not (patients.constant(left).all() or patients.constant(right).all())
-    plan = PatientPermutations.plan(patients, left, patients.sizes if both_vary else one[: patients.n_patients], one)
-    chunk = int(np.clip(CHUNK_CELLS // (len(patients) * max(left_levels, 1)), 1, 256))
-
-    sides: list[NDArray[Any]] = [
-        np.asarray(side, dtype=np.int64)
-        if levels
-        else ridits(np.asarray(side, dtype=np.float64)[None], weights, one)[0]
-        for side, levels in ((left, left_levels), (right, right_levels))
-    ]
-
-    def statistic(source: IntArray) -> NDArray[np.float64]:
-        moved = sides[0][source]
-        if left_levels and right_levels:
-            return chi_squared(_tables(moved, left_levels, sides[1], right_levels, weights))
-        if left_levels:
-            return _eta_squared_moved(moved, left_levels, sides[1], weights)
-        if right_levels:
-            return _eta_squared_fixed(moved, sides[1], right_levels, weights)
-        return np.abs(correlation(moved, sides[1], weights))
-
-    identity = np.arange(len(patients))[None]
-    observed = float(statistic(identity)[0])
-    null = np.concatenate([statistic(source) for source in plan.draw(permutations, seed, chunk)])
-    slack = 1e-9 * max(1.0, observed)
-    above, alike = (null > observed + slack).sum(), (np.abs(null - observed) <= slack).sum()
-    p_value = float((1 + above + alike / 2) / (1 + permutations))
-    if left_levels and right_levels:
-        table = _tables(sides[0][None], left_levels, sides[1], right_levels, weights)[0]
-        return Association("cramers_v", float(bergsma_v(table)), p_value, patients.n_patients)
-    if left_levels or right_levels:
-        return Association("eta_squared", observed, p_value, patients.n_patients)
-    signed = float(correlation(sides[0], sides[1], weights))
-    return Association("spearman", signed, p_value, patients.n_patients)
-
-
-def _tables(
-    moved: NDArray[Any], n_left: int, fixed: NDArray[Any], n_right: int, weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Patient-weighted contingency tables, (c, n_left, n_right) from moved (c, n)."""
-    cells = moved * n_right + fixed
-    tables = [np.bincount(row, weights=weights, minlength=n_left * n_right) for row in cells]
-    return np.asarray(tables, dtype=np.float64).reshape(-1, n_left, n_right)
-
-
-def _eta_squared_moved(
-    moved: NDArray[Any], n_levels: int, values: NDArray[Any], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Share of the variance of `values` between the levels, (c,) from level codes (c, n). `values` is centred."""
-    out = np.zeros(len(moved))
-    for level in range(n_levels):
-        inside = (moved == level) * weights
-        mass = inside.sum(axis=1)
-        out += np.divide((inside @ values) ** 2, mass, out=np.zeros_like(mass), where=mass > 0)
-    return np.asarray(out / max(float((weights * values**2).sum()), 1e-300))
-
-
-def _eta_squared_fixed(
-    moved: NDArray[Any], levels: NDArray[Any], n_levels: int, weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The same where the numbers (c, n) are permuted and the levels stay."""
-    indicator = (levels[:, None] == np.arange(n_levels)) * weights[:, None]
-    mass = indicator.sum(axis=0)
-    between = np.divide((moved @ indicator) ** 2, mass, out=np.zeros((len(moved), n_levels)), where=mass > 0)
-    total = (weights * np.asarray(moved, dtype=np.float64) ** 2).sum(axis=1)
-    return np.asarray(between.sum(axis=1) / np.maximum(total, 1e-300))

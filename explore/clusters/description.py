@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 
-from pellucid.cohort.statistics import Patients, associate
+from pellucid.cohort.statistics import Patients, assign_q_values, associate, forget_orders
 from pellucid.cohort.study import Variable
 from pellucid.explore.wording import level_text, listing, phenotype_words, readable_name
 
-FEWEST_PATIENTS = 10  # below this no association is computed
 _SEEN = 0.5  # standardised difference that is likely to be visible
 
 
@@ -99,72 +97,46 @@ def _patient_shares(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def associations(
-    frame: pd.DataFrame,
-    cluster: NDArray[np.int64],
-    variables: Sequence[Variable],
-    permutations: int,
-    seed: int,
+    frame: pd.DataFrame, cluster: NDArray[np.int64], variables: Sequence[Variable]
 ) -> list[dict[str, Any]]:
-    """Whether clusters go with each variable: Cramér's V or η², p by permutation of whole patients, q over all of them.
+    """Whether the clusters are associated with each variable, each patient weighing 1; q over all variables tested.
 
-    Measured by `probes.confounding`, as every association of the audit: each patient weighs 1, however many images she
-    has. η² (of ranks) has its expectation under no association taken off. Images without a cluster count as one more
+    The test is that of source audit and audit (`pellucid.cohort.statistics.associate`). Images without a cluster count as one more
     group, so that a device whose images fit nowhere is seen.
+
+    Args:
+        frame: `patient` and the variables, one row per image.
+        cluster: (n,) cluster numbers, -1 for none.
     """
+    patients = Patients.of(frame["patient"].to_numpy(str))
+    numbers, groups = np.unique(cluster, return_inverse=True)
     found: list[dict[str, Any]] = []
-    for number, variable in enumerate(variables):
+    for variable in variables:
         if variable.name not in frame:
             continue
-        known = frame[variable.name].notna().to_numpy()
-        item: dict[str, Any] = {
-            "variable": variable.name,
-            "role": variable.role,
-            "kind": variable.kind,
-            "measure": "",
-            "value": None,
-            "p_value": None,
-            "q_value": None,
-            "n_patients": int(frame.loc[known, "patient"].nunique()),
-            "note": "",
-        }
+        values = frame[variable.name]
+        numeric = pd.to_numeric(values, errors="coerce").to_numpy(float)
+        ranked = variable.kind == "continuous" or (
+            variable.kind == "ordinal" and not np.isnan(numeric[values.notna()]).any()
+        )
+        item: dict[str, Any] = {"variable": variable.name, "role": variable.role, "kind": variable.kind}
+        if ranked and not np.isfinite(numeric[values.notna()]).all():
+            item |= {
+                "measure": "",
+                "value": None,
+                "p_value": None,
+                "n_patients": patients.count(values.notna().to_numpy()),
+            }
+            found.append(item | {"note": "some values are not numbers"})
+            continue
+        codes, levels = pd.factorize(values.map(level_text, na_action="ignore"))
+        named = () if ranked else tuple(map(str, levels))
+        strength = associate(numeric if ranked else codes, named, groups, tuple(map(str, numbers)), patients)
+        item |= {key: getattr(strength, key) for key in ("measure", "value", "p_value", "n_patients", "note")}
         found.append(item)
-        values = frame.loc[known, variable.name]
-        if item["n_patients"] < FEWEST_PATIENTS:
-            item["note"] = f"too few patients ({item['n_patients']})"
-        elif values.nunique() < 2:
-            item["note"] = "one level only"
-        elif len(np.unique(cluster[known])) < 2:
-            item["note"] = "fewer than two groups"
-        else:
-            numeric = variable.kind == "continuous" or (
-                variable.kind == "ordinal" and bool(pd.to_numeric(values, errors="coerce").notna().all())
-            )
-            patients = Patients.of(frame.loc[known, "patient"].to_numpy(str))
-            groups = np.unique(cluster[known], return_inverse=True)[1].astype(np.int64)
-            if numeric:
-                coded, n_levels = pd.to_numeric(values, errors="coerce").to_numpy(float), 0
-                if not np.isfinite(coded).all():
-                    item["note"] = "some values are not numbers"
-                    continue
-            else:
-                levels, coded = np.unique(values.map(level_text).to_numpy(str), return_inverse=True)
-                n_levels = len(levels)
-            n_groups = int(groups.max()) + 1
-            strength = associate(coded, n_levels, groups, n_groups, patients, permutations, seed + number)
-            item["measure"], item["p_value"] = strength.measure, strength.p_value
-            item["value"] = strength.value if n_levels else _epsilon_squared(strength.value, n_groups, patients)
-    tested = [item for item in found if item["p_value"] is not None]
-    if tested:
-        q_values = false_discovery_control([item["p_value"] for item in tested])
-        for item, q in zip(tested, q_values, strict=True):
-            item["q_value"] = float(q)
+    assign_q_values(found)
+    forget_orders()
     return found
-
-
-def _epsilon_squared(eta_squared: float, n_groups: int, patients: Patients) -> float:
-    """η² without what as many groups would explain by chance (Kelley 1935); never below 0."""
-    free = patients.n_patients - n_groups
-    return max(0.0, 1 - (1 - eta_squared) * (patients.n_patients - 1) / free) if free > 0 else 0.0
 
 
 def describe(

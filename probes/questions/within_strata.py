@@ -69,10 +69,7 @@ def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: Settings) -> d
             "note": "",
         }  # fmt: skip
     y_target, z_target = pair.targets
-    found = associate(
-        y_target.data, y_target.n_levels, z_target.data, z_target.n_levels, inside,
-        settings.permutations, settings.seed_of(f"association {y.name} {z.name}"),
-    )  # fmt: skip
+    found = associate(*_values_of(y, pair.rows), *_values_of(z, pair.rows), inside)
     alone = _from_design(_design(z, pair.rows, inside), y_target, inside, settings, f"{y.name} from {z.name}")
     part = pair.part(vectors)
     y_beyond = settings.probe(part, y_target, inside, f"{y.name} beyond {z.name}", strata=pair.strata[1])
@@ -86,14 +83,18 @@ def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: Settings) -> d
         )
     return {
         **names,
-        "association": {"measure": found.measure, "value": found.value, "p_value": found.p_value,
-                        "n_patients": found.n_patients, "note": ""},
+        "association": {"measure": found.measure or None, "value": found.value, "p_value": found.p_value,
+                        "n_patients": found.n_patients, "note": found.note},
         "clinical_from_acquisition": estimate_row(alone),
         "clinical_beyond_acquisition": _beyond_row(y_beyond, y.name, z.name, pair.notes[1]),
         "acquisition_beyond_clinical": _beyond_row(z_beyond, z.name, y.name, pair.notes[0]),
         "patients_with_several_levels": several,
         "note": note,
     }  # fmt: skip
+
+
+def _values_of(v: Variable, rows: NDArray[np.bool_]) -> tuple[NDArray[np.generic], tuple[str, ...]]:
+    return v.data[rows], () if v.is_ranked else v.levels
 
 
 def _from_design(

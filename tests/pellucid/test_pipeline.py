@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ import pellucid as public
 from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 from pellucid.cohort.runs.history import list_runs, open_finished
 from pellucid.cohort.runs.stages import STAGES, find_stage
+from pellucid.explore.clusters.description import associations
 
 pytestmark = pytest.mark.long
 
@@ -119,3 +121,26 @@ def test_search_and_export_by_functions(study_folder: Path, by_functions: Path, 
     assert (tmp_path / "vectors.parquet").is_file()
     states = public.study_status(study_folder, overrides)
     assert all(row["index"] for row in states if row["stage"] == "embed")
+
+
+def test_the_same_pair_has_the_same_association_in_every_stage(by_functions: Path) -> None:
+    runs = {row["stage"]: open_finished(Path(row["path"])) for row in list_runs(by_functions)}
+    told = {(p["clinical"], p["acquisition"]): p for p in runs["scan"].read_json("source.json")["associations"]}
+    audited = {(p["clinical"], p["acquisition"]): p for p in runs["audit"].read_json("audit.json")["pairs"]}
+    manifest = pd.read_parquet(runs["scan"].path / "manifest.parquet")
+    usable = manifest[manifest["status"] == "ok"].reset_index(drop=True)
+    variables = {v.name: v for v in public.load_study(by_functions.parent).variables}
+    tested, keys_told = 0, ("measure", "value", "p_value", "n_patients")
+    for names, pair in audited.items():
+        found = pair["association"]
+        if found["p_value"] is None:
+            continue
+        assert {key: told[names][key] for key in keys_told} == {key: found[key] for key in keys_told}, names
+        if variables[names[1]].kind in {"ordinal", "continuous"}:
+            continue  # clusters are levels, never numbers
+        tested += 1
+        known = usable[usable[names[1]].notna()].reset_index(drop=True)
+        groups = pd.factorize(known[names[1]], sort=True)[0]
+        [clustered] = associations(known, groups, [variables[names[0]]])
+        assert {key: clustered[key] for key in keys_told} == {key: found[key] for key in keys_told}, names
+    assert tested

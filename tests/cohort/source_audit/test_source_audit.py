@@ -18,17 +18,18 @@ from pellucid.cohort.source_audit.calendar_drift import calendar_of, drift
 from pellucid.cohort.source_audit.columns import Cohort, Column
 from pellucid.cohort.source_audit.duplicate_counts import duplicates
 from pellucid.cohort.source_audit.missingness import _sentence as _missing_sentence
-from pellucid.cohort.source_audit.permutation_tests import compare, judge
+from pellucid.cohort.source_audit.permutation_tests import compare
 from pellucid.cohort.source_audit.quality_bias import _alike, _dependence, quality
-from pellucid.cohort.source_audit.random_effects import standardised
 from pellucid.cohort.source_audit.sample_size import (
     _images_sentence,
     hanley_mcneil_half_width,
     images_per_patient,
     sample_size,
 )
-from pellucid.cohort.statistics.association import associate
+from pellucid.cohort.statistics.association import assign_q_values, chi_squared
 from pellucid.cohort.statistics.patient_resampling import Patients
+from pellucid.cohort.statistics.random_effects import standardised
+from pellucid.cohort.statistics.weighted_ranks import ridits
 from pellucid.cohort.study import Study, StudyConfig, Variable
 
 _spec = importlib.util.spec_from_file_location(
@@ -63,44 +64,61 @@ def everything() -> tuple[Study, pd.DataFrame, dict[str, Any]]:
     "pair",
     [("recurrence", "device"), ("age", "device"), ("recurrence", "operator"), ("age", "year"), ("device", "age")],
 )
-def test_patients_in_one_row_each_give_what_associate_gives_by_image(pair: tuple[str, str]) -> None:
+def test_patients_in_one_row_each_give_what_images_give(pair: tuple[str, str]) -> None:
+    """Against a plain permutation of the variable that is the same in all images of a patient, image by image."""
     cohort = cohort_of("age is missing on device B", 3)
     left, right = (next(c for c in cohort.variables if c.name == name) for name in pair)
     known = left.known & right.known
-    fast = compare(left, right, cohort.patients, 0)
-    slow = associate(
-        left.values[known], len(left.levels), right.values[known], len(right.levels), cohort.patients.subset(known)
-    )
-    assert fast["measure"] == slow.measure
-    assert fast["value"] == pytest.approx(slow.value, abs=1e-9)
-    error = np.sqrt(slow.p_value * (1 - slow.p_value) / 1000)
-    assert abs(fast["p_value"] - slow.p_value) < 5 * max(error, 0.002)
+    some = cohort.patients.subset(known)
+    of_patient = left if some.constant(left.values[known]).all() else right
+    other = right if of_patient is left else left
+    first = np.unique(some.codes, return_index=True)[1]
+    rng, values = np.random.default_rng(1), of_patient.values[known][first]
+
+    def strength(one_each: Any) -> float:
+        return _strength((one_each[some.codes], len(of_patient.levels)), (other.values[known], len(other.levels)), some)
+
+    drawn = np.array([strength(rng.permutation(values)) for _ in range(999)])
+    p = (1 + (drawn >= strength(values) - 1e-9).sum()) / 1000
+    fast = compare(left, right, cohort.patients)["p_value"]
+    assert abs(fast - p) < 5 * max(np.sqrt(p * (1 - p) / 1000), 0.002)
+
+
+def _strength(one: tuple[Any, int], other: tuple[Any, int], patients: Patients) -> float:
+    """χ² of the patient table; else the squared correlation, or the share of variance between levels, of weighted ranks."""
+    weights = patients.weights
+    sides = [
+        np.eye(k)[values] if k else ridits(values[None], weights, np.zeros(len(values), np.int64))[0][:, None]
+        for values, k in (one, other)
+    ]
+    table = (sides[0] * weights[:, None]).T @ sides[1]
+    if one[1] and other[1]:
+        return float(chi_squared(table))
+    masses = [(weights[:, None] * side**2).sum(axis=0) for side in sides]
+    return float((table**2 / np.outer(*masses)).sum())
 
 
 def test_a_small_p_is_computed_anew_with_more_permutations() -> None:
-    found = compare(*_columns(np.repeat([0, 1], 60), np.repeat([0, 1], 60)), Patients(np.arange(120), 120), 0)
+    found = compare(*_columns(np.repeat([0, 1], 60), np.repeat([0, 1], 60)), Patients(np.arange(120), 120))
     assert found["p_value"] == 1 / 5000  # so that an effect stands in a family of 250 tests
 
 
 @pytest.mark.long
 def test_a_p_value_computed_in_two_steps_keeps_its_level() -> None:
     rng = np.random.default_rng(0)
-    patients = Patients(np.arange(40), 40)
+    patients = Patients(np.arange(90), 90)
     ps = np.array(
-        [
-            compare(*_columns(rng.integers(0, 2, 40), rng.integers(0, 3, 40)), patients, seed)["p_value"]
-            for seed in range(250)
-        ]
+        [compare(*_columns(rng.integers(0, 2, 90), rng.integers(0, 3, 90)), patients)["p_value"] for _ in range(250)]
     )
     for level in (0.01, 0.05, 0.2):
         assert (ps <= level).mean() <= level + 3 * np.sqrt(level * (1 - level) / len(ps))
 
 
 def test_too_few_patients_are_told_not_tested() -> None:
-    found = compare(*_columns(np.repeat([0, 1], 4), np.repeat([0, 1], 4)), Patients(np.arange(8), 8), 0)
+    found = compare(*_columns(np.repeat([0, 1], 4), np.repeat([0, 1], 4)), Patients(np.arange(8), 8))
     assert found["p_value"] is None
     assert found["note"] == "too few patients (8)"
-    judge([found])
+    assign_q_values([found])
     assert found["q_value"] is None
 
 
@@ -136,11 +154,13 @@ def test_the_scatter_of_means_is_that_planted() -> None:
 
 def test_a_variable_of_almost_as_many_levels_as_patients_is_not_tested() -> None:
     patients = Patients(np.arange(60), 60)
-    found = compare(*_columns(np.arange(60) // 2, np.repeat([0, 1], 30)), patients, 0)
+    found = compare(*_columns(np.arange(60) // 2, np.repeat([0, 1], 30)), patients)
     assert found["p_value"] is None
     assert found["note"] == "30 levels for 60 patients: more an id than a factor"
-    rare = np.r_[np.repeat(0, 50), np.arange(1, 11)]  # ten rare devices beside one that all others have
-    assert compare(*_columns(rare, np.repeat([0, 1], 30)), patients, 0)["p_value"] is not None
+    rare = np.r_[np.repeat(0, 50), np.arange(1, 11)]  # ten rare devices, and one that all other patients share
+    assert compare(*_columns(rare, np.repeat([0, 1], 30)), patients)["note"] == "fewer than two levels with 10 patients"
+    two = np.r_[np.repeat([0, 1], 25), np.arange(2, 12)]  # … and two
+    assert compare(*_columns(two, np.repeat([0, 1], 30)), patients)["n_patients"] == 50
 
 
 def test_levels_are_named_only_where_two_of_ten_patients_differ_as_printed() -> None:

@@ -71,11 +71,11 @@ def test_association_by_patients_keeps_its_level_and_finds_what_is_there(kind: A
         rng = np.random.default_rng(seed)
         frame, cluster = _frame(40, 6, rng)
         drawn = rng.integers(0, 2, 40) if kind == "categorical" else rng.normal(size=40)
-        item = associations(frame.assign(v=np.repeat(drawn, 6)), cluster, variable, 199, seed)[0]
+        item = associations(frame.assign(v=np.repeat(drawn, 6)), cluster, variable)[0]
         rejected += item["p_value"] <= 0.05
     assert rejected <= 8  # counting images instead of patients rejects in nearly every one
-    found = associations(frame.assign(v=cluster * 1.0), cluster, variable, 199, 0)[0]
-    assert found["p_value"] == pytest.approx(1 / 200)
+    found = associations(frame.assign(v=cluster * 1.0), cluster, variable)[0]
+    assert found["p_value"] == pytest.approx(1 / 5000)
     assert found["value"] == pytest.approx(1, abs=0.05)
 
 
@@ -83,15 +83,15 @@ def test_association_within_patients_is_seen() -> None:
     rng = np.random.default_rng(0)
     side = np.tile([0, 1], 40)
     frame = pd.DataFrame({"patient": np.repeat([f"P{i:05d}" for i in range(40)], 2), "side": side})
-    item = associations(frame, side + 1, [Variable("side", "acquisition", "binary")], 199, 0)[0]
-    assert item["p_value"] == pytest.approx(1 / 200)
-    none = associations(frame, rng.integers(1, 3, 80), [Variable("side", "acquisition", "binary")], 199, 0)[0]
+    item = associations(frame, side + 1, [Variable("side", "acquisition", "binary")])[0]
+    assert item["p_value"] == pytest.approx(1 / 5000)
+    none = associations(frame, rng.integers(1, 3, 80), [Variable("side", "acquisition", "binary")])[0]
     assert none["p_value"] > 0.05
 
 
 def test_too_few_patients_give_a_sentence_not_a_number() -> None:
     frame, cluster = _frame(6, 5, np.random.default_rng(0))
-    item = associations(frame.assign(v=cluster), cluster, [Variable("v", "clinical", "categorical")], 99, 0)[0]
+    item = associations(frame.assign(v=cluster), cluster, [Variable("v", "clinical", "categorical")])[0]
     assert item["value"] is None
     assert item["note"] == "too few patients (6)"
 
