@@ -21,6 +21,13 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def cores_per_process() -> int:
+    """Cores that this process may use: its share where torchrun has started several processes on this machine."""
+    import joblib
+
+    return max(1, int(joblib.cpu_count()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 class Advance(Protocol):
     """Says that `count` more are done, and perhaps how many there are in all."""
 

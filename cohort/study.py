@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from pellucid.cohort.config import Config, ConfigT, did_you_mean, read_yaml, validate
@@ -63,11 +64,18 @@ class TwoLevels(Config):
         return kind
 
 
+def as_level(value: object) -> str:
+    """A level as the user wrote it: 3.0, from a column with missing values, is `3`."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
 def _level_text(value: object) -> object:
-    """A level as the table's cells read: YAML's 1 is "1", its true is "true"."""
+    """A level of study.yaml as the table has it: YAML's 1 is "1", its true is "true"."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, int | float) else value
+    return as_level(value) if isinstance(value, int | float) else value
 
 
 def _kind_alone(value: object) -> object:

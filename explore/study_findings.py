@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest import with_captions
 from pellucid.cohort.runs import RunFolder, finished_runs, newest_runs
 from pellucid.cohort.scan import current_scan
 from pellucid.cohort.study import Study, Variable
@@ -105,9 +106,7 @@ def captioned(manifest: pd.DataFrame) -> pd.DataFrame:
     """Usable images, without private columns, with `key` (row number) and `caption` (`image 2 of P00042`)."""
     usable = manifest[manifest["status"] == "ok"] if "status" in manifest else manifest
     usable = usable.drop(columns=[c for c in PRIVATE_COLUMNS if c in usable]).sort_values("image_id", ignore_index=True)
-    number = usable.groupby("patient").cumcount() + 1
-    captions = "image " + number.astype(str) + " of " + usable["patient"].astype(str)
-    return usable.assign(key=range(len(usable)), caption=captions)
+    return with_captions(usable.assign(key=range(len(usable))))
 
 
 def gather(

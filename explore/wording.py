@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from pellucid.cohort.study import as_level
+
 # Clusters are explored and tested, never announced as discoveries.
 CLUSTER_SENTENCE = (
     "We explored image phenotype clusters and evaluated their relationship with clinical variables and outcomes."
@@ -45,9 +47,7 @@ def level_text(value: Any) -> str:
     """A level of a variable as text: whole numbers without `.0`, missing values as words."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    text = str(value)
+    text = as_level(value)
     return MISSING if text in {"<NA>", "NaT", "nan", "None", ""} else text
 
 

@@ -15,6 +15,7 @@ import torch
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import PreparedImages
+from pellucid.cohort.progress import cores_per_process
 from pellucid.cohort.runs import RunFolder, begin_run, write_json
 from pellucid.cohort.study import Study
 from pellucid.pretrain.data.batches import Batches
@@ -155,7 +156,7 @@ def _batches(plan: _Plan, scan: RunFolder, ranks: Ranks) -> Batches:
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         rows=_rows(ranks, recipe),
-        workers=recipe.machine.workers or min(16, _cores(ranks)),
+        workers=recipe.machine.workers or min(16, cores_per_process()),
         cache_gb=recipe.machine.cache_gb,
         sampler=new_sampler(plan.chosen, plan.levels, recipe.seed),
     )
@@ -277,19 +278,13 @@ def _rows(ranks: Ranks, recipe: AnyRecipe) -> slice:
     return slice(ranks.rank * share, (ranks.rank + 1) * share)
 
 
-def _cores(ranks: Ranks) -> int:
-    """Cores of this process: those it may run on, shared with the other processes of the machine."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
 @contextlib.contextmanager
 def _tuned(ranks: Ranks) -> Iterator[None]:
     """PyTorch's process-wide settings for the time of a training, and as they were after it."""
     threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
     deterministic = torch.backends.cudnn.deterministic
     if "OMP_NUM_THREADS" not in os.environ:  # who has set it knows why
-        torch.set_num_threads(_cores(ranks))
+        torch.set_num_threads(cores_per_process())
     if ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32: views start from 8-bit pixels
         torch.backends.cudnn.deterministic = True

@@ -31,9 +31,9 @@ from pellucid.cohort.deidentify.text_masking import fill, plain_text
 from pellucid.cohort.identifiers.findings import dicom_findings
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.readers import UnreadableImage
+from pellucid.cohort.readers.whole_slide import WHOLE_SLIDE_SOP_CLASS
 
 PUBLIC_SCHEMES = frozenset({"DCM", "SCT", "SRT", "SNM3", "UCUM", "FMA", "RADLEX", "LN", "NDC", "MA", "UBERON"})
-_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _DICOM_ROOT = "1.2.840.10008."  # UIDs that the standard itself gives out name kinds of things, not things
 # Not DS and IS: a number that decides how the picture looks may well be the number that somebody has as an id.
 _TEXT_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
@@ -145,7 +145,7 @@ def _frames(dataset: Dataset) -> int:
 
 def _refuse(dataset: FileDataset, max_megapixels: float) -> None:
     sop_class = str(dataset.get("SOPClassUID", ""))
-    if sop_class == _WHOLE_SLIDE:
+    if sop_class == WHOLE_SLIDE_SOP_CLASS:
         raise UnreadableImage(SLIDE)
     if "EncapsulatedDocument" in dataset:
         raise UnreadableImage("a document wrapped in DICOM: its pages are not looked into")

@@ -9,12 +9,10 @@ from pathlib import Path
 import pydicom
 import tifffile
 
-from pellucid.cohort.deidentify.raster_files import is_slide
 from pellucid.cohort.intake.sandbox import read_files
 from pellucid.cohort.readers import UnreadableImage, sniff
+from pellucid.cohort.readers.whole_slide import WHOLE_SLIDE_SOP_CLASS, is_slide_tiff
 from pellucid.cohort.study import ScanConfig
-
-_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 
 def pass_gate(root: Path, file: str, data: bytes, config: ScanConfig) -> None:
@@ -54,10 +52,10 @@ def _slide(data: bytes) -> bool:
                 header = pydicom.dcmread(
                     io.BytesIO(data), stop_before_pixels=True, specific_tags=["SOPClassUID"], force=True
                 )
-                return str(header.get("SOPClassUID", "")) == _WHOLE_SLIDE
+                return str(header.get("SOPClassUID", "")) == WHOLE_SLIDE_SOP_CLASS
             if kind == "tiff":
                 with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-                    return is_slide(tiff)
+                    return is_slide_tiff(tiff, cautious=True)
         except Exception:  # damaged: the reader says how
             return False
     return False

@@ -18,6 +18,7 @@ from pellucid.cohort.deidentify.png_webp_chunks import strip_png, strip_webp
 from pellucid.cohort.deidentify.text_masking import fill
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.readers import UnreadableImage
+from pellucid.cohort.readers.whole_slide import is_slide_tiff
 
 FindBoxes = Callable[[Sequence[NDArray[np.uint8]], Iterable[str]], list[Box]]
 _AS_PNG = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}  # modes that PNG holds without loss
@@ -176,7 +177,7 @@ def clean_tiff(data: bytes, find: FindBoxes, *, max_megapixels: float) -> Cleane
     """
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            if is_slide(tiff):
+            if is_slide_tiff(tiff, cautious=True):
                 raise UnreadableImage(SLIDE)
             pages = [page for page in tiff.pages if not page.is_reduced]  # type: ignore[union-attr]
             for page in pages:
@@ -214,15 +215,6 @@ SLIDE = (
     "a whole slide: its label and overview pictures often name the patient, and are not masked by this version; "
     "export the slide without them with the scanner's own software"
 )
-
-
-def is_slide(tiff: tifffile.TiffFile) -> bool:
-    """Whether a TIFF is a whole slide, by its maker or by its tiles and pages of reduced resolution."""
-    vendors = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "vms", "avs", "sis")
-    if any(getattr(tiff, f"is_{vendor}", False) for vendor in vendors):
-        return True
-    first = tiff.pages[0]
-    return bool(first.is_tiled and len(tiff.pages) > 1 and any(p.is_reduced for p in list(tiff.pages)[1:]))  # type: ignore[union-attr]
 
 
 def _layout(page: Any, array: NDArray[Any]) -> dict[str, Any]:

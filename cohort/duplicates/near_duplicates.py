@@ -39,17 +39,32 @@ def correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
     blur of 1 and of 4 pixels, over the local standard deviation) before the normalised cross-correlation is taken, at
     the best shift of up to 3 pixels, so that a cropped border costs little.
     """
-    return _agreement(_structure(first), _structure(second))
+    return _shifted_correlation(fine_structure(first), fine_structure(second))
 
 
-def _structure(thumbnail: NDArray[np.uint8]) -> Structure:
-    gray = thumbnail.astype(np.float32)
-    fine = cv2.GaussianBlur(gray, (0, 0), 1) - cv2.GaussianBlur(gray, (0, 0), 4)
-    spread = np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), 6))
-    return np.asarray(fine / (spread + 2.0), dtype=np.float32)  # 2 gray levels: noise in empty borders stays small
+def fine_structure(gray: NDArray[np.uint8], fine_px: float = 1, coarse_px: float = 4, local_px: float = 6) -> Structure:
+    """A grey image (h, w) without its coarse structure and its local contrast, (h, w) float32.
+
+    Args:
+        fine_px, coarse_px: standard deviations of the two Gaussian blurs whose difference is the band-pass.
+        local_px: standard deviation of the Gaussian window of the local contrast.
+    """
+    values = gray.astype(np.float32)
+    band = cv2.GaussianBlur(values, (0, 0), fine_px) - cv2.GaussianBlur(values, (0, 0), coarse_px)
+    contrast = np.sqrt(cv2.GaussianBlur(band * band, (0, 0), local_px))
+    return np.asarray(band / (contrast + 2.0), dtype=np.float32)  # 2 grey levels: noise in empty borders stays small
 
 
-def _agreement(a: Structure, b: Structure) -> float:
+def structure_correlation(first: Structure, second: Structure, inside: NDArray[np.bool_]) -> float:
+    """Pearson correlation of two structures (h, w) over a mask (h, w), −1 to 1; 0 where one of them is constant."""
+    a, b = first[inside], second[inside]
+    if a.std() == 0 or b.std() == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _shifted_correlation(a: Structure, b: Structure) -> float:
+    """Normalised cross-correlation of two structures at the best shift of up to `_SHIFT_PX`."""
     inner = b[_SHIFT_PX:-_SHIFT_PX, _SHIFT_PX:-_SHIFT_PX]
     if a.std() == 0 or inner.std() == 0:  # OpenCV calls a flat template a perfect match
         return 0.0
@@ -112,7 +127,7 @@ def _lead(groups: Groups, members: list[int], look: Looker, min_correlation: flo
 
 
 def _same(first: Structure | None, second: Structure | None, min_correlation: float) -> bool:
-    return first is not None and second is not None and _agreement(first, second) >= min_correlation
+    return first is not None and second is not None and _shifted_correlation(first, second) >= min_correlation
 
 
 def _candidates(hashes: NDArray[np.uint64], max_distance: int, crowded: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
@@ -197,7 +212,10 @@ class Looker:
         if not wanted:
             return {}
         small = self.thumbnails([str(self.ids[i]) for i in wanted])
-        return {i: _structure(one) if one.std() >= MIN_SPREAD else None for i, one in zip(wanted, small, strict=True)}
+        return {
+            i: fine_structure(image) if image.std() >= MIN_SPREAD else None
+            for i, image in zip(wanted, small, strict=True)
+        }
 
 
 def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:

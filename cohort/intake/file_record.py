@@ -18,7 +18,15 @@ from pellucid.cohort.identifiers.text_detector import text_lines
 from pellucid.cohort.images.content_hashes import perceptual_hash, pixel_hash
 from pellucid.cohort.images.pixels import encode, shrink
 from pellucid.cohort.measures.quality import measure
-from pellucid.cohort.readers import NoPicture, Picture, ReadOptions, UnreadableImage, read_pictures
+from pellucid.cohort.readers import (
+    NOTHING_SHOWN,
+    NoPicture,
+    Picture,
+    ReadOptions,
+    UnreadableImage,
+    decoding_reason,
+    read_pictures,
+)
 from pellucid.cohort.study import ScanConfig
 
 _TEXT_SIDE_PX = 480  # burned-in text is looked for at this scale: at the prepared one small characters melt
@@ -47,14 +55,7 @@ def read_file(root: Path, file: str, config: ScanConfig) -> Iterator[tuple[Row, 
         "sha256": "",
         "n_bytes": 0,
     }
-    options = ReadOptions(
-        min_side_px=max(config.size_px, _TEXT_SIDE_PX),
-        max_megapixels=config.max_megapixels,
-        frames=config.frames,
-        tile_px=config.tile_px,
-        tile_um_per_px=config.tile_um_per_px,
-        min_tissue=config.min_tissue,
-    )
+    options = ReadOptions.from_scan_config(config, min_side_px=max(config.size_px, _TEXT_SIDE_PX))
     frame = ""
     try:
         data = bytes_of(root / file)
@@ -72,31 +73,23 @@ def read_file(root: Path, file: str, config: ScanConfig) -> Iterator[tuple[Row, 
                 small = shrink(picture.pixels, config.size_px)
                 yield named | _measured(picture, small, config), encode(small, config.jpeg_quality)
         if not any_picture:
-            yield row | {"reason": "there is nothing in the file to look at (a slide without tissue?)"}, None
+            yield row | {"reason": NOTHING_SHOWN}, None
     except NoPicture as reason:
         yield row | {"status": "no_picture", "reason": str(reason)}, None
-    except UnreadableImage as reason:
-        yield row | {"reason": str(reason)}, None
-    except OSError as error:
-        yield row | {"reason": f"the file cannot be opened ({error.strerror or type(error).__name__})"}, None
-    except (MemoryError, cv2.error) as error:
+    except (UnreadableImage, OSError, MemoryError, cv2.error) as error:
         if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
             raise
-        yield row | {"reason": "the picture does not fit in the memory allowed (scan.memory_limit_gb)"}, None
+        yield row | {"reason": decoding_reason(error)}, None
 
 
 def _pictures(path: Path, data: bytes, options: ReadOptions) -> Iterator[tuple[str, Picture | UnreadableImage]]:
-    """`read_pictures`, and whatever else a decoder raises as a reason: one odd file must not end the scan of an archive."""
+    """`read_pictures`, with any exception of a decoder as an UnreadableImage."""
     try:
         yield from read_pictures(path, data, options)
-    except (UnreadableImage, OSError, MemoryError):
+    except UnreadableImage:
         raise
     except Exception as error:
-        if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
-            raise
-        raise UnreadableImage(
-            f"the reader stumbled over it ({type(error).__name__}): please report the file"
-        ) from error
+        raise UnreadableImage(decoding_reason(error)) from error
 
 
 def bytes_of(path: Path) -> bytes:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.research_ids import hash_share
+from pellucid.cohort.study import as_level
 
 SPLITS = ("train", "test", "external")
 
@@ -138,16 +139,12 @@ def unit_levels(units: Sequence[str], values: Sequence[object]) -> dict[str, str
         edges = np.unique(np.quantile(list(typical.values()), (0.25, 0.5, 0.75), method="lower"))
         level_of = {unit: f"Q{np.searchsorted(edges, value) + 1}" for unit, value in typical.items()}
     else:
-        level_of = {unit: _most_frequent(map(_as_level, known)) for unit, known in of_unit.items() if known}
+        level_of = {unit: _most_frequent(map(as_level, known)) for unit, known in of_unit.items() if known}
     return {unit: level_of.get(unit, _MISSING) for unit in of_unit}
 
 
 def _most_frequent(levels: Iterable[str]) -> str:
     return min(Counter(levels).items(), key=lambda found: (-found[1], found[0]))[0]
-
-
-def _as_level(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _dealt(strata: Mapping[str, Hashable], test: float, seed: int) -> dict[str, str]:

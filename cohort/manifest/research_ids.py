@@ -1,9 +1,11 @@
-"""Research ids and pseudonyms."""
+"""Names without a person: research ids of patients, captions of images, pseudonyms of operators and institutions."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+
+import pandas as pd
 
 
 def hash_share(text: str) -> float:
@@ -23,3 +25,10 @@ def pseudonyms(names: Iterable[str], letter: str, seed: int) -> dict[str, str]:
     order = sorted(set(names), key=lambda name: hashlib.sha256(f"{letter}:{seed}:{name}".encode()).digest())
     width = max(2, len(str(len(order))))
     return {name: f"{letter}{number:0{width}d}" for number, name in enumerate(order, start=1)}
+
+
+def with_captions(images: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a manifest in the order of `image_id`, with `caption`: `image 2 of P0042`, without any file name."""
+    images = images.sort_values("image_id", ignore_index=True)
+    number = images.groupby("patient").cumcount() + 1
+    return images.assign(caption="image " + number.astype(str) + " of " + images["patient"].astype(str))

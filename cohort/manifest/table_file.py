@@ -11,21 +11,20 @@ import pandas as pd
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.study import as_level
 
 MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "none", "null", "unk", "unknown", "missing", "?"})
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d*[1-9])?")  # written the one way that a number comes back as
 
 
 def as_text(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Values as the text a person would write: 17.0 → `17`, True → `True`, a gap or a word for one → None."""
+    """Values as the text a person would write: 17.0 → `17`, True → `True`; a missing value, or a word for one → None."""
 
-    def one(value: Any) -> str | None:
-        if pd.isna(value):
-            return None
-        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-        return None if text.lower() in MISSING_WORDS else text
+    def text_or_none(value: Any) -> str | None:
+        text = None if pd.isna(value) else as_level(value)
+        return None if text is None or text.lower() in MISSING_WORDS else text
 
-    return column.map(one).astype(object)
+    return column.map(text_or_none).astype(object)
 
 
 def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:

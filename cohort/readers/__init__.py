@@ -6,21 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pellucid.cohort.readers.picture import (
+    NOTHING_SHOWN,
     NoPicture,
     Picture,
     ReadOptions,
     Source,
     UnreadableImage,
+    decoding_reason,
     flat_rgb,
 )
 from pellucid.cohort.readers.sniff import IMAGE_SUFFIXES, sniff, what_else
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "NOTHING_SHOWN",
     "NoPicture",
     "Picture",
     "ReadOptions",
     "UnreadableImage",
+    "decoding_reason",
     "flat_rgb",
     "read_image",
     "read_pictures",

@@ -24,7 +24,6 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     MediaStorageDirectoryStorage,
-    VLWholeSlideMicroscopyImageStorage,
 )
 
 from pellucid.cohort.readers.compressed_stream import jpeg_quality, stream_size
@@ -39,6 +38,7 @@ from pellucid.cohort.readers.picture import (
     refuse_bomb,
     together,
 )
+from pellucid.cohort.readers.whole_slide import WHOLE_SLIDE_SOP_CLASS
 
 _DAMAGED = "a DICOM file without a picture, or with a damaged header"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -52,7 +52,7 @@ def read_dicom(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]
         warnings.simplefilter("ignore")
         try:
             dataset = _parsed(source.data, source.options.max_megapixels)
-            is_slide = dataset.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage
+            is_slide = dataset.get("SOPClassUID") == WHOLE_SLIDE_SOP_CLASS
             file = None if is_slide else _File(dataset, source.options.max_megapixels)
         except (MemoryError, UnreadableImage):
             raise

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pellucid.cohort.study import ScanConfig
+
 # The names that `Picture.header` may hold, for every format; docs/reading.md says where each comes from.
 HEADER_NAMES = (
     "manufacturer",
@@ -47,6 +49,25 @@ class NoPicture(UnreadableImage):
     """The file is sound, but it holds no picture of its own: a report, a plan, a directory, a level of a slide."""
 
 
+NOTHING_SHOWN = "the file contains no image (a slide without tissue?)"
+
+
+def decoding_reason(error: Exception) -> str:
+    """Why a file has no image, for the column `reason`, by what a reader raised.
+
+    A decoder may raise anything on a damaged file: one unusual file must not stop the work on an archive.
+    """
+    import cv2
+
+    if isinstance(error, UnreadableImage):
+        return str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem):
+        return "the image does not fit in memory (scan.memory_limit_gb)"
+    if isinstance(error, OSError):
+        return f"the file cannot be opened ({error.strerror or type(error).__name__})"
+    return f"unexpected error while decoding ({type(error).__name__}); please report this file"
+
+
 @dataclass(frozen=True)
 class Picture:
     """A decoded image.
@@ -75,16 +96,26 @@ class Picture:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files are turned into pictures; the meaning of each stands in `pellucid.cohort.study.ScanConfig`."""
+    """How files are decoded; `pellucid.cohort.study.ScanConfig` explains each setting."""
 
-    min_side_px: int = (
-        0  # a JPEG may be decoded at a smaller DCT scale that keeps this many pixels on both sides; 0: full
-    )
+    min_side_px: int = 0  # a JPEG may be decoded at a smaller DCT scale with at least this on both sides; 0: full size
     max_megapixels: float = 200
-    frames: str = "all"  # of a file that holds several pictures: all, middle, or every N
+    frames: str = "all"  # of a file with several images: all, middle, or every N
     tile_px: int = 256  # whole slides are cut into tiles of this many pixels …
     tile_um_per_px: float = 0.5  # … at this resolution
     min_tissue: float = 0.5  # share of a tile that must be tissue
+
+    @classmethod
+    def from_scan_config(cls, config: ScanConfig, min_side_px: int) -> ReadOptions:
+        """The options that a scan with this configuration reads with."""
+        return cls(
+            min_side_px=min_side_px,
+            max_megapixels=config.max_megapixels,
+            frames=config.frames,
+            tile_px=config.tile_px,
+            tile_um_per_px=config.tile_um_per_px,
+            min_tissue=config.min_tissue,
+        )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ _SAMPLED = 16  # pages of a file that are looked at for the number of bits in us
 _EXIF_IDS = {tag.name: int(tag) for tag in ExifTags.Base}
 _IMAGEJ_INFO = 50839  # ImageJ keeps a DICOM file's whole header here
 _PROGRAM_NOTES = ('{"shape":', "ImageJ=")  # what tifffile and ImageJ write into ImageDescription about themselves
-_SLIDES = {"is_svs", "is_ndpi", "is_scn", "is_bif", "is_philips", "is_qpi"}
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the manifest says what was wrong with a file
 
 
@@ -71,13 +70,9 @@ class _File:
 
     def is_slide(self) -> bool:
         """A vendor's slide, or a tiled pyramid that is too large, or too finely resolved, for a plain picture."""
-        if any(getattr(self.tiff, flag, False) for flag in _SLIDES):
-            return True
-        if not self.frames[0].is_tiled or self.source.path is None:
-            return False
-        from pellucid.cohort.readers.whole_slide import is_slide
+        from pellucid.cohort.readers.whole_slide import is_slide_tiff
 
-        return bool(is_slide(self.source.path))
+        return is_slide_tiff(self.tiff, self.source.path)
 
     def picture(self, number: int) -> Picture:
         """One page.

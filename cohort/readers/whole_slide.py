@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from pellucid.cohort.readers.colour import to_srgb
@@ -42,8 +43,35 @@ _HEADER = {
 }
 
 
-def is_slide(path: Path) -> bool:
-    """Whether a tiled TIFF is a whole slide; False where OpenSlide is not installed and no vendor's mark was found."""
+WHOLE_SLIDE_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"  # DICOM: VL Whole Slide Microscopy Image Storage
+_VENDORS = ("svs", "ndpi", "scn", "bif", "philips", "qpi")  # makers whose files tifffile recognises
+_OTHER_VENDORS = ("vms", "avs", "sis")  # their marks also occur in plain microscope images
+
+
+def is_slide_tiff(tiff: tifffile.TiffFile, path: Path | None = None, *, cautious: bool = False) -> bool:
+    """Whether a TIFF is a whole slide: by its maker's mark, or a tiled pyramid that is too large or too finely resolved.
+
+    Args:
+        tiff: the opened file.
+        path: of the file, for OpenSlide, which decides about tiled files without a known maker; None: they count as
+            plain images.
+        cautious: for de-identification, where a slide that is taken for a plain image could show its label: the mark
+            of any maker and any tiled pyramid count.
+    """
+    vendors = (*_VENDORS, *_OTHER_VENDORS) if cautious else _VENDORS
+    if any(getattr(tiff, f"is_{vendor}", False) for vendor in vendors):
+        return True
+    pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+    full = [page for page in pages if not page.subfiletype & 0b101]  # TIFF 6.0: neither reduced resolution nor a mask
+    if not full or not full[0].is_tiled:
+        return False
+    if cautious:
+        return any(page.is_reduced for page in pages)
+    return path is not None and _is_slide_for_openslide(path)
+
+
+def _is_slide_for_openslide(path: Path) -> bool:
+    """Whether OpenSlide takes a tiled TIFF for a whole slide; False where OpenSlide is not installed."""
     try:
         import openslide
     except ImportError:

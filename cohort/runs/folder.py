@@ -21,7 +21,7 @@ import yaml
 from pellucid.cohort.errors import Preempted, UserError
 from pellucid.cohort.runs.atomic_files import as_plain, exclusive, is_held, sync_path, write_json
 from pellucid.cohort.runs.checksums import SUMS, sha256_file, write_sums
-from pellucid.cohort.runs.versions import package_versions
+from pellucid.cohort.runs.versions import run_versions
 
 RUN_SCHEMA = "pellucid.run/1"
 
@@ -201,7 +201,7 @@ def _started(working: Path, stage: str, name: str, key: str) -> dict[str, Any]:
         "key": key,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": datetime.now(UTC).isoformat(),  # to the microsecond: files written just before are older
-        "versions": package_versions(),
+        "versions": run_versions(),
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
     }
     write_json(path, record)

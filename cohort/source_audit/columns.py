@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pellucid.cohort.statistics.event_level import EventLevel, event_level
 from pellucid.cohort.statistics.patient_resampling import IntArray, Patients
-from pellucid.cohort.study import Kind, Variable
+from pellucid.cohort.study import Kind, Variable, as_level
 
 MAX_LEVELS_SHOWN = 30
 MAX_LEVELS_AS_THEY_ARE = 8  # ordinal numbers of more values are shown by quartile
@@ -125,7 +125,7 @@ def event_of(column: Column, patients: Patients) -> EventLevel:
 def levels_of(values: pd.Series, variable: Variable) -> pd.Series:
     """The variable as levels: continuous ones, and ordinal ones of many values, by quartile."""
     if variable.kind in {"categorical", "binary"} or values.nunique() <= MAX_LEVELS_AS_THEY_ARE:
-        names = {v: f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna().unique()}
+        names = {v: as_level(v) for v in values.dropna().unique()}
         return values.astype(object).map(names).where(values.notna(), None)
     binned = pd.qcut(values, 4, duplicates="drop")
     return binned.map(lambda b: f"{b.left:.4g}–{b.right:.4g}", na_action="ignore").astype(object)

@@ -102,11 +102,24 @@ def drawn_evenly(patients: Patients, most: int, rng: np.random.Generator) -> Int
     n = len(patients)
     if n <= most:
         return np.arange(n, dtype=np.int64)
-    turn = np.lexsort((rng.random(n), patients.codes))
-    place = np.empty(n, dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(patients.sizes)[:-1]])
-    place[turn] = np.arange(n) - starts[patients.codes[turn]]  # first, second … image of her patient, by lot
-    return np.sort(np.lexsort((rng.random(n), place))[:most]).astype(np.int64)
+    turn = turn_within_patient(patients.codes, np.argsort(rng.random(n), kind="stable"))
+    return np.sort(np.lexsort((rng.random(n), turn))[:most]).astype(np.int64)
+
+
+def turn_within_patient(codes: IntArray, order: NDArray[np.intp] | IntArray) -> IntArray:
+    """For each image the number of images of the same patient before it in an order, (n,): 0 for the patient's first.
+
+    Taking images by turn takes the first image of every patient before the second of any.
+
+    Args:
+        codes: (n,) patient of each image, 0 … n_patients-1.
+        order: (n,) permutation of the rows.
+    """
+    sizes = np.bincount(codes)
+    by_patient = order[np.argsort(codes[order], kind="stable")]
+    turn = np.empty(len(codes), dtype=np.int64)
+    turn[by_patient] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return turn
 
 
 def bootstrap_counts(n_patients: int, n_draws: int, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.metadata
 import re
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs.versions import package_versions
 from pellucid.embed.backbones.compute_choice import (
     BUDGET_S,
     Compute,
@@ -234,7 +233,7 @@ class Backbone:
             "unit": "image",
             "normalised": False,  # the vectors are as the network gave them; an index scales its copy to length 1
             "dtype": "float32",
-            "made_with": _versions(),
+            "made_with": package_versions(("pellucid", "torch", "timm")),
             **self.details,
         }
         if self.reading.tokens and self.token_grid is not None:
@@ -349,14 +348,6 @@ def as_array(tensor: Tensor) -> NDArray[np.float32]:
 def slug(name: str) -> str:
     """A backbone's name as a folder name."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("pellucid", "torch", "timm"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
 
 
 def pick_device(device: str) -> torch.device:

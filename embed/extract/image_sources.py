@@ -19,7 +19,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import without_text
 from pellucid.cohort.images import Pixels, PreparedImages, as_prepared, stretch
 from pellucid.cohort.intake import Listing, bytes_of, read_files
-from pellucid.cohort.readers import ReadOptions, UnreadableImage, read_pictures
+from pellucid.cohort.readers import NOTHING_SHOWN, ReadOptions, UnreadableImage, decoding_reason, read_pictures
 from pellucid.cohort.runs import open_finished, parent_of
 from pellucid.cohort.study import ScanConfig
 from pellucid.cohort.withdrawal_list import Withdrawn
@@ -156,27 +156,15 @@ class FileSource:
             if any_picture and not missing:
                 return
             if not any_picture:
-                reason = "there is nothing in the file to look at (a slide without tissue?)"
-        except UnreadableImage as error:
-            reason = str(error)
-        except OSError as error:
-            reason = f"the file cannot be opened ({error.strerror or type(error).__name__})"
-        except MemoryError:
-            reason = "the picture does not fit in memory"
-        except Exception as error:  # one odd file must not end the work on an archive
-            reason = f"the reader stumbled over it ({type(error).__name__}): please report the file"
+                reason = NOTHING_SHOWN
+        except Exception as error:  # one unusual file must not stop the work on an archive
+            reason = decoding_reason(error)
         named = list(missing) or [f"{file}#rest" if any_picture else file]
         yield from (Seen(image_id, content, None, reason) for image_id in named)
 
     def _decoded(self, file: str, data: bytes, content: str, size_px: int) -> Iterator[Seen]:
-        options = ReadOptions(
-            min_side_px=size_px if self.text == "keep" else 0,  # lines of text are found at full size
-            max_megapixels=self.config.max_megapixels,
-            frames=self.config.frames,
-            tile_px=self.config.tile_px,
-            tile_um_per_px=self.config.tile_um_per_px,
-            min_tissue=self.config.min_tissue,
-        )
+        # lines of text are found at full size
+        options = ReadOptions.from_scan_config(self.config, min_side_px=size_px if self.text == "keep" else 0)
         for frame, picture in read_pictures(self.root / file, data, options):
             image_id, its = (f"{file}#{frame}", f"{content}#{frame}") if frame else (file, content)
             if isinstance(picture, UnreadableImage):

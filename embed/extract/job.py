@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.progress import is_first_process, track
+from pellucid.cohort.progress import cores_per_process, is_first_process, track
 from pellucid.cohort.runs import atomic_path, clear_parts, is_held, write_json
 from pellucid.embed.backbones.backbone import Backbone
 from pellucid.embed.backbones.compute_choice import Compute, Precision
@@ -41,7 +41,7 @@ from pellucid.embed.extract.reused_vectors import (
     each_once,
     taken_over,
 )
-from pellucid.embed.extract.workers import Named, cores, is_on_gpu, run_parts
+from pellucid.embed.extract.workers import Named, is_on_gpu, run_parts
 from pellucid.embed.index import IndexConfig, build_index, extend_index
 from pellucid.embed.store.vectors import Vectors, write_spec
 
@@ -195,7 +195,7 @@ class Extraction:
         wanted = getattr(self.source, "wanted", None)
         best, chosen = pd.DataFrame(columns=list(COLUMNS)), None
         if stores:
-            now = contents(self.source, cores())
+            now = contents(self.source, cores_per_process())
             for store in stores:
                 rows = taken_over(self.source, now, store, wanted)
                 if len(rows) > len(best):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,19 +17,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import Pixels
-from pellucid.cohort.progress import Advance
+from pellucid.cohort.intake.child_process import ChildProcess, pipe_to_parent, start_child
+from pellucid.cohort.progress import Advance, cores_per_process
 from pellucid.embed.backbones.backbone import Backbone, load_backbone
 from pellucid.embed.backbones.compilation import COMPILED_FROM, compiled
 from pellucid.embed.backbones.compute_choice import Compute, threads_of
@@ -43,8 +39,6 @@ PROCESSES_FROM = 10_000
 _LOOK_EVERY_S = 0.1
 _DEATHS = 3  # of workers, without any part finished in between, are no accident
 T = TypeVar("T")
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_START = "import sys; r = sys.argv[2]; r in sys.path or sys.path.insert(0, r); from pellucid.embed.extract.workers import serve; serve()"
 
 
 @dataclass(frozen=True)
@@ -68,11 +62,6 @@ def is_on_gpu(encoder: Backbone) -> bool:
     return encoder.model is not None and next(encoder.model.parameters()).is_cuda
 
 
-def cores() -> int:
-    """Cores that this process may use: its share where torchrun has started several on this machine."""
-    return max(1, int(joblib.cpu_count()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
 def run_parts(
     job: Job, named: Named, encoder: Backbone, advance: Advance, *, workers: int = 0, processes: bool | None = None
 ) -> None:
@@ -89,7 +78,7 @@ def run_parts(
     """
     computing = encoder.computing
     on_gpu = is_on_gpu(encoder)
-    workers = 1 if on_gpu else workers or cores()
+    workers = 1 if on_gpu else workers or cores_per_process()
     if on_gpu and job.pad and len(job.units) >= COMPILED_FROM:  # of the whole job: resumed, it is computed alike
         encoder = compiled(encoder, job.batch_size)
     else:
@@ -119,7 +108,7 @@ def run_parts(
                 else:
                     if not on_gpu:
                         torch.set_num_threads(1)
-                    crew = Threads(job, encoder, workers, decoders=cores() if on_gpu else 1)
+                    crew = Threads(job, encoder, workers, decoders=cores_per_process() if on_gpu else 1)
             crew.look()
             time.sleep(_LOOK_EVERY_S)
     finally:
@@ -138,7 +127,7 @@ def in_threads(encoder: Backbone, batches: Sequence[T], pixels: Callable[[T], Pi
     encoder, on_gpu = encoder.packed(), is_on_gpu(encoder)
     with (
         threads_of(torch.get_num_threads() if on_gpu else 1),
-        ThreadPoolExecutor(1 if on_gpu else cores()) as pool,
+        ThreadPoolExecutor(1 if on_gpu else cores_per_process()) as pool,
     ):
         return list(pool.map(lambda batch: encoder(pixels(batch)), batches))
 
@@ -187,13 +176,6 @@ class Threads:
             thread.join()
 
 
-@dataclass
-class _Worker:
-    child: subprocess.Popen[bytes]
-    pipe: Connection
-    said: str = ""
-
-
 class Processes:
     """One single-threaded process a core; each loads the backbone itself and ends when this process does."""
 
@@ -204,22 +186,11 @@ class Processes:
         self._deaths, self._done_at_death = 0, -1
         self._workers = [self._start() for _ in range(workers)]
 
-    def _start(self) -> _Worker:
-        ours, theirs = Pipe()
-        root = str(
-            Path(__file__).absolute().parents[3]
-        )  # holds the package `pellucid`; the links below it stay unresolved
-        with theirs:
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, str(theirs.fileno()), root],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
-            )
-        with suppress(BrokenPipeError):  # it died at once, which its end will tell
-            ours.send_bytes(self._order)
-        return _Worker(child, ours)
+    def _start(self) -> ChildProcess:
+        worker = start_child(__name__)
+        with suppress(BrokenPipeError):  # it died at once: its exit status is found by `look`
+            worker.pipe.send_bytes(self._order)
+        return worker
 
     def look(self) -> None:
         for place, worker in enumerate(self._workers):
@@ -231,7 +202,7 @@ class Processes:
             if code:
                 self._workers[place] = self._replaced(worker, code)
 
-    def _replaced(self, worker: _Worker, code: int) -> _Worker:
+    def _replaced(self, worker: ChildProcess, code: int) -> ChildProcess:
         worker.pipe.close()
         done = len(done_parts(self._folder))
         self._deaths = 1 if done != self._done_at_death else self._deaths + 1
@@ -255,10 +226,7 @@ class Processes:
 
     def end(self) -> None:
         for worker in self._workers:
-            worker.pipe.close()
-            if worker.child.poll() is None:
-                worker.child.kill()  # a part is whole or not there
-            worker.child.wait()
+            worker.end()  # nothing is lost: a part is whole or absent
 
 
 def serve() -> None:
@@ -267,9 +235,7 @@ def serve() -> None:
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    pipe = Connection(int(sys.argv[1]))
+    pipe = pipe_to_parent()
     job, named = pickle.loads(pipe.recv_bytes())
 
     def until_parent_ends() -> None:

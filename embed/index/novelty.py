@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pellucid.cohort.statistics.patient_resampling import turn_within_patient
 from pellucid.embed.index.other_patients import codes_of, search_elsewhere
 from pellucid.embed.index.query import Index
 
@@ -31,10 +32,7 @@ def cohort_distances(index: Index, patients: NDArray[Any], seed: int = 0) -> dic
     if n_patients < 2:
         return record
     shuffled = np.random.default_rng(seed).permutation(len(groups))
-    turn = np.empty(len(groups), np.int64)  # 0 for the first image of each patient, 1 for the second, …
-    order = np.argsort(groups[shuffled], kind="stable")
-    sizes = np.bincount(groups)
-    turn[order] = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    turn = turn_within_patient(groups, shuffled)[shuffled]
     rows = np.sort(shuffled[np.argsort(turn, kind="stable")[:_SAMPLE]])
     distances = mean_distances(index, np.asarray(index.values[rows]), groups, groups[rows])
     quantiles = np.quantile(distances, np.linspace(0, 1, _QUANTILES + 1))

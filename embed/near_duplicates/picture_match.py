@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pellucid.cohort.duplicates import MIN_CORRELATION, MIN_SPREAD
+from pellucid.cohort.duplicates import MIN_CORRELATION, MIN_SPREAD, fine_structure, structure_correlation
 from pellucid.cohort.images import Pixels, shrink
 
 SIDE_PX = 224  # of the shorter side; finer detail does not survive re-encoding
 _POINTS, _RATIO, _LEAST_INLIERS, _WITHIN_PX = 600, 0.8, 12, 3.0
 _LEAST_OVERLAP = 0.2  # of the smaller picture's area: less says little, however well it agrees
 _SCALES = (0.25, 4.0)
+_BAND_PX = (2, 8, 12)  # of the fine structure: twice those of the scan, whose thumbnails are smaller
 _RIM = 21  # pixels; within 10 of the border what lies beyond it has a say in the fine structure
 Grey = NDArray[np.uint8]
 Points = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -103,7 +104,8 @@ def _laid_upon(a: Grey, b: Grey, of_a: Points | None, mirrored: bool) -> Match |
     smaller = min(a.size, b.size * scale * scale)
     if inner.sum() < _LEAST_OVERLAP * smaller:
         return None
-    agreement = _agreement(a, np.asarray(moved, dtype=np.uint8), inner)
+    there = np.asarray(moved, dtype=np.uint8)
+    agreement = structure_correlation(fine_structure(a, *_BAND_PX), fine_structure(there, *_BAND_PX), inner)
     turn = abs(float(np.degrees(np.arctan2(move[1, 0], move[0, 0]))))
     overlap = float(covered.mean())
     cropped = overlap < 0.93 or a.size < 0.93 * b.size * scale * scale
@@ -111,18 +113,3 @@ def _laid_upon(a: Grey, b: Grey, of_a: Points | None, mirrored: bool) -> Match |
     if not words and abs(np.log(scale)) > 0.1:
         words = ["scaled"]
     return Match(agreement, " and ".join(words) or "the same", int(inside.sum()), overlap)
-
-
-def _agreement(a: Grey, b: Grey, where: NDArray[np.bool_]) -> float:
-    """Correlation of the fine structure over `where`: band-passed, and freed of local contrast (as in `pellucid.cohort.duplicates.near_duplicates`)."""
-    one, other = (_structure(x)[where] for x in (a, b))
-    if one.std() == 0 or other.std() == 0:
-        return 0.0
-    return float(np.corrcoef(one, other)[0, 1])
-
-
-def _structure(grey: Grey) -> NDArray[np.float32]:
-    x = grey.astype(np.float32)
-    fine = cv2.GaussianBlur(x, (0, 0), 2) - cv2.GaussianBlur(x, (0, 0), 8)
-    spread = np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), 12))
-    return np.asarray(fine / (spread + 2.0), dtype=np.float32)

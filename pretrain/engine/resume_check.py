@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pellucid.cohort.runs.versions import package_versions
 from pellucid.embed.backbones import Compute
 
 _FLOAT32 = "fp32"
@@ -28,12 +28,6 @@ def conditions(
         steps: length of the whole training.
         compute: number type, attention kernel and layout.
     """
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that was never installed
-            continue
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "world": world,
@@ -45,7 +39,7 @@ def conditions(
         "attention": compute.attention,
         "layout": compute.layout,
         "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest(),
-        "versions": versions,
+        "versions": package_versions(_PACKAGES),
     }
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from pellucid.cohort.images import PreparedImages
-from pellucid.cohort.manifest import hash_share
+from pellucid.cohort.manifest import hash_share, with_captions
 from pellucid.cohort.runs import RunFolder
 from pellucid.cohort.study import Study, Variable
 from pellucid.embed.backbones import Backbone, kept
@@ -65,7 +65,7 @@ class Watch:
         variables = [variable for variable in study.variables if variable.name in manifest]
         if every == 0:
             return None
-        usable = captioned(manifest[manifest["status"] == "ok"])
+        usable = with_captions(manifest[manifest["status"] == "ok"])
         usable = usable[usable["split"] == "train"]
         # Research ids are dealt anew when patients are added; the patients' own, where known, stay. They go no further.
         own = usable["patient_source_id"] if "patient_source_id" in usable else usable["patient"]
@@ -153,13 +153,6 @@ class Watch:
             f"Predicted from the {self.neighbours} nearest images of other patients, for {who}. They are trained on, without "
             f"labels: the cohort is too small to hold {FEWEST_HELD_OUT} patients out."
         )
-
-
-def captioned(usable: pd.DataFrame) -> pd.DataFrame:
-    """With `caption`, `image 2 of P00042`, as the report and the explorer number them."""
-    usable = usable.sort_values("image_id", ignore_index=True)
-    number = usable.groupby("patient").cumcount() + 1
-    return usable.assign(caption="image " + number.astype(str) + " of " + usable["patient"].astype(str))
 
 
 def sample(training: pd.DataFrame, share: float, most_images: int, seed: int) -> tuple[pd.DataFrame, frozenset[str]]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest import MISSING_WORDS
 from pellucid.cohort.statistics import EventLevel, IntArray, Patients, event_level
+from pellucid.cohort.study import as_level
 
 Kind = Literal["binary", "categorical", "ordinal", "continuous", "time_to_event"]
 Role = Literal["clinical", "acquisition"]
@@ -138,7 +139,7 @@ def guess_kind(column: pd.Series[Any]) -> Kind:
         odd = present[pd.to_numeric(present, errors="coerce").isna()]
         if len(odd) < 0.1 * len(present):
             raise UserError(
-                f'Variable "{column.name}" holds "{_text(odd.iloc[0])}" among numbers; correct it, or say which it is: '
+                f'Variable "{column.name}" holds "{as_level(odd.iloc[0])}" among numbers; correct it, or say which it is: '
                 f"{column.name}:categorical, or {column.name}:continuous once all are numbers."
             )
     return "categorical"
@@ -162,13 +163,6 @@ def as_numbers(present: pd.Series[Any]) -> NDArray[np.float64] | None:
     return None if numbers.isna().any() else np.asarray(numbers, dtype=np.float64)
 
 
-def _text(value: object) -> str:
-    """A level as the user wrote it: 3.0 from a column with gaps is 3."""
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
 def read_variable(
     column: pd.Series[Any], name: str, role: Role, kind: Kind, patients: Patients, patient_ids: NDArray[np.str_],
     positive: str | EventLevel | None = None,
@@ -186,10 +180,10 @@ def read_variable(
         raise UserError(f'Variable "{name}" is empty: no row has a value. Leave it out, or check the column.')
     if present.nunique() == 1:
         raise UserError(
-            f'Variable "{name}" is constant: every row is "{_text(present.iloc[0])}". '
+            f'Variable "{name}" is constant: every row is "{as_level(present.iloc[0])}". '
             "There is nothing to tell apart; leave it out."
         )
-    text = np.array([_text(v) for v in present])
+    text = np.array([as_level(v) for v in present])
     if np.array_equal(text, patient_ids[~missing]):
         raise UserError(f'Variable "{name}" is the patient id itself; leave it out.')
     notes = []
@@ -201,7 +195,7 @@ def read_variable(
     if kind in ("ordinal", "continuous"):
         numbers = as_numbers(present)
         if numbers is None or not np.isfinite(numbers).all():
-            bad = next((_text(v) for v in present if not _is_finite_number(v)), _text(present.iloc[0]))
+            bad = next((as_level(v) for v in present if not _is_finite_number(v)), as_level(present.iloc[0]))
             raise UserError(
                 f'Variable "{name}" is to be {kind} but holds "{bad}", which is not a number; '
                 "code its order as numbers, or call it categorical."
@@ -210,7 +204,7 @@ def read_variable(
         values[~missing] = numbers
         n = patients.count(~missing)
         refusal = "" if n >= 2 * MIN_PATIENTS else f"too few patients ({n}; {2 * MIN_PATIENTS} needed)"
-        levels = tuple(_text(v) for v in np.unique(numbers)) if kind == "ordinal" else ()
+        levels = tuple(as_level(v) for v in np.unique(numbers)) if kind == "ordinal" else ()
         return Variable(
             name, role, kind, levels, np.zeros(0, np.int64), values, ~missing, int(missing.sum()), {},
             tuple(notes), refusal, missing,

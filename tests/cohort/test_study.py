@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.output_table import write_study
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.table_file import read_table
-from pellucid.cohort.study import ScanConfig, load_study
+from pellucid.cohort.study import ScanConfig, as_level, load_study
 
 GOOD = """
 images: photos
@@ -193,3 +194,11 @@ def test_the_de_identified_study_keeps_the_declared_event(tmp_path: Path) -> Non
     )
     write_study(tmp_path / "copy.yaml", load_study(tmp_path), Linkage.__new__(Linkage))
     assert load_study(tmp_path / "copy.yaml").config.outcome == load_study(tmp_path).config.outcome
+
+
+@pytest.mark.parametrize(
+    ("value", "level"),
+    [(3.0, "3"), (np.float32(3), "3"), (0.5, "0.5"), (1234567.0, "1234567"), (True, "True"), (" left ", "left")],
+)
+def test_a_level_is_named_as_the_user_wrote_it(value: object, level: str) -> None:
+    assert as_level(value) == level

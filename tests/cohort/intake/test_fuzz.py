@@ -23,7 +23,8 @@ import tifffile
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from pellucid.cohort.intake import sandbox
+from pellucid.cohort.intake import child_process, sandbox
+from pellucid.cohort.intake.child_process import ChildProcess
 from pellucid.cohort.intake.sandbox import close_readers, read_files
 from pellucid.cohort.scan import scan
 from pellucid.cohort.study import ScanConfig, load_study
@@ -232,8 +233,8 @@ def test_a_decoder_that_crashes_costs_a_row(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "b.png")
     photo(tmp_path, "c.png")
     close_readers()
-    started: list[sandbox._Process] = []
-    begin = sandbox._start
+    started: list[ChildProcess] = []
+    begin = sandbox.start_reader
 
     def crash() -> None:
         while not started or started[0].child.poll() is not None:
@@ -242,13 +243,13 @@ def test_a_decoder_that_crashes_costs_a_row(tmp_path: Path) -> None:
         started[0].child.send_signal(signal.SIGSEGV)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sandbox, "_start", lambda: started.append(begin()) or started[-1])  # type: ignore[func-returns-value]
+        patch.setattr(sandbox, "start_reader", lambda: started.append(begin()) or started[-1])  # type: ignore[func-returns-value]
         thread = threading.Thread(target=crash)
         thread.start()
         rows = [row for row, _ in read_files(tmp_path, ["b.png", "c.png"], ScanConfig(time_limit_s=30))]
         thread.join()
     assert [row["status"] for row in rows] == ["unreadable", "ok"]
-    assert rows[0]["reason"] == "its decoder crashed or ran out of memory on it"
+    assert rows[0]["reason"] == "its decoder crashed or ran out of memory"
     assert len(started) == 2
 
 
@@ -265,7 +266,7 @@ def test_a_picture_beyond_the_memory_allowed_costs_a_row(tmp_path: Path) -> None
 def test_a_reader_that_died_while_it_waited_is_no_fault_of_the_next_file(tmp_path: Path) -> None:
     photo(tmp_path, "a.png")
     list(read_files(tmp_path, ["a.png"], ScanConfig()))
-    for process in sandbox._idle:
+    for process in sandbox.idle_readers:
         process.child.kill()
         process.child.wait()
     rows = [row for row, _ in read_files(tmp_path, ["a.png"], ScanConfig())]
@@ -305,6 +306,6 @@ def test_an_installation_that_does_not_start_is_no_fault_of_the_files(
 ) -> None:
     photo(tmp_path, "a.png")
     close_readers()
-    monkeypatch.setattr(sandbox, "_START", "raise ImportError('no such decoder')")
+    monkeypatch.setattr(child_process, "START_CODE", "raise ImportError('no such decoder')")
     with pytest.raises(RuntimeError, match="did not start: ImportError: no such decoder"):
         list(read_files(tmp_path, ["a.png"], ScanConfig()))

@@ -22,6 +22,7 @@ from pellucid.cohort.readers import (
     read_pictures,
 )
 from pellucid.cohort.readers.tissue_mask import tissue_mask
+from pellucid.cohort.readers.whole_slide import is_slide_tiff
 
 GLASS, STAIN, PEN = (243, 242, 244), (190, 120, 170), (60, 150, 80)
 
@@ -247,3 +248,16 @@ def test_of_a_dicom_series_only_the_full_resolution_is_read(tmp_path: Path, flav
     dicom_slide(tmp_path / "a.dcm", 0.5, flavor, derivation)
     with pytest.raises(NoPicture):
         list(read_pictures(tmp_path / "a.dcm", (tmp_path / "a.dcm").read_bytes(), ReadOptions()))
+
+
+def test_one_rule_decides_what_a_whole_slide_is(tmp_path: Path) -> None:
+    slide(tmp_path / "slide.tif")
+    slide(tmp_path / "plain.tif", um_per_px=None, levels=1)
+    slide(tmp_path / "pyramid.tif", um_per_px=None)
+    found = {}
+    for path in sorted(tmp_path.glob("*.tif")):
+        with tifffile.TiffFile(path) as tiff:
+            found[path.stem] = (is_slide_tiff(tiff, path), is_slide_tiff(tiff), is_slide_tiff(tiff, cautious=True))
+    assert found["slide"] == (True, False, True)
+    assert found["plain"] == (False, False, False)
+    assert found["pyramid"] == (False, False, True), "de-identification refuses what may have a label"

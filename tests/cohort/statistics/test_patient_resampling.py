@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pellucid.cohort.statistics.patient_resampling import PatientPermutations, Patients, bootstrap_counts, deal_folds
+from pellucid.cohort.statistics.patient_resampling import (
+    PatientPermutations,
+    Patients,
+    bootstrap_counts,
+    deal_folds,
+    turn_within_patient,
+)
 
 
 @st.composite
@@ -105,3 +111,15 @@ def test_bootstrap_draws_as_many_patients_as_there_are():
     counts = bootstrap_counts(37, 50, np.random.default_rng(0))
     assert (counts.sum(axis=1) == 37).all()
     assert counts.mean() == pytest.approx(1.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cohorts())
+def test_the_first_image_of_every_patient_comes_before_the_second_of_any(cohort):
+    patients, rng = cohort
+    order = rng.permutation(len(patients))
+    turn = turn_within_patient(patients.codes, order)
+    assert (turn[order[np.unique(patients.codes[order], return_index=True)[1]]] == 0).all()
+    for patient in range(patients.n_patients):
+        rows = order[patients.codes[order] == patient]
+        assert turn[rows].tolist() == list(range(len(rows)))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.intake import child_process
 from pellucid.cohort.runs.atomic_files import clear_parts
 from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.embed.backbones.compilation import compiled
@@ -227,7 +228,7 @@ def test_threads_and_processes_give_the_same_bytes_and_a_death_is_made_good(
 
 
 def test_workers_that_keep_dying_end_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pellucid.embed.extract.workers._START", "import sys; sys.exit(7)")
+    monkeypatch.setattr(child_process, "START_CODE", "import sys; sys.exit(7)")
     job = job_of(tmp_path / "parts", Made(100))
     with pytest.raises(
         UserError, match=r"4 worker processes one after the other ended with exit code 7\. What was done is"
