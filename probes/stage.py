@@ -22,6 +22,7 @@ from pellucid.probes.audit import audit, probe_variables
 from pellucid.probes.inputs.variables import time_and_event
 from pellucid.probes.parallel import Progress
 from pellucid.probes.questions.burned_in_text import text_masked
+from pellucid.probes.settings import AuditSettings
 
 PROBES_SCHEMA = "pellucid.probes/1"
 
@@ -45,7 +46,7 @@ def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, 
         UserError: the study names no variables, or the vectors are not of this scan.
     """
     config = study.section("audit", AuditConfig)
-    named = _named(study, config.time_to_event)
+    named = named_variables(study, config.time_to_event)
     with begin_run(
         study.analysis, "probe", "probe", {**config.model_dump(), **named}, [scan, *vectors], seed=config.seed
     ) as run:
@@ -64,7 +65,7 @@ def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, 
                         clinical=named["clinical"],
                         acquisition=named["acquisition"],
                         positive=_events(scan, named),
-                        **_asked(config),
+                        settings=AuditSettings(**_audit_options(config)),
                     )
                 backbones[stored.name] = {"variables": rows, "run": made.path.name}
             write_json(run.path / "probes.json", {"schema": PROBES_SCHEMA, "backbones": backbones})
@@ -78,7 +79,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
         UserError: the study names no variables, or the vectors are not of this scan.
     """
     config = study.section("audit", AuditConfig)
-    named = _named(study, config.time_to_event)
+    named = named_variables(study, config.time_to_event)
     stored = load_vectors(vectors.path)
     masked = masked_vectors(study.analysis, scan, stored)
     parents = [scan, vectors, *([masked] if masked else [])]
@@ -97,7 +98,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
                     clinical=named["clinical"],
                     acquisition=named["acquisition"],
                     positive=_events(scan, named),
-                    **_asked(config),
+                    **_audit_options(config),
                 )
             if "taken_out" in stored.spec:
                 content["notes"].append(
@@ -115,12 +116,12 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
     return run
 
 
-def _asked(config: AuditConfig) -> dict[str, Any]:
-    """What `audit` is asked for; the pairs are among the variables' names already."""
+def _audit_options(config: AuditConfig) -> dict[str, Any]:
+    """The keyword arguments of `audit`; the pairs "time/event" are among the names of the variables already."""
     return config.model_dump(exclude={"time_to_event"})
 
 
-def _named(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
+def named_variables(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
     """The variables' kinds by role, a time and its event as one; `positive`, the declared events, where there are any.
 
     An outcome is a clinical variable that is to be predicted: the audit treats both alike.

@@ -23,7 +23,7 @@ from pellucid.embed.extract import EmbedConfig
 from pellucid.embed.index import build_index
 from pellucid.embed.store import TAKEN_OUT, load_vectors, write_vectors
 from pellucid.probes.erasure.erasers import FITS, NAMES, has_combat
-from pellucid.probes.inputs.variables import MIN_PATIENTS, Variable, read_variable, resolve_kinds
+from pellucid.probes.inputs.variables import MIN_PATIENTS, ProbeVariable, read_variable, resolve_kinds
 
 Remedy = Literal["leace", "residual", "combat"]
 _VERSION = 1  # of what is computed here
@@ -99,14 +99,14 @@ def take_out(
     return run
 
 
-def _columns(variable: Variable) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _columns(variable: ProbeVariable) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """(n, b) an indicator of each level (all 0 where there is none), or the number itself (0 where there is none)."""
     if variable.is_ranked:
         return np.where(variable.usable, variable.values, 0.0)[:, None]
     return np.asarray(variable.codes[:, None] == np.arange(len(variable.levels)), dtype=np.float64)
 
 
-def _sides(variable: Variable) -> list[np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+def _sides(variable: ProbeVariable) -> list[np.ndarray[tuple[int], np.dtype[np.bool_]]]:
     """Images of which there must be enough: of each level; of numbers all."""
     if variable.is_ranked:
         return [variable.usable]

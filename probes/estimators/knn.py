@@ -108,7 +108,7 @@ def _nearest(
     unit = _unit(vectors[bank], centre)
     rows = max(1, _CHUNK_CELLS // len(bank))
 
-    def one(first: int) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
+    def search_chunk(first: int) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
         part = queries[first : first + rows]
         similarity = _unit(vectors[part], centre) @ unit.T  # (rows, bank)
         if own:
@@ -118,7 +118,7 @@ def _nearest(
         return part, bank[image], near.astype(np.float64)
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        yield from pool.map(one, range(0, len(queries), rows))
+        yield from pool.map(search_chunk, range(0, len(queries), rows))
 
 
 def _unit(vectors: NDArray[np.floating], centre: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -42,7 +42,7 @@ def logistic_scores(ridge: FoldedRidge, levels: IntArray, columns: IntArray) -> 
     scores = np.zeros((len(columns), ridge.n))
     hot = (levels == columns[:, None]).astype(np.float64)
 
-    def one(fold: int) -> None:
+    def score_fold(fold: int) -> None:
         factor = ridge.factors[fold]
         top = factor.basis[:, ::-1][:, :MAX_COMPONENTS]
         turn = np.vstack([top, -factor.means[0] @ top]).astype(ridge.dtype)  # (d + 1, r), the last row for the stratum
@@ -61,7 +61,7 @@ def logistic_scores(ridge: FoldedRidge, levels: IntArray, columns: IntArray) -> 
             its[ridge.rows[fold]] = (features[fold] @ found - mean) / max(float(spread), 1e-12)
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        list(pool.map(one, range(len(ridge.factors))))
+        list(pool.map(score_fold, range(len(ridge.factors))))
     return scores
 
 

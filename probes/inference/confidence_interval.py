@@ -42,11 +42,11 @@ def resampled_in_chunks(
 
     resampled = statistic.resampler(scores)
 
-    def one(first: int) -> NDArray[np.float64]:
+    def resample_chunk(first: int) -> NDArray[np.float64]:
         return resampled(np.take(counts[first : first + chunk], patients.codes, axis=1))
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        return np.concatenate(list(pool.map(one, range(0, len(counts), chunk))))
+        return np.concatenate(list(pool.map(resample_chunk, range(0, len(counts), chunk))))
 
 
 def interval(

@@ -42,23 +42,23 @@ def half_sample_pairs(
     parts = list(zip(ridge.rows, ridge.augmented, strict=True))
     whole = None  # sums over all folds, from which each fold's own are taken
     if not ridge.kernel:
-        whole = _Sums.of(*parts[0], targets, ridge.weights, groups)
+        whole = _Sums.from_rows(*parts[0], targets, ridge.weights, groups)
         for part in parts[1:]:
-            whole.add(_Sums.of(*part, targets, ridge.weights, groups))
+            whole.add(_Sums.from_rows(*part, targets, ridge.weights, groups))
 
-    def one(fold: int, factor: FoldFactor, penalty: float) -> None:
+    def score_halves(fold: int, factor: FoldFactor, penalty: float) -> None:
         rows = ridge.rows[fold]
         if whole is not None:
             scale = np.append(factor.scale, np.ones(n_strata))
             test = ridge.augmented[fold] * scale
-            sums = _Sums.of(*parts[fold], targets, ridge.weights, groups).left_of(whole)
+            sums = _Sums.from_rows(*parts[fold], targets, ridge.weights, groups).left_of(whole)
         else:
             rotate = _block_diagonal(factor.basis, n_strata)
             scale = np.ones(rotate.shape[1])
             test = ridge.augmented[fold] @ rotate
             train = np.concatenate([ridge.rows[f] for f in factor.train_folds])
             turned = np.vstack([ridge.augmented[f] for f in factor.train_folds]) @ rotate
-            sums = _Sums.of(train, turned, targets, ridge.weights, groups)
+            sums = _Sums.from_rows(train, turned, targets, ridge.weights, groups)
         d = len(scale) - n_strata
         sums.scale(scale.astype(np.float32))
         for division, contrast in enumerate(CONTRASTS):
@@ -68,7 +68,7 @@ def half_sample_pairs(
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         penalties = [float(np.exp(np.log(direction.penalty).mean())) for direction in ridge.directions(targets)]
-        list(pool.map(one, range(len(parts)), ridge.factors, penalties))
+        list(pool.map(score_halves, range(len(parts)), ridge.factors, penalties))
         halves = [contrast[groups] == sign for contrast in CONTRASTS for sign in (1, -1)]
         found = pool.map(evaluate, scores.reshape(-1, *targets.shape), halves)
         return np.array(list(found)).reshape(-1, 2)
@@ -82,7 +82,7 @@ class _Sums:
     cross: NDArray[np.float32]
 
     @classmethod
-    def of(
+    def from_rows(
         cls,
         rows: IntArray,
         features: NDArray[np.floating],  # (m, d) of the rows

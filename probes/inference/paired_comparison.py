@@ -52,7 +52,7 @@ def compare(
         return Change()
     rng = np.random.default_rng([seed, 7])
     columns = target.columns(levels)
-    statistic = Statistic.of(target, patients, columns)
+    statistic = Statistic.from_target(target, patients, columns)
     fit = statistic.targets(np.arange(len(patients))[None])
     label = patients.typical(fold_label(target, patients))
     dealt = deal_folds(label, folds, rng)

@@ -22,7 +22,7 @@ Experiment = Callable[[NDArray[np.bool_], list[int], float | None], tuple[NDArra
 
 
 def rounds(
-    one: Experiment, label: IntArray, n_rounds: int, seed: int
+    experiment: Experiment, label: IntArray, n_rounds: int, seed: int
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
     """Scores of each round with everybody, and of both halves of each of the 15 divisions with the rounds' penalty.
 
@@ -32,9 +32,9 @@ def rounds(
     halves = [contrast[groups] == sign for contrast in CONTRASTS for sign in (1, -1)]
     everybody = np.ones(len(label), dtype=bool)
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        whole = list(pool.map(lambda r: one(everybody, [seed, 3, r], None), range(n_rounds)))
+        whole = list(pool.map(lambda r: experiment(everybody, [seed, 3, r], None), range(n_rounds)))
         penalty = float(np.exp(np.mean([np.log(found[1]) for found in whole])))
-        halved = list(pool.map(lambda h: one(halves[h], [seed, 4, h], penalty)[0], range(len(halves))))
+        halved = list(pool.map(lambda h: experiment(halves[h], [seed, 4, h], penalty)[0], range(len(halves))))
     return [found[0] for found in whole], halved
 
 

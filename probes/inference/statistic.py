@@ -64,7 +64,7 @@ class Statistic:
     scarcest: int  # patients on the scarcer side of the comparison
 
     @classmethod
-    def of(
+    def from_target(
         cls,
         target: Target,
         patients: Patients,
@@ -139,11 +139,11 @@ class Statistic:
                 for s, level in zip(scores, self.columns, strict=True)
             ]
 
-        def of(row_counts: NDArray[np.floating]) -> NDArray[np.float64]:
+        def resampled(row_counts: NDArray[np.floating]) -> NDArray[np.float64]:
             weights = row_counts * self.weights
-            return np.asarray(np.mean([one(weights) for one in each], axis=0))
+            return np.asarray(np.mean([column(weights) for column in each], axis=0))
 
-        return of
+        return resampled
 
 
 def informative_levels(target: Target, patients: Patients, strata: IntArray) -> tuple[list[int], int]:

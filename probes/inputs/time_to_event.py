@@ -13,8 +13,8 @@ from pellucid.cohort.statistics import EVENT_WORDS, Patients
 from pellucid.probes.inputs.martingale_residuals import martingale_residuals, order_of
 from pellucid.probes.inputs.variables import (
     MIN_PATIENTS,
+    ProbeVariable,
     Role,
-    Variable,
     as_numbers,
     is_missing,
     time_and_event,
@@ -24,7 +24,7 @@ _CAME = EVENT_WORDS | {"dead", "died", "death", "deceased", "relapse", "recurren
 _DID_NOT = {"0", "false", "no", "n", "negative", "neg", "censored", "alive", "absent"}
 
 
-def read_time_to_event(table: pd.DataFrame, name: str, role: Role, patients: Patients) -> Variable:
+def read_time_to_event(table: pd.DataFrame, name: str, role: Role, patients: Patients) -> ProbeVariable:
     """The variable "time/event" of a table.
 
     Raises:
@@ -66,7 +66,7 @@ def read_time_to_event(table: pd.DataFrame, name: str, role: Role, patients: Pat
     elif n_events < MIN_PATIENTS:
         refusal = f"too few patients ({n_events} with the event; {MIN_PATIENTS} needed)"
     counted = {"event": n_events, "no event": inside.n_patients - n_events}
-    return Variable(
+    return ProbeVariable(
         name, role, "time_to_event", (), np.zeros(0, np.int64), values, ~missing, int(missing.sum()), counted,
         tuple(notes), refusal, missing, order,
     )  # fmt: skip

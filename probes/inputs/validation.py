@@ -16,8 +16,8 @@ from pellucid.cohort.statistics import EventLevel, Patients
 from pellucid.probes.inputs.time_to_event import read_time_to_event
 from pellucid.probes.inputs.variables import (
     Kind,
+    ProbeVariable,
     Role,
-    Variable,
     read_variable,
     resolve_kinds,
     unknown_name,
@@ -26,17 +26,17 @@ from pellucid.probes.inputs.variables import (
 Names = Sequence[str] | Mapping[str, str]
 
 
-class Cohort:
-    """The checked input: patients, variables and what must be said of them."""
+class AuditInput:
+    """The checked input: patients, variables and notes for the reader."""
 
-    def __init__(self, patients: Patients, variables: list[Variable], notes: list[str]) -> None:
+    def __init__(self, patients: Patients, variables: list[ProbeVariable], notes: list[str]) -> None:
         self.patients, self.variables, self.notes = patients, variables, notes
 
     @classmethod
-    def check(
+    def from_table(
         cls, vectors: NDArray[np.floating], table: pd.DataFrame, patient: str, clinical: Names, acquisition: Names,
         strict: bool, positive: Mapping[str, str | EventLevel] | None = None,
-    ) -> Cohort:  # fmt: skip
+    ) -> AuditInput:  # fmt: skip
         if not isinstance(table, pd.DataFrame):
             raise UserError(
                 f"The table is a {type(table).__name__}; a pandas DataFrame with one row per image is needed."
@@ -107,8 +107,8 @@ def _declared_events(
     return {name: level if isinstance(level, EventLevel) else str(level) for name, level in positive.items()}
 
 
-def _refused(name: str, role: Role, kind: Kind, n: int, why: str) -> Variable:
-    return Variable(
+def _refused(name: str, role: Role, kind: Kind, n: int, why: str) -> ProbeVariable:
+    return ProbeVariable(
         name, role, kind, (), np.full(n, -1), np.full(n, np.nan), np.zeros(n, dtype=bool), 0, {}, (), why
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ MAX_LEVELS_OF_NUMBERS = 10  # a numeric column with more distinct values is take
 
 
 @dataclass(frozen=True)
-class Variable:
+class ProbeVariable:
     """A column of the table as the probes see it; `usable` marks the rows that take part.
 
     binary, categorical: `codes` (n,) index `levels` (for binary, code 1 is the event); -1 where unusable.
@@ -172,7 +172,7 @@ def _text(value: object) -> str:
 def read_variable(
     column: pd.Series[Any], name: str, role: Role, kind: Kind, patients: Patients, patient_ids: NDArray[np.str_],
     positive: str | EventLevel | None = None,
-) -> Variable:  # fmt: skip
+) -> ProbeVariable:  # fmt: skip
     """Make a column ready, or refuse it.
 
     positive: the level that counts as the event, of a binary variable.
@@ -211,7 +211,7 @@ def read_variable(
         n = patients.count(~missing)
         refusal = "" if n >= 2 * MIN_PATIENTS else f"too few patients ({n}; {2 * MIN_PATIENTS} needed)"
         levels = tuple(_text(v) for v in np.unique(numbers)) if kind == "ordinal" else ()
-        return Variable(
+        return ProbeVariable(
             name, role, kind, levels, np.zeros(0, np.int64), values, ~missing, int(missing.sum()), {},
             tuple(notes), refusal, missing,
         )  # fmt: skip
@@ -233,7 +233,7 @@ def _read_levels(
     kind: Kind,
     patients: Patients,
     positive: str | EventLevel | None,
-) -> Variable:
+) -> ProbeVariable:
     names, inverse = np.unique(text, return_inverse=True)
     codes = np.full(len(missing), -1, dtype=np.int64)
     codes[~missing] = inverse
@@ -277,13 +277,13 @@ def _read_levels(
     position = {level: i for i, level in enumerate(kept)}
     relabel = np.array([position.get(str(level), -1) for level in names] + [-1])
     codes = relabel[codes]
-    return Variable(
+    return ProbeVariable(
         name, role, kind, tuple(kept), codes, np.zeros(0), codes >= 0, int(missing.sum()), counts,
         tuple(notes), refusal, missing, event=event,
     )  # fmt: skip
 
 
-def strata_of(variable: Variable, patients: Patients) -> tuple[IntArray, str]:
+def strata_of(variable: ProbeVariable, patients: Patients) -> tuple[IntArray, str]:
     """Levels of a variable to compare within, per row (-1 where unusable), and a sentence where they were made.
 
     Numbers become quantile strata with about 20 patients each (2 to 10 strata), unless they have at most 10

@@ -11,7 +11,7 @@ import pandas as pd
 from pellucid.cohort.statistics import EventLevel
 from pellucid.embed.store import Vectors
 from pellucid.probes.inference.paired_comparison import Change, compare
-from pellucid.probes.inputs.validation import Cohort
+from pellucid.probes.inputs.validation import AuditInput
 from pellucid.probes.questions.variable_rows import metric_of, number, target_of
 from pellucid.probes.verdicts import METRIC_NAMES
 
@@ -36,7 +36,7 @@ def text_masked(
     both = place.notna().to_numpy()
     values = np.asarray(before.values)[both], np.asarray(after.values)[place[both].to_numpy(dtype=np.int64)]
     rows = table[both].reset_index(drop=True)
-    cohort = Cohort.check(
+    cohort = AuditInput.from_table(
         values[0], rows, "patient", named["clinical"], named["acquisition"], strict=False, positive=events
     )
     found = []

@@ -74,12 +74,12 @@ def performance_drop(
     pair = np.sort(best)
     cells = [np.flatnonzero(steady & (y == a) & (z == b)) for a in (0, 1) for b in pair]
     few = few_images(patients, np.random.default_rng([seed, 1]), levels)
-    statistic = Statistic.of(target, patients, np.array([1]))
-    one = partial(_round, vectors, data, cells, patients, few, statistic)
+    statistic = Statistic.from_target(target, patients, np.array([1]))
+    experiment = partial(_round, vectors, data, cells, patients, few, statistic)
     label = np.zeros(patients.n_patients, dtype=np.int64)
     for number, cell in enumerate(cells):
         label[cell] = number + 1
-    whole, halved = rounds(one, label, ROUNDS, seed)
+    whole, halved = rounds(experiment, label, ROUNDS, seed)
     scores = np.mean(whole, axis=0)
     drop = _average(scores)
     wide = reach([_average(s) for s in halved])

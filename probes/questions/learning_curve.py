@@ -31,10 +31,10 @@ def few_label_curve(
 ) -> list[dict[str, Any]]:
     """`share`, `n_patients` who teach, mean `score` over the draws, its standard deviation `sd`; a share of too few is left out."""
     label = patients.typical(fold_label(target, patients))
-    statistic = Statistic.of(target, patients, target.columns())
+    statistic = Statistic.from_target(target, patients, target.columns())
     fit = statistic.targets(np.arange(len(patients))[None]).astype(np.float64)
 
-    def one(draw: int) -> list[tuple[float, float]]:
+    def scores_of_draw(draw: int) -> list[tuple[float, float]]:
         rng = np.random.default_rng([seed, 6, draw])
         folds = deal_folds(label, _FOLDS, rng)
         scores = np.zeros((len(SHARES), *fit.shape))
@@ -55,7 +55,7 @@ def few_label_curve(
         return [(float(n), statistic.observed(s)) for n, s in zip(taught, scores, strict=True)]
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        drawn = np.array(list(pool.map(one, range(DRAWS))))  # (draws, shares, 2)
+        drawn = np.array(list(pool.map(scores_of_draw, range(DRAWS))))  # (draws, shares, 2)
     rarest = np.unique(label, return_counts=True)[1].min()
     if target.is_time:
         rarest = min(rarest, comparable_events(target, patients, np.ones(len(patients), dtype=bool)))

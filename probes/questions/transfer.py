@@ -89,8 +89,8 @@ def transfer(
         if target.n_levels == 0:
             each = f"{MIN_PATIENTS} patients with the event" if target.is_time else f"{2 * MIN_PATIENTS} patients"
         return Transfer(refusal=f"no level has, like the others together, {each}")
-    one = partial(_round, vectors, target, eligible, patients, label, few)
-    whole, halved = rounds(one, label, ROUNDS, seed)
+    experiment = partial(_round, vectors, target, eligible, patients, label, few)
+    whole, halved = rounds(experiment, label, ROUNDS, seed)
     scores = np.nanmean(whole, axis=0)  # (levels, 2)
     within, across = (float(x) for x in scores.mean(axis=0))
     drop = within - across
@@ -176,7 +176,7 @@ def _round(
         if len(own) < _FOLDS or not rows.any():
             continue
         others = others[deal_folds(label[others], _FOLDS, rng) > 0]  # as many as teach in each fold within
-        statistic = judged(Statistic.of(target, patients, level.columns), patients, rows)
+        statistic = judged(Statistic.from_target(target, patients, level.columns), patients, rows)
         test = np.flatnonzero(rows)
         fit = statistic.targets(np.arange(len(patients))[None])
         judged_vectors, judged_folds = np.asarray(vectors[test], dtype=np.float64), folds[patients.codes[test]]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pellucid.cohort.statistics import IntArray, Patients, associate
 from pellucid.probes.inference.estimate import Estimate
 from pellucid.probes.inference.statistic import Target
-from pellucid.probes.inputs.variables import MIN_PATIENTS, Variable, strata_of
+from pellucid.probes.inputs.variables import MIN_PATIENTS, ProbeVariable, strata_of
 from pellucid.probes.questions.variable_rows import estimate_row, target_of
-from pellucid.probes.settings import Settings
+from pellucid.probes.settings import AuditSettings
 
 QUESTIONS = {
     "association": "the associations of all pairs",
@@ -27,8 +27,8 @@ QUESTIONS = {
 class Pair:
     """The two variables among the rows that have both, ready to be asked about; `refusal` says why they cannot be."""
 
-    clinical: Variable
-    acquisition: Variable
+    clinical: ProbeVariable
+    acquisition: ProbeVariable
     rows: NDArray[np.bool_]  # (n,) of the cohort, which have both
     patients: Patients  # of these rows
     targets: tuple[Target, ...] = ()  # clinical, acquisition
@@ -37,7 +37,7 @@ class Pair:
     refusal: str = ""
 
     @classmethod
-    def of(cls, y: Variable, z: Variable, patients: Patients) -> Pair:
+    def from_variables(cls, y: ProbeVariable, z: ProbeVariable, patients: Patients) -> Pair:
         rows = y.usable & z.usable
         inside = patients.subset(rows)
         for v in (y, z):
@@ -54,7 +54,7 @@ class Pair:
         return vectors if self.rows.all() else vectors[self.rows]
 
 
-def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: Settings) -> dict[str, Any]:
+def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: AuditSettings) -> dict[str, Any]:
     """Association, each from the other's levels alone, and each beyond the other."""
     y, z, inside = pair.clinical, pair.acquisition, pair.patients
     names = {"clinical": y.name, "acquisition": z.name}
@@ -98,7 +98,7 @@ def _values_of(v: Variable, rows: NDArray[np.bool_]) -> tuple[NDArray[np.generic
 
 
 def _from_design(
-    design: NDArray[np.float64], target: Target, patients: Patients, settings: Settings, what: str
+    design: NDArray[np.float64], target: Target, patients: Patients, settings: AuditSettings, what: str
 ) -> Estimate:
     """The probe of a few columns; where neither they nor the target vary within patients, one row a patient says the same."""
     if patients.constant(target.data).all() and all(patients.constant(column).all() for column in design.T):
@@ -118,12 +118,12 @@ def _beyond_row(estimate: Estimate, target: str, within: str, note: str) -> dict
     return row
 
 
-def _compact_strata(v: Variable, rows: NDArray[np.bool_], patients: Patients) -> tuple[IntArray, str]:
+def _compact_strata(v: ProbeVariable, rows: NDArray[np.bool_], patients: Patients) -> tuple[IntArray, str]:
     strata, note = strata_of(v, patients)
     return np.unique(strata[rows], return_inverse=True)[1].astype(np.int64), note
 
 
-def _design(v: Variable, rows: NDArray[np.bool_], patients: Patients) -> NDArray[np.float64]:
+def _design(v: ProbeVariable, rows: NDArray[np.bool_], patients: Patients) -> NDArray[np.float64]:
     """The variable itself as vectors: an indicator per level; for numbers the value and its strata."""
     if not v.is_ranked:
         return np.eye(len(v.levels))[v.codes[rows]]
