@@ -30,12 +30,12 @@ from pellucid.probes.inference.secondary_probes import Other, SharedFolds
 from pellucid.probes.inference.statistic import Statistic, Target, fold_label, informative_levels
 from pellucid.probes.inputs.variables import MIN_PATIENTS
 
-CHUNK_CELLS = 2_500_000  # rows × targets at once: matrix products want many targets
+CHUNK_CELLS = 2_500_000  # rows × targets at once: matrix products are faster with many targets
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Result of `probe`; `refusal` says why there is no number (all numbers are NaN then)."""
+    """Result of `probe`; `refusal` is the reason why there is no number (all numbers are then NaN)."""
 
     metric: str
     chance: float
@@ -197,7 +197,7 @@ def _with_interval(design: _Design, found: Estimate, bootstrap: int, seed: int, 
 
 
 def r_squared(ridge: FoldedRidge, values: NDArray[np.float64]) -> float:
-    """Out-of-fold R², patients weighing alike: 1 - squared error / squared error of the training mean. At most 1."""
+    """Out-of-fold R² with equal weight for every patient: 1 - squared error / squared error of the training mean. At most 1."""
     predicted = ridge.scores(values[None], standardise=False)[0].astype(np.float64)
     error = baseline = 0.0
     for rows in ridge.rows:

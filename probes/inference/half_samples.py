@@ -1,9 +1,9 @@
 """How much a probe's score would vary with other patients, refitting included: balanced half samples.
 
-The bootstrap of out-of-fold scores holds the fitted probes fixed. That misses the luck of the training patients, and
+The bootstrap of out-of-fold scores keeps the fitted probes fixed. It ignores the variation due to the training patients, and
 near chance it misses half of the variance: there, each pair of patients enters twice, once with either in training.
-So the patients are dealt to 16 groups, and 15 times they are divided into two halves of eight groups each as the rows
-of a Hadamard matrix say (balanced repeated replication: McCarthy 1969; Wolter 2007, chapter 3). Both halves are
+Therefore the patients are assigned to 16 groups and divided 15 times into two halves of eight groups each, by the rows
+of a Hadamard matrix (balanced repeated replication: McCarthy 1969; Wolter 2007, chapter 3). Both halves are
 cross-validated from scratch, with the folds and penalties of the whole. The two halves share no patient, so half
 their mean squared difference is the variance at half the number of patients, without bias; the variance at the whole
 number is half of that. Each refit is one Cholesky solution per fold, of sums over groups of patients.
@@ -40,7 +40,7 @@ def half_sample_pairs(
     scores = np.zeros((len(CONTRASTS), 2, *targets.shape))
     n_strata = int(strata.max()) + 1
     parts = list(zip(ridge.rows, ridge.augmented, strict=True))
-    whole = None  # sums over all folds, from which each fold's own are taken
+    whole = None  # sums over all folds; those of one fold are subtracted
     if not ridge.kernel:
         whole = _Sums.from_rows(*parts[0], targets, ridge.weights, groups)
         for part in parts[1:]:
@@ -105,7 +105,7 @@ class _Sums:
         np.add(self.cross, other.cross, out=self.cross)
 
     def left_of(self, whole: _Sums) -> _Sums:
-        """What is left of the whole without these."""
+        """The sums of the whole minus these."""
         np.subtract(whole.gram, self.gram, out=self.gram)
         np.subtract(whole.cross, self.cross, out=self.cross)
         return self
@@ -118,7 +118,7 @@ class _Sums:
             cross *= scale[:, None]
 
     def of_groups(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of some groups together, (d, d) and (d, c)."""
+        """Sums over some groups, (d, d) and (d, c)."""
         shares = chosen.astype(np.float32)
         return np.tensordot(shares, self.gram, 1), np.tensordot(shares, self.cross, 1)
 

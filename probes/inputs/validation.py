@@ -1,6 +1,6 @@
-"""Checks what the user handed over: vectors, patient ids and variables, or a sentence for each mistake.
+"""Checks vectors, patient ids and variables, with a sentence for each mistake.
 
-The first step of `pellucid.probes.audit`; nothing is computed before all of it has passed.
+The first step of `pellucid.probes.audit`; nothing is computed before all checks have passed.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class AuditInput:
             row = int(np.flatnonzero(ids.isna())[0])
             raise UserError(
                 f'Column "{patient}": {int(ids.isna().sum())} of {len(ids)} rows have no patient id (the first is row '
-                f"{row + 1}). Every image needs one: images of one patient must not count as many."
+                f"{row + 1}). Every image needs one: images of one patient are not independent."
             )
         text = ids.astype(str).to_numpy(dtype=str)
         patients = Patients.of(text)
         if patients.n_patients == 1:
-            raise UserError(f'Column "{patient}" holds one patient only; nothing can be learnt about others from one.')
+            raise UserError(f'Column "{patient}" contains one patient only; at least two are needed.')
         variables, mistakes = [], []
         for role, names in (("clinical", clinical), ("acquisition", acquisition)):
             for name, kind in names.items():
@@ -86,11 +86,11 @@ class AuditInput:
         notes = []
         if not clinical or not acquisition:
             notes.append(
-                f"No {'acquisition factor' if clinical else 'clinical variable'} was named: no pair could be asked about."
+                f"No {'acquisition factor' if clinical else 'clinical variable'} was named: there are no pairs to test."
             )
         if patients.n_patients == len(table):
             notes.append(
-                "Every image is its own patient here. If that is not so, all intervals and p-values are too good."
+                "Every image has a different patient id. If patients have several images, all intervals and p-values are too optimistic."
             )
         return cls(patients, variables, notes)
 
@@ -131,15 +131,13 @@ def _check_vectors(vectors: NDArray[np.floating], n_rows: int) -> None:
     if len(vectors) > 1 and all(
         (vectors[first : first + 8192] == vectors[0]).all() for first in range(0, len(vectors), 8192)
     ):
-        raise UserError(
-            "All vectors are the same: they cannot tell any two images apart, and there is nothing to audit."
-        )
+        raise UserError("All vectors are identical: there is nothing to audit.")
     bad: list[int] = []
     for first in range(0, len(vectors), 8192):
         finite = np.isfinite(vectors[first : first + 8192]).all(axis=1)
         bad.extend((first + np.flatnonzero(~finite)).tolist())
     if bad:
         raise UserError(
-            f"{len(bad)} of {len(vectors)} vectors hold NaN or infinite values (the first is row {bad[0] + 1}); "
+            f"{len(bad)} of {len(vectors)} vectors contain NaN or infinite values (the first is row {bad[0] + 1}); "
             "embed those images again, or leave them out."
         )

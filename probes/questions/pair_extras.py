@@ -1,6 +1,6 @@
-"""What is asked of a pair beside the probes: does it carry over, what do neighbours share, what would taking the factor out cost?
+"""Further questions about a pair: transfer, labels of neighbours, and the effect of remedies.
 
-Numbers are compared in the same strata as in the questions before (`pellucid.probes.questions.within_strata`).
+Numeric variables are divided into the same strata as in the other questions (`pellucid.probes.questions.within_strata`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def transfer_rows(vectors: NDArray[np.floating], pair: Pair, settings: AuditSett
 def remedy_rows(
     vectors: NDArray[np.floating], pair: Pair, errors: tuple[float, float], settings: AuditSettings
 ) -> dict[str, Any]:
-    """`remedies`; errors as there."""
+    """`remedies`; errors as in `pellucid.probes.questions.remedies.remedies`."""
     y, z = pair.clinical, pair.acquisition
     clinical, acquisition = pair.targets
     tried = remedies(pair.part(vectors), clinical, acquisition, pair.patients, errors, _seed(pair, settings))
@@ -77,9 +77,9 @@ def remedy_rows(
 
 
 def neighbour_rows(vectors: NDArray[np.floating], pairs: Sequence[Pair], seed: int) -> list[dict[str, Any] | None]:
-    """`neighbours` of pairs with the same rows and patients, whose neighbourhoods are looked at once; None where there are too few.
+    """`neighbours` of pairs with the same rows and patients, whose neighbourhoods are computed once; None if there are too few.
 
-    Only levels that have ten patients take part, so that some of the pairs may yet be of other rows.
+    Only levels with ten patients take part, so that some pairs may still have different rows.
     """
     known: dict[bytes, Neighbourhood] = {}
     found: list[dict[str, Any] | None] = []
@@ -110,7 +110,7 @@ def _seed(pair: Pair, settings: AuditSettings) -> int:
 
 
 def _level_names(v: ProbeVariable, rows: NDArray[np.bool_], codes: IntArray) -> list[str]:
-    """What the levels 0 … are called; of strata, their range."""
+    """Names of the levels 0 …; for strata, their range."""
     found = []
     for level in range(int(codes.max()) + 1):
         if v.is_ranked:

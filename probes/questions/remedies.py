@@ -1,7 +1,7 @@
-"""What would a remedy do? The factor taken out of the vectors, or out of the training cohort: what it costs, before and after.
+"""What a remedy removes and costs: the factor is removed from the vectors, or its association from the training set.
 
-Everything is fitted on training patients and judged on the others, linearly and by kNN, because a linear erasure may leave
-to neighbours what it hides from a linear probe. `none` stands beside them, in the same folds.
+Everything is fitted on training patients and tested on the others, linearly and by kNN: a linear erasure may hide from a linear
+probe what neighbours still show. `none` is scored in the same folds for comparison.
 
 - [0]: `pellucid.probes.erasure.erasers` for LEACE, residuals and ComBat
 - [1]: Kamiran & Calders, Data preprocessing techniques for classification without discrimination, 2012, section 5.3:
@@ -33,12 +33,12 @@ _BOOTSTRAP = 200
 
 @dataclass(frozen=True)
 class RemedyResult:
-    """What is left of both variables after one remedy; None where the remedy does not touch it, or there is no number.
+    """Scores of both variables after one remedy; empty if the remedy does not change them, or there is no number.
 
     Attributes:
         name: none, leace, residual, combat, reweighted or matched.
         acquisition, clinical: {"linear": …, "knn": …} score and 95 % interval.
-        note: why it was left out.
+        note: why the remedy was left out.
     """
 
     name: str
@@ -49,7 +49,7 @@ class RemedyResult:
 
 @dataclass(frozen=True)
 class _Judged:
-    """One of the two variables with its statistic and the standard error of other training patients."""
+    """One of the two variables with its statistic and the standard error due to the training patients."""
 
     statistic: Statistic
     fit: NDArray[np.float64]  # (c, n)
@@ -69,7 +69,7 @@ def remedies(
     Args:
         vectors: (n, d).
         errors: standard errors of refitting of the clinical and the acquisition probe (`Estimate.refitted`), times the root of the
-            number of patients of each; the interval of a remedied probe takes them over, for the patients it has.
+            number of patients of each; the interval of a probe after a remedy uses them, rescaled to its number of patients.
     """
     rng = np.random.default_rng([seed, 5])
     rows = enough_of_each((clinical, acquisition), patients)
@@ -98,7 +98,7 @@ def remedies(
     with threadpool_limits(1, user_api="blas"):
         for name in ("none", *FITS):
             if name == "combat" and (not z.n_levels or not has_combat()):
-                why = "a factor of numbers has no levels" if not z.n_levels else "install pellucid[combat]"
+                why = "a numeric factor has no levels" if not z.n_levels else "install pellucid[combat]"
                 found.append(RemedyResult(name, {}, {}, f"left out: {why}"))
                 continue
             try:
@@ -121,9 +121,9 @@ def remedies(
 def enough_of_each(
     targets: Sequence[Target], patients: Patients, among: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_] | None:
-    """(n,) the rows whose levels, of either variable, have at least ten patients on both sides; None where none are left.
+    """(n,) the rows whose levels, of both variables, have at least ten patients; None if there are too few rows.
 
-    Rows of two variables together may leave few patients in a level that had enough of one alone.
+    Restricted to rows that have both variables, a level may have too few patients.
     """
     rows = np.ones(len(patients), dtype=bool) if among is None else among.copy()
     for _ in range(5):  # leaving out a level of one may make a level of the other rare
@@ -206,9 +206,9 @@ def _by_cohort(
     counts: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> RemedyResult:
-    """The vectors as they are; a cohort in which the clinical variable does not go with the factor, to train and to judge.
+    """Unchanged vectors; a cohort in which the clinical variable is not associated with the factor, for training and test.
 
-    Reweighted: a patient weighs P(y) P(z) / P(y, z) [1]. Matched: of each level as many patients of each class, by lot.
+    Reweighted: a patient weighs P(y) P(z) / P(y, z) [1]. Matched: equally many patients of each class from each level, drawn at random.
     """
     y = patients.typical(np.asarray(clinical.data, dtype=np.int64))
     z = patients.typical(np.asarray(acquisition.data, dtype=np.int64))
@@ -234,7 +234,7 @@ def _by_cohort(
     for fold in range(_FOLDS):
         test, train = np.flatnonzero(folds == fold), np.flatnonzero((folds != fold) & (weights > 0))
         if len(np.unique(y[patients.codes[train]])) < clinical.n_levels:
-            return RemedyResult(name, {}, {}, "left out: too few patients of one class are left to train on")
+            return RemedyResult(name, {}, {}, "left out: too few training patients of one class")
         slope, offset, _ = fitted_probe(vectors[train], weights[train], asked.fit[:, train])
         scores[:, test] = slope @ vectors[test].T + offset[:, None]
         votes[:, test] = knn_votes(vectors, asked.fit, patients.codes, weights, test, train, of_patient=of_patient)
@@ -249,7 +249,7 @@ def _by_cohort(
 
 
 def _kish(weights: NDArray[np.float64]) -> float:
-    """As many patients of equal weight (Kish 1965)."""
+    """Effective number of patients (Kish 1965)."""
     return float(weights.sum() ** 2 / max(float((weights**2).sum()), 1e-12))
 
 
@@ -260,11 +260,11 @@ def remedy_sentence(outcome: RemedyResult, before: RemedyResult, clinical: str, 
         return f"{label}: {outcome.note}."
     parts = []
     for probe in ("linear", "knn"):
-        told = [
+        changes = [
             f"{name} from {was[probe][0]:.2f} to {now[probe][0]:.2f}"
             for name, was, now in ((acquisition, before.acquisition, outcome.acquisition),
                                    (clinical, before.clinical, outcome.clinical))
             if probe in was and probe in now
         ]  # fmt: skip
-        parts.append(f"{'linearly' if probe == 'linear' else 'by neighbours'} {', '.join(told)}")
+        parts.append(f"{'linearly' if probe == 'linear' else 'by neighbours'} {', '.join(changes)}")
     return f"{label}: {'; '.join(parts)}."

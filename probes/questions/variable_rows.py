@@ -1,4 +1,4 @@
-"""The rows of audit.json: what was found, as plain values and sentences; and the row of one variable."""
+"""Rows of audit.json: results as plain values and sentences, and the row of one variable."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def estimate_row(estimate: Estimate, note: str = "") -> dict[str, Any]:
 def variable_row(
     vectors: NDArray[np.floating], v: ProbeVariable, patients: Patients, settings: AuditSettings
 ) -> tuple[dict[str, Any], float]:
-    """The row, and the standard error of other training patients of its probe, times the root of the number of patients."""
+    """The row, and the refitting error of its probe times the square root of the number of patients."""
     rows = v.usable
     metric = metric_of(v)
     estimate = Estimate(metric, 0.0 if metric == "spearman" else 0.5, int(rows.sum()), patients.count(rows))
@@ -79,7 +79,7 @@ def variable_row(
     notes = [
         *v.notes,
         *(["Saturated: predicted almost perfectly, so this score cannot rank backbones."] if saturated else []),
-        *(["Varies within patients: permuted in whole-patient blocks and among a patient's own images."] if constant is False else []),
+        *(["Varies within patients: permuted in whole-patient blocks and among the images of each patient."] if constant is False else []),
     ]  # fmt: skip
     events = {"categorical": v.levels, "time_to_event": ("event",)}.get(v.kind, ())
     events = (v.event,) if v.event else events
@@ -114,7 +114,7 @@ def _missing_row(
     row = {"n_images": v.n_missing, "n_patients": patients.count(lacks)}
     if min(row["n_patients"], patients.count(~lacks)) < MIN_PATIENTS:
         return {**estimate_row(Estimate("auroc", 0.5, len(lacks), patients.n_patients)), **row,
-                "note": f"too few patients with or without a value to ask who they are ({MIN_PATIENTS} needed)."}  # fmt: skip
+                "note": f"too few patients with or without a value to test whether missingness can be predicted ({MIN_PATIENTS} needed)."}  # fmt: skip
     target = Target(lacks.astype(np.int64), 2)
     return {**estimate_row(settings.probe(vectors, target, patients, f"missing {v.name}")), **row}
 

@@ -1,4 +1,7 @@
-"""One clinical variable with one acquisition factor: what is asked of every pair, in order. `pellucid.probes.questions.pair_extras` asks the rest."""
+"""One pair: association, each variable from the other alone, and each within levels of the other.
+
+The further questions are in `pellucid.probes.questions.pair_extras`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """The two variables among the rows that have both, ready to be asked about; `refusal` says why they cannot be."""
+    """The two variables among the rows that have both; `refusal` is the reason why the pair cannot be tested, or empty."""
 
     clinical: ProbeVariable
     acquisition: ProbeVariable
@@ -33,7 +36,7 @@ class Pair:
     patients: Patients  # of these rows
     targets: tuple[Target, ...] = ()  # clinical, acquisition
     strata: tuple[IntArray, ...] = ()  # levels to compare within, of either
-    notes: tuple[str, ...] = ()  # where numbers were made levels
+    notes: tuple[str, ...] = ()  # where numbers were divided into strata
     refusal: str = ""
 
     @classmethod
@@ -45,7 +48,7 @@ class Pair:
                 return cls(y, z, rows, inside, refusal=f"{v.name}: {v.refusal}".rstrip("."))
         targets = target_of(y, rows)[0], target_of(z, rows)[0]
         if inside.n_patients < 2 * MIN_PATIENTS or any(len(np.unique(target.data)) < 2 for target in targets):
-            why = f"too few patients ({inside.n_patients} with both {y.name} and {z.name}, or all alike)"
+            why = f"too few patients ({inside.n_patients} with both {y.name} and {z.name}, or all have one value)"
             return cls(y, z, rows, inside, targets, refusal=why)
         strata, notes = zip(*(_compact_strata(v, rows, patients) for v in (y, z)), strict=True)
         return cls(y, z, rows, inside, targets, strata, notes)
@@ -55,7 +58,7 @@ class Pair:
 
 
 def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: AuditSettings) -> dict[str, Any]:
-    """Association, each from the other's levels alone, and each beyond the other."""
+    """Association, the clinical variable from the factor alone, and each within levels of the other."""
     y, z, inside = pair.clinical, pair.acquisition, pair.patients
     names = {"clinical": y.name, "acquisition": z.name}
     if pair.refusal:
@@ -78,8 +81,8 @@ def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: AuditSettings)
     note = ""
     if several == 0:
         note = (
-            f"No patient has images of two levels of {z.name}; what the same patient would look like under "
-            "another cannot be known from these data."
+            f"No patient has images of two levels of {z.name}: these data do not show how images of the same patient would differ "
+            "between levels."
         )
     return {
         **names,
@@ -100,7 +103,7 @@ def _values_of(v: Variable, rows: NDArray[np.bool_]) -> tuple[NDArray[np.generic
 def _from_design(
     design: NDArray[np.float64], target: Target, patients: Patients, settings: AuditSettings, what: str
 ) -> Estimate:
-    """The probe of a few columns; where neither they nor the target vary within patients, one row a patient says the same."""
+    """The probe of a few columns; if neither they nor the target vary within patients, one row per patient is equivalent and faster."""
     if patients.constant(target.data).all() and all(patients.constant(column).all() for column in design.T):
         first = np.unique(patients.codes, return_index=True)[1]
         one_each = Patients(np.arange(patients.n_patients), patients.n_patients)
