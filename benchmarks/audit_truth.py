@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # the repetitions share the cores; threads within one would only wait
 sys.path.insert(
@@ -36,10 +35,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.probes.audit import audit
-from pellucid.probes.inputs.validation import Cohort
+from pellucid.probes.inputs.validation import AuditInput
 from pellucid.probes.questions.variable_rows import variable_row
 from pellucid.probes.questions.within_strata import Pair, pair_row
-from pellucid.probes.settings import Settings
+from pellucid.probes.settings import AuditSettings
 
 
 @dataclass(frozen=True)
@@ -145,21 +144,18 @@ def one(world: World, permutations: int, further: bool, seed: int) -> dict[str, 
 def levels(world: World, permutations: int, seed: int) -> dict[str, float]:
     """The p-values of one repetition by the audit's own questions, without other probes and without intervals."""
     vectors, table = world.draw(seed)
-    cohort = Cohort.check(vectors, table, "patient", *_names(world), True)
-    settings = Settings(permutations, 5, 50, seed, further=False)
-    settings.others = ()
+    cohort = AuditInput.from_table(vectors, table, "patient", *_names(world), True)
+    settings = AuditSettings(permutations, seed=seed, further=False, p_values_only=True)
     y, z = cohort.variables
-    no_interval = {"refit_error": lambda *_: 0.0, "interval": lambda *_: (float("nan"), float("nan"))}
-    with mock.patch.multiple("pellucid.probes.inference.estimate", **no_interval):
-        pair = pair_row(vectors, Pair.of(y, z, cohort.patients), settings)
-        found = {
-            "association": pair["association"],
-            "clinical_beyond": pair["clinical_beyond_acquisition"],
-            "acquisition_beyond": pair["acquisition_beyond_clinical"],
-        }
-        for name, variable in (("clinical", y), ("acquisition", z)):
-            if name in world.null:
-                found[name] = variable_row(vectors, variable, cohort.patients, settings)[0]
+    pair = pair_row(vectors, Pair.from_variables(y, z, cohort.patients), settings)
+    found = {
+        "association": pair["association"],
+        "clinical_beyond": pair["clinical_beyond_acquisition"],
+        "acquisition_beyond": pair["acquisition_beyond_clinical"],
+    }
+    for name, variable in (("clinical", y), ("acquisition", z)):
+        if name in world.null:
+            found[name] = variable_row(vectors, variable, cohort.patients, settings)[0]
     return {name: found[name]["p_value"] for name in world.null}
 
 

@@ -76,7 +76,7 @@ def parts(values: NDArray[np.float32], table: pd.DataFrame, peer: int) -> dict[s
     target = Target(label, 2)
     dealt = deal_folds(patients.typical(label), 5, np.random.default_rng(0))
     folds, strata = dealt[patients.codes], np.zeros(len(label), dtype=np.int64)
-    statistic = Statistic.of(target, patients, np.array([1]))
+    statistic = Statistic.from_target(target, patients, np.array([1]))
     fit = statistic.targets(np.arange(len(label))[None])
     told: dict[str, Any] = {}
     with threadpool_limits(1, user_api="blas"):

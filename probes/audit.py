@@ -1,8 +1,8 @@
 """The confounder audit: what do these vectors encode, the disease or the device?
 
-The questions of the statistical contract in their order, for anybody's vectors and table: each variable on its own,
-then each pair (clinical variable, acquisition factor) before any model, beyond one another, and the verdict.
-Arrays and frames in, a dictionary of schema pellucid.audit/1 out (docs/audit.md); files are `pellucid.probes.audit_files`' business.
+Questions in order: each variable alone; then, for each pair (clinical variable, acquisition factor), their association before any
+model, each within levels of the other, and the verdict. Input: arrays and a table; output: a dictionary of schema
+pellucid.audit/1 (docs/audit.md). `pellucid.probes.audit_files` reads and writes files.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.statistics import EventLevel, assign_q_values
-from pellucid.probes.inputs.validation import Cohort, Names
+from pellucid.probes.inputs.validation import AuditInput, Names
 from pellucid.probes.inputs.variables import MIN_PATIENTS
-from pellucid.probes.parallel import Job, Progress, Steps, shareable, side_by_side
-from pellucid.probes.questions.pair_extras import FURTHER, carried_over, neighbours_of, taken_out
+from pellucid.probes.parallel import Progress, Question, Steps, answer_questions, shareable
+from pellucid.probes.questions.pair_extras import FURTHER, neighbour_rows, remedy_rows, transfer_rows
 from pellucid.probes.questions.variable_rows import variable_row
 from pellucid.probes.questions.within_strata import QUESTIONS, Pair, pair_row
-from pellucid.probes.settings import Settings
+from pellucid.probes.settings import AuditSettings
 from pellucid.probes.verdicts import (
     ACCUSING,
     ALPHA,
@@ -34,7 +34,7 @@ from pellucid.probes.verdicts import (
 SCHEMA = "pellucid.audit/1"
 FAMILIES = {
     "variables": "the probes of all variables",
-    "missing": "the probes of who has no value, of all variables",
+    "missing": "the probes of missing values, of all variables",
     **QUESTIONS,
 }
 
@@ -56,29 +56,38 @@ def audit(
     further: bool = True,
     nonlinear: bool = False,
 ) -> dict[str, Any]:
-    """Audit what frozen vectors encode, the unit of evidence being the patient.
+    """Audit what frozen vectors encode. The patient is the unit of evidence.
 
-    vectors: (n, d) finite floats; table: n rows in the same order. `patient` names the column of patient ids; `clinical`
-    and `acquisition` name columns, as a list (kinds are guessed) or a mapping name → kind (binary, categorical,
-    ordinal, continuous; time_to_event for two columns named "time/event"). `progress(done, total, what)` is called as questions are begun or done.
-    positive: the level of a binary variable that counts as the event, {name: level}; of others docs/audit.md gives the rule.
-    strict: a column that cannot be probed at all (constant, the patient id in disguise) raises; otherwise it is
-    listed with its sentence and no number.
-    further: beside the probes also neighbours, transfer, remedies and few-label curves, which take about as long again.
-    nonlinear: a probe of boosted trees beside the linear ones.
+    Args:
+        vectors: (n, d) finite floats.
+        table: n rows in the same order.
+        patient: column of patient ids.
+        clinical, acquisition: columns, as a list (kinds are guessed) or a mapping name → kind (binary, categorical, ordinal,
+            continuous; time_to_event for two columns named "time/event").
+        positive: the level of a binary variable that counts as the event, {name: level}; docs/audit.md gives the rule for
+            the others.
+        permutations, folds, bootstrap, seed: see `AuditSettings`.
+        progress: called as `progress(done, total, question)`.
+        strict: a column that cannot be probed (constant, or the patient id) raises; otherwise it is listed with the reason
+            and without a number.
+        further: also neighbours, transfer, remedies and few-label curves; about doubles the time.
+        nonlinear: also a probe of boosted trees.
 
-    Raises UserError with a sentence for wrong input. Returns a dictionary ready for JSON, schema pellucid.audit/1.
+    Returns:
+        A dictionary ready for JSON, schema pellucid.audit/1.
+
+    Raises:
+        UserError: the input is wrong; the message says what and where.
     """
-    cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict, positive)
+    given = AuditInput.from_table(vectors, table, patient, clinical, acquisition, strict, positive)
+    settings = AuditSettings(permutations, folds, bootstrap, seed, further, nonlinear)
     vectors = shareable(vectors)
-    settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
-    by_role = {role: [v for v in cohort.variables if v.role == role] for role in ("clinical", "acquisition")}
-    both = [Pair.of(y, z, cohort.patients) for y, z in product(by_role["clinical"], by_role["acquisition"])]
-    raised = settings.enough_for(max(len(both), len(cohort.variables)))
-    variables, pairs = _answers(vectors, cohort, both, settings, progress)
+    by_role = {role: [v for v in given.variables if v.role == role] for role in ("clinical", "acquisition")}
+    both = [Pair.from_variables(y, z, given.patients) for y, z in product(by_role["clinical"], by_role["acquisition"])]
+    settings, raised = settings.for_family(max(len(both), len(given.variables)))
+    variables, pairs = _answers(vectors, given, both, settings, progress)
     by_name = {(row["role"], row["name"]): row for row in variables}
-    assign_q_values(variables)
-    assign_q_values([row["missing"] for row in variables if row["missing"] is not None])
+    _assign_q_values_to_variables(variables)
     for question in QUESTIONS:
         assign_q_values([pair[question] for pair in pairs])
     for pair in pairs:
@@ -89,12 +98,12 @@ def audit(
     return {
         "schema": SCHEMA,
         "n_images": len(table),
-        "n_patients": cohort.patients.n_patients,
+        "n_patients": given.patients.n_patients,
         "dim": int(vectors.shape[1]),
         "patient": patient,
-        "settings": {**settings.asked, "alpha": ALPHA, "min_patients": MIN_PATIENTS},
+        "settings": {**settings.as_recorded(), "alpha": ALPHA, "min_patients": MIN_PATIENTS},
         "families": FAMILIES,
-        "notes": [*cohort.notes, *([raised] if raised else [])],
+        "notes": [*given.notes, *([raised] if raised else [])],
         "variables": variables,
         "pairs": pairs,
         "accused": _accused(pairs),
@@ -109,87 +118,90 @@ def probe_variables(
     clinical: Names,
     acquisition: Names,
     positive: Mapping[str, str | EventLevel] | None = None,
-    permutations: int = 999,
-    folds: int = 5,
-    bootstrap: int = 400,
-    seed: int = 0,
+    settings: AuditSettings | None = None,
     progress: Progress | None = None,
     strict: bool = True,
-    further: bool = True,
-    nonlinear: bool = False,
 ) -> list[dict[str, Any]]:
-    """The `variables` rows of the audit alone: how well each variable can be read off.
+    """Only the `variables` rows of the audit: how well each variable can be predicted from the vectors.
 
     For the same table and seed every backbone gets the same folds, permutations and bootstrap samples, so
-    rows of several backbones can be laid side by side. The q-values' family is the variables of this backbone.
+    that rows of several backbones can be compared. The q-values' family is the variables of this backbone.
+    Arguments and exceptions as of `audit`.
     """
-    cohort = Cohort.check(vectors, table, patient, clinical, acquisition, strict, positive)
+    given = AuditInput.from_table(vectors, table, patient, clinical, acquisition, strict, positive)
     vectors = shareable(vectors)
-    settings = Settings(permutations, folds, bootstrap, seed, further, nonlinear)
-    settings.enough_for(len(cohort.variables))
-    jobs = _of_variables(vectors, cohort, settings)
-    rows = [row for row, _ in side_by_side(jobs, _work(vectors, settings), Steps(progress, len(jobs)))]
-    assign_q_values(rows)
-    assign_q_values([row["missing"] for row in rows if row["missing"] is not None])
+    settings, _ = (settings or AuditSettings()).for_family(len(given.variables))
+    questions = _variable_questions(vectors, given, settings)
+    answers = answer_questions(questions, _work(vectors, settings), Steps(progress, len(questions)))
+    rows = [row for row, _ in answers]
+    _assign_q_values_to_variables(rows)
     return rows
 
 
+def _assign_q_values_to_variables(rows: list[dict[str, Any]]) -> None:
+    assign_q_values(rows)
+    assign_q_values([row["missing"] for row in rows if row["missing"] is not None])
+
+
 def _answers(
-    vectors: NDArray[np.floating], cohort: Cohort, both: Sequence[Pair], settings: Settings, progress: Progress | None
+    vectors: NDArray[np.floating],
+    given: AuditInput,
+    both: Sequence[Pair],
+    settings: AuditSettings,
+    progress: Progress | None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of the variables and of the pairs, as many jobs beside each other as there are cores."""
+    """The rows of the variables and of the pairs; several questions are answered at once."""
     asked = [pair for pair in both if not pair.refusal]
     further = asked if settings.further else []
-    alike: dict[bytes, list[Pair]] = {}  # pairs of the same rows share their neighbourhoods
+    same_rows: dict[bytes, list[Pair]] = {}  # pairs of the same rows share their neighbourhoods
     for pair in further:
-        alike.setdefault(np.packbits(pair.rows).tobytes(), []).append(pair)
-    jobs = {
-        "variables": _of_variables(vectors, cohort, settings),
+        same_rows.setdefault(np.packbits(pair.rows).tobytes(), []).append(pair)
+    questions = {
+        "variables": _variable_questions(vectors, given, settings),
         "neighbours": [
-            Job(
-                f"what neighbours share: {_names(pairs[0])}{' …' * (len(pairs) > 1)}",
-                neighbours_of,
+            Question(
+                f"labels of neighbours: {_names(pairs[0])}{' …' * (len(pairs) > 1)}",
+                neighbour_rows,
                 (vectors, pairs, settings.seed),
             )
-            for pairs in alike.values()
+            for pairs in same_rows.values()
         ],
-        "carried": [
-            Job(f"does it carry over? {_names(pair)}", carried_over, (vectors, pair, settings)) for pair in further
+        "transfer": [
+            Question(f"transfer: {_names(pair)}", transfer_rows, (vectors, pair, settings)) for pair in further
         ],
-        "pairs": [Job(f"beyond one another: {_names(pair)}", pair_row, (vectors, pair, settings)) for pair in both],
+        "pairs": [Question(f"within strata: {_names(pair)}", pair_row, (vectors, pair, settings)) for pair in both],
     }
-    first = [job for of_kind in jobs.values() for job in of_kind]
+    first = [question for of_kind in questions.values() for question in of_kind]
     steps = Steps(progress, len(first) + len(further))
     work = _work(vectors, settings)
-    answers = iter(side_by_side(first, work, steps))
-    found = {kind: [next(answers) for _ in of_kind] for kind, of_kind in jobs.items()}
+    answers = iter(answer_questions(first, work, steps))
+    found = {kind: [next(answers) for _ in of_kind] for kind, of_kind in questions.items()}
     variables = [row for row, _ in found["variables"]]
-    # A remedied probe takes over the error of other training patients from the variable's own.
-    error = {(v.role, v.name): its for v, (_, its) in zip(cohort.variables, found["variables"], strict=True)}
-    remedied = side_by_side(
+    # The interval of a probe after a remedy uses the refitting error of the variable's first probe.
+    errors = {(v.role, v.name): error for v, (_, error) in zip(given.variables, found["variables"], strict=True)}
+    remedies = answer_questions(
         [
-            Job(f"{pair.acquisition.name} taken out, and what it costs {pair.clinical.name}", taken_out,
-                (vectors, pair, (error["clinical", pair.clinical.name], error["acquisition", pair.acquisition.name]), settings))
+            Question(f"remedies: {_names(pair)}", remedy_rows,
+                (vectors, pair, (errors["clinical", pair.clinical.name], errors["acquisition", pair.acquisition.name]), settings))
             for pair in further
         ], work, steps,
     )  # fmt: skip
-    told: dict[int, dict[str, Any]] = {id(pair): dict.fromkeys(FURTHER) for pair in both}
-    for pair, carried, remedy in zip(further, found["carried"], remedied, strict=True):
-        told[id(pair)] |= carried | remedy
-    for pairs, rows in zip(alike.values(), found["neighbours"], strict=True):
+    extras: dict[int, dict[str, Any]] = {id(pair): dict.fromkeys(FURTHER) for pair in both}
+    for pair, transfer, remedy in zip(further, found["transfer"], remedies, strict=True):
+        extras[id(pair)] |= transfer | remedy
+    for pairs, rows in zip(same_rows.values(), found["neighbours"], strict=True):
         for pair, row in zip(pairs, rows, strict=True):
-            told[id(pair)]["neighbours"] = row
-    return variables, [row | told[id(pair)] for pair, row in zip(both, found["pairs"], strict=True)]
+            extras[id(pair)]["neighbours"] = row
+    return variables, [row | extras[id(pair)] for pair, row in zip(both, found["pairs"], strict=True)]
 
 
-def _of_variables(vectors: NDArray[np.floating], cohort: Cohort, settings: Settings) -> list[Job]:
+def _variable_questions(vectors: NDArray[np.floating], given: AuditInput, settings: AuditSettings) -> list[Question]:
     return [
-        Job(f"reading {v.name} off the vectors", variable_row, (vectors, v, cohort.patients, settings))
-        for v in cohort.variables
+        Question(f"predicting {v.name}", variable_row, (vectors, v, given.patients, settings)) for v in given.variables
     ]
 
 
-def _work(vectors: NDArray[np.floating], settings: Settings) -> float:
+def _work(vectors: NDArray[np.floating], settings: AuditSettings) -> float:
     return float(vectors.size) * settings.permutations
 
 

@@ -1,4 +1,4 @@
-"""The edge of the audit: reads somebody's vectors and table from files, and writes audit.json whole or not at all.
+"""The audit of files: reads vectors and a table, and writes audit.json completely or not at all.
 
 For `pellucid audit --vectors V.npy --table T.csv …`, without a study.
 """
@@ -40,14 +40,16 @@ def audit_files(
 ) -> Path:
     """Audit a .npy file of vectors against a table and write `out`/audit.json; returns its path.
 
-    Rows of both are in the same order, or, with `id_column`, joined: `vectors` then has an `<name>.ids.txt`
-    beside it (one id per row of the vectors), or is an .npz with arrays `vectors` and `ids`. A variable may be
+    Rows of both are in the same order, or, with `id_column`, joined: `vectors` then needs a file `<name>.ids.txt`
+    in the same folder (one id per row of the vectors), or is an .npz with arrays `vectors` and `ids`. A variable may be
     written name:kind; `positive` gives the level of a binary variable that counts as the event.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be made a folder ({error.strerror}); --out names one for audit.json") from None
+        raise UserError(
+            f"{out}: the folder cannot be created ({error.strerror}); --out is the folder for audit.json"
+        ) from None
     values, ids = read_vectors(vectors)
     frame = read_table(table)
     if id_column is not None:
@@ -72,7 +74,7 @@ def audit_files(
 
 
 def _same_order(ids: NDArray[np.str_], frame: pd.DataFrame, vectors: Path, table: Path) -> None:
-    """Refuse rows that the ids beside the vectors show to be in another order; without --id they are taken as they stand."""
+    """Refuse rows whose order differs from that of the ids of the vectors; without --id the order is used as given."""
     for column in frame.columns:
         texts = frame[column].astype(str).to_numpy()
         if len(texts) == len(ids) and set(texts) == set(ids) and (texts != ids).any():
@@ -85,9 +87,7 @@ def _same_order(ids: NDArray[np.str_], frame: pd.DataFrame, vectors: Path, table
 def read_vectors(path: Path) -> tuple[NDArray[np.floating[Any]], NDArray[np.str_] | None]:
     """Vectors (memory-mapped if .npy) and their ids if there are any. Never unpickles."""
     if not path.is_file():
-        raise UserError(
-            f"{path}: there is no such file; --vectors wants a .npy file (or .npz with `vectors` and `ids`)."
-        )
+        raise UserError(f"{path}: no such file; --vectors needs a .npy file (or .npz with `vectors` and `ids`).")
     try:
         loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -97,13 +97,13 @@ def read_vectors(path: Path) -> tuple[NDArray[np.floating[Any]], NDArray[np.str_
                 ids = ids[:-1]
             return loaded, ids
         if "vectors" not in loaded:
-            raise UserError(f"{path}: holds {', '.join(loaded.files)}; an array named `vectors` is needed.")
+            raise UserError(f"{path}: contains {', '.join(loaded.files)}; an array named `vectors` is needed.")
         values = loaded["vectors"]
         try:
             return values, loaded["ids"].astype(str) if "ids" in loaded else None
         except ValueError:
             raise UserError(
-                f"{path}: its ids are Python objects, which are not read; save them as text: ids.astype(str)."
+                f"{path}: its ids are Python objects, which are not loaded for safety; save them as text: ids.astype(str)."
             ) from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
@@ -124,7 +124,7 @@ def join_by_id(
         raise UserError(unknown_name(id_column, frame.columns, f"{table}"))
     if ids is None:
         raise UserError(
-            f"{vectors}: has no ids to join by; put one id per line into {vectors.with_suffix('.ids.txt').name} beside it, "
+            f"{vectors}: has no ids to join by; put one id per line into {vectors.with_suffix('.ids.txt').name} in the same folder, "
             "or leave --id out if the rows are in the same order."
         )
     if len(ids) != len(values):

@@ -1,8 +1,9 @@
-"""How an audit was asked for."""
+"""How an audit was asked for: permutations, folds, bootstrap samples, seed, and which questions."""
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,54 +16,82 @@ from pellucid.probes.inference.secondary_probes import Other
 from pellucid.probes.inference.statistic import Target
 from pellucid.probes.inputs.variables import MIN_PATIENTS
 
-PER_QUESTION = 40  # permutations for each question of a family: then one of them alone can reach a q-value of 0.025
+PER_QUESTION = 40  # permutations for each question of a family: then one question alone can reach a q-value of 0.025
+_MINIMA = {"permutations": 19, "folds": 2, "bootstrap": 50}
 
 
-class Settings:
-    def __init__(
-        self, permutations: int, folds: int, bootstrap: int, seed: int, further: bool = True, nonlinear: bool = False
-    ) -> None:
-        for name, value, least in (
-            ("permutations", permutations, 19),
-            ("folds", folds, 2),
-            ("bootstrap", bootstrap, 50),
-        ):
-            if value < least:
-                raise UserError(f"{name} is {value}; at least {least} are needed for an honest answer.")
-        if folds > MIN_PATIENTS:
-            raise UserError(f"folds is {folds}; at most {MIN_PATIENTS}, the fewest patients a class may have.")
-        self.permutations, self.folds, self.bootstrap, self.seed = permutations, folds, bootstrap, seed
-        self.further = further
-        self.others: tuple[Other, ...] = ("logistic", "knn", "pooled", *(("nonlinear",) if nonlinear else ()))
+@dataclass(frozen=True)
+class AuditSettings:
+    """The settings of an audit.
 
-    def enough_for(self, family: int) -> str:
-        """Raise the permutations to what a family of so many questions needs; the sentence that says so, or nothing.
+    Attributes:
+        permutations: of patients; the smallest p-value is 1 / (permutations + 1).
+        folds: of whole patients.
+        bootstrap: samples of patients for the intervals.
+        seed: of the whole audit; every question derives its seed from it and from its name.
+        further: also neighbours, transfer, remedies and few-label curves.
+        nonlinear: also a probe of boosted trees.
+        p_values_only: no intervals and no other probes, for simulations.
 
-        The smallest p-value is 1 / (permutations + 1), and Benjamini and Hochberg multiply it by the size of the family: with too few
-        even a gross association could not reach a q-value of 0.05, and would be acquitted by arithmetic.
-        """
-        asked, self.permutations = self.permutations, max(self.permutations, PER_QUESTION * family - 1)
-        if asked == self.permutations:
-            return ""
-        return (
-            f"{self.permutations:,} permutations were drawn, not {asked:,}: with {family} questions in a family, fewer could not "
-            "make out even the grossest of them."
-        )
+    Raises:
+        UserError: a number is too small, or there are more folds than patients in the smallest class that is probed.
+    """
+
+    permutations: int = 999
+    folds: int = 5
+    bootstrap: int = 400
+    seed: int = 0
+    further: bool = True
+    nonlinear: bool = False
+    p_values_only: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _MINIMA.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; at least {least} are needed.")
+        if self.folds > MIN_PATIENTS:
+            raise UserError(
+                f"folds is {self.folds}; at most {MIN_PATIENTS} are possible, the smallest number of patients in a class."
+            )
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def others(self) -> tuple[Other, ...]:
+        """The probes that are scored in addition to the ridge probe."""
+        if self.p_values_only:
+            return ()
+        return ("logistic", "knn", "pooled", "nonlinear") if self.nonlinear else ("logistic", "knn", "pooled")
+
+    def for_family(self, size: int) -> tuple[AuditSettings, str]:
+        """These settings with enough permutations for a family of `size` questions, and a sentence if they were raised.
+
+        The smallest p-value is 1 / (permutations + 1), and Benjamini and Hochberg multiply it by up to the size of the family:
+        with too few permutations even a gross association could not reach a q-value of 0.05.
+        """
+        needed = PER_QUESTION * size - 1
+        if self.permutations >= needed:
+            return self, ""
+        return replace(self, permutations=needed), (
+            f"{needed:,} permutations were drawn, not {self.permutations:,}: with {size} questions in a family, fewer could not "
+            "show even the strongest effect."
+        )
+
+    def as_recorded(self) -> dict[str, Any]:
         """For audit.json."""
-        names = ("permutations", "folds", "bootstrap", "seed", "further")
-        return {**{name: getattr(self, name) for name in names}, "nonlinear": "nonlinear" in self.others}
+        names = ("permutations", "folds", "bootstrap", "seed", "further", "nonlinear")
+        return {name: getattr(self, name) for name in names}
 
     def probe(
         self, vectors: NDArray[np.floating], target: Target, patients: Patients, what: str, **more: Any
     ) -> Estimate:
-        """The seed depends on the question, not on its place in the list: adding a variable changes no other result."""
+        """`pellucid.probes.inference.estimate.probe` with these settings.
+
+        The seed depends on the question `what`, not on its place in the list: adding a variable changes no other result.
+        """
         return probe(
-            vectors, target, patients,
-            permutations=self.permutations, folds=self.folds, bootstrap=self.bootstrap, seed=self.seed_of(what), **more,
+            vectors, target, patients, permutations=self.permutations, folds=self.folds, bootstrap=self.bootstrap,
+            seed=self.seed_of(what), p_value_only=self.p_values_only, **more,
         )  # fmt: skip
 
     def seed_of(self, what: str) -> int:
+        """The seed of one question."""
         return int(np.random.SeedSequence([self.seed, zlib.crc32(what.encode())]).generate_state(1)[0])

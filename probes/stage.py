@@ -22,6 +22,7 @@ from pellucid.probes.audit import audit, probe_variables
 from pellucid.probes.inputs.variables import time_and_event
 from pellucid.probes.parallel import Progress
 from pellucid.probes.questions.burned_in_text import text_masked
+from pellucid.probes.settings import AuditSettings
 
 PROBES_SCHEMA = "pellucid.probes/1"
 
@@ -33,19 +34,19 @@ class AuditConfig(Config):
     folds: int = Field(5, ge=2, le=10)
     bootstrap: int = Field(400, ge=50)
     seed: int = 0
-    nonlinear: bool = False  # a probe of boosted trees beside the linear ones: minutes for 20,000 images
+    nonlinear: bool = False  # also a probe of boosted trees: minutes for 20,000 images
     further: bool = True  # neighbours, transfer, remedies and few-label curves too
     time_to_event: list[str] = []  # pairs "time/event" of clinical variables, each audited as one
 
 
 def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, progress: bool = True) -> RunFolder:
-    """How well each variable can be read off the vectors of each backbone; writes `probes.json`.
+    """How well each variable can be predicted from the vectors of each backbone; writes `probes.json`.
 
     Raises:
         UserError: the study names no variables, or the vectors are not of this scan.
     """
     config = study.section("audit", AuditConfig)
-    named = _named(study, config.time_to_event)
+    named = named_variables(study, config.time_to_event)
     with begin_run(
         study.analysis, "probe", "probe", {**config.model_dump(), **named}, [scan, *vectors], seed=config.seed
     ) as run:
@@ -64,7 +65,7 @@ def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, 
                         clinical=named["clinical"],
                         acquisition=named["acquisition"],
                         positive=_events(scan, named),
-                        **_asked(config),
+                        settings=AuditSettings(**_audit_options(config)),
                     )
                 backbones[stored.name] = {"variables": rows, "run": made.path.name}
             write_json(run.path / "probes.json", {"schema": PROBES_SCHEMA, "backbones": backbones})
@@ -78,7 +79,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
         UserError: the study names no variables, or the vectors are not of this scan.
     """
     config = study.section("audit", AuditConfig)
-    named = _named(study, config.time_to_event)
+    named = named_variables(study, config.time_to_event)
     stored = load_vectors(vectors.path)
     masked = masked_vectors(study.analysis, scan, stored)
     parents = [scan, vectors, *([masked] if masked else [])]
@@ -97,13 +98,12 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
                     clinical=named["clinical"],
                     acquisition=named["acquisition"],
                     positive=_events(scan, named),
-                    **_asked(config),
+                    **_audit_options(config),
                 )
             if "taken_out" in stored.spec:
                 content["notes"].append(
-                    f"{stored.spec['taken_out']} was taken out of these vectors, learnt from {stored.spec['learnt_from']} of the patients who "
-                    "are judged here: what is left of it in new patients is what `remedies` says in the audit of "
-                    f"{stored.spec['derived_from']}."
+                    f"{stored.spec['taken_out']} was removed from these vectors; the removal was learnt on {stored.spec['learnt_from']} of the patients that "
+                    f"are tested here. For its effect in new patients, see `remedies` in the audit of {stored.spec['derived_from']}."
                 )
             if masked is not None:
                 table = rows_of(scan, stored.images)
@@ -115,15 +115,15 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
     return run
 
 
-def _asked(config: AuditConfig) -> dict[str, Any]:
-    """What `audit` is asked for; the pairs are among the variables' names already."""
+def _audit_options(config: AuditConfig) -> dict[str, Any]:
+    """The keyword arguments of `audit`; the pairs "time/event" are among the names of the variables already."""
     return config.model_dump(exclude={"time_to_event"})
 
 
-def _named(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
+def named_variables(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, str]]:
     """The variables' kinds by role, a time and its event as one; `positive`, the declared events, where there are any.
 
-    An outcome is a clinical variable that is to be predicted: the audit treats both alike.
+    The audit treats an outcome as a clinical variable.
     """
     kinds: dict[str, dict[str, str]] = {"clinical": {}, "acquisition": {}}
     for variable in study.variables:
@@ -163,7 +163,7 @@ def rows_of(scan: RunFolder, images: pd.DataFrame) -> pd.DataFrame:
     """The manifest's rows in the order of the vectors."""
     manifest = pd.read_parquet(scan.path / "manifest.parquet").set_index("image_id")
     if not images["image_id"].isin(manifest.index).all():
-        raise UserError(f"these vectors hold images that {scan.path.name} does not know: run `pellucid embed` again")
+        raise UserError(f"these vectors contain images that are not in {scan.path.name}: run `pellucid embed` again")
     return manifest.loc[images["image_id"]].reset_index()
 
 

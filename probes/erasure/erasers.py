@@ -1,4 +1,4 @@
-"""Taking an acquisition factor out of vectors: three ways, each learnt on training patients and applied to anybody.
+"""Three ways to remove an acquisition factor from vectors, each learnt on training patients and applicable to any patient.
 
 - [0]: Belrose et al., LEACE: Perfect linear concept erasure in closed form, 2023, theorem 4.3 and equation 1
 - [1]: Johnson, Li & Rabinovic, Adjusting batch effects in microarray expression data using empirical Bayes methods, 2007
@@ -31,8 +31,8 @@ NAMES = {
 def fit_leace(vectors: Values, factor: Values, weights: Values) -> Erase:
     """The smallest change of the vectors after which no linear probe of the training patients finds the factor [0].
 
-    r(x) = x − W⁺ P W (x − mean), W the whitening of the vectors and P the projection onto the columns of W Σ_xz. Of a new
-    image it needs not the factor.
+    r(x) = x − W⁺ P W (x − mean), W the whitening of the vectors and P the projection onto the columns of W Σ_xz. It does
+    not need the factor of a new image.
 
     Args:
         vectors: (n, d) of training patients.
@@ -48,7 +48,7 @@ def fit_leace(vectors: Values, factor: Values, weights: Values) -> Erase:
     values, directions = values[there], directions[:, there]
     white = directions / np.sqrt(values)  # (d, r): the columns of Wᵀ
     left, size, _ = np.linalg.svd(white.T @ (rooted.T @ other), full_matrices=False)
-    left = left[:, size > 1e-7 * np.linalg.norm(other)]  # what is rounding goes with nothing
+    left = left[:, size > 1e-7 * np.linalg.norm(other)]  # drop directions that are rounding error
     out, back = white @ left, (directions * np.sqrt(values)) @ left  # (d, rank) each
 
     def erase(x: Values, _: Values) -> Values:
@@ -58,7 +58,7 @@ def fit_leace(vectors: Values, factor: Values, weights: Values) -> Erase:
 
 
 def fit_residual(vectors: Values, factor: Values, weights: Values) -> Erase:
-    """What a weighted linear regression on the factor leaves: of levels, each one's own mean is taken off."""
+    """Residuals of a weighted linear regression on the factor; for levels, the mean of each level is subtracted."""
     share = weights / weights.sum()
     mean, centre = share @ vectors, share @ factor
     rooted = np.sqrt(share)[:, None]
@@ -71,14 +71,14 @@ def fit_residual(vectors: Values, factor: Values, weights: Values) -> Erase:
 
 
 def has_combat() -> bool:
-    """Whether the library is there (extra `combat`)."""
+    """Whether the library is installed (extra `combat`)."""
     return importlib.util.find_spec("combatlearn") is not None
 
 
 def fit_combat(vectors: Values, factor: Values, weights: Values) -> Erase:
     """ComBat [1]: mean and spread of each dimension and level, drawn towards those of the other dimensions.
 
-    The library knows no weights, so that each image counts alike. A level of one training image has no spread to learn.
+    The library has no weights: every image counts equally. No spread can be learnt from a level with one training image.
     """
     from combatlearn import ComBat
 

@@ -1,4 +1,4 @@
-"""A nonlinear probe, by flag: gradient-boosted trees, for what no line through the vectors can tell.
+"""An optional nonlinear probe: gradient-boosted trees.
 
 - [0]: Friedman, Greedy Function Approximation: A Gradient Boosting Machine, 2001; by scikit-learn's histogram variant
 """
@@ -31,7 +31,7 @@ def boosted_scores(
 ) -> NDArray[np.float64]:
     """Out-of-fold scores (columns, n): log-odds of a level, or the predicted rank. Each patient weighs 1.
 
-    The number of trees and their size are fixed, so that nothing is chosen by the patients that are judged.
+    The number of trees and their size are fixed, so that nothing is chosen on test patients.
     """
     scores = np.zeros((len(columns), len(vectors)))
     for fold in np.unique(folds):

@@ -1,11 +1,11 @@
-"""The kNN probe, beside the linear ones: what a new patient's most similar patients say, without any training.
+"""The kNN probe: a prediction from the most similar patients, without training.
 
 - [0]: Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, section 3.4
 - [1]: Caron et al., DINO, 2021, section 4.1: k = 20 for every backbone
 
-Here a neighbour is a *patient*, found by the nearest of his or her images, so that fifty pictures of one person are one
-neighbour and not twenty. Votes are weighted by exp(cosine / 0.07) as in both papers. The one thing fitted, the centre of the
-vectors, is the training patients': without it the vectors of an MAE are so alike that all votes weigh the same.
+Here a neighbour is a *patient*, represented by the nearest of the patient's images, so that fifty images of one patient are one
+neighbour and not twenty. Votes are weighted by exp(cosine / 0.07) as in both papers. Only the centre of the
+vectors is fitted, on training patients: without it the vectors of an MAE are so similar that all votes have the same weight.
 
 Legend: n images, d dimensions, k neighbours.
 """
@@ -23,12 +23,12 @@ from pellucid.cohort.statistics import IntArray, Patients
 
 K = 20  # patients
 TEMPERATURE = 0.07
-_CHUNK_CELLS = 2_000_000  # similarities at once and core: 8 MB
+_CHUNK_CELLS = 2_000_000  # similarities at once per core: 8 MB
 
 
 def knn_scores(
     vectors: NDArray[np.floating],  # (n, d)
-    targets: NDArray[np.floating],  # (c, n) what neighbours vote: a level's indicator, or a number
+    targets: NDArray[np.floating],  # (c, n) the votes of neighbours: a level's indicator, or a number
     patients: IntArray,  # (n,) patient number of each row
     weights: NDArray[np.float64],  # (n,) 1 / images of the patient
     folds: IntArray,  # (n,) whole patients
@@ -36,7 +36,7 @@ def knn_scores(
 ) -> NDArray[np.float64]:
     """Out-of-fold votes (c, n): the weighted mean target of the k most similar training patients.
 
-    Of a neighbour that image votes which is nearest. k is at most a fifth of the training patients, but at least three.
+    Of each neighbour, the nearest image votes. k is at most a fifth of the training patients, but at least three.
     """
     votes = np.zeros(targets.shape)
     for fold in np.unique(folds):
@@ -57,7 +57,7 @@ def knn_votes(
 ) -> NDArray[np.float64]:
     """(c, len(test)) votes of the training rows' patients; arguments as for `knn_scores`, with one fold's rows.
 
-    of_patient: (patients,) how much each one's vote weighs; None: all alike.
+    of_patient: (patients,) the weight of each patient's vote; None: equal weights.
     """
     train = train[np.argsort(patients[train], kind="stable")]
     centre = np.average(np.asarray(vectors[train], dtype=np.float64), axis=0, weights=weights[train])
@@ -79,9 +79,9 @@ def nearest_patients(
     queries: IntArray,  # (m,) rows
     k: int,
 ) -> IntArray:
-    """(m, k) rows: of each of the `k` patients most similar to an image, other than its own, the nearest image; nearest first.
+    """(m, k) rows: of each of the `k` patients most similar to an image, except the image's patient, the nearest image; nearest first.
 
-    By cosine after the cohort's centre (patients weighing alike) is taken off: no label enters, so nothing is learnt of it.
+    By cosine after subtracting the mean over patients; labels are not used.
     """
     bank = np.argsort(patients.codes, kind="stable")
     centre = np.average(np.asarray(vectors, dtype=np.float64), axis=0, weights=patients.weights)
@@ -97,7 +97,7 @@ def _nearest(
     centre: NDArray[np.float64],
     wanted: int,
     *,
-    own: bool,  # whether a query's own patient is among them, and is to be passed over
+    own: bool,  # whether the bank contains the query's patient, who is then excluded
 ) -> Iterator[tuple[IntArray, IntArray, NDArray[np.float64]]]:
     """(queries, (q, wanted) rows of the nearest image of the nearest patients, nearest first, their cosines), by parts."""
     change = np.diff(patients[bank]) > 0
@@ -108,7 +108,7 @@ def _nearest(
     unit = _unit(vectors[bank], centre)
     rows = max(1, _CHUNK_CELLS // len(bank))
 
-    def one(first: int) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
+    def search_chunk(first: int) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
         part = queries[first : first + rows]
         similarity = _unit(vectors[part], centre) @ unit.T  # (rows, bank)
         if own:
@@ -118,7 +118,7 @@ def _nearest(
         return part, bank[image], near.astype(np.float64)
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        yield from pool.map(one, range(0, len(queries), rows))
+        yield from pool.map(search_chunk, range(0, len(queries), rows))
 
 
 def _unit(vectors: NDArray[np.floating], centre: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -131,7 +131,7 @@ def _of_each_patient(
     similarity: NDArray[np.float32],  # (m, n)
     owner: IntArray,  # (n,) whose image each column is
     wanted: int,
-    most: int,  # columns to look among, the most similar ones, before all are looked at
+    most: int,  # number of most similar columns to search first
 ) -> tuple[IntArray, NDArray[np.float32]]:
     """Of each row the most similar column of each of the `wanted` most similar patients, nearest first, and how similar."""
     n = similarity.shape[1]
@@ -149,6 +149,6 @@ def _of_each_patient(
     enough = place[:, -1] >= wanted
     images, similar = np.empty((len(some), wanted), dtype=np.int64), np.empty((len(some), wanted), dtype=np.float32)
     images[enough], similar[enough] = (found[enough][first[enough]].reshape(-1, wanted) for found in (some, near))
-    if not enough.all():  # very many images of a few patients are the most similar ones
+    if not enough.all():  # a few patients have most of the similar images
         images[~enough], similar[~enough] = _of_each_patient(similarity[~enough], owner, wanted, n)
     return images, similar

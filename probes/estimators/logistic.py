@@ -1,8 +1,8 @@
-"""The logistic probe, beside the ridge one: out-of-fold log-odds of unseen patients, everything fitted inside the fold.
+"""The logistic probe: out-of-fold log-odds of unseen patients, everything fitted inside the fold.
 
-One level against the rest, as it is judged; L2-penalised, each patient weighing 1. The ridge probe has already turned the training
-patients of each fold into their principal components, in which Newton's method has a small Hessian: many times as fast as
-fitting from the vectors, with the same minimum.
+One level against the rest; L2-penalised, each patient with weight 1. The ridge probe has already computed the principal components
+of the training patients of each fold; in these Newton's method has a small Hessian and is many times faster than fitting from the
+vectors, with the same minimum.
 
 - [0]: Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2009, section 4.4.1: iteratively reweighted least squares
 
@@ -25,7 +25,7 @@ from pellucid.probes.estimators.ridge import FoldedRidge
 PENALTIES = (3e-4, 3e-3, 3e-2, 3e-1)  # scikit-learn's C, from strong to weak, for features of variance 1
 MAX_COMPONENTS = 128  # principal components of the training patients; enough for a linear boundary
 _MOST_STEPS = 25
-_CONVERGED = 1e-6  # half of Newton's decrement: what a further step could still gain in mean log loss
+_CONVERGED = 1e-6  # half of Newton's decrement: the mean log loss that a further step could still gain
 _FREE = 1e-7  # penalty of the intercept, so that it stays finite where all are of one level
 
 
@@ -42,7 +42,7 @@ def logistic_scores(ridge: FoldedRidge, levels: IntArray, columns: IntArray) -> 
     scores = np.zeros((len(columns), ridge.n))
     hot = (levels == columns[:, None]).astype(np.float64)
 
-    def one(fold: int) -> None:
+    def score_fold(fold: int) -> None:
         factor = ridge.factors[fold]
         top = factor.basis[:, ::-1][:, :MAX_COMPONENTS]
         turn = np.vstack([top, -factor.means[0] @ top]).astype(ridge.dtype)  # (d + 1, r), the last row for the stratum
@@ -61,7 +61,7 @@ def logistic_scores(ridge: FoldedRidge, levels: IntArray, columns: IntArray) -> 
             its[ridge.rows[fold]] = (features[fold] @ found - mean) / max(float(spread), 1e-12)
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        list(pool.map(one, range(len(ridge.factors))))
+        list(pool.map(score_fold, range(len(ridge.factors))))
     return scores
 
 

@@ -2,12 +2,12 @@
 
 A ridge regression on the indicator of a level gives, up to its scale, the direction of a regularised linear
 discriminant (Hastie, Tibshirani & Friedman, Elements of Statistical Learning, 4.3 and exercise 4.2), whatever
-the balance of the classes; the AUROC sees nothing but that direction. So the same machine serves binary,
-one-vs-rest and rank targets, and what depends on the vectors alone is computed once.
+the balance of the classes; the AUROC depends only on that direction. Therefore the same method serves binary,
+one-vs-rest and rank targets, and everything that depends on the vectors alone is computed once.
 
 Everything is fitted inside the fold: centring, scaling, directions, penalty. With strata, vectors and targets are
-also centred within each stratum (on training patients), so the probe reads what differs *between patients of the
-same stratum* and has no use for what differs between strata.
+also centred within each stratum (on training patients), so that the probe uses differences *between patients of the
+same stratum* and not differences between strata.
 
 Legend: n images, d dimensions, r rank, c targets, k folds, s strata.
 """
@@ -29,7 +29,7 @@ N_PENALTIES = 12
 
 @dataclass(frozen=True)
 class FoldFactor:
-    """What the training patients of one fold say about the vectors alone."""
+    """What depends on the vectors of the training patients of one fold alone."""
 
     train_folds: IntArray  # the other folds
     means: NDArray[np.float64]  # (s, d) training mean of each stratum

@@ -1,10 +1,10 @@
-"""The rank measures of `pellucid.cohort.statistics.weighted_ranks` for very many score vectors or sets of weights: of scores in bins, unsorted.
+"""The rank measures of `pellucid.cohort.statistics.weighted_ranks` from binned scores without sorting, for many score vectors or sets of weights.
 
-**Permutations.** A rank asks how much weight lies below. With scores in 1,024 equal bins over ±8 of their standard deviations one count of
-the weight per bin tells it, in a quarter of the time that sorting takes; two scores of one bin are a tie. A permutation test with this statistic is as exact as with any other, as long as observed and permuted
+**Permutations.** A rank is the weight of all lower scores. With scores in 1,024 equal bins over ±8 standard deviations, one sum of
+weights per bin gives all ranks in a quarter of the time of sorting; two scores in one bin are a tie. A permutation test with this statistic is as exact as with any other, as long as observed and permuted
 targets share it: the observed score is put into the same bins for its p-value, and reported unbinned.
 
-**Bootstrap.** The scores stay and the weights change: bins of equal mass, which tie nothing where there are fewer images.
+**Bootstrap.** The scores stay and the weights change: bins of equal mass, without additional ties if there are fewer images than bins.
 
 Shapes: n images, c score vectors.
 """
@@ -19,7 +19,7 @@ from pellucid.cohort.statistics import ridits
 IntArray = NDArray[np.int64]
 
 N_BINS = 1024
-_REACH = 8.0  # standard deviations; what lies beyond is in the last bin
+_REACH = 8.0  # standard deviations; larger scores are in the last bin
 
 
 def binned(scores: NDArray[np.floating]) -> IntArray:

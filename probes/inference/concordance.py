@@ -1,4 +1,4 @@
-"""Time to an event, with patients in whom it has not happened yet: what stands for the time in a linear probe, and the concordance.
+"""Harrell's concordance for a time to an event, with censored patients.
 
 - [0]: Therneau, Grambsch & Fleming, Martingale-based residuals for survival models, 1990, equation 3 (without covariates)
 - [1]: Harrell et al., Evaluating the yield of medical tests, 1982: the concordance index
@@ -16,8 +16,8 @@ IntArray = NDArray[np.int64]
 
 
 class Concordance:
-    """Harrell's index [1] of one score vector under many sets of weights: the share of comparable pairs in which who had the event
-    earlier has the higher score, ties half; within strata.
+    """Harrell's index [1] of one score vector under many sets of weights: the share of comparable pairs in which the patient
+    with the earlier event has the higher score; ties count half; within strata.
 
     Of two patients the places in time differ, as binary numbers, in one highest digit: digit by digit the pairs fall into blocks
     of which one half is earlier than the other, and each block is an AUROC. O(n log² n) once, O(n log n) a sample.

@@ -1,4 +1,4 @@
-"""The 95 % interval of a score: the patient bootstrap and the balanced half samples, on a scale that stabilises the variance."""
+"""The 95 % interval of a score: the patient bootstrap and the balanced half samples, on a variance-stabilising scale."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pellucid.probes.inference.half_samples import CONTRASTS, half_sample_pairs
 from pellucid.probes.inference.statistic import Statistic
 
 Scored = tuple[float, float, float]  # score and its 95 % interval
-_SAMPLED_CELLS = 100_000  # rows × bootstrap samples at once: sums want the caches
+_SAMPLED_CELLS = 100_000  # rows × bootstrap samples at once: fits into the processor's cache
 
 
 def stretch(score: NDArray[np.float64], ranked: bool) -> NDArray[np.float64]:
-    """To a scale on which the spread hardly depends on the score: arcsine of the root, or Fisher's z."""
+    """To a scale on which the variance hardly depends on the score: arcsine of the square root, or Fisher's z."""
     if ranked:
         return np.arctanh(np.clip(score, -0.9999, 0.9999))
     return np.asarray(np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0))))
@@ -42,11 +42,11 @@ def resampled_in_chunks(
 
     resampled = statistic.resampler(scores)
 
-    def one(first: int) -> NDArray[np.float64]:
+    def resample_chunk(first: int) -> NDArray[np.float64]:
         return resampled(np.take(counts[first : first + chunk], patients.codes, axis=1))
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        return np.concatenate(list(pool.map(one, range(0, len(counts), chunk))))
+        return np.concatenate(list(pool.map(resample_chunk, range(0, len(counts), chunk))))
 
 
 def interval(
@@ -57,11 +57,11 @@ def interval(
     counts: NDArray[np.float32],  # (bootstrap, n_patients)
     refitted: float,  # from `refit_error`
 ) -> tuple[float, float]:
-    """95 % interval of the score that the probe is expected to reach with this many patients.
+    """95 % interval of the expected score of the probe with this number of patients.
 
     The standard error is the larger of two: the patient bootstrap of the out-of-fold scores (other test patients),
     and the balanced half samples of `pellucid.probes.inference.half_samples` (other training and test patients). Student's t with 15 degrees
-    of freedom, on a variance-stabilising scale. (Of the logistic and the kNN probe the half samples are the ridge probe's.)
+    of freedom, on a variance-stabilising scale. (The logistic and the kNN probe use the half samples of the ridge probe.)
     """
     ranked = statistic.target.metric == "spearman"
     drawn = resampled_in_chunks(statistic, scores, patients, counts)
@@ -71,9 +71,7 @@ def interval(
     if ranked:
         return float(np.tanh(centre - reach)), float(np.tanh(centre + reach))
     low = np.sin(max(centre - reach, 0.0)) ** 2
-    if (
-        observed > 1 - 1e-12
-    ):  # no error to learn the spread from: the rule of three, 3 / n of the scarcer side at chance
+    if observed > 1 - 1e-12:  # no errors to estimate the spread from: rule of three for the scarcer side
         low = min(low, max(0.0, 1 - 1.5 / max(statistic.scarcest, 1)))
     high = np.sin(min(centre + reach, np.pi / 2)) ** 2
     return float(low), float(high)

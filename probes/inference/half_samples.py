@@ -1,9 +1,9 @@
 """How much a probe's score would vary with other patients, refitting included: balanced half samples.
 
-The bootstrap of out-of-fold scores holds the fitted probes fixed. That misses the luck of the training patients, and
+The bootstrap of out-of-fold scores keeps the fitted probes fixed. It ignores the variation due to the training patients, and
 near chance it misses half of the variance: there, each pair of patients enters twice, once with either in training.
-So the patients are dealt to 16 groups, and 15 times they are divided into two halves of eight groups each as the rows
-of a Hadamard matrix say (balanced repeated replication: McCarthy 1969; Wolter 2007, chapter 3). Both halves are
+Therefore the patients are assigned to 16 groups and divided 15 times into two halves of eight groups each, by the rows
+of a Hadamard matrix (balanced repeated replication: McCarthy 1969; Wolter 2007, chapter 3). Both halves are
 cross-validated from scratch, with the folds and penalties of the whole. The two halves share no patient, so half
 their mean squared difference is the variance at half the number of patients, without bias; the variance at the whole
 number is half of that. Each refit is one Cholesky solution per fold, of sums over groups of patients.
@@ -40,25 +40,25 @@ def half_sample_pairs(
     scores = np.zeros((len(CONTRASTS), 2, *targets.shape))
     n_strata = int(strata.max()) + 1
     parts = list(zip(ridge.rows, ridge.augmented, strict=True))
-    whole = None  # sums over all folds, from which each fold's own are taken
+    whole = None  # sums over all folds; those of one fold are subtracted
     if not ridge.kernel:
-        whole = _Sums.of(*parts[0], targets, ridge.weights, groups)
+        whole = _Sums.from_rows(*parts[0], targets, ridge.weights, groups)
         for part in parts[1:]:
-            whole.add(_Sums.of(*part, targets, ridge.weights, groups))
+            whole.add(_Sums.from_rows(*part, targets, ridge.weights, groups))
 
-    def one(fold: int, factor: FoldFactor, penalty: float) -> None:
+    def score_halves(fold: int, factor: FoldFactor, penalty: float) -> None:
         rows = ridge.rows[fold]
         if whole is not None:
             scale = np.append(factor.scale, np.ones(n_strata))
             test = ridge.augmented[fold] * scale
-            sums = _Sums.of(*parts[fold], targets, ridge.weights, groups).left_of(whole)
+            sums = _Sums.from_rows(*parts[fold], targets, ridge.weights, groups).left_of(whole)
         else:
             rotate = _block_diagonal(factor.basis, n_strata)
             scale = np.ones(rotate.shape[1])
             test = ridge.augmented[fold] @ rotate
             train = np.concatenate([ridge.rows[f] for f in factor.train_folds])
             turned = np.vstack([ridge.augmented[f] for f in factor.train_folds]) @ rotate
-            sums = _Sums.of(train, turned, targets, ridge.weights, groups)
+            sums = _Sums.from_rows(train, turned, targets, ridge.weights, groups)
         d = len(scale) - n_strata
         sums.scale(scale.astype(np.float32))
         for division, contrast in enumerate(CONTRASTS):
@@ -68,7 +68,7 @@ def half_sample_pairs(
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         penalties = [float(np.exp(np.log(direction.penalty).mean())) for direction in ridge.directions(targets)]
-        list(pool.map(one, range(len(parts)), ridge.factors, penalties))
+        list(pool.map(score_halves, range(len(parts)), ridge.factors, penalties))
         halves = [contrast[groups] == sign for contrast in CONTRASTS for sign in (1, -1)]
         found = pool.map(evaluate, scores.reshape(-1, *targets.shape), halves)
         return np.array(list(found)).reshape(-1, 2)
@@ -82,7 +82,7 @@ class _Sums:
     cross: NDArray[np.float32]
 
     @classmethod
-    def of(
+    def from_rows(
         cls,
         rows: IntArray,
         features: NDArray[np.floating],  # (m, d) of the rows
@@ -105,7 +105,7 @@ class _Sums:
         np.add(self.cross, other.cross, out=self.cross)
 
     def left_of(self, whole: _Sums) -> _Sums:
-        """What is left of the whole without these."""
+        """The sums of the whole minus these."""
         np.subtract(whole.gram, self.gram, out=self.gram)
         np.subtract(whole.cross, self.cross, out=self.cross)
         return self
@@ -118,7 +118,7 @@ class _Sums:
             cross *= scale[:, None]
 
     def of_groups(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of some groups together, (d, d) and (d, c)."""
+        """Sums over some groups, (d, d) and (d, c)."""
         shares = chosen.astype(np.float32)
         return np.tensordot(shares, self.gram, 1), np.tensordot(shares, self.cross, 1)
 

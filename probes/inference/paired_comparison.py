@@ -1,6 +1,6 @@
-"""One variable read off two sets of vectors of the same images: what a change of the images changed, with an interval.
+"""One variable predicted from two sets of vectors of the same images: the change of the score, with an interval.
 
-The same folds, the same half samples and the same bootstrap samples serve both, so that what is common to both cancels.
+The same folds, the same half samples and the same bootstrap samples serve both, so that common variation cancels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pellucid.probes.inputs.variables import MIN_PATIENTS
 
 @dataclass(frozen=True)
 class Change:
-    """Scores off either set, and after − before with its 95 % interval; NaN where there are too few patients."""
+    """Scores of both sets, and after − before with its 95 % interval; NaN where there are too few patients."""
 
     before: float = float("nan")
     after: float = float("nan")
@@ -52,7 +52,7 @@ def compare(
         return Change()
     rng = np.random.default_rng([seed, 7])
     columns = target.columns(levels)
-    statistic = Statistic.of(target, patients, columns)
+    statistic = Statistic.from_target(target, patients, columns)
     fit = statistic.targets(np.arange(len(patients))[None])
     label = patients.typical(fold_label(target, patients))
     dealt = deal_folds(label, folds, rng)

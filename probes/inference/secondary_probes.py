@@ -1,10 +1,10 @@
 """Other probes of the same variable in the same folds: score and interval, no p-value.
 
-- `logistic`: of levels, one against the rest
-- `knn`: what lies near; nothing is learnt
-- `pooled`: a ridge probe of one vector a patient, the mean of her images: does the patient show what a single image does not?
-  (mean pooling of a bag without attention: Ilse et al., Attention-based deep multiple instance learning, 2018, section 2.3)
-- `nonlinear`: boosted trees, by flag
+- `logistic`: levels, one against the rest
+- `knn`: nearest neighbours, without training
+- `pooled`: a ridge probe of one vector per patient, the mean over the patient's images: do all images together show what a
+  single image does not? (Mean pooling: Ilse et al., Attention-based deep multiple instance learning, 2018, section 2.3)
+- `nonlinear`: boosted trees, optional
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pellucid.probes.inference.confidence_interval import Scored, interval
 from pellucid.probes.inference.statistic import Statistic
 
 Other = Literal["logistic", "knn", "pooled", "nonlinear"]
-_MOST_IMAGES = 10_000  # of a kNN probe, whose cost grows with their square, and of trees; drawn evenly over patients
+_MOST_IMAGES = 10_000  # for kNN, whose cost grows quadratically, and for trees; drawn evenly over patients
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """The linear probe beside which the others stand."""
+class SharedFolds:
+    """Folds, targets and bootstrap samples of the ridge probe, which the other probes share."""
 
     vectors: NDArray[np.floating]  # (n, d)
     patients: Patients
@@ -39,10 +39,10 @@ class Fitted:
     fit: NDArray[np.float32]  # (columns, n)
     folds: IntArray  # (p,)
     counts: NDArray[np.float32]  # (bootstrap, p)
-    refitted: float  # standard error of other training patients, which the others take over
+    refitted: float  # standard error due to the training patients, reused for the other probes
 
-    def beside(self, other: Other, rng: np.random.Generator, seed: int) -> Scored | None:
-        """Score and interval; None where the probe is not one for this variable."""
+    def score(self, other: Other, rng: np.random.Generator, seed: int) -> Scored | None:
+        """Score and interval; None where the probe does not apply to this variable."""
         target, patients = self.statistic.target, self.patients
         data = np.asarray(target.data, dtype=np.int64) if target.n_levels else None
         kept = np.arange(len(patients))
@@ -68,13 +68,13 @@ class Fitted:
                 levels = None if data is None else data[kept]
                 scores = boosted_scores(part, levels, self.statistic.columns, fit[0], inside.weights, folds, seed)
         inside, drawn = self._among(kept)
-        its = replace(self.statistic.reordered(kept), weights=inside.weights)
-        score = its.observed(scores)
-        fewer = float(np.sqrt(patients.n_patients / inside.n_patients))  # whose luck is the greater
-        return score, *interval(its, score, scores, inside, drawn, self.refitted * fewer)
+        statistic = replace(self.statistic.reordered(kept), weights=inside.weights)
+        score = statistic.observed(scores)
+        fewer = float(np.sqrt(patients.n_patients / inside.n_patients))  # fewer patients, larger error
+        return score, *interval(statistic, score, scores, inside, drawn, self.refitted * fewer)
 
     def _among(self, kept: IntArray) -> tuple[Patients, NDArray[np.float32]]:
-        """The patients of some rows, and how often each of them was drawn."""
+        """The patients of some rows, and (bootstrap, p) how often each was drawn."""
         rows = np.zeros(len(self.patients), dtype=bool)
         rows[kept] = True
         return self.patients.subset(rows), self.counts[:, np.unique(self.patients.codes[kept])]

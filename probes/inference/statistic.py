@@ -1,4 +1,4 @@
-"""What is read off and how well: a target, and the rank statistic that estimate, null, interval and half samples share."""
+"""The target of a probe, and the rank statistic that estimate, null, interval and half samples share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pellucid.probes.inference import binned_rank_metrics
 from pellucid.probes.inference.concordance import Concordance, concordance
 from pellucid.probes.inputs.variables import MIN_PATIENTS
 
-N_RANK_STRATA = 5  # a ranked variable is dealt to folds by fifths of its patient means
+N_RANK_STRATA = 5  # folds of a ranked variable are stratified by fifths of its patient means
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be read off: level codes (0 … n_levels-1), or numbers (n_levels 0)."""
+    """What is predicted: level codes (0 … n_levels-1), or numbers (n_levels 0)."""
 
     data: NDArray[np.generic]  # (n,)
     n_levels: int
@@ -31,7 +31,7 @@ class Target:
         return len(self.order) > 0
 
     def take(self, rows: IntArray | NDArray[np.bool_]) -> Target:
-        """The target of some rows, levels as they are."""
+        """The target of some rows; levels keep their codes."""
         return replace(self, data=np.asarray(self.data)[rows], order=self.order[rows] if self.is_time else self.order)
 
     @property
@@ -64,7 +64,7 @@ class Statistic:
     scarcest: int  # patients on the scarcer side of the comparison
 
     @classmethod
-    def of(
+    def from_target(
         cls,
         target: Target,
         patients: Patients,
@@ -72,7 +72,7 @@ class Statistic:
         strata: IntArray | None = None,
         scarcest: int = 0,
     ) -> Statistic:
-        """The statistic with patients weighing alike; without strata the unconditional one."""
+        """The statistic with equal weight for every patient; without strata, the unconditional one."""
         strata = np.zeros(len(patients), dtype=np.int64) if strata is None else strata
         ranks = np.zeros(0)
         if target.is_time:
@@ -98,7 +98,7 @@ class Statistic:
     def permuted(
         self, scores: NDArray[np.floating], targets: NDArray[np.floating], order: IntArray | None = None
     ) -> NDArray[np.float64]:
-        """(c,) of scores and targets (c * columns, n), in bins (`pellucid.probes.inference.binned_rank_metrics`): what permutations are compared by.
+        """(c,) of scores and targets (c * columns, n), in bins (`pellucid.probes.inference.binned_rank_metrics`): the statistic that permutations are compared by.
 
         order: (c, n) permuted places in time, of a time to an event, whose concordance needs no bins.
         """
@@ -110,11 +110,11 @@ class Statistic:
         return np.asarray(each.reshape(-1, len(self.columns)).mean(axis=1))
 
     def observed(self, scores: NDArray[np.floating]) -> float:
-        """The statistic of the target as it is; scores (columns, n)."""
+        """The statistic of the observed target; scores (columns, n)."""
         return self.on_half(scores, np.ones(scores.shape[1], dtype=bool))
 
     def on_half(self, scores: NDArray[np.floating], rows: NDArray[np.bool_]) -> float:
-        """The statistic of some of the rows (whole patients), NaN where they hold no pair to compare."""
+        """The statistic of some of the rows (whole patients), NaN if they contain no pair to compare."""
         weights, strata = self.weights[rows], self.strata[rows]
         if self.target.is_time:
             return float(Concordance(scores[0, rows], self.target.order[rows], strata)(weights[None])[0])
@@ -126,7 +126,7 @@ class Statistic:
         return float(auroc(scores[:, rows], positive, weights, strata).mean())
 
     def resampler(self, scores: NDArray[np.floating]) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
-        """What gives the statistic of the observed scores (columns, n) under resampled patients: (samples, n) counts → (samples,)."""
+        """A function (samples, n) counts → (samples,): the statistic of the observed scores (columns, n) under resampled patients."""
         each: Sequence[Callable[[NDArray[np.floating]], NDArray[np.float64]]]
         if self.target.is_time:
             each = [Concordance(scores[0], self.target.order, self.strata)]
@@ -139,17 +139,17 @@ class Statistic:
                 for s, level in zip(scores, self.columns, strict=True)
             ]
 
-        def of(row_counts: NDArray[np.floating]) -> NDArray[np.float64]:
+        def resampled(row_counts: NDArray[np.floating]) -> NDArray[np.float64]:
             weights = row_counts * self.weights
-            return np.asarray(np.mean([one(weights) for one in each], axis=0))
+            return np.asarray(np.mean([column(weights) for column in each], axis=0))
 
-        return of
+        return resampled
 
 
 def informative_levels(target: Target, patients: Patients, strata: IntArray) -> tuple[list[int], int]:
     """Levels that can be compared within strata, and the patients of the scarcest side of the best level.
 
-    A level counts if, over the strata that hold both it and others, each side has at least MIN_PATIENTS patients.
+    A level counts if, over the strata that contain both this level and others, each side has at least MIN_PATIENTS patients.
     """
     data = np.asarray(target.data)
     informative, best = [], 0
@@ -171,7 +171,7 @@ def informative_levels(target: Target, patients: Patients, strata: IntArray) -> 
 def comparable_events(
     target: Target, patients: Patients, rows: NDArray[np.bool_], strata: IntArray | None = None
 ) -> int:
-    """Patients, of these rows, who had the event while somebody else of their stratum was still followed."""
+    """The number of patients in these rows with an event while another patient of the same stratum was still followed."""
     if not rows.any():
         return 0
     own = np.zeros(int(rows.sum()), dtype=np.int64) if strata is None else strata[rows]
@@ -183,7 +183,7 @@ def comparable_events(
 
 
 def fold_label(target: Target, patients: Patients) -> IntArray:
-    """What folds are stratified by, per row: the level, or the fifth in which the patient's mean lies."""
+    """(n,) what folds are stratified by: the level, or the fifth that contains the patient's mean."""
     if target.n_levels:
         return np.asarray(target.data, dtype=np.int64)
     data = np.asarray(target.data, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Two columns of the user's table as one variable: a time, and whether the event came at it or the patient was last seen then."""
+"""Two columns of the user's table as one variable: a time, and whether the event or censoring happened at that time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pellucid.cohort.statistics import EVENT_WORDS, Patients
 from pellucid.probes.inputs.martingale_residuals import martingale_residuals, order_of
 from pellucid.probes.inputs.variables import (
     MIN_PATIENTS,
+    ProbeVariable,
     Role,
-    Variable,
     as_numbers,
     is_missing,
     time_and_event,
@@ -24,14 +24,14 @@ _CAME = EVENT_WORDS | {"dead", "died", "death", "deceased", "relapse", "recurren
 _DID_NOT = {"0", "false", "no", "n", "negative", "neg", "censored", "alive", "absent"}
 
 
-def read_time_to_event(table: pd.DataFrame, name: str, role: Role, patients: Patients) -> Variable:
+def read_time_to_event(table: pd.DataFrame, name: str, role: Role, patients: Patients) -> ProbeVariable:
     """The variable "time/event" of a table.
 
     Raises:
-        UserError: times are no numbers or below 0, the event column does not say yes or no, or nobody had the event.
+        UserError: times are not numbers or below 0, the event column is not yes or no, or no patient had the event.
     """
     pair = time_and_event(name, table.columns)
-    assert pair is not None  # `resolve_kinds` has asked
+    assert pair is not None  # checked by `resolve_kinds`
     time, event = pair
     missing = (is_missing(table[time]) | is_missing(table[event])).to_numpy()
     if missing.all():
@@ -46,7 +46,7 @@ def read_time_to_event(table: pd.DataFrame, name: str, role: Role, patients: Pat
     inside = patients.subset(~missing)
     n_events = inside.count(events)
     if not n_events:
-        raise UserError(f'Variable "{name}": nobody had the event; there is nothing to order the patients by.')
+        raise UserError(f'Variable "{name}": no patient had the event; it cannot be probed.')
     values = np.full(len(table), np.nan)
     values[~missing] = martingale_residuals(times, events, inside.weights)
     order = np.full(len(table), -1, dtype=np.int64)
@@ -55,18 +55,18 @@ def read_time_to_event(table: pd.DataFrame, name: str, role: Role, patients: Pat
     if missing.any():
         notes.append(
             f"{missing.sum()} of {len(table)} images ({patients.count(missing)} patients) have no value "
-            "and take no part in this variable."
+            "and are excluded from this variable."
         )
     several = int((~inside.constant(order[~missing])).sum())
     if several:
-        notes.append(f"{several} patients have images with different times, taken to be of different visits.")
+        notes.append(f"{several} patients have images with different times, assumed to be of different visits.")
     refusal = ""
     if inside.n_patients < 2 * MIN_PATIENTS:
         refusal = f"too few patients ({inside.n_patients}; {2 * MIN_PATIENTS} needed)"
     elif n_events < MIN_PATIENTS:
         refusal = f"too few patients ({n_events} with the event; {MIN_PATIENTS} needed)"
     counted = {"event": n_events, "no event": inside.n_patients - n_events}
-    return Variable(
+    return ProbeVariable(
         name, role, "time_to_event", (), np.zeros(0, np.int64), values, ~missing, int(missing.sum()), counted,
         tuple(notes), refusal, missing, order,
     )  # fmt: skip

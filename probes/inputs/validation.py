@@ -1,6 +1,6 @@
-"""Checks what the user handed over: vectors, patient ids and variables, or a sentence for each mistake.
+"""Checks vectors, patient ids and variables, with a sentence for each mistake.
 
-The first step of `pellucid.probes.audit`; nothing is computed before all of it has passed.
+The first step of `pellucid.probes.audit`; nothing is computed before all checks have passed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pellucid.cohort.statistics import EventLevel, Patients
 from pellucid.probes.inputs.time_to_event import read_time_to_event
 from pellucid.probes.inputs.variables import (
     Kind,
+    ProbeVariable,
     Role,
-    Variable,
     read_variable,
     resolve_kinds,
     unknown_name,
@@ -26,17 +26,17 @@ from pellucid.probes.inputs.variables import (
 Names = Sequence[str] | Mapping[str, str]
 
 
-class Cohort:
-    """The checked input: patients, variables and what must be said of them."""
+class AuditInput:
+    """The checked input: patients, variables and notes for the reader."""
 
-    def __init__(self, patients: Patients, variables: list[Variable], notes: list[str]) -> None:
+    def __init__(self, patients: Patients, variables: list[ProbeVariable], notes: list[str]) -> None:
         self.patients, self.variables, self.notes = patients, variables, notes
 
     @classmethod
-    def check(
+    def from_table(
         cls, vectors: NDArray[np.floating], table: pd.DataFrame, patient: str, clinical: Names, acquisition: Names,
         strict: bool, positive: Mapping[str, str | EventLevel] | None = None,
-    ) -> Cohort:  # fmt: skip
+    ) -> AuditInput:  # fmt: skip
         if not isinstance(table, pd.DataFrame):
             raise UserError(
                 f"The table is a {type(table).__name__}; a pandas DataFrame with one row per image is needed."
@@ -63,12 +63,12 @@ class Cohort:
             row = int(np.flatnonzero(ids.isna())[0])
             raise UserError(
                 f'Column "{patient}": {int(ids.isna().sum())} of {len(ids)} rows have no patient id (the first is row '
-                f"{row + 1}). Every image needs one: images of one patient must not count as many."
+                f"{row + 1}). Every image needs one: images of one patient are not independent."
             )
         text = ids.astype(str).to_numpy(dtype=str)
         patients = Patients.of(text)
         if patients.n_patients == 1:
-            raise UserError(f'Column "{patient}" holds one patient only; nothing can be learnt about others from one.')
+            raise UserError(f'Column "{patient}" contains one patient only; at least two are needed.')
         variables, mistakes = [], []
         for role, names in (("clinical", clinical), ("acquisition", acquisition)):
             for name, kind in names.items():
@@ -86,11 +86,11 @@ class Cohort:
         notes = []
         if not clinical or not acquisition:
             notes.append(
-                f"No {'acquisition factor' if clinical else 'clinical variable'} was named: no pair could be asked about."
+                f"No {'acquisition factor' if clinical else 'clinical variable'} was named: there are no pairs to test."
             )
         if patients.n_patients == len(table):
             notes.append(
-                "Every image is its own patient here. If that is not so, all intervals and p-values are too good."
+                "Every image has a different patient id. If patients have several images, all intervals and p-values are too optimistic."
             )
         return cls(patients, variables, notes)
 
@@ -107,8 +107,8 @@ def _declared_events(
     return {name: level if isinstance(level, EventLevel) else str(level) for name, level in positive.items()}
 
 
-def _refused(name: str, role: Role, kind: Kind, n: int, why: str) -> Variable:
-    return Variable(
+def _refused(name: str, role: Role, kind: Kind, n: int, why: str) -> ProbeVariable:
+    return ProbeVariable(
         name, role, kind, (), np.full(n, -1), np.full(n, np.nan), np.zeros(n, dtype=bool), 0, {}, (), why
     )  # fmt: skip
 
@@ -131,15 +131,13 @@ def _check_vectors(vectors: NDArray[np.floating], n_rows: int) -> None:
     if len(vectors) > 1 and all(
         (vectors[first : first + 8192] == vectors[0]).all() for first in range(0, len(vectors), 8192)
     ):
-        raise UserError(
-            "All vectors are the same: they cannot tell any two images apart, and there is nothing to audit."
-        )
+        raise UserError("All vectors are identical: there is nothing to audit.")
     bad: list[int] = []
     for first in range(0, len(vectors), 8192):
         finite = np.isfinite(vectors[first : first + 8192]).all(axis=1)
         bad.extend((first + np.flatnonzero(~finite)).tolist())
     if bad:
         raise UserError(
-            f"{len(bad)} of {len(vectors)} vectors hold NaN or infinite values (the first is row {bad[0] + 1}); "
+            f"{len(bad)} of {len(vectors)} vectors contain NaN or infinite values (the first is row {bad[0] + 1}); "
             "embed those images again, or leave them out."
         )

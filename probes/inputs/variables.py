@@ -1,8 +1,4 @@
-"""One column of the user's table, made ready to be probed: its kind, its levels, its missing rows, or a refusal.
-
-Between the table and the probes: reads a pandas Series, gives codes or numbers, and every reason for which a
-column cannot be probed is a sentence.
-"""
+"""One column of the user's table, ready to be probed: kind, levels, missing rows, or the reason why it cannot be probed."""
 
 from __future__ import annotations
 
@@ -24,13 +20,13 @@ Kind = Literal["binary", "categorical", "ordinal", "continuous", "time_to_event"
 Role = Literal["clinical", "acquisition"]
 KINDS: tuple[Kind, ...] = ("binary", "categorical", "ordinal", "continuous", "time_to_event")
 
-MIN_PATIENTS = 10  # per class; under it the answer is a sentence, not a number (statistical contract, point 3)
-MAX_LEVELS_OF_NUMBERS = 10  # a numeric column with more distinct values is taken to be continuous
+MIN_PATIENTS = 10  # per class; with fewer patients, the result is a sentence and not a number
+MAX_LEVELS_OF_NUMBERS = 10  # a numeric column with more distinct values is continuous
 
 
 @dataclass(frozen=True)
-class Variable:
-    """A column of the table as the probes see it; `usable` marks the rows that take part.
+class ProbeVariable:
+    """A column of the table for the probes; `usable` marks the rows that take part.
 
     binary, categorical: `codes` (n,) index `levels` (for binary, code 1 is the event); -1 where unusable.
     ordinal, continuous: `values` (n,) float; NaN where unusable. `codes` is empty.
@@ -47,7 +43,7 @@ class Variable:
     n_missing: int
     level_patients: dict[str, int]
     notes: tuple[str, ...] = field(default=())
-    refusal: str = ""  # why there is no number, e.g. "too few patients (7 …)"; "" if there is one
+    refusal: str = ""  # the reason why there is no number, e.g. "too few patients (7 …)"; "" if there is one
     missing: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))  # (n,) rows without a value
     order: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     event: str = ""  # of two levels the one that counts as the event
@@ -63,7 +59,7 @@ class Variable:
 
 
 def unknown_name(name: str, known: Iterable[str], what: str) -> str:
-    """The sentence for a name that is not there, with the closest ones that are."""
+    """The error message for an unknown name, with the closest known name."""
     names = [str(k) for k in known]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f'did you mean "{close[0]}"?' if close else f"it has: {', '.join(names[:20])}."
@@ -81,7 +77,7 @@ def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str])
         if (given[name] or ("time_to_event" if pair else "")) == "time_to_event":
             if pair is None:
                 raise UserError(
-                    f'Variable "{name}" is to be a time to an event: name both columns with a stroke between them, "time/event".'
+                    f'Variable "{name}" has the kind time_to_event: name both columns with a slash between them, "time/event".'
                 )
             kinds[name] = "time_to_event"
             continue
@@ -98,7 +94,7 @@ def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str])
 
 
 def _split_kinds(names: Sequence[str], columns: Iterable[str]) -> dict[str, str]:
-    """ "age:continuous" → {"age": "continuous"}; of a name alone the kind is "", to be guessed."""
+    """ "age:continuous" → {"age": "continuous"}; for a name alone the kind is "", to be guessed."""
     known, found = set(map(str, columns)), {}
     for name in [names] if isinstance(names, str) else names:
         head, _, tail = str(name).strip().rpartition(":")
@@ -108,7 +104,7 @@ def _split_kinds(names: Sequence[str], columns: Iterable[str]) -> dict[str, str]
 
 
 def _unknown_pair(name: str, columns: Iterable[str]) -> str:
-    """The sentence for "time/event" of which one half is a column."""
+    """The error message for "time/event" of which only one half is a column."""
     known = [str(column) for column in columns]
     halves = [half.strip() for half in name.split("/")]
     if len(halves) != 2 or not set(halves) & set(known):
@@ -118,7 +114,7 @@ def _unknown_pair(name: str, columns: Iterable[str]) -> str:
 
 
 def time_and_event(name: str, columns: Iterable[str]) -> tuple[str, str] | None:
-    """The two columns of "time/event"; None where the name is a column itself, or either is none."""
+    """The two columns of "time/event"; None if the name itself is a column, or one of the two is not a column."""
     known = set(map(str, columns))
     for place in (i for i, letter in enumerate(name) if letter == "/" and name not in known):
         time, event = name[:place].strip(), name[place + 1 :].strip()
@@ -139,7 +135,7 @@ def guess_kind(column: pd.Series[Any]) -> Kind:
         odd = present[pd.to_numeric(present, errors="coerce").isna()]
         if len(odd) < 0.1 * len(present):
             raise UserError(
-                f'Variable "{column.name}" holds "{as_level(odd.iloc[0])}" among numbers; correct it, or say which it is: '
+                f'Variable "{column.name}" holds "{as_level(odd.iloc[0])}" among numbers; correct it, or give the kind: '
                 f"{column.name}:categorical, or {column.name}:continuous once all are numbers."
             )
     return "categorical"
@@ -153,7 +149,7 @@ def is_missing(column: pd.Series[Any]) -> pd.Series[bool]:
 
 
 def as_numbers(present: pd.Series[Any]) -> NDArray[np.float64] | None:
-    """The values as floats (dates as days); ordered categories as their rank; None if they are not numbers."""
+    """The values as floats (dates as days); ordered categories as ranks; None if they are not numbers."""
     if isinstance(present.dtype, pd.CategoricalDtype):
         return np.asarray(present.cat.codes, dtype=np.float64) if present.cat.ordered else None
     if pd.api.types.is_datetime64_any_dtype(present):
@@ -166,13 +162,13 @@ def as_numbers(present: pd.Series[Any]) -> NDArray[np.float64] | None:
 def read_variable(
     column: pd.Series[Any], name: str, role: Role, kind: Kind, patients: Patients, patient_ids: NDArray[np.str_],
     positive: str | EventLevel | None = None,
-) -> Variable:  # fmt: skip
-    """Make a column ready, or refuse it.
+) -> ProbeVariable:  # fmt: skip
+    """Read one column for the probes.
 
     positive: the level that counts as the event, of a binary variable.
 
-    Raises UserError for a constant column, for one that is the patient id in disguise, for text where
-    the kind needs numbers, and where there is no level `positive`. Too few patients is not the user's mistake: it comes back as `refusal`.
+    Raises UserError for a constant column, for one that is the patient id, for text where
+    the kind needs numbers, and for an unknown level `positive`. Too few patients is not a user error: the reason is in `refusal`.
     """
     missing = is_missing(column).to_numpy()
     present = column[~missing]
@@ -181,7 +177,7 @@ def read_variable(
     if present.nunique() == 1:
         raise UserError(
             f'Variable "{name}" is constant: every row is "{as_level(present.iloc[0])}". '
-            "There is nothing to tell apart; leave it out."
+            "There is nothing to predict; leave it out."
         )
     text = np.array([as_level(v) for v in present])
     if np.array_equal(text, patient_ids[~missing]):
@@ -190,14 +186,14 @@ def read_variable(
     if missing.any():
         notes.append(
             f"{missing.sum()} of {len(column)} images ({patients.count(missing)} patients) have no value "
-            "and take no part in this variable."
+            "and are excluded from this variable."
         )
     if kind in ("ordinal", "continuous"):
         numbers = as_numbers(present)
         if numbers is None or not np.isfinite(numbers).all():
             bad = next((as_level(v) for v in present if not _is_finite_number(v)), as_level(present.iloc[0]))
             raise UserError(
-                f'Variable "{name}" is to be {kind} but holds "{bad}", which is not a number; '
+                f'Variable "{name}" has the kind {kind} but contains "{bad}", which is not a number; '
                 "code its order as numbers, or call it categorical."
             )
         values = np.full(len(column), np.nan)
@@ -205,7 +201,7 @@ def read_variable(
         n = patients.count(~missing)
         refusal = "" if n >= 2 * MIN_PATIENTS else f"too few patients ({n}; {2 * MIN_PATIENTS} needed)"
         levels = tuple(as_level(v) for v in np.unique(numbers)) if kind == "ordinal" else ()
-        return Variable(
+        return ProbeVariable(
             name, role, kind, levels, np.zeros(0, np.int64), values, ~missing, int(missing.sum()), {},
             tuple(notes), refusal, missing,
         )  # fmt: skip
@@ -227,13 +223,13 @@ def _read_levels(
     kind: Kind,
     patients: Patients,
     positive: str | EventLevel | None,
-) -> Variable:
+) -> ProbeVariable:
     names, inverse = np.unique(text, return_inverse=True)
     codes = np.full(len(missing), -1, dtype=np.int64)
     codes[~missing] = inverse
     if kind == "binary" and len(names) > 2:
         raise UserError(
-            f'Variable "{name}" is to be binary but has {len(names)} levels '
+            f'Variable "{name}" has the kind binary but {len(names)} levels '
             f"({', '.join(names[:5])}{' …' if len(names) > 5 else ''}); call it categorical or ordinal."
         )
     members = patients.codes[~missing]
@@ -242,7 +238,7 @@ def _read_levels(
     n_present = len(np.unique(members))
     if len(names) == n_present and (per_level == 1).all() and n_present > 2:
         raise UserError(
-            f'Variable "{name}" has a level of its own for each of the {n_present} patients: '
+            f'Variable "{name}" has a different level for each of the {n_present} patients: '
             "it identifies the patient and cannot be probed across patients; leave it out."
         )
     counts = {str(level): int(n) for level, n in zip(names, per_level, strict=True)}
@@ -271,14 +267,14 @@ def _read_levels(
     position = {level: i for i, level in enumerate(kept)}
     relabel = np.array([position.get(str(level), -1) for level in names] + [-1])
     codes = relabel[codes]
-    return Variable(
+    return ProbeVariable(
         name, role, kind, tuple(kept), codes, np.zeros(0), codes >= 0, int(missing.sum()), counts,
         tuple(notes), refusal, missing, event=event,
     )  # fmt: skip
 
 
-def strata_of(variable: Variable, patients: Patients) -> tuple[IntArray, str]:
-    """Levels of a variable to compare within, per row (-1 where unusable), and a sentence where they were made.
+def strata_of(variable: ProbeVariable, patients: Patients) -> tuple[IntArray, str]:
+    """(n,) strata to compare within (-1 where unusable), and a sentence if they were made from numbers.
 
     Numbers become quantile strata with about 20 patients each (2 to 10 strata), unless they have at most 10
     distinct values of at least MIN_PATIENTS patients each.
@@ -302,5 +298,5 @@ def strata_of(variable: Variable, patients: Patients) -> tuple[IntArray, str]:
     n_strata = int(out.max()) + 1
     return out, (
         f"{variable.name} is {variable.kind.replace('_', ' ')}: compared within {n_strata} strata of neighbouring values, "
-        "so what differs inside a stratum is not taken away."
+        "so differences within a stratum remain."
     )

@@ -1,4 +1,4 @@
-"""What burned-in text tells: each variable read off the same pictures with their text and without it."""
+"""Each variable predicted from the same images with and without their burned-in text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from pellucid.cohort.statistics import EventLevel
 from pellucid.embed.store import Vectors
 from pellucid.probes.inference.paired_comparison import Change, compare
-from pellucid.probes.inputs.validation import Cohort
+from pellucid.probes.inputs.validation import AuditInput
 from pellucid.probes.questions.variable_rows import metric_of, number, target_of
 from pellucid.probes.verdicts import METRIC_NAMES
 
@@ -26,7 +26,7 @@ def text_masked(
     bootstrap: int = 400,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How each variable is read off the same pictures after their burned-in text was painted over.
+    """How well each variable is predicted from the same images before and after masking their burned-in text.
 
     Args:
         table: the manifest's rows in the order of `before`.
@@ -36,12 +36,12 @@ def text_masked(
     both = place.notna().to_numpy()
     values = np.asarray(before.values)[both], np.asarray(after.values)[place[both].to_numpy(dtype=np.int64)]
     rows = table[both].reset_index(drop=True)
-    cohort = Cohort.check(
+    cohort = AuditInput.from_table(
         values[0], rows, "patient", named["clinical"], named["acquisition"], strict=False, positive=events
     )
     found = []
     for v in cohort.variables:
-        said: dict[str, Any] = {"name": v.name, "role": v.role, "metric": metric_of(v)}
+        row: dict[str, Any] = {"name": v.name, "role": v.role, "metric": metric_of(v)}
         change = Change()
         if not v.refusal:
             target, _ = target_of(v, v.usable)
@@ -50,8 +50,8 @@ def text_masked(
                 values[0][v.usable], values[1][v.usable], target, inside,
                 folds=folds, bootstrap=bootstrap, seed=seed,
             )  # fmt: skip
-        said |= {key: number(value) for key, value in vars(change).items()}
-        found.append(said | {"sentence": _text_sentence(said)})
+        row |= {key: number(value) for key, value in vars(change).items()}
+        found.append(row | {"sentence": _text_sentence(row)})
     marked = rows["text_like"].fillna(False).astype(bool) if "text_like" in rows else pd.Series(False, rows.index)
     return {"backbone": after.name, "n_images": int(both.sum()), "n_marked": int(marked.sum()), "variables": found}
 
@@ -59,10 +59,10 @@ def text_masked(
 def _text_sentence(row: dict[str, Any]) -> str:
     if row["change"] is None:
         return f"{row['name']}: too few patients."
-    told = (
-        f"{row['name']}: {METRIC_NAMES[row['metric']]} {row['before']:.2f} with the text in the pictures, {row['after']:.2f} with "
-        f"it painted over (change {row['change']:+.2f}, {row['ci_low']:+.2f} to {row['ci_high']:+.2f})"
+    scores = (
+        f"{row['name']}: {METRIC_NAMES[row['metric']]} {row['before']:.2f} with the text in the images, {row['after']:.2f} with "
+        f"the text masked (change {row['change']:+.2f}, {row['ci_low']:+.2f} to {row['ci_high']:+.2f})"
     )
     if row["ci_high"] < 0:
-        return f"{told}: part of what is read of it is written in the pictures."
-    return f"{told}: no sign that it is read from the text that was found."
+        return f"{scores}: part of the prediction comes from the text."
+    return f"{scores}: no evidence that the prediction uses the text that was found."

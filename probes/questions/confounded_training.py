@@ -1,10 +1,10 @@
-"""What would a confounded training cohort have cost? Training sets from balanced to wholly confounded, one balanced test.
+"""The cost of a confounded training set: training sets from balanced to fully confounded, one balanced test set.
 
 - [0]: Kömen et al., Towards Robust Foundation Models for Digital Pathology, 2025 (PathoROB): average performance drop
 
-Two classes, two levels of the factor: four cells. Training sets of one size are drawn in which the class goes with the level more and more,
-from not at all to entirely; each teaches a probe that is judged on patients of all four cells alike. What a robust
-embedding loses is little: the probe has no device to hold on to. Patients, not images, are drawn and judged.
+Two classes, two levels of the factor: four cells. Training sets of one size are drawn in which class and level are increasingly associated, from
+not at all to completely. A probe is trained on each and tested on equally many patients of all four cells. A robust embedding loses
+little, because a probe cannot use the device. Patients, not images, are drawn and tested.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from pellucid.probes.estimators.ridge import fitted_probe
 from pellucid.probes.inference.repeated_experiment import reach, rounds
 from pellucid.probes.inference.statistic import Statistic, Target
 from pellucid.probes.inputs.variables import MIN_PATIENTS
-from pellucid.probes.questions.transfer import few_images, judged
+from pellucid.probes.questions.transfer import few_images, with_tested_weights
 
 CONFOUNDING = (0.0, 0.25, 0.5, 0.75, 1.0)  # correlation of class and level in the training set
 ROUNDS = 6
-_TEST = 0.3  # of the smallest cell's patients are judged, from each cell
+_TEST = 0.3  # share of the smallest cell's patients that is tested, from each cell
 _MOST_PATIENTS = 300  # a cell
 
 
 @dataclass(frozen=True)
 class PerformanceDrop:
-    """The mean over both ways in which class and level can go together.
+    """The mean over both directions in which class and level can be associated.
 
     Attributes:
         levels: numbers of the two levels.
         scores: AUROC on balanced patients after training at each of `CONFOUNDING`.
         average_drop: mean over the confounded ones of 1 − score / score of the balanced one, with its 95 % interval.
-        n_train: patients who teach, the same number at each.
-        refusal: why there is no number.
+        n_train: training patients, the same number at each confounding.
+        refusal: the reason why there is no number.
     """
 
     levels: tuple[int, ...] = ()
@@ -53,13 +53,13 @@ class PerformanceDrop:
 def performance_drop(
     vectors: NDArray[np.floating], target: Target, levels: IntArray, patients: Patients, seed: int = 0
 ) -> PerformanceDrop:
-    """Of the two levels whose smaller class is largest, so that the smallest of the four cells is as large as can be.
+    """For the two levels whose smaller class is largest: this makes the smallest of the four cells as large as possible.
 
     The interval: Student's t with 15 degrees of freedom around the drop, its standard error from 15 balanced divisions of the
-    patients into halves, each drawn, trained and judged from scratch.
+    patients into halves, each drawn, trained and tested from scratch.
     """
     if target.n_levels != 2:
-        return PerformanceDrop(refusal="asked for two classes only")
+        return PerformanceDrop(refusal="only for two classes")
     data = np.asarray(target.data, dtype=np.int64)
     steady = patients.constant(data) & patients.constant(levels)
     y, z = patients.typical(data), patients.typical(levels)
@@ -74,18 +74,18 @@ def performance_drop(
     pair = np.sort(best)
     cells = [np.flatnonzero(steady & (y == a) & (z == b)) for a in (0, 1) for b in pair]
     few = few_images(patients, np.random.default_rng([seed, 1]), levels)
-    statistic = Statistic.of(target, patients, np.array([1]))
-    one = partial(_round, vectors, data, cells, patients, few, statistic)
+    statistic = Statistic.from_target(target, patients, np.array([1]))
+    experiment = partial(_round, vectors, data, cells, patients, few, statistic)
     label = np.zeros(patients.n_patients, dtype=np.int64)
     for number, cell in enumerate(cells):
         label[cell] = number + 1
-    whole, halved = rounds(one, label, ROUNDS, seed)
+    whole, halved = rounds(experiment, label, ROUNDS, seed)
     scores = np.mean(whole, axis=0)
     drop = _average(scores)
     wide = reach([_average(s) for s in halved])
     if scores[0] <= target.chance or wide is None:
         return PerformanceDrop(
-            refusal=f"on balanced patients nothing was learnt (AUROC {scores[0]:.2f}): there is nothing to lose"
+            refusal=f"with balanced training patients the probe is not better than chance (AUROC {scores[0]:.2f})"
         )
     return PerformanceDrop(
         tuple(int(level) for level in pair),
@@ -119,7 +119,7 @@ def _round(
     seen = _rows(patients, np.concatenate([cell[:n_test] for cell in drawn]), few)
     mask = np.zeros(len(patients), dtype=bool)
     mask[seen] = True
-    judging = judged(statistic, patients, mask)
+    tested = with_tested_weights(statistic, patients, mask)
     fit = (data == 1).astype(np.float64)[None]
     scores, penalties = np.zeros(len(CONFOUNDING)), []
     for place, share in enumerate(CONFOUNDING):
@@ -134,12 +134,12 @@ def _round(
             penalties.append(used)
             out = np.zeros((1, len(patients)))
             out[:, seen] = slope @ np.asarray(vectors[seen], dtype=np.float64).T + offset[:, None]
-            scores[place] += judging.on_half(out, mask) / len(ways)
+            scores[place] += tested.on_half(out, mask) / len(ways)
     return scores, float(np.exp(np.mean(np.log(penalties))))
 
 
 def _sizes(smallest: int) -> tuple[int, int]:
-    """Of each cell how many patients are judged, and how many teach on average; smallest: patients of the smallest cell."""
+    """Per cell, the number of test patients and the mean number of training patients; smallest: patients of the smallest cell."""
     n_test = max(2, round(_TEST * smallest))
     quarter = (smallest - n_test) // 2  # so that two cells alone can give as many as all four
     return n_test, quarter - (quarter % 4 if quarter >= 4 else 0)  # each share of it is a whole number of patients

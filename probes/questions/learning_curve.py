@@ -1,8 +1,8 @@
-"""How many labelled patients does it take? The probe's score when only a share of the patients may teach it.
+"""The probe's score against the number of labelled training patients.
 
 - [0]: Chen et al., A Simple Framework for Contrastive Learning, 2020, section 5.2, for the question with 1 % and 10 % of labels
 
-The share is of the *patients* of the training folds, drawn evenly over the classes; all patients of the other fold are judged.
+The share is of the *patients* of the training folds, drawn evenly over the classes; all patients of the other fold are tested.
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ from pellucid.probes.inference.statistic import Statistic, Target, comparable_ev
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 DRAWS = 3  # of folds and patients
 _FOLDS = 5
-_LEAST = 2  # patients of each class, or there is nothing to learn from
-_MOST_IMAGES = 5_000  # of the folds together: with more, the curve's end is the probe's own score
+_LEAST = 2  # training patients of each class that are needed
+_MOST_IMAGES = 5_000  # of all folds together; limits the time
 
 
 def few_label_curve(
     vectors: NDArray[np.floating], target: Target, patients: Patients, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """`share`, `n_patients` who teach, mean `score` over the draws, its standard deviation `sd`; a share of too few is left out."""
+    """`share`, number of training patients `n_patients`, mean `score` over the draws, and standard deviation `sd`; shares with too few patients
+    are left out."""
     label = patients.typical(fold_label(target, patients))
-    statistic = Statistic.of(target, patients, target.columns())
+    statistic = Statistic.from_target(target, patients, target.columns())
     fit = statistic.targets(np.arange(len(patients))[None]).astype(np.float64)
 
-    def one(draw: int) -> list[tuple[float, float]]:
+    def scores_of_draw(draw: int) -> list[tuple[float, float]]:
         rng = np.random.default_rng([seed, 6, draw])
         folds = deal_folds(label, _FOLDS, rng)
         scores = np.zeros((len(SHARES), *fit.shape))
-        taught = np.zeros(len(SHARES))
+        n_train = np.zeros(len(SHARES))
         turn = rng.permutation(patients.n_patients)
         probes = []
         for place, share in enumerate(SHARES):
             train = _rows(patients, _share_of(turn, label * _FOLDS + folds, share), rng)
-            taught[place] = len(np.unique(patients.codes[train])) * (1 - 1 / _FOLDS)
+            n_train[place] = len(np.unique(patients.codes[train])) * (1 - 1 / _FOLDS)
             weights = 1.0 / np.bincount(patients.codes[train])[patients.codes[train]]
-            dealt = folds[patients.codes[train]]
-            probes.append(fold_probes(vectors[train], weights, fit[:, train], dealt, _FOLDS))
+            train_folds = folds[patients.codes[train]]
+            probes.append(fold_probes(vectors[train], weights, fit[:, train], train_folds, _FOLDS))
         for fold in range(_FOLDS):
             test = np.flatnonzero(folds[patients.codes] == fold)
             slopes, offsets = zip(*(of_share[fold][:2] for of_share in probes), strict=True)
             found = np.vstack(slopes) @ np.asarray(vectors[test], dtype=np.float64).T + np.concatenate(offsets)[:, None]
             scores[:, :, test] = found.reshape(len(SHARES), len(fit), -1)
-        return [(float(n), statistic.observed(s)) for n, s in zip(taught, scores, strict=True)]
+        return [(float(n), statistic.observed(s)) for n, s in zip(n_train, scores, strict=True)]
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        drawn = np.array(list(pool.map(one, range(DRAWS))))  # (draws, shares, 2)
+        drawn = np.array(list(pool.map(scores_of_draw, range(DRAWS))))  # (draws, shares, 2)
     rarest = np.unique(label, return_counts=True)[1].min()
     if target.is_time:
         rarest = min(rarest, comparable_events(target, patients, np.ones(len(patients), dtype=bool)))
@@ -72,13 +73,13 @@ def few_label_curve(
 
 
 def _share_of(turn: IntArray, label: IntArray, share: float) -> IntArray:
-    """The first so many of each class and fold, so that a larger share holds the smaller one."""
+    """The first patients of each class and fold, so that a larger share contains the smaller one."""
     parts = [turn[label[turn] == value] for value in np.unique(label[turn])]
     return np.concatenate([part[: max(1, round(share * len(part)))] for part in parts])
 
 
 def _rows(patients: Patients, chosen: IntArray, rng: np.random.Generator) -> IntArray:
-    """Their images; where that is very many, as many of each patient."""
+    """The images of these patients; if there are more than 5,000, about equally many of each patient."""
     rows = np.flatnonzero(patients.images_of(chosen))
     if len(rows) <= _MOST_IMAGES:
         return rows

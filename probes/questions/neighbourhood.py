@@ -1,4 +1,4 @@
-"""What neighbours share: the disease, or the device? Measures without a probe, which can still rank saturated backbones.
+"""Which labels nearest neighbours share, the disease or the device: measures without a probe, which can rank saturated backbones.
 
 - [0]: Kömen et al., Towards Robust Foundation Models for Digital Pathology, 2025 (PathoROB): Robustness Index and
   clustering score
@@ -6,8 +6,8 @@
 - [2]: Korsunsky et al., Fast, sensitive and accurate integration of single-cell data with Harmony, 2019: LISI
 - [3]: Luecken et al., Benchmarking atlas-level data integration in single-cell genomics, 2022: k of kBET, scale of iLISI
 
-Here the unit is the patient: a neighbour is the nearest image of *another* patient, one a patient; kBET, iLISI and clusters
-see one embedding a patient; each measure stands beside what it would be if neighbours had nothing to do with the labels.
+The unit is the patient: a neighbour is the nearest image of *another* patient, one image per patient; kBET, iLISI and clusters
+use one embedding per patient. Each measure is reported with its value at chance, for labels unrelated to the vectors.
 
 Legend: n images, p patients, d dimensions, k neighbours, a levels of the clinical variable, b of the acquisition factor.
 """
@@ -26,8 +26,8 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, sil
 from pellucid.cohort.statistics import IntArray, Patients, deal_folds, drawn_evenly
 from pellucid.probes.estimators.knn import K, nearest_patients
 
-N_GROUPS = 16  # of patients, left out one after the other
-MOST_QUERIES = 10_000  # images whose neighbours are looked for, drawn evenly over patients
+N_GROUPS = 16  # of patients, left out in turn
+MOST_QUERIES = 10_000  # images whose neighbours are searched, drawn evenly over patients
 SHUFFLES = 200_000  # patients whose chance is counted, all permutations together
 KBET_ALPHA = 0.05
 LISI_NEIGHBOURS = 90  # as in [2]: three times the perplexity
@@ -40,7 +40,7 @@ _MOST_PATIENTS = (
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The measures of one pair; NaN where they cannot be had.
+    """The measures of one pair; NaN where they cannot be computed.
 
     Attributes:
         k: neighbours (patients) of the Robustness Index.
@@ -48,14 +48,14 @@ class Neighbours:
             clinical label under another acquisition; 1 is the disease alone, 0 the device alone.
         ci_low, ci_high: its 95 % interval.
         chance: its expectation if neighbours were drawn at random from the other patients.
-        ilisi: levels of the acquisition factor that are mixed in a neighbourhood, 0 (one) to 1 (all alike often).
+        ilisi: levels of the acquisition factor that are mixed in a neighbourhood, 0 (one level) to 1 (all equally often).
         ilisi_chance: the same with the factor permuted over patients.
         kbet_rejection: share of patients whose neighbourhood has other shares of the levels than the cohort.
         kbet_chance: the same with the factor permuted over patients.
         n_clusters: of k-means on patients, chosen by silhouette.
         ami_clinical, ami_acquisition: adjusted mutual information of the clusters with either.
         clustering_score: adjusted Rand index with the clinical variable minus that with the factor.
-        n_patients: who took part in the last three (patients in whom the factor varies do not).
+        n_patients: patients in the last three measures (without those in whom the factor varies).
     """
 
     k: int
@@ -75,7 +75,7 @@ class Neighbours:
 
 
 class Neighbourhood:
-    """Who is near whom, computed once for the vectors and asked for every pair."""
+    """Nearest neighbours, computed once per set of vectors and used for every pair."""
 
     def __init__(self, vectors: NDArray[np.floating], patients: Patients, seed: int) -> None:
         self.patients, self.seed = patients, seed
@@ -85,13 +85,15 @@ class Neighbourhood:
         more = min(2 * self.k, patients.n_patients - 1)  # some of them are left out in turn
         self.near = nearest_patients(vectors, patients, self.queries, more)  # (m, more) image numbers, nearest first
         self.embedding = patient_embeddings(vectors, patients)
-        everybody = np.arange(patients.n_patients)
+        all_patients = np.arange(patients.n_patients)
         few = (
-            rng.choice(everybody, _MOST_PATIENTS, replace=False) if patients.n_patients > _MOST_PATIENTS else everybody
+            rng.choice(all_patients, _MOST_PATIENTS, replace=False)
+            if patients.n_patients > _MOST_PATIENTS
+            else all_patients
         )
         self.few = np.sort(few)
         self._mixed: dict[bytes, tuple[float, float, float, float]] = {}  # by factor
-        self._grouped: dict[bytes, IntArray | None] = {}  # clusters, by who is in them
+        self._grouped: dict[bytes, IntArray | None] = {}  # clusters, by the patients in them
 
     def measure(self, clinical: IntArray, acquisition: IntArray) -> Neighbours:
         """All measures of one pair.
@@ -103,18 +105,18 @@ class Neighbourhood:
         chance = robustness_chance(self.patients, self.queries, clinical, acquisition)
         factor = _of_patients(self.patients, acquisition)
         here = self.few[factor[self.few] >= 0]
-        who, its = here.tobytes(), factor.tobytes()
-        if its not in self._mixed:
-            self._mixed[its] = _mixing(self.embedding[here], factor[here], self.seed)
-        if who not in self._grouped:
-            self._grouped[who] = _clusters(self.embedding[here], self.seed)
-        agreement = _agreement(self._grouped[who], _typical(self.patients, clinical)[here], factor[here])
-        return Neighbours(self.k, index, low, high, chance, *self._mixed[its], *agreement, len(here))
+        patients_key, factor_key = here.tobytes(), factor.tobytes()
+        if factor_key not in self._mixed:
+            self._mixed[factor_key] = _mixing(self.embedding[here], factor[here], self.seed)
+        if patients_key not in self._grouped:
+            self._grouped[patients_key] = _clusters(self.embedding[here], self.seed)
+        agreement = _agreement(self._grouped[patients_key], _typical(self.patients, clinical)[here], factor[here])
+        return Neighbours(self.k, index, low, high, chance, *self._mixed[factor_key], *agreement, len(here))
 
     def robustness(self, clinical: IntArray, acquisition: IntArray) -> tuple[float, float, float]:
         """Robustness Index [0, equation 1] with its 95 % interval.
 
-        Patients weigh alike. The standard error is the jackknife that leaves out one of 16 groups of patients, as
+        All patients have equal weight. The standard error is the jackknife that leaves out one of 16 groups of patients, as
         queries and as neighbours; Student's t with 15 degrees of freedom on the arcsine-root scale.
         """
         codes = self.patients.codes
@@ -131,8 +133,8 @@ class Neighbourhood:
             fooled = ((~same_clinical & same_acquisition & first).sum(axis=1) * weights)[queries].sum()
             return float(robust / (robust + fooled)) if robust + fooled > 0 else float("nan")
 
-        everybody = np.ones(len(self.queries), dtype=bool)
-        whole = index(np.ones(self.near.shape, dtype=bool), everybody)
+        all_queries = np.ones(len(self.queries), dtype=bool)
+        whole = index(np.ones(self.near.shape, dtype=bool), all_queries)
         without = np.array([index(group[self.near] != g, group[self.queries] != g) for g in range(N_GROUPS)])
         stretched = np.arcsin(np.sqrt(without[np.isfinite(without)]))
         if not np.isfinite(whole) or len(stretched) < N_GROUPS:
@@ -142,8 +144,8 @@ class Neighbourhood:
         centre = np.arcsin(np.sqrt(whole))
         low, high = np.sin(np.clip([centre - reach, centre + reach], 0, np.pi / 2)) ** 2
         first = np.arange(self.near.shape[1]) < self.k
-        told = ((same_clinical != same_acquisition) & first).any(axis=1)
-        few = 3 / max(len(np.unique(codes[self.queries[told]])), 3)  # at an end nothing varies: the rule of three
+        informative = ((same_clinical != same_acquisition) & first).any(axis=1)
+        few = 3 / max(len(np.unique(codes[self.queries[informative]])), 3)  # at 0 or 1 nothing varies: rule of three
         if whole > 1 - 1e-12:
             low = min(low, 1 - few)
         if whole < 1e-12:
@@ -152,7 +154,7 @@ class Neighbourhood:
 
 
 def robustness_chance(patients: Patients, queries: IntArray, clinical: IntArray, acquisition: IntArray) -> float:
-    """What the Robustness Index would be if the neighbours were any other patients, each by any image: exact counting.
+    """The Robustness Index expected if neighbours were drawn at random from the other patients, by exact counting.
 
     It is 0.5 for two balanced, unassociated labels only. With several clinical classes it falls, because a neighbour of
     another class is then the rule.
@@ -187,7 +189,7 @@ def kbet_rejections(near: IntArray, levels: IntArray, shares: NDArray[np.float64
     """Which neighbourhoods have other shares of the levels than the cohort, by Pearson's χ² [1, equation 1].
 
     Args:
-        near: (p, k) patients, each one's own neighbourhood with that patient in it, as theislab's kBET counts it.
+        near: (p, k) patients, the neighbourhood of each including the patient, as in the kBET package.
         levels: (p,) from 0.
         shares: (b,) of the levels in the cohort.
     """
@@ -217,7 +219,7 @@ def lisi_weights(distances: NDArray[np.float64], perplexity: float) -> NDArray[n
 
 
 def lisi(weights: NDArray[np.float64], near: IntArray, levels: IntArray, n_levels: int) -> NDArray[np.float64]:
-    """(p,) inverse Simpson's index: how many levels are effectively met in each neighbourhood [2]."""
+    """(p,) inverse Simpson's index: the effective number of levels in each neighbourhood [2]."""
     shares = np.stack([(weights * (levels[near] == level)).sum(axis=1) for level in range(n_levels)], axis=1)
     return np.asarray(1.0 / (shares**2).sum(axis=1))
 
@@ -236,18 +238,20 @@ def _mixing(embedding: NDArray[np.float32], levels: IntArray, seed: int) -> tupl
     weights = lisi_weights(distances[:, 1 : wide + 1], max(wide / 3, 2.0))
     around = near[:, 1 : wide + 1]
 
-    def both(of: IntArray) -> tuple[float, float]:
-        mixed = float(np.median(lisi(weights, around, of, b)))
-        return (mixed - 1) / (b - 1), float(kbet_rejections(near[:, :k], of, shares).mean())
+    def mixing_of(labels: IntArray) -> tuple[float, float]:
+        mixed = float(np.median(lisi(weights, around, labels, b)))
+        return (mixed - 1) / (b - 1), float(kbet_rejections(near[:, :k], labels, shares).mean())
 
     rng = np.random.default_rng([seed, 3])
-    ilisi, rejected = both(levels)
-    shuffled = np.mean([both(rng.permutation(levels)) for _ in range(int(np.clip(SHUFFLES // n, 19, 199)))], axis=0)
+    ilisi, rejected = mixing_of(levels)
+    shuffled = np.mean(
+        [mixing_of(rng.permutation(levels)) for _ in range(int(np.clip(SHUFFLES // n, 19, 199)))], axis=0
+    )
     return ilisi, float(shuffled[0]), rejected, float(shuffled[1])
 
 
 def _clusters(embedding: NDArray[np.float32], seed: int) -> IntArray | None:
-    """(p,) cluster of each patient by k-means, their number chosen by silhouette; None where there are too few or all are alike."""
+    """(p,) cluster of each patient by k-means, their number chosen by silhouette; None if there are too few patients or all are identical."""
     n = len(embedding)
     if n < 3 * N_GROUPS:
         return None
@@ -255,7 +259,7 @@ def _clusters(embedding: NDArray[np.float32], seed: int) -> IntArray | None:
     for k in range(2, min(_MOST_CLUSTERS, n // 10) + 1):
         found = KMeans(k, n_init=5, random_state=seed % 2**31).fit_predict(embedding)
         some = np.random.default_rng([seed, 8]).permutation(n)[:_SILHOUETTES]
-        if not 1 < len(np.unique(found[some])) < len(some):  # one cluster holds nearly everybody
+        if not 1 < len(np.unique(found[some])) < len(some):  # one cluster contains nearly all patients
             continue
         width = silhouette_score(embedding[some], found[some])
         if width > best:
@@ -276,7 +280,7 @@ def _agreement(clusters: IntArray | None, clinical: IntArray, acquisition: IntAr
 
 
 def ranked(embedding: NDArray[np.float32], k: int) -> tuple[IntArray, NDArray[np.float64]]:
-    """(p, k) nearest patients, oneself first, and their Euclidean distances."""
+    """(p, k) nearest patients, starting with the patient, and their Euclidean distances."""
     k = min(k, len(embedding))
     near = np.empty((len(embedding), k), dtype=np.int64)
     distances = np.empty((len(embedding), k))
@@ -297,7 +301,7 @@ def _query_weights(codes: IntArray) -> NDArray[np.float64]:
 
 
 def _of_patients(patients: Patients, levels: IntArray) -> IntArray:
-    """(p,) level of each patient; −1 where it varies within her images."""
+    """(p,) level of each patient; −1 where it varies within the patient."""
     return np.where(patients.constant(levels), _typical(patients, levels), -1).astype(np.int64)
 
 

@@ -1,6 +1,6 @@
-"""What is asked of a pair beside the probes: does it carry over, what do neighbours share, what would taking the factor out cost?
+"""Further questions about a pair: transfer, labels of neighbours, and the effect of remedies.
 
-Numbers are compared in the same strata as in the questions before (`pellucid.probes.questions.within_strata`).
+Numeric variables are divided into the same strata as in the other questions (`pellucid.probes.questions.within_strata`).
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 
 from pellucid.cohort.statistics import IntArray
 from pellucid.probes.inference.statistic import Target
-from pellucid.probes.inputs.variables import Variable
+from pellucid.probes.inputs.variables import ProbeVariable
 from pellucid.probes.questions.confounded_training import CONFOUNDING, performance_drop
 from pellucid.probes.questions.neighbourhood import Neighbourhood, Neighbours
 from pellucid.probes.questions.remedies import enough_of_each, recoded, remedies, remedy_sentence
 from pellucid.probes.questions.transfer import transfer
 from pellucid.probes.questions.variable_rows import number
 from pellucid.probes.questions.within_strata import Pair
-from pellucid.probes.settings import Settings
+from pellucid.probes.settings import AuditSettings
 
 FURTHER = ("transfer", "confounded_training", "neighbours", "remedies")
 
 
-def carried_over(vectors: NDArray[np.floating], pair: Pair, settings: Settings) -> dict[str, Any]:
+def transfer_rows(vectors: NDArray[np.floating], pair: Pair, settings: AuditSettings) -> dict[str, Any]:
     """`transfer` and `confounded_training`."""
     target, levels = pair.targets[0], pair.strata[1]
     seed = _seed(pair, settings)
@@ -54,32 +54,32 @@ def carried_over(vectors: NDArray[np.floating], pair: Pair, settings: Settings) 
     }
 
 
-def taken_out(
-    vectors: NDArray[np.floating], pair: Pair, errors: tuple[float, float], settings: Settings
+def remedy_rows(
+    vectors: NDArray[np.floating], pair: Pair, errors: tuple[float, float], settings: AuditSettings
 ) -> dict[str, Any]:
-    """`remedies`; errors as there."""
+    """`remedies`; errors as in `pellucid.probes.questions.remedies.remedies`."""
     y, z = pair.clinical, pair.acquisition
     clinical, acquisition = pair.targets
     tried = remedies(pair.part(vectors), clinical, acquisition, pair.patients, errors, _seed(pair, settings))
     return {
         "remedies": [
             {
-                "name": one.name,
+                "name": result.name,
                 **{
-                    role: {probe: dict(zip(("score", "ci_low", "ci_high"), map(number, s), strict=True)) for probe, s in of.items()}
-                    for role, of in (("acquisition", one.acquisition), ("clinical", one.clinical))
+                    role: {probe: dict(zip(("score", "ci_low", "ci_high"), map(number, s), strict=True)) for probe, s in by_probe.items()}
+                    for role, by_probe in (("acquisition", result.acquisition), ("clinical", result.clinical))
                 },
-                "sentence": one.note if one.name == "none" else remedy_sentence(one, tried[0], y.name, z.name),
+                "sentence": result.note if result.name == "none" else remedy_sentence(result, tried[0], y.name, z.name),
             }
-            for one in tried
+            for result in tried
         ],
     }  # fmt: skip
 
 
-def neighbours_of(vectors: NDArray[np.floating], pairs: Sequence[Pair], seed: int) -> list[dict[str, Any] | None]:
-    """`neighbours` of pairs with the same rows and patients, whose neighbourhoods are looked at once; None where there are too few.
+def neighbour_rows(vectors: NDArray[np.floating], pairs: Sequence[Pair], seed: int) -> list[dict[str, Any] | None]:
+    """`neighbours` of pairs with the same rows and patients, whose neighbourhoods are computed once; None if there are too few.
 
-    Only levels that have ten patients take part, so that some of the pairs may yet be of other rows.
+    Only levels with ten patients take part, so that some pairs may still have different rows.
     """
     known: dict[bytes, Neighbourhood] = {}
     found: list[dict[str, Any] | None] = []
@@ -105,12 +105,12 @@ def _neighbours_row(pair: Pair, near: Neighbours) -> dict[str, Any]:
     }
 
 
-def _seed(pair: Pair, settings: Settings) -> int:
+def _seed(pair: Pair, settings: AuditSettings) -> int:
     return settings.seed_of(f"further {pair.clinical.name} {pair.acquisition.name}")
 
 
-def _level_names(v: Variable, rows: NDArray[np.bool_], codes: IntArray) -> list[str]:
-    """What the levels 0 … are called; of strata, their range."""
+def _level_names(v: ProbeVariable, rows: NDArray[np.bool_], codes: IntArray) -> list[str]:
+    """Names of the levels 0 …; for strata, their range."""
     found = []
     for level in range(int(codes.max()) + 1):
         if v.is_ranked:

@@ -1,8 +1,8 @@
 """Does the clinical variable survive a change of the acquisition factor? Train on the other levels, test on the one left out.
 
-A drop alone proves nothing: a probe of fewer or of other patients is worse anyway. So the level that is left out is also
-cross-validated by itself, with training sets of the same size and the same shares of the clinical classes as those taken from
-the other levels, and both probes are tested on the same patients. What is left between the two is the change of level.
+A drop alone is not evidence: a probe trained on fewer or on other patients is worse anyway. Therefore the level that is left out is also
+cross-validated separately, with training sets of the same size and the same shares of the clinical classes as those taken from
+the other levels, and both probes are tested on the same patients. The remaining difference is due to the change of level.
 
 - [0]: Leek et al., Tackling the widespread and critical impact of batch effects, 2010, for the question
 
@@ -38,10 +38,10 @@ class Transfer:
     Attributes:
         levels: numbers of these levels.
         within: score in a level of a probe that was trained in the same level.
-        across: of one that was trained on as many patients of the other levels.
+        across: score of a probe that was trained on as many patients of the other levels.
         drop: within − across, with its 95 % interval.
         by_level: (within, across) of each level.
-        refusal: why there is no number.
+        refusal: the reason why there is no number.
     """
 
     levels: tuple[int, ...] = ()
@@ -68,7 +68,7 @@ class _Level:
 def transfer(
     vectors: NDArray[np.floating], target: Target, levels: IntArray, patients: Patients, seed: int = 0
 ) -> Transfer:
-    """Leave-one-level-out against same-size controls from within the level.
+    """Leave-one-level-out compared with controls of the same size from within the level.
 
     Args:
         vectors: (n, d).
@@ -76,7 +76,7 @@ def transfer(
         levels: (n,) of the acquisition factor, from 0.
 
     The interval is Student's t with 15 degrees of freedom around the drop; its standard error comes from 15 balanced
-    divisions of the patients into two halves, each of which is dealt, trained and tested from scratch.
+    divisions of the patients into two halves, each of which is drawn, trained and tested from scratch.
     """
     few = few_images(patients, np.random.default_rng([seed, 1]), levels)
     label = patients.typical(fold_label(target, patients))
@@ -88,9 +88,9 @@ def transfer(
         each = f"{MIN_PATIENTS} patients of each class"
         if target.n_levels == 0:
             each = f"{MIN_PATIENTS} patients with the event" if target.is_time else f"{2 * MIN_PATIENTS} patients"
-        return Transfer(refusal=f"no level has, like the others together, {each}")
-    one = partial(_round, vectors, target, eligible, patients, label, few)
-    whole, halved = rounds(one, label, ROUNDS, seed)
+        return Transfer(refusal=f"no level, and all others together, have {each}")
+    experiment = partial(_round, vectors, target, eligible, patients, label, few)
+    whole, halved = rounds(experiment, label, ROUNDS, seed)
     scores = np.nanmean(whole, axis=0)  # (levels, 2)
     within, across = (float(x) for x in scores.mean(axis=0))
     drop = within - across
@@ -137,7 +137,7 @@ def _levels(target: Target, label: IntArray, levels: IntArray, patients: Patient
 
 
 def few_images(patients: Patients, rng: np.random.Generator, levels: IntArray) -> NDArray[np.bool_]:
-    """(n,) at most three images of each patient and level, by lot."""
+    """(n,) at most three images of each patient and level, chosen at random."""
     cell = np.unique(patients.codes * (int(levels.max()) + 1) + levels, return_inverse=True)[1]
     order = np.lexsort((rng.random(len(patients)), cell))
     place = np.empty(len(patients), dtype=np.int64)
@@ -145,8 +145,8 @@ def few_images(patients: Patients, rng: np.random.Generator, levels: IntArray) -
     return np.asarray(place < _MOST_IMAGES)
 
 
-def judged(statistic: Statistic, patients: Patients, rows: NDArray[np.bool_]) -> Statistic:
-    """The statistic in which each patient weighs 1 by the images that are judged, not by all there are."""
+def with_tested_weights(statistic: Statistic, patients: Patients, rows: NDArray[np.bool_]) -> Statistic:
+    """The statistic in which each patient has weight 1 over the tested images."""
     codes = patients.codes[rows]
     weights = np.zeros(len(patients))
     weights[rows] = 1.0 / np.bincount(codes, minlength=patients.n_patients)[codes]
@@ -160,7 +160,7 @@ def _round(
     patients: Patients,
     label: IntArray,  # (p,)
     few: NDArray[np.bool_],  # (n,)
-    among: NDArray[np.bool_],  # (p,) who takes part
+    among: NDArray[np.bool_],  # (p,) patients that take part
     seed: list[int],
     penalty: float | None,
 ) -> tuple[NDArray[np.float64], float]:
@@ -175,27 +175,31 @@ def _round(
         rows = level.rows & few & (folds[patients.codes] >= 0)
         if len(own) < _FOLDS or not rows.any():
             continue
-        others = others[deal_folds(label[others], _FOLDS, rng) > 0]  # as many as teach in each fold within
-        statistic = judged(Statistic.of(target, patients, level.columns), patients, rows)
+        others = others[
+            deal_folds(label[others], _FOLDS, rng) > 0
+        ]  # as many as the training patients of each fold within
+        statistic = with_tested_weights(Statistic.from_target(target, patients, level.columns), patients, rows)
         test = np.flatnonzero(rows)
         fit = statistic.targets(np.arange(len(patients))[None])
-        judged_vectors, judged_folds = np.asarray(vectors[test], dtype=np.float64), folds[patients.codes[test]]
+        test_vectors, test_folds = np.asarray(vectors[test], dtype=np.float64), folds[patients.codes[test]]
         within = np.zeros((len(fit), len(test)))
-        train, weights = _teaching(patients, own, few & level.rows)
+        train, weights = _training_rows(patients, own, few & level.rows)
         probes = fold_probes(vectors[train], weights, fit[:, train], folds[patients.codes[train]], _FOLDS, penalty)
         for fold, (slope, offset, used) in enumerate(probes):
-            here = judged_folds == fold
-            within[:, here] = slope @ judged_vectors[here].T + offset[:, None]
+            here = test_folds == fold
+            within[:, here] = slope @ test_vectors[here].T + offset[:, None]
             penalties.append(used)
-        train, weights = _teaching(patients, others, few & ~level.rows)
+        train, weights = _training_rows(patients, others, few & ~level.rows)
         slope, offset, used = fitted_probe(vectors[train], weights, fit[:, train], penalty)
         penalties.append(used)
-        across = slope @ judged_vectors.T + offset[:, None]
+        across = slope @ test_vectors.T + offset[:, None]
         scores[place] = [statistic.reordered(test).observed(side) for side in (within, across)]
     return scores, float(np.exp(np.mean(np.log(penalties)))) if penalties else 1.0
 
 
-def _teaching(patients: Patients, chosen: IntArray, rows: NDArray[np.bool_]) -> tuple[IntArray, NDArray[np.float64]]:
+def _training_rows(
+    patients: Patients, chosen: IntArray, rows: NDArray[np.bool_]
+) -> tuple[IntArray, NDArray[np.float64]]:
     """The chosen patients' images among the rows, and their weights."""
     train = np.flatnonzero(patients.images_of(chosen) & rows)
     codes = patients.codes[train]
@@ -203,7 +207,7 @@ def _teaching(patients: Patients, chosen: IntArray, rows: NDArray[np.bool_]) -> 
 
 
 def _same_size(own: IntArray, others: IntArray, label: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """As many patients of each class from either side, by lot."""
+    """Equally many patients of each class from both sides, drawn at random."""
     pair: tuple[list[IntArray], list[IntArray]] = ([], [])
     for value in np.unique(label[own]):
         sides = [side[label[side] == value] for side in (own, others)]

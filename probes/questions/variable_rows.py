@@ -1,4 +1,4 @@
-"""The rows of audit.json: what was found, as plain values and sentences; and the row of one variable."""
+"""Rows of audit.json: results as plain values and sentences, and the row of one variable."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from pellucid.cohort.statistics import Patients
 from pellucid.probes.inference.estimate import Estimate
 from pellucid.probes.inference.statistic import Target
-from pellucid.probes.inputs.variables import MIN_PATIENTS, Variable
+from pellucid.probes.inputs.variables import MIN_PATIENTS, ProbeVariable
 from pellucid.probes.questions.learning_curve import few_label_curve
-from pellucid.probes.settings import Settings
+from pellucid.probes.settings import AuditSettings
 
 SATURATED = 0.98
 
 
-def target_of(variable: Variable, rows: NDArray[np.bool_]) -> tuple[Target, tuple[str, ...]]:
+def target_of(variable: ProbeVariable, rows: NDArray[np.bool_]) -> tuple[Target, tuple[str, ...]]:
     """The target among these rows, codes renumbered without gaps, and the names of the levels left."""
     if variable.is_ranked:
         order = variable.order[rows] if len(variable.order) else variable.order
@@ -27,7 +27,7 @@ def target_of(variable: Variable, rows: NDArray[np.bool_]) -> tuple[Target, tupl
     return Target(codes.astype(np.int64), len(present)), tuple(variable.levels[i] for i in present)
 
 
-def metric_of(v: Variable) -> str:
+def metric_of(v: ProbeVariable) -> str:
     if v.kind == "time_to_event":
         return "concordance"
     return "spearman" if v.is_ranked else "auroc" if v.kind == "binary" else "macro_auroc"
@@ -55,9 +55,9 @@ def estimate_row(estimate: Estimate, note: str = "") -> dict[str, Any]:
 
 
 def variable_row(
-    vectors: NDArray[np.floating], v: Variable, patients: Patients, settings: Settings
+    vectors: NDArray[np.floating], v: ProbeVariable, patients: Patients, settings: AuditSettings
 ) -> tuple[dict[str, Any], float]:
-    """The row, and the standard error of other training patients of its probe, times the root of the number of patients."""
+    """The row, and the refitting error of its probe times the square root of the number of patients."""
     rows = v.usable
     metric = metric_of(v)
     estimate = Estimate(metric, 0.0 if metric == "spearman" else 0.5, int(rows.sum()), patients.count(rows))
@@ -79,7 +79,7 @@ def variable_row(
     notes = [
         *v.notes,
         *(["Saturated: predicted almost perfectly, so this score cannot rank backbones."] if saturated else []),
-        *(["Varies within patients: permuted in whole-patient blocks and among a patient's own images."] if constant is False else []),
+        *(["Varies within patients: permuted in whole-patient blocks and among the images of each patient."] if constant is False else []),
     ]  # fmt: skip
     events = {"categorical": v.levels, "time_to_event": ("event",)}.get(v.kind, ())
     events = (v.event,) if v.event else events
@@ -98,14 +98,14 @@ def variable_row(
         "missing": _missing_row(vectors, v, patients, settings),
         "few_labels": curve,
         "r2": number(estimate.r2),
-        **{name: _beside(estimate.beside.get(name)) for name in settings.others},
+        **{name: _score_row(estimate.secondary.get(name)) for name in settings.others},
         **estimate_row(estimate, " ".join(notes)),
     }
     return row, estimate.refitted * float(np.sqrt(max(estimate.n_patients, 1)))
 
 
 def _missing_row(
-    vectors: NDArray[np.floating], v: Variable, patients: Patients, settings: Settings
+    vectors: NDArray[np.floating], v: ProbeVariable, patients: Patients, settings: AuditSettings
 ) -> dict[str, Any] | None:
     """Which patients lack a value, and whether the vectors predict it; None where none is missing."""
     if not v.n_missing:
@@ -114,10 +114,10 @@ def _missing_row(
     row = {"n_images": v.n_missing, "n_patients": patients.count(lacks)}
     if min(row["n_patients"], patients.count(~lacks)) < MIN_PATIENTS:
         return {**estimate_row(Estimate("auroc", 0.5, len(lacks), patients.n_patients)), **row,
-                "note": f"too few patients with or without a value to ask who they are ({MIN_PATIENTS} needed)."}  # fmt: skip
+                "note": f"too few patients with or without a value to test whether missingness can be predicted ({MIN_PATIENTS} needed)."}  # fmt: skip
     target = Target(lacks.astype(np.int64), 2)
     return {**estimate_row(settings.probe(vectors, target, patients, f"missing {v.name}")), **row}
 
 
-def _beside(scored: tuple[float, float, float] | None) -> dict[str, float | None] | None:
+def _score_row(scored: tuple[float, float, float] | None) -> dict[str, float | None] | None:
     return None if scored is None else dict(zip(("score", "ci_low", "ci_high"), map(number, scored), strict=True))

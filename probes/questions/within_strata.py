@@ -1,4 +1,7 @@
-"""One clinical variable with one acquisition factor: what is asked of every pair, in order. `pellucid.probes.questions.pair_extras` asks the rest."""
+"""One pair: association, each variable from the other alone, and each within levels of the other.
+
+The further questions are in `pellucid.probes.questions.pair_extras`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from numpy.typing import NDArray
 from pellucid.cohort.statistics import IntArray, Patients, associate
 from pellucid.probes.inference.estimate import Estimate
 from pellucid.probes.inference.statistic import Target
-from pellucid.probes.inputs.variables import MIN_PATIENTS, Variable, strata_of
+from pellucid.probes.inputs.variables import MIN_PATIENTS, ProbeVariable, strata_of
 from pellucid.probes.questions.variable_rows import estimate_row, target_of
-from pellucid.probes.settings import Settings
+from pellucid.probes.settings import AuditSettings
 
 QUESTIONS = {
     "association": "the associations of all pairs",
@@ -25,19 +28,19 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """The two variables among the rows that have both, ready to be asked about; `refusal` says why they cannot be."""
+    """The two variables among the rows that have both; `refusal` is the reason why the pair cannot be tested, or empty."""
 
-    clinical: Variable
-    acquisition: Variable
+    clinical: ProbeVariable
+    acquisition: ProbeVariable
     rows: NDArray[np.bool_]  # (n,) of the cohort, which have both
     patients: Patients  # of these rows
     targets: tuple[Target, ...] = ()  # clinical, acquisition
     strata: tuple[IntArray, ...] = ()  # levels to compare within, of either
-    notes: tuple[str, ...] = ()  # where numbers were made levels
+    notes: tuple[str, ...] = ()  # where numbers were divided into strata
     refusal: str = ""
 
     @classmethod
-    def of(cls, y: Variable, z: Variable, patients: Patients) -> Pair:
+    def from_variables(cls, y: ProbeVariable, z: ProbeVariable, patients: Patients) -> Pair:
         rows = y.usable & z.usable
         inside = patients.subset(rows)
         for v in (y, z):
@@ -45,7 +48,7 @@ class Pair:
                 return cls(y, z, rows, inside, refusal=f"{v.name}: {v.refusal}".rstrip("."))
         targets = target_of(y, rows)[0], target_of(z, rows)[0]
         if inside.n_patients < 2 * MIN_PATIENTS or any(len(np.unique(target.data)) < 2 for target in targets):
-            why = f"too few patients ({inside.n_patients} with both {y.name} and {z.name}, or all alike)"
+            why = f"too few patients ({inside.n_patients} with both {y.name} and {z.name}, or all have one value)"
             return cls(y, z, rows, inside, targets, refusal=why)
         strata, notes = zip(*(_compact_strata(v, rows, patients) for v in (y, z)), strict=True)
         return cls(y, z, rows, inside, targets, strata, notes)
@@ -54,8 +57,8 @@ class Pair:
         return vectors if self.rows.all() else vectors[self.rows]
 
 
-def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: Settings) -> dict[str, Any]:
-    """Association, each from the other's levels alone, and each beyond the other."""
+def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: AuditSettings) -> dict[str, Any]:
+    """Association, the clinical variable from the factor alone, and each within levels of the other."""
     y, z, inside = pair.clinical, pair.acquisition, pair.patients
     names = {"clinical": y.name, "acquisition": z.name}
     if pair.refusal:
@@ -78,8 +81,8 @@ def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: Settings) -> d
     note = ""
     if several == 0:
         note = (
-            f"No patient has images of two levels of {z.name}; what the same patient would look like under "
-            "another cannot be known from these data."
+            f"No patient has images of two levels of {z.name}: these data do not show how images of the same patient would differ "
+            "between levels."
         )
     return {
         **names,
@@ -98,9 +101,9 @@ def _values_of(v: Variable, rows: NDArray[np.bool_]) -> tuple[NDArray[np.generic
 
 
 def _from_design(
-    design: NDArray[np.float64], target: Target, patients: Patients, settings: Settings, what: str
+    design: NDArray[np.float64], target: Target, patients: Patients, settings: AuditSettings, what: str
 ) -> Estimate:
-    """The probe of a few columns; where neither they nor the target vary within patients, one row a patient says the same."""
+    """The probe of a few columns; if neither they nor the target vary within patients, one row per patient is equivalent and faster."""
     if patients.constant(target.data).all() and all(patients.constant(column).all() for column in design.T):
         first = np.unique(patients.codes, return_index=True)[1]
         one_each = Patients(np.arange(patients.n_patients), patients.n_patients)
@@ -118,12 +121,12 @@ def _beyond_row(estimate: Estimate, target: str, within: str, note: str) -> dict
     return row
 
 
-def _compact_strata(v: Variable, rows: NDArray[np.bool_], patients: Patients) -> tuple[IntArray, str]:
+def _compact_strata(v: ProbeVariable, rows: NDArray[np.bool_], patients: Patients) -> tuple[IntArray, str]:
     strata, note = strata_of(v, patients)
     return np.unique(strata[rows], return_inverse=True)[1].astype(np.int64), note
 
 
-def _design(v: Variable, rows: NDArray[np.bool_], patients: Patients) -> NDArray[np.float64]:
+def _design(v: ProbeVariable, rows: NDArray[np.bool_], patients: Patients) -> NDArray[np.float64]:
     """The variable itself as vectors: an indicator per level; for numbers the value and its strata."""
     if not v.is_ranked:
         return np.eye(len(v.levels))[v.codes[rows]]

@@ -17,6 +17,7 @@ from pellucid.cohort.source_audit import source_audit
 from pellucid.cohort.study import Study, StudyConfig
 from pellucid.explore.sections.source_sections import sections
 from pellucid.probes.audit import audit, probe_variables
+from pellucid.probes.settings import AuditSettings
 
 BASE = {
     "images": "photos",
@@ -64,7 +65,7 @@ def events(levels: dict[str, int], declared: Any = "binary") -> tuple[dict[str, 
         clinical={"diagnosis": "binary"},
         acquisition=[],
         positive=positive,
-        **QUICK,
+        settings=AuditSettings(**QUICK),
     )
     return source_audit(study, manifest, []), row
 

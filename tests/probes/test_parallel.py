@@ -9,7 +9,7 @@ import pytest
 from pellucid.cohort.errors import UserError
 from pellucid.probes import parallel as module
 from pellucid.probes.audit import audit
-from pellucid.probes.parallel import Job, Steps, shareable, side_by_side
+from pellucid.probes.parallel import Question, Steps, answer_questions, shareable
 
 needs_two_cores = pytest.mark.skipif(joblib.cpu_count() < 2, reason="one core: everything in this process")
 
@@ -24,36 +24,36 @@ def total(vectors: np.ndarray) -> float:
     return float(vectors.sum())
 
 
-def jobs(*numbers: int) -> list[Job]:
-    return [Job(f"job {number}", failing, (number,)) for number in numbers]
+def questions(*numbers: int) -> list[Question]:
+    return [Question(f"question {number}", failing, (number,)) for number in numbers]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("work", [0.0, pytest.param(np.inf, marks=needs_two_cores)])
-def test_answers_come_in_the_order_of_the_jobs_and_progress_to_its_end(work: float) -> None:
+def test_answers_come_in_the_order_of_the_questions_and_progress_to_its_end(work: float) -> None:
     told: list[tuple[int, int, str]] = []
-    assert side_by_side(jobs(5, 3, 9), work, Steps(lambda *step: told.append(step), 3)) == [50, 30, 90]
+    assert answer_questions(questions(5, 3, 9), work, Steps(lambda *step: told.append(step), 3)) == [50, 30, 90]
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
     assert told[-1] == (3, 3, "done")
-    assert {"job 5", "job 3", "job 9"} <= {what for _, _, what in told}
+    assert {"question 5", "question 3", "question 9"} <= {what for _, _, what in told}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("work", [0.0, pytest.param(np.inf, marks=needs_two_cores)])
-def test_a_refusal_in_a_job_reaches_the_user(work: float) -> None:
+def test_a_refusal_in_a_question_reaches_the_user(work: float) -> None:
     with pytest.raises(UserError, match="two is refused"):
-        side_by_side(jobs(1, 2, 3), work, Steps(None, 3))
-    assert side_by_side(jobs(1, 3), work, Steps(None, 2)) == [10, 30]  # and the next audit runs
+        answer_questions(questions(1, 2, 3), work, Steps(None, 3))
+    assert answer_questions(questions(1, 3), work, Steps(None, 2)) == [10, 30]  # and the next audit runs
 
 
 @pytest.mark.long
 @needs_two_cores
 def test_workers_settings_do_not_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    side_by_side(jobs(1, 3), np.inf, Steps(None, 2))  # the workers are started before the setting is there
+    answer_questions(questions(1, 3), np.inf, Steps(None, 2))  # the workers are started before the setting is there
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(joblib.cpu_count()))
     before = dict(os.environ)
-    side_by_side(jobs(1, 3), np.inf, Steps(None, 2))
-    module._answer(0, jobs(1)[0], 1, os.getpid())
+    answer_questions(questions(1, 3), np.inf, Steps(None, 2))
+    module.answer_in_worker(0, questions(1)[0], 1, os.getpid())
     assert dict(os.environ) == before
     monkeypatch.delenv("LOKY_MAX_CPU_COUNT")
     assert joblib.Parallel(2)(joblib.delayed(os.getenv)("LOKY_MAX_CPU_COUNT") for _ in range(2)) == [None, None]
@@ -71,9 +71,9 @@ def test_other_processes_see_the_vectors_that_this_one_sees(tmp_path: Path, kind
         vectors = np.asarray(vectors)[::2]
     shared = shareable(vectors)
     assert (shared is vectors) == (kind == "as it is")
-    both = [Job("sum", total, (shared,))] * 2
+    both = [Question("sum", total, (shared,))] * 2
     here = float(vectors.sum())
-    assert side_by_side(both, np.inf, Steps(None, 2)) == [here, here]
+    assert answer_questions(both, np.inf, Steps(None, 2)) == [here, here]
 
 
 @pytest.mark.long

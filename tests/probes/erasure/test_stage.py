@@ -100,7 +100,7 @@ def test_a_residual_needs_the_level_and_leaves_out_who_has_none(embedded: tuple[
     ("factor", "remedy", "message"),
     [
         ("devise", "leace", "no acquisition variable `devise`; did you mean `device`"),
-        ("device", "bleach", "no remedy that changes vectors: write leace, residual, combat"),
+        ("device", "bleach", "not a remedy that changes vectors: write leace, residual, combat"),
     ],
 )
 def test_mistakes_get_a_sentence(
@@ -118,7 +118,7 @@ def test_few_training_patients_and_a_second_time_are_refused(embedded: tuple[Stu
     with pytest.raises(UserError, match="start from the vectors as they were embedded"):
         take_out(study, found, take_out(study, found, made, table, "device"), table, "device")
     few = table.assign(device=np.where(table["patient"].isin(table["patient"].unique()[:3]), "A", "B"))
-    with pytest.raises(UserError, match="`device` cannot be taken out: too few patients"):
+    with pytest.raises(UserError, match="`device` cannot be removed: too few patients"):
         take_out(study, found, made, few, "device")
 
 

@@ -25,13 +25,13 @@ def crossed(signal: bool, seed: int = 0, n: int = 240) -> Estimate:
 def test_a_crossed_pattern_is_seen_by_trees_alone() -> None:
     found = crossed(True)
     assert found.score < 0.65
-    score, low, high = found.beside["nonlinear"]
+    score, low, high = found.secondary["nonlinear"]
     assert 0.8 < low < score < high
 
 
 @pytest.mark.long
 def test_no_signal_is_chance() -> None:
-    scores = [crossed(False, seed, 160).beside["nonlinear"][0] for seed in range(3)]
+    scores = [crossed(False, seed, 160).secondary["nonlinear"][0] for seed in range(3)]
     assert abs(np.mean(scores) - 0.5) < 0.1
 
 
@@ -43,4 +43,4 @@ def test_numbers_too() -> None:
         x, Target(age, 0), Patients(np.arange(300), 300), permutations=19, bootstrap=50, others=("nonlinear",)
     )
     assert abs(found.score) < 0.3
-    assert found.beside["nonlinear"][0] > 0.8
+    assert found.secondary["nonlinear"][0] > 0.8

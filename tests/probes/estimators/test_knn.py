@@ -73,7 +73,7 @@ def test_chance_without_a_signal_and_a_high_score_with_one(shift: float) -> None
         found = probe(
             vectors, Target(label, 2), patients, permutations=19, bootstrap=50, seed=seed, others=("logistic", "knn")
         )
-        score, low, high = found.beside["knn"]
+        score, low, high = found.secondary["knn"]
         assert low < score < high
         scores.append(score)
     if shift:

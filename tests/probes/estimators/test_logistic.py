@@ -85,10 +85,10 @@ def test_stands_beside_the_ridge_probe() -> None:
     found = probe(
         vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100, others=("logistic", "knn")
     )
-    score, low, high = found.beside["logistic"]
+    score, low, high = found.secondary["logistic"]
     assert low < score < high
     assert abs(score - found.score) < 0.05
-    assert probe(vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100).beside == {}
+    assert probe(vectors, Target(label, 2), Patients(patients, 200), permutations=19, bootstrap=100).secondary == {}
 
 
 def test_folds_are_put_on_one_scale_by_patients_not_by_images():
@@ -106,5 +106,5 @@ def test_folds_are_put_on_one_scale_by_patients_not_by_images():
         found = probe(
             vectors, Target(sick[codes], 2), Patients(codes, 100), permutations=19, bootstrap=50, others=["logistic"]
         )
-        losses.append(found.score - found.beside["logistic"][0])
+        losses.append(found.score - found.secondary["logistic"][0])
     assert np.mean(losses) < 0.03

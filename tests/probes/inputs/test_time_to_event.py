@@ -13,7 +13,7 @@ from pellucid.probes.audit import audit
 from pellucid.probes.inference.estimate import probe
 from pellucid.probes.inputs.time_to_event import read_time_to_event
 from pellucid.probes.questions.variable_rows import target_of
-from pellucid.probes.stage import _named
+from pellucid.probes.stage import named_variables
 
 QUICK = {"permutations": 99, "bootstrap": 100, "further": False}
 
@@ -184,12 +184,12 @@ def test_few_labels_count_events():
 
 
 def test_two_ends_may_share_their_time(tmp_path):
-    named = _named(study_of(tmp_path), ["months/died", "months/relapsed"])
+    named = named_variables(study_of(tmp_path), ["months/died", "months/relapsed"])
     assert named["clinical"] == {"grade": "ordinal", "months/died": "time_to_event", "months/relapsed": "time_to_event"}
     with pytest.raises(
         UserError, match='"months/dead" is to be "time/event", two of the clinical variables: months, died'
     ):
-        _named(study_of(tmp_path), ["months/dead"])
+        named_variables(study_of(tmp_path), ["months/dead"])
 
 
 def study_of(folder):
