@@ -181,7 +181,7 @@ def test_asked_to_stop_it_saves_and_continues_to_the_same_result(
     with monkeypatch.context() as patch:
         patch.setattr(pellucid.pretrain.engine.loop, "scheduled", ask)
         said = "a file named PREEMPT" if how == "file" else how
-        with pytest.raises(Preempted, match=rf"stopped after step 5 of 12 \({said}\), a checkpoint is saved, rerun"):
+        with pytest.raises(Preempted, match=rf"stopped after step 5 of 12 \({said}\); a checkpoint is saved, rerun"):
             run_pretrain(study, scan, device="cpu", progress=False)
     assert signal.getsignal(signal.SIGTERM) == before
     assert results(run_pretrain(study, scan, device="cpu", progress=False)) == expected

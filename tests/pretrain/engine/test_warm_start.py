@@ -227,7 +227,7 @@ def test_rates_are_lower_only_where_there_are_weights() -> None:
     ("named", "said"),
     [
         ("vit_small", "write timm:NAME, run:FOLDER or file:PATH.safetensors"),
-        ("file:w.pth", "only .safetensors files are read, because a .pt or .pth file may run code"),
+        ("file:w.pth", "only .safetensors files are read, because opening a .pt or .pth file may run code"),
         ("run:", "write timm:NAME"),
     ],
 )
