@@ -1,1 +1,1 @@
-"""Unlabeled images to a backbone: methods, views, data, the training loop, checkpoints and export."""
+"""Self-supervised pretraining: methods, augmentation, data, training loop, monitoring and export of a backbone."""

@@ -1,4 +1,4 @@
-"""How learning rate, weight decay, teacher momentum and temperature move with the step: closed forms, no state."""
+"""Schedules of learning rate, weight decay, teacher momentum and temperature as closed-form functions of the step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cosine(step: int, steps: int, start: float, end: float) -> float:
 def warmup_cosine(step: int, steps: int, warmup_steps: int, peak: float, final: float) -> float:
     """Linear from peak/warmup_steps to `peak` over `warmup_steps`, then a cosine to `final`.
 
-    The ramp begins one rung above zero, so that the first step is not wasted.
+    The first step has a learning rate of peak/warmup_steps, not 0.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
@@ -31,5 +31,5 @@ def warmup_linear(step: int, warmup_steps: int, start: float, end: float) -> flo
 
 
 def scaled_lr(base_lr: float, batch_size: int) -> float:
-    """base_lr · batch_size / 256: the linear scaling rule (Goyal et al. 2017) both papers use."""
+    """base_lr · batch_size / 256: the linear scaling rule (Goyal et al. 2017), as in MAE and DINO."""
     return base_lr * batch_size / 256

@@ -1,4 +1,4 @@
-"""`pellucid pretrain`: a study and its scan → a run folder with a trained backbone."""
+"""The stage `pretrain`: a study and its scan → a run folder with a trained backbone."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ from pellucid.pretrain.recipe import (
 
 
 def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: bool = True) -> RunFolder:
-    """Train a backbone on the study's training patients by the recipe in its `pretrain:` section.
+    """Train a backbone on the study's training patients with the recipe in its `pretrain:` section.
 
-    Test patients are left out unless the recipe says `include_test: true`; external ones always.
+    Test patients are excluded unless the recipe has `include_test: true`. External patients are always excluded.
 
     Args:
         scan: the finished scan of this study.
-        device: auto, cpu, cuda or cuda:N; under torchrun each process takes the device of its local rank.
-        progress: show a bar (on a terminal) or a line now and then.
+        device: auto, cpu, cuda or cuda:N; under torchrun each process uses the device of its local rank.
+        progress: show a bar (on a terminal) or a line every few seconds.
 
     Returns:
         The finished run, with `backbone.safetensors`, `preprocess.json`, `metrics.jsonl` and `checkpoints/`.
 
     Raises:
-        UserError: recipe, images or device are not what they should be, or the training has blown up.
-        Preempted: it was asked to stop, and has saved itself.
+        UserError: recipe, images or device are invalid, or the training failed.
+        Preempted: a stop was requested; a checkpoint is saved.
     """
     plan = _plan(study, scan)
     recipe = plan.recipe
@@ -93,15 +93,15 @@ def pretrain(study: Study, scan: RunFolder, *, device: str = "auto", progress: b
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is trained on what, before any process has begun.
+    """Everything that is decided before the training begins.
 
     Attributes:
         name: of the recipe.
-        content: what the run is addressed by.
-        chosen: rows of the manifest that are trained on.
+        content: the part of the recipe that determines the run's address.
+        chosen: rows of the manifest that are used for training.
         levels: columns that sampling balances.
-        facts: what preprocess.json and the model card state.
-        sentences: what is said of augmentation.
+        facts: for preprocess.json and the model card.
+        sentences: what the specialty changed in the augmentation.
     """
 
     name: str
@@ -121,7 +121,7 @@ def _plan(study: Study, scan: RunFolder) -> _Plan:
     """Recipe, images and starting weights of a study.
 
     Raises:
-        UserError: recipe, weights or images are not what they should be.
+        UserError: recipe, weights or images are invalid.
     """
     section = (study.config.pretrain, f"{study.path}: pretrain", study.path.parent, study.config.specialty)
     name, recipe = load_recipe(*section)
@@ -165,10 +165,10 @@ def _batches(plan: _Plan, scan: RunFolder, ranks: Ranks) -> Batches:
 def _train(
     plan: _Plan, batches: Batches, run: RunFolder, ranks: Ranks, *, progress: bool
 ) -> tuple[Method, TrainingPage]:
-    """Build the method, start it from its weights, train it.
+    """Build the method, load its starting weights and train it.
 
     Raises:
-        UserError: the training has failed; what was good of it is exported.
+        UserError: the training failed; its last good state is exported.
     """
     recipe, name, steps = plan.recipe, plan.name, plan.steps
 
@@ -197,20 +197,20 @@ def _train(
             raise
         ranks.first_does(lambda: export_checkpoint(run.path, good, method, recipe, plan.facts))
         raise UserError(
-            f"{failure}. The last good state is exported; to start from it with better settings: "
+            f"{failure}. The last good state is exported. To start from it with other settings, set "
             f"pretrain.warm_start.weights=run:{run.path / good.stem.replace('step-', 'last-good-')}"
         ) from None
     return method, page
 
 
 def _began_with(weights: Weights) -> dict[str, Any]:
-    """For preprocess.json: where the weights come from, and every split that they or their forerunners have seen."""
+    """For preprocess.json: the source of the starting weights, and every split that they or their predecessors were trained on."""
     splits = {*(weights.about.get("splits_trained") or []), *(weights.about.get("warm_start_splits") or [])}
     return {"warm_start": weights.source, "warm_start_splits": sorted(splits)}
 
 
 def _begin_with(method: Method, weights: Weights, recipe: AnyRecipe, folder: Path, ranks: Ranks) -> list[str]:
-    """Put the weights into the method, write down what fitted, and say it."""
+    """Load the weights into the method and record in warm_start.json what fitted; returns sentences about it."""
     loaded = warm_start(method, weights, allow_partial=recipe.warm_start.allow_partial)
     ranks.first_does(lambda: write_json(folder / "warm_start.json", record(weights, loaded)))
     differs = normalisation_differs(weights.about, recipe.mean, recipe.std)
@@ -218,13 +218,11 @@ def _begin_with(method: Method, weights: Weights, recipe: AnyRecipe, folder: Pat
 
 
 def _sampled(sampling: str, passes: tuple[float, float]) -> str:
-    return (
-        f"sampled by {sampling}: the least seen image comes {passes[0]:.1f} times, the most seen {passes[1]:.1f} times"
-    )
+    return f"sampling by {sampling}: images are seen between {passes[0]:.1f} and {passes[1]:.1f} times"
 
 
 def page_facts(facts: Mapping[str, Any], recipe: AnyRecipe, steps: int) -> dict[str, str]:
-    """The head of the training page."""
+    """The facts at the top of the training page."""
     return {
         "method": recipe.method,
         "backbone": f"{recipe.backbone} at {recipe.img_size} px",
@@ -235,23 +233,23 @@ def page_facts(facts: Mapping[str, Any], recipe: AnyRecipe, steps: int) -> dict[
 
 
 def require_one_batch(chosen: pd.DataFrame, splits: list[str], batch_size: int, scan: str) -> pd.DataFrame:
-    """The images that will be trained on, if there are enough of them.
+    """Return `chosen` if it fills at least one batch.
 
     Raises:
         UserError: fewer than one batch.
     """
     if len(chosen) < batch_size:
         raise UserError(
-            f"{scan}: {len(chosen)} readable images in the {' and '.join(splits)} split are too few to "
-            f"pretrain on, a batch has {batch_size}: add images, or set pretrain.batch_size={max(2, len(chosen) // 4)}"
-            " or less (a generic backbone may then serve better)"
+            f"{scan}: {len(chosen)} readable images in the {' and '.join(splits)} split are too few: one "
+            f"batch has {batch_size}. Add images, or set pretrain.batch_size={max(2, len(chosen) // 4)}"
+            " or less (a backbone pretrained elsewhere may then work better)"
         )
     return chosen
 
 
 def build_method(recipe: AnyRecipe, steps: int) -> Method:
-    """The recipe's method, initialised from the recipe's seed."""
-    with torch.random.fork_rng(devices=[]):  # initialisers know only the global generator
+    """The method of the recipe, with random weights from the recipe's seed."""
+    with torch.random.fork_rng(devices=[]):  # initialisers use the global generator
         torch.manual_seed(recipe.seed)
         match recipe:
             case MaeRecipe():
@@ -269,10 +267,10 @@ def _rows(ranks: Ranks, recipe: AnyRecipe) -> slice:
     if recipe.batch_size % pieces:
         among = f"{ranks.world} processes" if ranks.world > 1 else "1 process"
         if recipe.accumulate > 1:
-            among += f" in {recipe.accumulate} pieces each"
+            among += f" with {recipe.accumulate} micro-batches each"
         raise UserError(
-            f"a batch of {recipe.batch_size} cannot be shared by {among}: set pretrain.batch_size to a "
-            f"multiple, for example {recipe.batch_size // pieces * pieces or pieces}"
+            f"a batch of {recipe.batch_size} cannot be divided among {among}: set pretrain.batch_size to a "
+            f"multiple of {pieces}, for example {recipe.batch_size // pieces * pieces or pieces}"
         )
     share = recipe.batch_size // ranks.world
     return slice(ranks.rank * share, (ranks.rank + 1) * share)
@@ -280,10 +278,10 @@ def _rows(ranks: Ranks, recipe: AnyRecipe) -> slice:
 
 @contextlib.contextmanager
 def _tuned(ranks: Ranks) -> Iterator[None]:
-    """PyTorch's process-wide settings for the time of a training, and as they were after it."""
+    """Set PyTorch's process-wide options for a training, and restore them afterwards."""
     threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
     deterministic = torch.backends.cudnn.deterministic
-    if "OMP_NUM_THREADS" not in os.environ:  # who has set it knows why
+    if "OMP_NUM_THREADS" not in os.environ:  # an explicit setting has priority
         torch.set_num_threads(cores_per_process())
     if ranks.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32: views start from 8-bit pixels
@@ -298,13 +296,13 @@ def _tuned(ranks: Ranks) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_run_for_all(ranks: Ranks, analysis: Path, plan: _Plan, scan: RunFolder) -> Iterator[RunFolder]:
-    """The first process opens the run; the others work in the same folder, or hear why there is none."""
+    """The first process opens the run; the others use the same folder, or raise the first one's error."""
     if not ranks.first:
         answer: object = ranks.broadcast(None)
         if not isinstance(answer, RunFolder):
             raise UserError(str(answer))
         yield answer
-        ranks.wait()  # until the folder has its final name
+        ranks.wait()  # until the first process has renamed the folder
         final: object = ranks.broadcast(None)
         assert isinstance(final, RunFolder)
         answer.path, answer.record = final.path, final.record

@@ -1,1 +1,1 @@
-"""uint8 batches → augmented views, on the training device."""
+"""Augmentation: batches of uint8 images → augmented views, on the training device."""

@@ -1,15 +1,15 @@
-"""Views as another device would have made them: light, colour, sharpness, noise and compression changed at random.
+"""Acquisition-robust augmentation: simulate other devices by random light, colour, sharpness, noise and compression.
 
-An embedding that tells the camera from the white balance, the vignette or the JPEG tables will be confounded wherever
-the cameras are not shared evenly among the diagnoses. A method that compares views of an image learns to ignore what
-differs between them. **So every strength is drawn for each view by itself**: were it drawn once per image, both views
-would carry the same made-up device, and to recognise it would be the easiest way to match them, which teaches to encode
-devices rather than to ignore them. MAE paints back what it sees, made-up device included: to it, this is only variety.
+An embedding that encodes the camera by white balance, vignette or JPEG tables is confounded if cameras and diagnoses are
+associated. A method that compares views of an image learns to ignore differences between them. **Every view therefore has
+independent random strengths**: with one draw per image, both views would show the same simulated device, and matching them by
+device would be easiest, so that the network would learn to encode devices. MAE reconstructs its input including the simulated
+device; for MAE this augmentation only adds variety.
 
-It cannot reach what these five do not imitate: a field of view, a text on the screen, an order of examination.
+It does not simulate other device effects, such as the field of view, text on the screen or the order of an examination.
 
-Everything is computed at the resolution of the view, where the image is cut and scaled already: the noise, the blocks
-and the softness are of the size that a network sees, not that of any camera's file.
+Everything is computed at the resolution of the view, after cropping and scaling: noise, blocks and blur have the scale that
+the network receives, not that of a camera's file.
 
 Shapes: b images of a batch, k of them chosen, v side of the view.
 """
@@ -29,7 +29,7 @@ from pellucid.pretrain.recipe import Acquisition
 
 
 def random_focus(draw: Draw, config: Acquisition) -> Focus | None:
-    """Softer or sharper, for `cut` to do on its way; None where the recipe never asks for it."""
+    """Random sharpness change, applied by `resample_views`; None if the recipe has none."""
     if config.probability == 0 or config.sharpness == 0:
         return None
     amount = draw.uniform(-config.sharpness, config.sharpness) * draw.happens(config.probability)
@@ -37,9 +37,9 @@ def random_focus(draw: Draw, config: Acquisition) -> Focus | None:
 
 
 def shift_acquisition(views: Tensor, draw: Draw, config: Acquisition, pose: Pose) -> Tensor:
-    """(b, 3, v, v) in 0–1 → the same, in place: vignette, tone and colour, noise, JPEG, each in the chosen images only.
+    """(b, 3, v, v) in 0–1 → the same, in place: vignette, tone and colour, noise, JPEG, each in randomly selected images.
 
-    In the order of a camera; sharpness, which comes before the noise, is `random_focus`.
+    The order is that of a camera; sharpness, which precedes the noise, is `random_focus`.
     """
     if config.probability == 0:
         return views
@@ -67,10 +67,10 @@ def shift_acquisition(views: Tensor, draw: Draw, config: Acquisition, pose: Pose
     if config.jpeg_quality is not None:
         low, high = config.jpeg_quality
         p = config.probability
-        # One number decides both: whether it is saved as a JPEG, and with how much colour.
+        # One random number decides whether an image is compressed, and with which chroma subsampling.
         full, half = draw.parted(p * (1 - config.jpeg_420), p)
         quality = draw.uniform(low, high + 1).floor().clamp_max_(high)
-        # A network whose patches always began where a block does could read its own grid off the blocks.
+        # Random phase: if blocks always began with a patch, the network could detect its own patch grid.
         phase = int(draw.shared(0, 8)), int(draw.shared(0, 8))
         for chosen, half_colour in ((full, False), (half, True)):
             saved = partial(jpeg_roundtrip, quality=quality[chosen], half_colour=half_colour, phase=phase)
@@ -84,9 +84,9 @@ def _change(views: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -
 
 
 def vignette(pose: Pose, view_px: int, strength: Tensor, centre: Tensor) -> Tensor:
-    """(b, v, v) share of the light that arrives: the cos⁴ law about `centre`, down to 1 − strength half a diagonal off.
+    """(b, v, v) relative brightness: the cos⁴ law around `centre`, down to 1 − strength at half a diagonal.
 
-    It lies in the image and not in the view: a crop from the corner is dark throughout.
+    It is defined in the image and not in the view: a crop from a corner is dark throughout.
 
     Args:
         strength: (b,) in 0–1.
@@ -108,8 +108,8 @@ def noisy(pictures: Tensor, seeds: Tensor, shot: Tensor, read: Tensor, *, sigma_
 
     Args:
         seeds: (k, 2) int32 in 0–65535.
-        sigma_px: how coarse it is; ultrasound's speckle is as wide as its resolution cell, not as a pixel.
-        grey: the same in all channels.
+        sigma_px: coarseness; the speckle of ultrasound is as wide as a resolution cell, not a pixel.
+        grey: equal noise in all channels.
     """
     k, _, v, _ = pictures.shape
     noise = counted_noise(seeds, (1 if grey else 3) * v * v).view(k, -1, v, v)
@@ -123,11 +123,11 @@ def noisy(pictures: Tensor, seeds: Tensor, shot: Tensor, read: Tensor, *, sigma_
 
 
 def counted_noise(seeds: Tensor, n: int) -> Tensor:
-    """(k, 2) int32 → (k, n) numbers of mean 0 and variance 1, nearly normal, that depend on the seed and the place alone.
+    """(k, 2) int32 → (k, n) numbers of mean 0 and variance 1, nearly normal, that depend only on seed and position.
 
-    A generator of the device would give other numbers on another device or with another number of processes, and
-    numbers drawn on the CPU would have to be sent. Here a counter is hashed (Wellons' lowbias32, 32 bits in and out, one to
-    one) and the four bytes are added up: the sum of four uniform numbers is normal to within three deviations.
+    A generator of the device would depend on the device and the number of processes, and numbers drawn on the CPU would have
+    to be transferred. Instead a counter is hashed (Wellons' lowbias32, a bijection of 32 bits) and the four bytes are added:
+    the sum of four uniform numbers is nearly normal within three standard deviations.
     """
     x = torch.arange(n, dtype=torch.int32, device=seeds.device) + (seeds[:, :1] * 65536 + seeds[:, 1:])
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1)):

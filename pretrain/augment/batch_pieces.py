@@ -1,9 +1,9 @@
-"""A batch in pieces, each through the network in a thread of its own: on a CPU two threads that each compute one piece are
-faster than two threads that share every product (benchmarks/LOG.md).
+"""Compute a batch in pieces, one thread per piece: on a CPU this is faster than sharing each operation among the threads
+(benchmarks/LOG.md).
 
-Only what treats each image alone is cut up: views, and networks without batch norm or dropout. What compares the images of a
-batch sees the whole batch. There are as many pieces as PyTorch has threads, and their gradients are added in order, so that
-a training gives the same bytes each time with the same number of threads.
+Only computations without interaction between images are divided: views, and networks without batch norm or dropout. Losses
+that compare images use the whole batch. There are as many pieces as PyTorch threads, and their gradients are added in order,
+so that results are byte-identical for the same number of threads.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _LEAST = 4  # images or views in a piece
 
 
 def n_pieces(batch: Tensor) -> int:
-    """Pieces that a batch is cut into: one on a GPU."""
+    """Number of pieces of a batch: one on a GPU."""
     if batch.device.type != "cpu":
         return 1
     return max(1, min(torch.get_num_threads(), len(batch) // _LEAST))
 
 
 def forward_in_pieces(network: nn.Module, batch: Tensor) -> Tensor:
-    """(n, …) → `network(batch)`, whose rows must not depend on each other; with gradients for the weights, not the batch."""
+    """(n, …) → `network(batch)`, whose rows must be independent; with gradients for the weights, not for the batch."""
     n = n_pieces(batch)
     if n == 1 or not is_per_image(network):
         return network(batch)  # type: ignore[no-any-return]
@@ -45,7 +45,7 @@ def forward_in_pieces(network: nn.Module, batch: Tensor) -> Tensor:
 
 
 def is_per_image(network: nn.Module) -> bool:
-    """Whether an image's output depends on that image alone, and on nothing random."""
+    """Whether the output for an image depends only on that image, and not on random numbers."""
     for module in network.modules():
         if not network.training:
             break
@@ -58,7 +58,7 @@ def is_per_image(network: nn.Module) -> bool:
 
 
 def views_in_pieces(make: Callable[[Tensor, Draw], Tensor], images: Tensor, draw: Draw) -> Tensor:
-    """(b, …) images → `make(images, draw)`, (b, …); the same numbers as in one piece."""
+    """(b, …) images → `make(images, draw)`, (b, …); the same values as in one piece."""
     n = n_pieces(images)
     if n == 1:
         return make(images, draw)
@@ -70,7 +70,7 @@ def views_in_pieces(make: Callable[[Tensor, Draw], Tensor], images: Tensor, draw
 
 
 class _Pieces(torch.autograd.Function):
-    """Forward and backward of each piece in a thread; gradients reach the weights as if the batch had been whole."""
+    """Forward and backward of each piece in a thread; the weights receive the gradients of the whole batch."""
 
     @staticmethod
     def forward(ctx: Any, network: nn.Module, pieces: Sequence[Tensor], *trained: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class _Pieces(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         outputs = ctx.outputs
-        ctx.outputs = None  # the graphs go with it
+        ctx.outputs = None  # releases the graphs
         shares = torch.split(gradient, [len(out) for out in outputs])
 
         def run(out: Tensor, share: Tensor) -> tuple[Tensor | None, ...]:
@@ -108,7 +108,7 @@ def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What the calls give, in order; each runs in a thread with one thread in its products, under the caller's autocast."""
+    """Results of the calls, in order; each call runs in a thread, with one intra-op thread and the caller's autocast."""
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu")
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
@@ -129,5 +129,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     number = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="piece", initializer=torch.set_num_threads, initargs=(1,))
     list(pool.map(lambda _: None, range(threads)))
-    torch.set_num_threads(number)  # a worker's setting is its own, but for the threads that are still to come
+    torch.set_num_threads(number)  # the workers' setting also changed the default of new threads
     return pool

@@ -1,4 +1,4 @@
-"""Colour of a batch of views: an affine change as one 3 × 4 matrix per image, solarisation and normalisation.
+"""Colour jitter of a batch of views as one affine map per image, solarisation and normalisation.
 
 Shapes: b images of a batch, v side of the view.
 """
@@ -21,10 +21,10 @@ _YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.5
 def colour_transform(draw: Draw, colour: Colour, mean_rgb: Tensor) -> tuple[Tensor, Tensor]:
     """Random colour change as (b, 3, 3) matrices and (b, 3) offsets: brightness, contrast, saturation, hue, then grey.
 
-    torchvision shuffles the first four and clamps in between; one order without clamps is what makes it a matrix.
+    torchvision shuffles the first four and clamps in between; a fixed order without clamping makes it a single matrix.
 
     Args:
-        mean_rgb: (b, 3) mean colour of each view, which contrast pulls towards.
+        mean_rgb: (b, 3) mean colour of each view, the reference of the contrast change.
     """
     device = mean_rgb.device
     luma = torch.tensor(_LUMA, device=device)
@@ -34,7 +34,7 @@ def colour_transform(draw: Draw, colour: Colour, mean_rgb: Tensor) -> tuple[Tens
     contrast = draw.uniform(1 - colour.contrast, 1 + colour.contrast)
     saturation = draw.uniform(1 - colour.saturation, 1 + colour.saturation)[:, None, None]
     angle = draw.uniform(-colour.hue, colour.hue) * (2 * math.pi)
-    # Contrast mixes in the mean grey of the picture as brightness left it.
+    # Contrast mixes in the mean grey of the view after the brightness change.
     offset = ((1 - contrast) * brightness * (mean_rgb @ luma))[:, None].expand(-1, 3)
     later = _hue_rotation(angle) @ (saturation * eye + (1 - saturation) * grey)
     matrix = later * (brightness * contrast)[:, None, None]
@@ -48,7 +48,7 @@ def colour_transform(draw: Draw, colour: Colour, mean_rgb: Tensor) -> tuple[Tens
 
 
 def _hue_rotation(angle: Tensor) -> Tensor:
-    """(b,) radians → (b, 3, 3) in RGB: a rotation of the chroma plane of YIQ, which leaves the luma as it is."""
+    """(b,) radians → (b, 3, 3) in RGB: a rotation of the chroma plane of YIQ, which keeps the luma."""
     to_yiq = torch.tensor(_YIQ, dtype=torch.float64)
     from_yiq = torch.linalg.inv(to_yiq)
     # from_yiq · (P + cos Q + sin R) · to_yiq, with the three products fixed.

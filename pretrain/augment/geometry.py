@@ -1,9 +1,9 @@
-"""Where a view lies in its image, and the one resampling that cuts, flips, turns, rotates and blurs it.
+"""The position of a view in its image, and one resampling that crops, flips, rotates and blurs.
 
-A crop, its flips and its blur are linear and separable, so that one small matrix per axis and image does all of them at
-once: view = V · image · Hᵀ. The matrices are antialiased, unlike a point-sampling `grid_sample`. A quarter turn
-exchanges the axes of the result. Only a free rotation is not separable: there the same matrices bring the crop, with a
-margin, to somewhat more than the view's resolution, and one bilinear sampling turns that.
+Crop, flips and blur are linear and separable, so that one small matrix per axis and image applies all of them:
+view = V · image · Hᵀ. The matrices are antialiased, unlike point sampling with `grid_sample`. A quarter turn exchanges the
+axes of the result. Only a free rotation is not separable: the same matrices resample the crop, with a margin, to slightly
+more than the view's resolution, and one bilinear sampling rotates it.
 
 Shapes: b images of a batch, s side of the source, v side of the view.
 """
@@ -20,36 +20,36 @@ from torch import Tensor
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.recipe import Range, Views
 
-_TRIES = 10  # draws of a crop before the whole image is taken, as in torchvision
-_FINER = 1.25  # pixels per view pixel before a free rotation: with 1, bilinear sampling takes a fifth of the slopes
+_TRIES = 10  # draws of a crop before the whole image is used, as in torchvision
+_FINER = 1.25  # pixels per view pixel before a free rotation: with 1, bilinear sampling flattens edges by a fifth
 
 
 class Pose(NamedTuple):
-    """How the views of a batch lie in their images; None where the recipe never does it.
+    """The geometry of the views of a batch; None for transformations that the recipe does not use.
 
-    A view's pixel is looked up so: exchange of the axes, flips, rotation about the middle, then stretch onto the box.
+    From view to image coordinates: exchange of the axes, flips, rotation around the centre, then scaling to the box.
     """
 
     boxes: Tensor  # (b, 4): left, top, width, height as shares of the image
     flip: Tensor | None = None  # (b,) bool: left and right exchanged
     flip_vertical: Tensor | None = None  # (b,) bool
     transpose: Tensor | None = None  # (b,) bool: rows and columns exchanged
-    angle: Tensor | None = None  # (b,) radians; positive turns the picture clockwise
-    largest_angle: float = 0.0  # radians; what the margin must allow for
+    angle: Tensor | None = None  # (b,) radians; positive is clockwise
+    largest_angle: float = 0.0  # radians; determines the margin
 
 
 class Focus(NamedTuple):
-    """How much softer or sharper views become along each axis: the detail is what a Gaussian takes away."""
+    """Change of sharpness along each axis; detail is the difference between a view and its Gaussian blur."""
 
-    amount: Tensor  # (b,) −1: all detail gone; 0: as it was; positive: that share added (unsharp masking)
+    amount: Tensor  # (b,) −1: all detail removed; 0: unchanged; positive: that share added (unsharp masking)
     sigma_px: Tensor  # (b,) of the Gaussian, in pixels of the view
 
 
 def random_boxes(draw: Draw, scale: Range, aspect: Range) -> Tensor:
     """(b, 4) boxes (left, top, width, height) as shares of the image: Inception's random resized crop.
 
-    The area is uniform in `scale`, the aspect ratio log-uniform in `aspect`; of ten draws the first that fits into the
-    image is taken, else the whole image.
+    The area is uniform in `scale`, the aspect ratio log-uniform in `aspect`; the first of ten draws that fits into
+    the image is used, else the whole image.
     """
     area = draw.uniform(scale[0], scale[1], _TRIES)
     ratio = draw.uniform(math.log(aspect[0]), math.log(aspect[1]), _TRIES).exp()
@@ -63,7 +63,7 @@ def random_boxes(draw: Draw, scale: Range, aspect: Range) -> Tensor:
 
 
 def random_pose(draw: Draw, scale: Range, views: Views) -> Pose:
-    """Crop, flips, quarter turns and rotation as the recipe's views ask for."""
+    """Random crop, flips, quarter turns and rotation with the probabilities in the recipe's `views`."""
     boxes = random_boxes(draw, scale, views.aspect)
     flip: Tensor | None = draw.happens(views.flip)
     vertical = draw.happens(views.flip_vertical) if views.flip_vertical > 0 else None
@@ -83,9 +83,9 @@ def random_pose(draw: Draw, scale: Range, views: Views) -> Pose:
 
 
 def moved_inside(boxes: Tensor, angle: Tensor) -> Tensor:
-    """Boxes moved by as little as it takes for their corners to stay in the image when turned about their middle.
+    """Boxes moved by the least distance that keeps their corners inside the image after rotation around their centre.
 
-    A crop that is too large for that is put in the middle; what then sticks out is filled by mirroring.
+    A crop that is too large for this is centred; the part outside the image is filled by mirroring.
     """
     reach = angle.cos().abs() + angle.sin().abs()
     size = boxes[:, 2:]
@@ -97,12 +97,12 @@ def moved_inside(boxes: Tensor, angle: Tensor) -> Tensor:
 def resampling_matrix(start: Tensor, length: Tensor, source_px: int, view_px: int, flip: Tensor | None) -> Tensor:
     """(b, v, s): rows are the triangle filter that resamples [start, start + length] of a unit interval to v pixels.
 
-    Wider than a pixel where the view is smaller than its source (antialiasing), linear interpolation where it is larger;
-    the same numbers as `interpolate(mode="bilinear", antialias=True)`. Beyond its ends the interval is mirrored.
+    The filter is wider than a pixel if the view is smaller than its source (antialiasing), else linear interpolation: the
+    values of `interpolate(mode="bilinear", antialias=True)`. Beyond its ends the interval is mirrored.
 
     Args:
         start, length: (b,) shares of the axis.
-        flip: (b,) bool, reverses the view; None for never.
+        flip: (b,) bool, reverses the view; None for no flips.
     """
     step = length * (source_px / view_px)  # source pixels per view pixel
     position = torch.arange(view_px, device=start.device) + 0.5
@@ -117,16 +117,18 @@ def resampling_matrix(start: Tensor, length: Tensor, source_px: int, view_px: in
 
 
 def blur_matrix(sigma_px: Tensor, view_px: int) -> Tensor:
-    """(b,) standard deviations → (b, v, v) Gaussian blur of an axis; 0 leaves it as it is. Rows sum to one."""
+    """(b,) standard deviations → (b, v, v) Gaussian blur of an axis; 0 is no blur. Rows sum to one."""
     position = torch.arange(view_px, device=sigma_px.device, dtype=torch.float32)
     squared = (position[:, None] - position).square()
     exponent = squared / (-2 * sigma_px.clamp_min(1e-3).square()[:, None, None])
-    weight = exponent.clamp_min_(-60).exp_()  # below that lie denormal numbers, a hundred times slower
+    weight = exponent.clamp_min_(
+        -60
+    ).exp_()  # smaller values would be denormal numbers, which are a hundred times slower
     return weight.div_(weight.sum(dim=2, keepdim=True))
 
 
 def axis_filter(view_px: int, sigma_px: Tensor | None, focus: Focus | None) -> Tensor | None:
-    """(b, v, v) what blur, then focus, do to an axis; None for nothing."""
+    """(b, v, v) blur, then focus, as one matrix per axis; None for neither."""
     blur = None if sigma_px is None else blur_matrix(sigma_px, view_px)
     if focus is None:
         return blur
@@ -139,40 +141,40 @@ def axis_filter(view_px: int, sigma_px: Tensor | None, focus: Focus | None) -> T
 def resample_views(
     pixels: Tensor, pose: Pose, view_px: int, *, sigma_px: Tensor | None = None, focus: Focus | None = None
 ) -> Tensor:
-    """The views at `pose`, blurred and refocused where asked.
+    """The views at `pose`, with blur and change of sharpness.
 
     Args:
         pixels: (b, s, s, 3) uint8, or float32 in 0–255.
-        sigma_px: (b,) standard deviation of a Gaussian in pixels of the view; None for never.
-        focus: a change of sharpness, after the blur; None for never.
+        sigma_px: (b,) standard deviation of a Gaussian in pixels of the view; None for no blur.
+        focus: change of sharpness after the blur; None for no change.
 
     Returns:
-        (b, 3, v, v) float32 in 0–1; sharpening goes beyond.
+        (b, 3, v, v) float32 in 0–1; values may exceed this range after sharpening.
     """
     if pose.angle is None:
         change = axis_filter(view_px, sigma_px, focus)
         view = _separable(pixels, pose.boxes, view_px, pose.flip, pose.flip_vertical, change)
         return _exchanged(view, pose.transpose)
-    # The square that holds the view however it is turned, in finer pixels, and one of them more for the sampling.
+    # The square that contains the rotated view, in finer pixels, with a margin of one pixel for the sampling.
     reach = math.cos(min(pose.largest_angle, math.pi / 4)) + math.sin(min(pose.largest_angle, math.pi / 4))
     fine_px = math.ceil(view_px * reach * _FINER) + 2
     grown = fine_px / (view_px * _FINER)
     margin = pose.boxes[:, 2:] * ((grown - 1) / 2)
     boxes = torch.cat([pose.boxes[:, :2] - margin, pose.boxes[:, 2:] * grown], dim=1)
-    # A Gaussian looks the same from every side, so that it may come before the rotation.
+    # A Gaussian is isotropic, so that it may be applied before the rotation.
     change = axis_filter(
         fine_px,
         None if sigma_px is None else sigma_px * _FINER,
         None if focus is None else Focus(focus.amount, focus.sigma_px * _FINER),
     )
     fine = _separable(pixels, boxes, fine_px, None, None, change)
-    # Rows of x and y as grid_sample counts them: from −1 to 1 over the fine square.
+    # x and y in the coordinates of grid_sample: −1 to 1 over the fine square.
     grid = F.affine_grid(_turn(pose) / grown, [len(fine), 3, view_px, view_px], align_corners=False)
     return F.grid_sample(fine, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _turn(pose: Pose) -> Tensor:
-    """(b, 2, 3): from the view's coordinates, −1 to 1 about its middle, to those of its box before flips and turns."""
+    """(b, 2, 3): from the view's coordinates, −1 to 1 around its centre, to those of its box before flips and rotations."""
     boxes = pose.boxes
     none = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     x = torch.where(none if pose.flip is None else pose.flip, -1.0, 1.0)
@@ -188,7 +190,7 @@ def _turn(pose: Pose) -> Tensor:
 
 
 def image_positions(pose: Pose, view_px: int) -> tuple[Tensor, Tensor]:
-    """Where the centre of each pixel of the views lies in its image: x and y, each (b, v, v), 0–1 over the image."""
+    """Position of each pixel centre of the views in its image: x and y, each (b, v, v), 0–1 over the image."""
     boxes = pose.boxes
     size = boxes[:, 2:]
     matrix = _turn(pose)[:, :, :2] * (size / 2)[:, :, None]
@@ -229,7 +231,7 @@ def _separable(
 
 
 def _one_by_one(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """The same products, but only of the part of each image that its view shows: on a CPU that halves the work."""
+    """The same products restricted to the part of each image that its view shows; on a CPU this halves the work."""
     b, v = down.shape[:2]
     views = torch.empty(b, 3, v, v)
     for i, (y, x) in enumerate(zip(_used(down), _used(across), strict=True)):
@@ -241,7 +243,7 @@ def _one_by_one(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
 
 
 def _used(matrix: Tensor) -> list[slice]:
-    """Of each (v, s) matrix, the pixels of the source that count: the others' weights are nothing or next to it."""
+    """For each (v, s) matrix, the range of source pixels with a weight above 1e-6."""
     counts = (matrix.abs().amax(dim=1) > 1e-6).int()
     first, last = counts.argmax(dim=1), counts.shape[1] - counts.flip(1).argmax(dim=1)
     return [slice(low, high) for low, high in zip(first.tolist(), last.tolist(), strict=True)]

@@ -1,9 +1,9 @@
-"""What saving as JPEG and opening again does to a batch of pictures, computed on the training device.
+"""JPEG compression and decompression of a batch of images, computed on the training device.
 
-The real thing but for the entropy coder, which loses nothing: YCbCr, 8 × 8 cosine transform, the quantisation tables of
-the standard's annex K scaled as the Independent JPEG Group's library does, and back. ITU-T T.81 (1992), annexes A and K.
+All lossy steps of JPEG are computed: YCbCr, 8 × 8 cosine transform, and quantisation with the tables of the standard's annex
+K, scaled like in the library of the Independent JPEG Group. ITU-T T.81 (1992), annexes A and K.
 
-Shapes: k pictures, v side.
+Shapes: k images, v side.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHROMA = (
     17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99,
     99, 99, 99, *[99] * 32,
 )  # fmt: skip
-# JFIF's colours, of ITU-R 601.
+# Colour conversion of JFIF (ITU-R 601).
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
@@ -38,13 +38,13 @@ def quantisation_tables(quality: Tensor) -> Tensor:
 
 
 def jpeg_roundtrip(pictures: Tensor, quality: Tensor, *, half_colour: bool, phase: tuple[int, int] = (0, 0)) -> Tensor:
-    """Pictures as they come back from a JPEG file.
+    """Images after JPEG compression and decompression.
 
     Args:
         pictures: (k, 3, v, v) float32 RGB in 0–1.
         quality: (k,) whole numbers from 1 to 100.
-        half_colour: colour at half the resolution in both directions (4:2:0), as most cameras store it; else 4:4:4.
-        phase: how many pixels of the first block lie beyond the left and the upper edge, 0–15.
+        half_colour: colour at half the resolution in both directions (4:2:0, as in most cameras); else 4:4:4.
+        phase: number of pixels of the first block beyond the left and the upper edge, 0–15.
 
     Returns:
         The same shape, in 0–1.
@@ -58,7 +58,7 @@ def jpeg_roundtrip(pictures: Tensor, quality: Tensor, *, half_colour: bool, phas
     h, w = padded.shape[2:]
     ycc = (torch.tensor(_TO_YCC, device=device) * 255) @ padded.reshape(k, 3, h * w)
     ycc[:, 0] -= 128
-    ycc = ycc.view(k, 3, h, w).round_()  # as a file's whole numbers: it decides many a coefficient
+    ycc = ycc.view(k, 3, h, w).round_()  # JPEG stores integers, and rounding changes many coefficients
     tables = quantisation_tables(quality)
     if half_colour:
         luma = _quantised(ycc[:, :1], tables[:, :1])

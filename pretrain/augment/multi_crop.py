@@ -1,4 +1,4 @@
-"""The views of the methods that compare views: two large ones and some small ones of each image (DINO's multi-crop)."""
+"""Multi-crop (DINO): two global views and some local views of each image."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pellucid.pretrain.recipe import DinoViews
 
 @torch.no_grad()
 def multi_crop(images: Tensor, draw: Draw, views: DinoViews, size_px: int, mean: Tensor, std: Tensor) -> list[Tensor]:
-    """(b, s, s, 3) uint8 → [global views (2b, 3, v, v), local views (count · b, 3, w, w)], each view by view.
+    """(b, s, s, 3) uint8 → [global views (2b, 3, v, v), local views (count · b, 3, w, w)], in the order of views.
 
-    Without local views only the first.
+    The second only if there are local views.
     """
-    pixels = images.float()  # once, not for each view
+    pixels = images.float()  # converted once for all views
     kinds = [
         (views.global_1, size_px),
         (views.global_2, size_px),

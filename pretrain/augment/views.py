@@ -1,8 +1,8 @@
-"""uint8 squares → augmented views, in batches and on the training device: the only place where pixels are changed.
+"""Augmentation of batches of uint8 images on the training device: the sequence of all changes to pixels.
 
-In this order: geometry.py cuts (crop, flips, turns, rotation and blur in one resampling), acquisition.py changes what a
-device would have changed, colour.py jitters and solarises, and the result is normalised. Everything random comes from
-one `Draw`, in a fixed order; what a recipe never does draws nothing.
+The order: geometry.py (crop, flips, rotation and blur in one resampling), acquisition_shift.py (other devices),
+colour_jitter.py (jitter and solarisation), normalisation. All random numbers come from one `Draw`, in a fixed order; changes
+that the recipe does not use draw none.
 
 Shapes: b images of a batch, s side of the source, v side of the view.
 """
@@ -23,12 +23,12 @@ __all__ = ["Draw", "make_view", "random_mask"]
 
 @torch.no_grad()
 def make_view(pixels: Tensor, draw: Draw, crop: Crop, view_px: int, views: Views, mean: Tensor, std: Tensor) -> Tensor:
-    """One normalised view of each image of a batch, as the recipe's `views` asks for.
+    """One normalised view of each image of a batch, with the settings of the recipe's `views`.
 
     Args:
-        pixels: (b, s, s, 3) uint8, or float32 in 0–255 (converted once where many views are cut); left as it is.
-        crop: which kind of view: one of `views`.
-        views: of any method. MAE's have no colour change; those of a method that compares views have.
+        pixels: (b, s, s, 3) uint8, or float32 in 0–255 (to convert only once for several views); not changed.
+        crop: the kind of view, one of `views`.
+        views: of any method; only those of methods that compare views have colour changes.
         mean, std: (3,) of the normalisation.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Prepared images → batches, in an order that depends on the seed and the step only."""
+"""Batches of prepared images, in an order that depends only on seed and step."""

@@ -1,4 +1,4 @@
-"""(seed, step) → images: which images make a batch is a function of these two, whatever was run before or by how many."""
+"""Decoded batches: the images of a batch depend only on (seed, step), not on earlier steps or the number of processes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import PreparedImages
 from pellucid.pretrain.data.sampling import Sampler
 
-AHEAD = 2  # batches decoded while the device works on one
-_STEP = 1  # a stream of random numbers that must not meet that of sampling.py
+AHEAD = 2  # batches decoded in advance
+_STEP = 1  # separates these random numbers from those of sampling.py
 
 
 def batch_indices(n_images: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
@@ -30,7 +30,7 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 
 class Batches:
-    """Decoded batches, prepared ahead by a pool of threads; images are kept decoded where memory allows."""
+    """Decoded batches, prepared in advance by a pool of threads; decoded images are cached if memory allows."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Batches:
         """`rows`: this process's part of the global batch of `batch_size`; `cache_gb` in 10⁹ bytes.
 
         Args:
-            sampler: of as many images, in the same order; None: each image as often as any other, by `seed`.
+            sampler: of the same images, in the same order; None: all images equally often, in an order from `seed`.
         """
         self.images, self.source_px, self.batch_size, self.seed, self.rows = images, source_px, batch_size, seed, rows
         self.workers = workers
         self.sampler = Sampler(len(images), seed) if sampler is None else sampler
-        # All or nothing: a cache of a part would help that part only. Pages are taken up as images come in.
+        # All images or none: a partial cache would help only a part of each batch. Memory is allocated as images are decoded.
         fits = len(images) * source_px * source_px * 3 <= cache_gb * 1e9
         self._cache = np.empty((len(images), source_px, source_px, 3), np.uint8) if fits else None
         self._cached = np.zeros(len(images), dtype=bool)
@@ -60,11 +60,11 @@ class Batches:
     def stream(self, start: int, stop: int, *, pin: bool = False) -> Generator[Tensor, None, None]:
         """Batches `start` … `stop − 1`, each (b, source_px, source_px, 3) uint8 in CPU memory.
 
-        With `pin` they lie in pinned memory, which is used again: copy a batch to the device, on its current stream,
-        before asking for the next one; the copy itself may still be under way.
+        With `pin` they are in pinned memory that is reused: start the copy of a batch to the device, on its current stream,
+        before requesting the next batch; the copy need not be complete.
 
         Raises:
-            UserError: an image cannot be decoded; names it.
+            UserError: an image cannot be decoded.
         """
         shape = (len(range(self.batch_size)[self.rows]), self.source_px, self.source_px, 3)
         buffers = PinnedBuffers(shape) if pin else None
@@ -90,7 +90,7 @@ class Batches:
     def _submit(self, pool: ThreadPoolExecutor, step: int, batch: Tensor) -> list[Future[None]]:
         first, last, _ = self.rows.indices(self.batch_size)
         start = step * self.batch_size
-        # Taken up before the parts that wait for it, and off the thread that feeds the device.
+        # Submitted before the parts that wait for it, and outside the thread that feeds the device.
         chosen = pool.submit(self.sampler.slots, start + first, start + last)
         parts = np.array_split(np.arange(last - first), self.workers)
         return [pool.submit(self._fill, batch.numpy(), part, chosen) for part in parts if len(part)]
@@ -101,7 +101,7 @@ class Batches:
                 out[slot] = self._decoded(i)
             elif self._cached[i]:
                 out[slot] = self._cache[i]
-            else:  # two threads may both decode it: they write the same bytes
+            else:  # two threads may decode it at once; they write the same bytes
                 out[slot] = self._cache[i] = self._decoded(i)
                 self._cached[i] = True
 
@@ -116,7 +116,7 @@ class Batches:
 
 
 class PinnedBuffers:
-    """Page-locked memory for a few batches, used in turn: locking pages anew at each step would stall the device."""
+    """Page-locked buffers for a few batches, reused in turn: allocating them at each step would stall the device."""
 
     def __init__(
         self,
@@ -124,16 +124,16 @@ class PinnedBuffers:
         new_buffer: Callable[[tuple[int, ...]], Tensor] | None = None,
         new_event: Callable[[], torch.cuda.Event] = torch.cuda.Event,
     ) -> None:
-        """`new_buffer`, `new_event`: what stands in for CUDA's in tests."""
+        """`new_buffer`, `new_event`: replacements of CUDA's in tests."""
         new_buffer = new_buffer or (lambda shape: torch.empty(shape, dtype=torch.uint8, pin_memory=True))
-        # One is being worked on, AHEAD are filled or waiting, and one more is still being copied.
+        # One in use, AHEAD being filled or waiting, and one still being copied.
         self._buffers = [new_buffer(shape) for _ in range(AHEAD + 2)]
         self._copied: list[torch.cuda.Event | None] = [None] * len(self._buffers)
         self._new_event = new_event
         self._turn = 0
 
     def next(self) -> Tensor:
-        """A buffer that nothing reads any more."""
+        """A buffer that is no longer being read."""
         event, buffer = self._copied[self._turn], self._buffers[self._turn]
         if event is not None:
             event.synchronize()
@@ -141,7 +141,7 @@ class PinnedBuffers:
         return buffer
 
     def used(self, buffer: Tensor) -> None:
-        """To be called once the copy of `buffer` is on the device's current stream: it may be filled when that is done."""
+        """Call it after the copy of `buffer` was queued on the current stream: the buffer is free when the copy is done."""
         event = self._new_event()
         event.record()
         self._copied[next(i for i, mine in enumerate(self._buffers) if mine is buffer)] = event

@@ -1,4 +1,4 @@
-"""Batches from CPU memory to the training device, one ahead: a copy that runs beside the step before it."""
+"""Copy batches from CPU memory to the training device, one in advance, while the previous step runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def prefetch_to_device(batches: Iterator[Tensor], device: torch.device) -> Generator[Tensor, None, None]:
-    """The batches, in order, on `device`; on CUDA from pinned memory in a stream of its own, the next while one is used.
+    """The batches, in order, on `device`. On CUDA a separate stream copies the next batch from pinned memory.
 
-    On a CPU they are passed on as they are.
+    On a CPU the batches are unchanged.
     """
     if device.type != "cuda":
         yield from batches
@@ -24,7 +24,7 @@ def prefetch_to_device(batches: Iterator[Tensor], device: torch.device) -> Gener
         if waiting is not None:
             yield waiting
         torch.cuda.current_stream(device).wait_stream(stream)
-        coming.record_stream(torch.cuda.current_stream(device))  # its memory is not given away while the step reads it
+        coming.record_stream(torch.cuda.current_stream(device))  # its memory is not reused while the step reads it
         waiting = coming
     if waiting is not None:
         yield waiting

@@ -1,12 +1,12 @@
-"""Which image comes when: a function of seed and slot alone, so that a patient with 200 images need not drown one with 2.
+"""The order of the images, a function of seed and slot: by image, by patient, or by acquisition factor and patient.
 
-Slots are numbered from the start of the training: step · batch size + place in the batch. With `sampling: patient` the
-slots run through the patients, in a new order each time round, and each visit of a patient takes that patient's next
-image; with `patient+device` they run through the devices, then the device's patients, then the patient's images.
+Slots are numbered from the start of the training: step · batch size + place in the batch. With `sampling: patient`,
+consecutive slots visit each patient once per round, in a new order in each round, and each visit takes the patient's next
+image. With `patient+device` they visit the devices, then the device's patients, then the patient's images.
 
-So images hang on a tree, and one rule serves at every knot of it: visit k of a knot with n children goes to child
-π(k mod n), with a permutation π of its own for each ⌊k / n⌋; as that child is then visited for the ⌊k / n⌋-th time, the
-same number is the child's k. No state is kept, and no permutation is written down: π is computed where it is needed.
+The images form a tree with one rule for every node: visit k of a node with n children goes to child π(k mod n), with a
+separate permutation π for each ⌊k / n⌋. It is the ⌊k / n⌋-th visit of that child, which is the child's k. There is no state
+and no stored permutation: π(i) is computed when it is needed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
 
-_ORDER = 0  # a stream of random numbers that must not meet those of batches.py
-_ROUNDS = np.random.SeedSequence(0).generate_state(12, np.uint64)  # with fewer, small permutations are not alike
+_ORDER = 0  # separates these random numbers from those of batches.py
+_ROUNDS = np.random.SeedSequence(0).generate_state(
+    12, np.uint64
+)  # with fewer rounds small permutations are not equally likely
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -31,10 +33,10 @@ class Sampler:
     """The order of the images of one training."""
 
     def __init__(self, n_images: int, seed: int, *levels: NDArray[np.generic]) -> None:
-        """`levels`: what shares the slots equally, outermost first, each (n_images,): none, patients, or devices and patients."""
+        """`levels`: balanced groups of the images, outermost first, each (n_images,): none, patients, or devices and patients."""
         self.n_images, self.seed = n_images, seed
-        groups = np.zeros(n_images, dtype=np.int64)  # of each image, on the level above
-        self._children: list[tuple[Ints, Ints]] = []  # per level, of each knot: its first child and how many
+        groups = np.zeros(n_images, dtype=np.int64)  # group of each image on the level above
+        self._children: list[tuple[Ints, Ints]] = []  # per level and node: first child and number of children
         for level in levels:
             codes = pd.factorize(np.asarray(level), use_na_sentinel=False)[0].astype(np.int64)
             within = groups * (int(codes.max()) + 1) + codes
@@ -64,14 +66,14 @@ class Sampler:
         return self.slots(step * batch_size, (step + 1) * batch_size)
 
     def passes(self, n_slots: int) -> tuple[float, float]:
-        """How often the image that comes least and the one that comes most are seen in `n_slots`: on average over seeds."""
+        """Expected number of times that the least and the most frequent image are seen in `n_slots`."""
         share = np.ones(1)
         for _, count in self._children:
             share = np.repeat(share / count, count)
         return float(share.min() * n_slots), float(share.max() * n_slots)
 
     def _in_epochs(self, position: Ints) -> Ints:
-        """The epochs' permutations laid end to end: within an epoch each image comes once, and none is dropped."""
+        """Concatenated permutations of the epochs: each image once per epoch, without dropping the last ones."""
         epochs = position // self.n_images
         chosen = np.empty(len(position), dtype=np.int64)
         for epoch in np.unique(epochs):
@@ -81,7 +83,7 @@ class Sampler:
 
 
 def sampling_levels(sampling: str, acquisition: list[str]) -> list[str]:
-    """The manifest's columns that `sampling` names, outermost first: none, patient, or an acquisition factor and patient.
+    """The columns of the manifest that `sampling` balances, outermost first: none, patient, or a factor and patient.
 
     Args:
         acquisition: names of the study's acquisition factors.
@@ -105,20 +107,20 @@ def sampling_levels(sampling: str, acquisition: list[str]) -> list[str]:
 
 
 def new_sampler(frame: pd.DataFrame, levels: list[str], seed: int) -> Sampler:
-    """The sampler of the images in `frame`, one row each, by those of its columns that `sampling_levels` has named.
+    """The sampler of the images in `frame`, one row each, balanced by its columns `levels` (see `sampling_levels`).
 
-    What is missing in an acquisition factor counts as one more level of it.
+    Missing values of an acquisition factor count as a level.
     """
     return Sampler(len(frame), seed, *(frame[name].astype("object").to_numpy() for name in levels))
 
 
 def permuted(place: Ints, n: Ints, key: Keys) -> Ints:
-    """π(place): for each of the m entries a random permutation of 0 … n − 1 that depends on `key` alone, at one place.
+    """π(place): for each of the m entries the value at `place` of a random permutation of 0 … n − 1 that depends only on `key`.
 
-    A Feistel network over a × a ≥ n cells, followed until it comes out below n: Black and Rogaway, Ciphers with
-    arbitrary finite domains, CT-RSA 2002, section 5 and "cycle walking". It costs the same for any n.
+    A Feistel network over a × a ≥ n cells, iterated until the result is below n: Black and Rogaway, Ciphers with
+    arbitrary finite domains, CT-RSA 2002, section 5 and "cycle walking". The cost does not depend on n.
     """
-    # Each round is an even permutation, so all of them together would be: a coin exchanges the first two or not.
+    # All rounds together are an even permutation; a random exchange of the first two also gives the odd ones.
     place = np.where((key >> np.uint64(63) == 1) & (place < 2) & (n > 1), 1 - place, place)
     side = np.ceil(np.sqrt(n)).astype(np.int64)
     walking = np.flatnonzero(n > 1)
@@ -139,7 +141,7 @@ def _feistel(place: Ints, side: Ints, key: Keys) -> Ints:
 
 
 def splitmix64(x: Keys) -> Keys:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): 64 bits in, 64 unlike bits out, one to one."""
+    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64-bit numbers that mixes their bits."""
     with np.errstate(over="ignore"):
         x = x + _GOLDEN
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -158,6 +160,6 @@ def _permutation(n_images: int, seed: int, epoch: int) -> Ints:
 
 
 def _ranges(parents: Ints) -> tuple[Ints, Ints]:
-    """Of children in the order of their parents: where each parent's begin, and how many they are."""
+    """First child and number of children of each parent, for children sorted by parent."""
     count = np.bincount(parents).astype(np.int64)
     return np.cumsum(count) - count, count

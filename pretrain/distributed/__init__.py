@@ -1,1 +1,1 @@
-"""Several processes that train one network."""
+"""Distributed training: the process group, differentiable collectives and synchronised batch norm."""

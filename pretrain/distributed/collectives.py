@@ -1,8 +1,8 @@
-"""Sums and rows of all processes that gradients pass through: losses over the whole batch stay exact when it is shared.
+"""Differentiable sums and gathers over all processes, so that losses over the global batch have exact gradients.
 
-DistributedDataParallel takes the mean over the processes of each one's gradient. Under that rule a loss that every
-process computes alike from a shared sum, and a loss that each computes for its own rows against everybody's, both give
-the gradient of the one loss over the whole batch, if the backward pass sums over the processes too: as it does here.
+DistributedDataParallel averages the gradients of the processes. A loss that all processes compute from a shared sum, and a
+loss of each process's rows against all rows, then have the gradient of the loss over the global batch, provided that the
+backward pass sums over the processes too. The functions here do so.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch import Tensor
 
 
 def n_processes() -> int:
-    """How many processes train together; 1 where no process group was joined."""
+    """Number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum over the processes of `value`, of the same shape; its gradient is summed likewise."""
+    """The sum of `value` over the processes, of the same shape; its gradient is summed over the processes too."""
     summed: Tensor = _Total.apply(value) if n_processes() > 1 else value
     return summed
 
 
 def all_rows(rows: Tensor) -> Tensor:
-    """(b, …) of each process → (world · b, …) in the order of the ranks; each gets the gradient of its rows from all."""
+    """(b, …) of each process → (world · b, …) in the order of ranks; each receives the summed gradient of its rows."""
     gathered: Tensor = _AllRows.apply(rows) if n_processes() > 1 else rows
     return gathered
 
 
 @torch.no_grad()
 def largest(value: Tensor) -> Tensor:
-    """The largest `value` of any process, elementwise; without gradient."""
+    """The elementwise maximum of `value` over the processes; without gradient."""
     if n_processes() == 1:
         return value
     shared = value.detach().clone()
@@ -66,5 +66,5 @@ class _AllRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         summed = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(summed)  # reduce-scatter would do; gloo has none, and the rows are few
+        dist.all_reduce(summed)  # gloo has no reduce-scatter, and the rows are few
         return summed[dist.get_rank() * ctx.n :][: ctx.n]

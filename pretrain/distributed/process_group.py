@@ -1,4 +1,4 @@
-"""The processes of one training: one by default, several under torchrun; what they must agree on goes through here."""
+"""The process group of a training: one process by default, several under torchrun."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch import Tensor
 from pellucid.cohort.errors import Preempted, UserError
 from pellucid.cohort.runs import atomic_path
 
-PREEMPTED_FILE = "PELLUCID_PREEMPTED"  # environment variable; docs/cluster.md says what it is for
+PREEMPTED_FILE = "PELLUCID_PREEMPTED"  # environment variable, see docs/cluster.md
 TIMEOUT_S = 1800.0
-# How PyTorch's back ends begin their complaints when another process is gone; few of them have a class of their own.
+# Beginnings of the error messages of PyTorch's back ends after the loss of a process; few have their own exception class.
 _LOST = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "timeout", "broken pipe")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the `world` processes of the training."""
+    """This process (`rank`) among the `world` processes of the training, and its device."""
 
     rank: int
     world: int
@@ -45,7 +45,7 @@ class Ranks:
         return total / self.world
 
     def any(self, flag: bool) -> bool:
-        """True for all if it is true for one."""
+        """True in all processes if `flag` is true in at least one."""
         if self.world == 1:
             return flag
         shared = torch.tensor([float(flag)], device=self.device)
@@ -61,7 +61,7 @@ class Ranks:
         return torch.cat(parts)
 
     def broadcast(self, value: T) -> T:
-        """The first process's `value`, everywhere."""
+        """The first process's `value`, in all processes."""
         if self.world == 1:
             return value
         box = [value]
@@ -69,10 +69,10 @@ class Ranks:
         return box[0]
 
     def first_does(self, work: Callable[[], object]) -> None:
-        """Have the first process do `work` while the others wait for it; none goes on if it fails.
+        """Run `work` in the first process while the others wait.
 
         Raises:
-            UserError: in every process, if `work` raised one in the first.
+            UserError: in all processes, if `work` raised one in the first.
         """
         if self.world == 1:
             work()
@@ -88,16 +88,16 @@ class Ranks:
             raise UserError(problem)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have reached this point."""
         if self.world > 1:
             dist.barrier()
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` | `cpu` | `cuda` | `cuda:N` as a device that is there.
+    """The available device for `auto`, `cpu`, `cuda` (that of the local rank) or `cuda:N`.
 
     Raises:
-        UserError: it is not.
+        UserError: there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,23 +109,23 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     index = int(number) if number else local_rank
     if index >= torch.cuda.device_count():
         raise UserError(
-            f"device `{name}`: PyTorch sees {torch.cuda.device_count()} CUDA devices, number {index} is not one of "
-            "them; use device cpu, or start fewer processes"
+            f"device `{name}`: PyTorch sees {torch.cuda.device_count()} CUDA devices, number {index} does not "
+            "exist. Use device cpu, or start fewer processes"
         )
     return torch.device("cuda", index)
 
 
 @contextlib.contextmanager
 def join_ranks(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Iterator[Ranks]:
-    """Join the other processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone without it.
+    """Join the process group of torchrun (RANK, WORLD_SIZE, LOCAL_RANK); without torchrun, be the only process.
 
-    When the block ends with `Preempted`, the first process leaves word for whoever started it: see `write_preempted_file`.
+    When the block ends with `Preempted`, the first process writes a file for the job script: see `write_preempted_file`.
 
     Args:
-        timeout_s: how long to wait for a process that does not answer.
+        timeout_s: longest wait for a process that does not respond.
 
     Raises:
-        UserError: no such device; or another process has died or does not answer.
+        UserError: no such device; or another process ended or does not respond.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -143,35 +143,35 @@ def join_ranks(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Iterator[R
         except Preempted as stopped:
             if ranks.first:
                 write_preempted_file(str(stopped))
-            ranks.wait()  # torchrun ends all when one has left: the word must be written by then
+            ranks.wait()  # torchrun ends all processes when one exits: the file must exist by then
             clean = True
             raise
         clean = True
     except RuntimeError as error:
-        if world == 1 or not _says_lost(error):
+        if world == 1 or not _is_lost_process(error):
             raise
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"process {rank} of {world}: another process of this training has died, or has not answered for "
-            f"{timeout_s:,.0f} s ({first_line}); its own last words say why. The checkpoints are as they were: repeat the "
+            f"process {rank} of {world}: another process of this training ended, or did not respond for "
+            f"{timeout_s:,.0f} s ({first_line}). See its last messages for the reason. The checkpoints are intact: rerun the "
             "command to continue from the newest"
         ) from error
     finally:
-        # NCCL may wait for ever for a process that is gone; the end of this one frees everything as well.
+        # NCCL may wait for ever for a lost process; the end of this process releases everything as well.
         if joined_here and dist.is_initialized() and (clean or chosen.type == "cpu"):
             dist.destroy_process_group()
 
 
-def _says_lost(error: RuntimeError) -> bool:
+def _is_lost_process(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(word in text for word in _LOST)
+    return isinstance(error, dist.DistError) or any(beginning in text for beginning in _LOST)
 
 
 def write_preempted_file(message: str) -> None:
-    """Write `message` into the file that the environment variable PELLUCID_PREEMPTED names, if it names one.
+    """Write `message` to the file in the environment variable PELLUCID_PREEMPTED, if it is set.
 
-    torchrun answers 1 whatever its processes answered, so a script that starts it cannot see the 75 of a training that
-    was stopped and has saved itself; it can see this file.
+    torchrun exits with 1 regardless of the exit codes of its processes, so a job script cannot see the exit code 75 of a
+    training that was stopped after saving a checkpoint. It can check for this file instead.
     """
     named = os.environ.get(PREEMPTED_FILE)
     if named:

@@ -1,7 +1,7 @@
-"""Batch norm over the images of all processes: what a network with batch norm needs for a batch that is shared.
+"""Batch norm over the images of all processes, for ResNets and LeJEPA's projector.
 
-Vision Transformers and ConvNeXt have none. ResNets, and LeJEPA's projector, do: each process would otherwise normalise
-by its own share of the batch, and its running statistics, of which one process's are saved, would drift apart.
+Otherwise each process would normalise by its own share of the batch, and the running statistics of the processes, of which
+one is saved, would diverge. Vision Transformers and ConvNeXt have no batch norm.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from pellucid.pretrain.distributed.collectives import n_processes, total
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """As PyTorch's SyncBatchNorm, which DDP refuses on a CPU; the names of its weights are batch norm's."""
+    """Like PyTorch's SyncBatchNorm, which DDP does not allow on a CPU; its weights have the names of batch norm."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
-        x = input.float()  # sums in bfloat16 would lose the small terms
+        x = input.float()  # sums in bfloat16 would lose small terms
         sums = total(torch.cat([x.sum(dim=axes), x.new_tensor([x.numel() / x.shape[1]])]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = x - mean.view(shape)
         variance = total(centred.square().sum(dim=axes)) / count  # of the centred values: no cancellation
-        self._follow(mean.detach(), (variance * (count / (count - 1))).detach())
+        self._update_running(mean.detach(), (variance * (count / (count - 1))).detach())
         out = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         return out.to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of axes behind the channels will do."""
+        """Any number of axes after the channels is valid."""
 
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -47,7 +47,11 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def share_batch_norm(module: nn.Module) -> None:
-    """Replace every batch norm inside `module`, in place, by one over all processes; with one process nothing changes."""
+    """Replace every batch norm in `module`, in place, by one over all processes; no change with one process.
+
+    Raises:
+        UserError: a kind of batch norm that cannot be replaced.
+    """
     if n_processes() > 1:
         _replace(module)
 
@@ -56,7 +60,7 @@ def _replace(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d):
             raise UserError(
-                f"`backbone`: its {type(child).__name__} does more than batch norm, which several processes cannot share: "
+                f"`backbone`: its {type(child).__name__} does more than batch norm and cannot be used with several processes: "
                 "train it with one process, or choose a backbone with plain batch norm (resnet50) or without (convnext, vit)"
             )
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):

@@ -1,1 +1,1 @@
-"""The training loop, checkpoints and resuming."""
+"""The training loop: optimizer, checkpoints, resuming, stop requests, warm start and choice of the number type."""

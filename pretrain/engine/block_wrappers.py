@@ -1,4 +1,4 @@
-"""What may be done to the blocks of a backbone for speed or memory without changing what they compute."""
+"""Compile the blocks of a backbone, or recompute their activations: faster or smaller, with the same results."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch.utils.checkpoint import checkpoint
 from pellucid.cohort.errors import UserError
 
 _KINDS = (Block, ConvNeXtBlock, BasicBlock, Bottleneck)
-_VARIANTS = 128  # of one block's code: sizes of views, with and without gradient, drop path's rate of each depth
+_VARIANTS = 128  # compiled variants of one block: sizes of views, with and without gradient, drop path rates
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """All blocks in all backbones and decoders of a method, the repeated part in which nearly all time is spent."""
+    """All blocks in the backbones and decoders of a method, where nearly all time is spent."""
     return [module for module in network.modules() if isinstance(module, _KINDS)]
 
 
 def compile_blocks(network: nn.Module) -> int:
     """`torch.compile` each block, in place; returns how many.
 
-    Block by block: all of a kind share what is compiled, within seconds, and the names of the weights stay as they are.
+    Compiling per block takes seconds, because blocks of one kind share the code, and keeps the names of the weights.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
     found = blocks(network)
@@ -35,15 +35,15 @@ def compile_blocks(network: nn.Module) -> int:
 
 
 def checkpoint_activations(network: nn.Module) -> int:
-    """Forget what each block has computed and compute it again for the gradient (Chen et al. 2016); returns how many.
+    """Recompute the activations of each block in the backward pass (Chen et al. 2016), in place; returns how many.
 
     Raises:
         UserError: the network has batch norm.
     """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         raise UserError(
-            "`machine.checkpoint_activations: true` would count each batch twice in the statistics of batch norm: leave it "
-            "out, or choose a backbone without, for example a Vision Transformer or ConvNeXt"
+            "`machine.checkpoint_activations: true` would count each batch twice in the statistics of batch norm: remove it, "
+            "or choose a backbone without batch norm, for example a Vision Transformer or ConvNeXt"
         )
     found = blocks(network)
     for block in found:

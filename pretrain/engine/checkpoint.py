@@ -1,6 +1,6 @@
-"""Checkpoints: the whole state of a training after a number of steps, written so that a crash can only lose the newest.
+"""Checkpoints: the complete state of a training after a step, written atomically.
 
-There is no generator state among it: all that is random in a step is seeded from (seed, step, rank) when the step begins.
+They contain no generator state: everything random in a step is seeded from (seed, step, rank) when the step begins.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Oldest first; the one kept apart as the best is not among them."""
+    """The regular checkpoints, oldest first; `best-….pt` is not included."""
     return sorted((folder / "checkpoints").glob("step-*.pt"))
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """`checkpoints/best-00000800.pt`, or None where nothing has been scored yet.
+    """`checkpoints/best-00000800.pt`, or None if no checkpoint has a score.
 
-    A kill between the arrival of a better one and the removal of its forerunner leaves two: the later is the better.
+    If the process was killed between saving a better one and removing its predecessor there are two: the later is better.
     """
     return max((folder / "checkpoints").glob("best-*.pt"), default=None)
 
 
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int, score: float | None = None) -> Path:
-    """Write the state after `step` steps, keep the best apart, then remove all but the newest `keep`.
+    """Save the state after `step` steps, update the best checkpoint, then remove all but the newest `keep`.
 
     Args:
-        state: anything that `torch.load` reads without running code: tensors, numbers, strings and their containers.
-        score: how good the features are (RankMe; higher is better); None where this step does not compete, as when
-            somebody stops the training: which step is the best must not depend on when that was.
+        state: tensors, numbers, strings and their containers, which `torch.load` reads without running code.
+        score: quality of the features (RankMe; higher is better). None for a checkpoint that must not become the best,
+            as when a stop was requested: the best step must not depend on the time of an interruption.
 
     Raises:
-        UserError: it cannot be written; the earlier ones are untouched.
+        UserError: it cannot be written; earlier checkpoints are unchanged.
     """
     path = checkpoint_path(folder, step)
     try:
         path.parent.mkdir(exist_ok=True)
-        for torn in path.parent.glob(".*.tmp"):  # left by a kill in the middle of a save
+        for torn in path.parent.glob(".*.tmp"):  # left by a process that was killed while saving
             torn.unlink()
         with atomic_path(path) as temporary, temporary.open("wb") as sink:
             torch.save({"schema": SCHEMA, **state, "step": step, "score": score}, sink)
         _keep_best(folder)
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
         last = [saved for saved in list_checkpoints(folder) if saved != path]
-        kept = f"{last[-1].name} is the last good checkpoint" if last else "there is no checkpoint yet"
+        kept = f"the newest complete checkpoint is {last[-1].name}" if last else "there is no checkpoint yet"
         raise UserError(
-            f"{path}: the checkpoint cannot be written ({error}); {kept}. Make room on the disk and repeat the command: "
+            f"{path}: the checkpoint cannot be written ({error}); {kept}. Free disk space and rerun the command: "
             "it continues from there"
         ) from None
     for old in list_checkpoints(folder)[:-keep]:
@@ -73,16 +73,16 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int
 
 
 def _keep_best(folder: Path) -> None:
-    """Give the best of all checkpoints that are there a second name, under which pruning does not find it.
+    """Give the best checkpoint a second name, so that it is not pruned.
 
-    All are looked at, not only the newest: a kill may have come between the writing of a better one and this.
+    All checkpoints are compared, not only the newest: the process may have been killed after saving a better one.
     """
     earlier = sorted((folder / "checkpoints").glob("best-*.pt"))
     best = earlier[-1] if earlier else None
     best_score = _score(best) if best else None
     for path in list_checkpoints(folder):
         score = _score(path)
-        if score is not None and (best_score is None or score > best_score):  # of equals the earliest
+        if score is not None and (best_score is None or score > best_score):  # the earliest of equals
             best, best_score = path, score
     if best is None or best_score is None:
         return
@@ -90,7 +90,7 @@ def _keep_best(folder: Path) -> None:
     if kept != best:
         with atomic_path(kept) as temporary:
             try:
-                os.link(best, temporary)  # two names of one file: no room, no time
+                os.link(best, temporary)  # two names of one file: no copy
             except OSError:  # a file system without hard links
                 shutil.copyfile(best, temporary)
     for old in earlier:
@@ -99,7 +99,7 @@ def _keep_best(folder: Path) -> None:
 
 
 def _score(path: Path) -> float | None:
-    """Read without its tensors."""
+    """The score of a checkpoint, read without loading its tensors."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except _UNREADABLE:
@@ -109,10 +109,10 @@ def _score(path: Path) -> float | None:
 
 
 def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None; an unreadable one is passed over for the one before it.
+    """The newest checkpoint that can be read, or None if there is none; unreadable ones are skipped.
 
     Raises:
-        UserError: there are checkpoints, and none can be read.
+        UserError: there are checkpoints, but none can be read.
     """
     paths = list_checkpoints(folder)
     for path in reversed(paths):
@@ -121,13 +121,13 @@ def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
             return state
     if paths:
         raise UserError(
-            f"{folder / 'checkpoints'}: none of {len(paths)} checkpoints can be read; delete them to restart"
+            f"{folder / 'checkpoints'}: none of the {len(paths)} checkpoints can be read; delete them to restart the training"
         )
     return None
 
 
 def load_best(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The checkpoint with the highest score, or None where none is scored or it cannot be read."""
+    """The checkpoint with the highest score, or None if there is none or it cannot be read."""
     path = best_checkpoint(folder)
     return None if path is None else _load(path, device)
 
@@ -141,7 +141,7 @@ def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def finish_checkpoints(folder: Path) -> None:
-    """What a finished run keeps: the last one, to train on from; the best has been exported."""
+    """Keep only the last checkpoint of a finished run; the best has been exported."""
     for old in list_checkpoints(folder)[:-1]:
         old.unlink()
     for best in (folder / "checkpoints").glob("best-*.pt"):

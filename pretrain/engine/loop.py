@@ -1,4 +1,4 @@
-"""The training loop: the same few lines for every method, on one device or on several under torchrun."""
+"""The training loop, the same for every method, on one device or on several under torchrun."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ from pellucid.pretrain.recipe import Recipe
 from pellucid.pretrain.schedules import cosine, scaled_lr, warmup_cosine
 
 PLAIN = Compute()  # float32, without any choice
-READ_GPU_EVERY = 10  # steps; reading a number makes a GPU wait
+READ_GPU_EVERY = 10  # steps; reading a number synchronises a GPU
 
 
 class TrainingObserver(Protocol):
-    """TrainingPage at the training from outside now and then; nothing of it flows back into the training."""
+    """Observes a training at some steps without influencing it."""
 
     def due(self, done: int) -> bool:
-        """Whether `at` wants to be called after `done` steps."""
+        """Whether `at` must be called after `done` steps."""
 
     def at(self, method: Method, done: int) -> None:
-        """Called in the first process, while the others wait."""
+        """Called in the first process after `done` steps, while the others wait."""
 
     def write(self, *, stopped: Diagnosis, last_good: Path | None) -> None:
-        """Called when the training ends because of `stopped`."""
+        """Called when the diagnosis `stopped` ends the training."""
 
 
 def train(
@@ -80,14 +80,14 @@ def train(
     """Train `method` in place for `steps` steps, continuing from the newest checkpoint in `folder`.
 
     Args:
-        content: what the run is addressed by; a checkpoint remembers it.
-        compute: number type, attention kernel and layout; a checkpoint of a run that asked for none keeps its own type.
+        content: the part of the recipe that determines the run's address; its hash is saved in checkpoints.
+        compute: number type, attention kernel and layout; with `precision: auto` a checkpoint's own have priority.
 
-    Writes `metrics.jsonl` (the same bytes however often it was interrupted), `timings.jsonl` and `checkpoints/`.
+    Writes `metrics.jsonl` (byte-identical regardless of interruptions), `timings.jsonl` and `checkpoints/`.
 
     Raises:
-        Preempted: SIGTERM, SIGUSR2 or a file named PREEMPT in `folder`; everything is saved.
-        TrainingFailed: the loss or its gradient is not finite, or the features have collapsed.
+        Preempted: SIGTERM, SIGUSR2 or a file named PREEMPT in `folder` requested a stop; a checkpoint is saved.
+        TrainingFailed: the loss or its gradient is not finite, or the features collapsed.
         UserError: a file cannot be written.
     """
     Trainer(method, recipe, content, batches, folder, ranks, name, steps, compute, observer, progress).run()
@@ -97,14 +97,14 @@ def train(
 class Trainer:
     """One training: `run` calls `setup` and `resume` once, then `train_step`, `log_step` and `save_or_stop` for each step.
 
-    Attributes are those of `train`. What the steps share, and `setup` and `resume` assign:
-        optimizer, scaler: AdamW; the scaler does something under float16 only, whose range is too small.
+    The attributes are the arguments of `train`. `setup` and `resume` add:
+        optimizer, scaler: AdamW, and a gradient scaler that is active with float16 only, because of its small range.
         model: `method`, wrapped for several processes.
-        monitor: watches for collapse and divergence.
+        monitor: detects collapse, divergence and stagnation.
         start: the first step of this call.
-        conditions: what a checkpoint records of how it was made.
+        conditions: those recorded in checkpoints (resume_check.py).
         recent: losses since the last line of metrics.
-        unread: (loss, gradient norm) of the steps whose numbers are still on the device.
+        unread: (loss, gradient norm) of steps whose values have not been read from the device yet.
         rank_me: effective rank in the last line of metrics.
     """
 
@@ -159,7 +159,7 @@ class Trainer:
     def setup(self) -> None:
         """1. The optimizer and the monitor.
 
-        Biases, norms, positions and tokens are not decayed; after a warm start lower layers learn more slowly.
+        Biases, norms, positions and tokens are not decayed; after a warm start, lower layers have lower learning rates.
         """
         recipe = self.recipe
         self.method.to(self.ranks.device)
@@ -173,13 +173,16 @@ class Trainer:
         self.start, self.recent = 0, list[float]()
 
     def resume(self) -> None:
-        """2. Continue from the newest checkpoint, if there is one; log lines of later steps are removed."""
+        """2. Continue from the newest checkpoint, if there is one, and remove log lines of later steps."""
         recipe, ranks, device = self.recipe, self.ranks, self.ranks.device
         checkpoint = load_newest(self.folder, device)
         if checkpoint is not None and recipe.precision == "auto":
             begun = precision_kept(self.compute, checkpoint.get("conditions"))
             if begun.precision != self.compute.precision and ranks.first:
-                print(f"pretrain {self.name}: continued in {begun.precision}, as it was begun", file=sys.stderr)
+                print(
+                    f"pretrain {self.name}: resumed in {begun.precision}, the number type of its checkpoint",
+                    file=sys.stderr,
+                )
             self.compute = begun
         apply(self.method, self.compute)
         self.conditions = conditions(
@@ -192,7 +195,7 @@ class Trainer:
             if self.scaler.is_enabled() and checkpoint.get("scaler"):
                 self.scaler.load_state_dict(checkpoint["scaler"])
             self.start, self.recent = int(checkpoint["step"]), list(checkpoint["recent"])
-        ranks.wait()  # no process still reads when the first one goes on to write
+        ranks.wait()  # all processes have read the checkpoint before the first one writes
         ranks.first_does(functools.partial(self._tidy_logs, checkpoint))
         so_far = read_lines(self.folder / METRICS)
         self.monitor.replay(so_far)
@@ -206,10 +209,10 @@ class Trainer:
         if checkpoint is not None:
             for change in changes(checkpoint.get("conditions"), self.conditions):
                 append_line(self.folder / RESUMED, {"step": self.start, "changed": change})
-                print(f"pretrain {self.name}: continued from step {self.start:,}: {change}", file=sys.stderr)
+                print(f"pretrain {self.name}: resumed from step {self.start:,}: {change}", file=sys.stderr)
 
     def _wrap(self) -> None:
-        """Compiled or recomputed blocks, and gradients shared among processes."""
+        """Compile or recompute blocks if the recipe asks for it, and wrap the method in DDP for several processes."""
         machine, device = self.recipe.machine, self.ranks.device
         if machine.compile == "on" or (machine.compile == "auto" and device.type == "cuda"):
             compile_blocks(self.method)
@@ -219,7 +222,7 @@ class Trainer:
         if self.ranks.world > 1:
             on = [device.index] if device.type == "cuda" else None
             with warnings.catch_warnings():
-                # DDP would rather share buffers; a centre or statistic that all processes agree on is the method's own task.
+                # DDP warns without broadcast buffers; methods synchronise centres and statistics themselves.
                 warnings.simplefilter("ignore", FutureWarning)
                 self.model = DistributedDataParallel(self.method, device_ids=on, broadcast_buffers=False)
 
@@ -227,10 +230,10 @@ class Trainer:
         """Steps 3 to 5: images, loss and gradient, update.
 
         Args:
-            read: fetch loss and gradient norm from the device, which makes a GPU wait.
+            read: read loss and gradient norm from the device, which synchronises a GPU.
 
         Raises:
-            TrainingFailed: loss or gradient is not finite (found when they are read).
+            TrainingFailed: loss or gradient is not finite (detected when they are read).
         """
         recipe, ranks, device = self.recipe, self.ranks, self.ranks.device
 
@@ -238,14 +241,14 @@ class Trainer:
         images = next(stream)
         watch.lap("wait")
 
-        # 4. Views, loss and gradient, of the whole batch or part by part. All randomness depends on (seed, step) alone:
-        #    there is no generator state to save.
+        # 4. Views, loss and gradient, for each micro-batch. All randomness depends on (seed, step) only, so that there is
+        #    no generator state to save.
         self.optimizer.zero_grad(set_to_none=True)
         outputs: list[StepOutput] = []
         for part, rows in enumerate(micro_batches(self.batches.rows, recipe.accumulate)):
             pixels = images[rows.start - self.batches.rows.start : rows.stop - self.batches.rows.start]
             views = self.method.views(pixels, Draw(recipe.seed, step, recipe.batch_size, rows, device))
-            # For drop path, which knows no other generator.
+            # Drop path uses the global generator.
             torch.manual_seed(step_seed(recipe.seed, step, 1 + ranks.rank * recipe.accumulate + part))
             watch.lap("views")
             with sync_gradients_last(self.model, done=part + 1 == recipe.accumulate):
@@ -261,7 +264,7 @@ class Trainer:
         self.unread.append(torch.stack([loss, grad_norm.detach().float()]))
         norm = self._read_losses(step + 1) if read else math.nan
 
-        # 5. Update: what the schedules give for this step, then the optimizer, then the teacher if there is one.
+        # 5. Update: learning rate and weight decay of this step, then the optimizer, then the teacher if there is one.
         lr, weight_decay = scheduled(recipe, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -274,21 +277,21 @@ class Trainer:
         return StepResult(outputs, lr, weight_decay, norm, extra)
 
     def _read_losses(self, done: int) -> float:
-        """Fetch the numbers that are still on the device; return the last gradient norm."""
+        """Read the losses and gradient norms that are still on the device; return the last gradient norm."""
         numbers: list[list[float]] = torch.stack(self.unread).tolist()
         self.unread.clear()
         for at, (loss, norm) in enumerate(numbers, start=done - len(numbers)):
-            # Under float16 the scaler skips a step whose gradient overflows; that does not end the training.
-            if blown_up := not_finite(at, loss, 0.0 if self.scaler.is_enabled() else norm):
-                raise self._failure(blown_up)
+            # With float16 the scaler skips steps whose gradient overflows; they do not end the training.
+            if diagnosis := not_finite(at, loss, 0.0 if self.scaler.is_enabled() else norm):
+                raise self._failure(diagnosis)
         self.recent += [loss for loss, _ in numbers]
         return numbers[-1][1]
 
     def log_step(self, done: int, result: StepResult, images_per_s: float, watch: Stopwatch) -> None:
-        """6. One line of metrics. Nothing that depends on the machine's speed goes into metrics.jsonl.
+        """6. Write one line of metrics, and the timings to a separate file, so that metrics.jsonl does not depend on speed.
 
         Raises:
-            TrainingFailed: the monitor has seen a collapse.
+            TrainingFailed: the monitor detected a collapse.
         """
         line = {
             "step": done,
@@ -306,16 +309,16 @@ class Trainer:
         self.ranks.first_does(functools.partial(append_line, self.folder / METRICS, line))
         self.ranks.first_does(functools.partial(append_line, self.folder / TIMINGS, speed))
         self.events.line(line)
-        found = self.ranks.broadcast(self.monitor.feed(line))  # all processes follow the first one's verdict
+        found = self.ranks.broadcast(self.monitor.feed(line))  # all processes use the first one's diagnosis
         if found is not None and found.stops:
             raise self._failure(found)
         if found is not None and self.ranks.first:
             print(f"pretrain {self.name}: step {done:,}: {found.sentence()}", file=sys.stderr)
 
     def save_or_stop(self, done: int, stop: StopRequests, *, saved: bool, read: bool) -> None:
-        """7. Save at intervals, at the end, and when a stop was requested, which all processes must have heard.
+        """7. Save at intervals, at the end, and in all processes when any of them received a stop request.
 
-        While a failure is suspected no checkpoint is pruned: the last good state may be an old one.
+        While a failure is suspected no checkpoint is pruned, because the last good one may be old.
 
         Raises:
             Preempted: a stop was requested.
@@ -330,23 +333,23 @@ class Trainer:
                 **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             }
             keep = self.recipe.machine.checkpoints if self.monitor.suspect_since is None else sys.maxsize
-            # Which checkpoint is best must not depend on when a stop came; untrained networks rank high without merit.
+            # The best checkpoint must not depend on the time of a stop; untrained networks have a high but meaningless rank.
             score = self.rank_me if saved and done > self.monitor.grace_steps else None
             self.ranks.first_does(functools.partial(save_checkpoint, self.folder, done, state, keep, score))
         if stopping:
             if self.ranks.first:
-                (self.folder / PREEMPT).unlink(missing_ok=True)  # heard, and not to be heard again
+                (self.folder / PREEMPT).unlink(missing_ok=True)  # it must not stop the resumed training again
             raise Preempted(
                 f"pretrain {self.name}: stopped after step {done:,} of {self.steps:,} "
-                f"({stop.reason() or 'another process was asked'}), everything is saved; repeat the command to continue"
+                f"({stop.reason() or 'stop requested in another process'}); a checkpoint is saved, rerun the command to continue"
             )
 
     def _observe(self, done: int) -> None:
         if self.observer is not None and self.observer.due(done):
             self.ranks.first_does(functools.partial(self.observer.at, self.method, done))
-            for seen in read_lines(self.folder / WATCH_LINES) if self.recipe.machine.tensorboard else ():
-                if seen["step"] == done:
-                    self.events.line(seen)
+            for line in read_lines(self.folder / WATCH_LINES) if self.recipe.machine.tensorboard else ():
+                if line["step"] == done:
+                    self.events.line(line)
 
     def _failure(self, diagnosis: Diagnosis) -> TrainingFailed:
         checkpoints = ((int(path.stem.rpartition("-")[2]), path) for path in list_checkpoints(self.folder))
@@ -357,7 +360,7 @@ class Trainer:
 
 
 class StepResult(NamedTuple):
-    """What a line of metrics needs to know of one step."""
+    """The values of one step that a line of metrics needs."""
 
     outputs: list[StepOutput]
     lr: float
@@ -367,20 +370,20 @@ class StepResult(NamedTuple):
 
 
 def micro_batches(rows: slice, parts: int) -> list[slice]:
-    """This process's rows of the global batch in `parts` equal pieces; the recipe has seen to it that they are equal."""
+    """This process's rows of the global batch in `parts` equal micro-batches."""
     share = (rows.stop - rows.start) // parts
     return [slice(rows.start + i * share, rows.start + (i + 1) * share) for i in range(parts)]
 
 
 @contextlib.contextmanager
 def sync_gradients_last(model: torch.nn.Module, *, done: bool) -> Iterator[None]:
-    """Under DDP gradients are exchanged once a step, with the last piece of the batch."""
+    """Let DDP exchange gradients once per step, with the last micro-batch (`done`)."""
     with model.no_sync() if isinstance(model, DistributedDataParallel) and not done else contextlib.nullcontext():
         yield
 
 
 def step_metrics(outcomes: list[StepOutput], ranks: Ranks) -> dict[str, float]:
-    """What a line of metrics says of one step's features and of the parts of its loss, over all processes."""
+    """Feature statistics and terms of the loss of one step, over all processes."""
     features = ranks.gather(torch.cat([outcome.features for outcome in outcomes]))
     partners = [outcome.partner for outcome in outcomes if outcome.partner is not None]
     partner = ranks.gather(torch.cat(partners)) if partners else None

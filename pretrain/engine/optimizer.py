@@ -1,4 +1,4 @@
-"""What the optimizer is given: which weights are decayed, and which learn more slowly than the others.
+"""Parameter groups of the optimizer: which weights are decayed, and the learning rate of each layer.
 
 - [0]: Clark et al., ELECTRA, 2020, https://arxiv.org/abs/2003.10555, section 3.1 (layer-wise decay of the learning rate)
 - [1]: Bao et al., BEiT, 2021, https://arxiv.org/abs/2106.08254, appendix (the same for Vision Transformers)
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from pellucid.pretrain.methods.method import Method
 
-NOT_DECAYED = ("pos_embed", "cls_token", "reg_token", "mask_token")  # with all biases, norms and other vectors
-_HEAD = "what stands on the backbone"
+NOT_DECAYED = ("pos_embed", "cls_token", "reg_token", "mask_token")  # and all biases, norms and other vectors
+_HEAD = "head"  # placeholder for everything above the backbone
 
 
 def parameter_groups(method: Method, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """The trained parameters of a method in groups that share weight decay and learning rate.
 
     Args:
-        layer_decay: factor from each layer of the trained backbone to the one below it; 1 makes two groups only.
+        layer_decay: learning rate of a layer of the trained backbone ÷ that of the layer above; 1: the same for all.
 
     Returns:
-        Dicts of `params`, `decayed` (whether weight decay is for them) and `lr_scale` (factor to the scheduled rate), in
-        an order that depends on the architecture alone, as the state of an optimizer that is loaded again needs it.
+        Dicts of `params`, `decayed` (weight decay applies) and `lr_scale` (factor of the scheduled learning rate). Their
+        order depends only on the architecture, as loading an optimizer state requires.
     """
     scales: dict[int, float] = {}
     if layer_decay != 1.0:
@@ -47,10 +47,9 @@ def parameter_groups(method: Method, layer_decay: float = 1.0) -> list[dict[str,
 def layer_scales(backbone: nn.Module, layer_decay: float) -> dict[str, float]:
     """Parameter name → factor of its learning rate: layer_decay^(depth − i) for block i (from 0) of `depth` blocks.
 
-    The stem, with positions and tokens, stands one below the first block: layer_decay^(depth + 1). What is no part of the
-    backbone, a projection head or decoder, is the layer above the last and keeps the full rate ([1]; timm's rule where a
-    classifier is still there). timm says what the layers of a network are; in a ConvNeXt or ResNet they are the blocks of
-    all stages, one after another.
+    The stem, with positions and tokens, is the layer below the first block: layer_decay^(depth + 1). Modules outside the
+    backbone, such as a projection head or decoder, are above the last block and keep the full rate ([1]; timm's rule for a
+    classifier). timm defines the layers; in a ConvNeXt or ResNet they are the consecutive blocks of all stages.
     """
     named = [*backbone.named_parameters(), (_HEAD, None)]
     layers: dict[str, int] = group_with_matcher(named, backbone.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]

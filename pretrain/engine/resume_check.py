@@ -1,4 +1,4 @@
-"""Under what conditions a checkpoint was written, and in which of them the training that takes it up differs."""
+"""The conditions under which a checkpoint was written, and how those of the resumed training differ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("pellucid", "torch", "timm", "lightly")
 def conditions(
     recipe: Mapping[str, Any], *, world: int, steps: int, device: torch.device, compute: Compute
 ) -> dict[str, Any]:
-    """What goes into a checkpoint as `conditions`.
+    """The content of `conditions` in a checkpoint.
 
     Args:
         recipe: `Recipe.content()`.
@@ -44,7 +44,7 @@ def conditions(
 
 
 def precision_kept(compute: Compute, saved: Mapping[str, Any] | None) -> Compute:
-    """The number type, kernel and layout of the checkpoint, where nobody has asked for another type."""
+    """`compute` with the number type, kernel and layout of the checkpoint, if it records them."""
     if not saved or "precision" not in saved:
         return compute
     precision = "float32" if saved["precision"] == _FLOAT32 else str(saved["precision"])
@@ -53,43 +53,41 @@ def precision_kept(compute: Compute, saved: Mapping[str, Any] | None) -> Compute
 
 
 def changes(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """One sentence for each condition that is not as it was; none where the result will be the undisturbed one's bytes.
+    """One sentence per changed condition; empty if the result will be byte-identical to an uninterrupted training.
 
     Args:
         saved: the `conditions` of the checkpoint; None if it holds none.
         now: those of this process.
     """
     if saved is None:
-        return ["the checkpoint does not say under what conditions it was written"]
+        return ["the checkpoint does not record the conditions under which it was written"]
     said = []
     if saved["world"] != now["world"]:
         shares = [_share(now["batch_size"], side["world"]) for side in (saved, now)]
         said.append(
-            f"trained by {_processes(saved['world'])} so far, by {_processes(now['world'])} from here on: the batch of {now['batch_size']} "
-            f"and its order stay, the share of a process changes from {shares[0]} to {shares[1]} images; sums are rounded "
-            "in another order, and drop path, if the recipe has any, draws other paths"
+            f"{_processes(saved['world'])} before, {_processes(now['world'])} from now on: the batches of {now['batch_size']} images "
+            f"and their order are unchanged, each process now computes {shares[1]} instead of {shares[0]} images; results "
+            "agree up to rounding and the random numbers of drop path"
         )
-    for key, what in (("batch_size", "images a batch"), ("steps", "steps of the whole training")):
+    for key, what in (("batch_size", "batch size"), ("steps", "number of training steps")):
         if saved[key] != now[key]:
-            said.append(
-                f"{what}: {saved[key]:,} before, {now[key]:,} from here on; the schedules follow the new number"
-            )
+            said.append(f"{what}: {saved[key]:,} before, {now[key]:,} from now on; the schedules use the new number")
     if saved["recipe_sha256"] != now["recipe_sha256"]:
-        said.append("the recipe is not the one that the checkpoint was trained with")
+        said.append("the recipe differs from the one of the checkpoint")
     for key, what in (
         ("device", "device"),
         ("precision", "precision"),
         ("attention", "attention kernel"),
         ("layout", "memory layout"),
-        ("threads", "threads of the processor"),
+        ("threads", "CPU threads"),
     ):
         if saved.get(key, now[key]) != now[key]:
-            said.append(f"{what}: {saved[key]} before, {now[key]} from here on; results agree up to rounding")
+            said.append(f"{what}: {saved[key]} before, {now[key]} from now on; results agree up to rounding")
     before, after = saved["versions"], now["versions"]
     for package in sorted(before.keys() | after.keys()):
         if before.get(package) != after.get(package):
             said.append(
-                f"{package}: {before.get(package, 'none')} before, {after.get(package, 'none')} from here on; "
+                f"{package}: {before.get(package, 'none')} before, {after.get(package, 'none')} from now on; "
                 "results may differ"
             )
     return said

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: wait for data, views, forward, backward, optimizer; on a GPU by its own clock."""
+"""Time of the parts of a step: wait for data, views, forward, backward, optimizer; measured by events on a GPU."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ PARTS = ("wait", "views", "forward", "backward", "optimizer")
 
 
 class Stopwatch:
-    """Adds up the parts of one step. Off, it costs nothing; on, a GPU is waited for once, at the end.
+    """Times the parts of one step. Switched off it costs nothing; switched on it synchronises a GPU once, at the end.
 
-    What runs on a GPU is only asked for when Python passes a line, so that its parts are told apart by events in its own
-    queue. The wait for data is the one part of the processor's: it counts as far as the queue is empty meanwhile, which
-    a processor cannot know, so that it is an upper bound.
+    GPU work runs asynchronously, so its parts are timed by events in the GPU's queue. The wait for data is measured on the
+    CPU. It is an upper bound of the lost time, because the GPU may still be working meanwhile.
     """
 
     def __init__(self, device: torch.device, *, on: bool) -> None:
@@ -24,12 +23,12 @@ class Stopwatch:
         self._began = self._last = time.perf_counter()
         self._mark: torch.cuda.Event | None = None
         if on and self._cuda:
-            torch.cuda.synchronize()  # what earlier steps have left in the queue is not this step's
+            torch.cuda.synchronize()  # exclude queued work of earlier steps
             self._began = self._last = time.perf_counter()
             self._mark = self._event()
 
     def lap(self, part: str) -> None:
-        """All since the last lap belongs to `part`."""
+        """Assign the time since the last lap to `part`."""
         if not self.on:
             return
         now = time.perf_counter()
@@ -45,7 +44,7 @@ class Stopwatch:
         self._last = now
 
     def seconds(self) -> dict[str, float]:
-        """`wait_s`, `views_s` … and `step_s`, the whole since this stopwatch was made; {} if it is off."""
+        """`wait_s`, `views_s` … and `step_s`, the total since this stopwatch was created; {} if it is off."""
         if not self.on:
             return {}
         if self._cuda:

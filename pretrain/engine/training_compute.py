@@ -1,6 +1,6 @@
-"""How a training is computed: the number type, attention kernel and layout in which a step of this recipe is fastest here.
+"""Choose the number type, attention kernel and memory layout in which a training step of the recipe is fastest here.
 
-Chosen once by the first process (`pellucid.embed.backbones.compute_choice`), written into the run as `compute.json`, and kept when the training is resumed.
+The first process chooses once (`pellucid.embed.backbones.compute_choice`) and writes `compute.json`; a resumed training keeps it.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from pellucid.pretrain.recipe import Recipe
 COMPUTE = "compute.json"
 SCHEMA = "pellucid.compute/1"
 _NAMES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_FEWEST_IMAGES, _MOST_IMAGES = 2, 64  # of the steps that are timed
-_PASS_S = 0.5  # of one such step, at most, unless two images take longer
+_FEWEST_IMAGES, _MOST_IMAGES = 2, 64  # in a timed step
+_PASS_S = 0.5  # longest timed step, unless two images take longer
 _BUDGET_S = 1.0
 
 
 def training_compute(
     folder: Path, build: Callable[[], Method], recipe: Recipe, ranks: Ranks, *, say: Callable[[str], None]
 ) -> Compute:
-    """The choice of this run: the one in its folder, else timed by the first process for all.
+    """The choice of this run: read from its folder, else measured by the first process for all.
 
     Args:
         folder: of the run.
-        build: makes a method of the recipe, to be trained for a few steps and thrown away.
+        build: makes a method of the recipe; it is used for timing only and then discarded.
+        say: called with a sentence about the choice.
 
     Raises:
-        UserError: the number type that was asked for is not for this device.
+        UserError: the device does not support the requested number type.
     """
     chosen: Compute | None = None
 
@@ -52,14 +53,13 @@ def training_compute(
         nonlocal chosen
         with suppress(OSError, KeyError, TypeError, ValueError):
             chosen = Compute.of(json.loads((folder / COMPUTE).read_text(encoding="utf-8")))
-            say(f"continued in {chosen}, in which it was begun")
+            say(f"resumed in {chosen}, as in {COMPUTE}")
             return
         hardware = Hardware.of(ranks.device)
         work = f"training, {recipe.method}, {recipe.img_size} px"  # type: ignore[attr-defined]
         trial = build().to(ranks.device)
-        with threads_of(
-            1
-        ):  # as each piece of a batch has (pellucid.pretrain.augment.batch_pieces); several would measure how busy the machine is
+        # One thread, as each piece of a batch has (augment/batch_pieces.py); timing several would measure other programs.
+        with threads_of(1):
             one_pass = timed_step(trial, recipe, ranks.device)
             asked = _NAMES[recipe.precision]
             chosen = choose(trial, one_pass, work=work, hardware=hardware, asked=asked, budget_s=_BUDGET_S)
@@ -67,15 +67,15 @@ def training_compute(
         say(chosen.sentence())
 
     ranks.first_does(decide)
-    told = ranks.broadcast(chosen)
-    assert told is not None
-    return told
+    shared = ranks.broadcast(chosen)
+    assert shared is not None
+    return shared
 
 
 def timed_step(method: Method, recipe: Recipe, device: torch.device) -> Callable[[Compute], float]:
-    """Seconds of forward and backward of some images, for `pellucid.embed.backbones.compute_choice.measured`; the method is not trained.
+    """A function that times forward and backward of some images with a given option; the weights are not updated.
 
-    With as many images as half a second allows: with few, casting the weights would count for more than in a real batch.
+    It uses as many images as half a second allows: with few, casting the weights would weigh more than in a real batch.
     """
     noise = torch.Generator().manual_seed(0)
     shape = (min(recipe.batch_size, _MOST_IMAGES), recipe.source_px, recipe.source_px, 3)
@@ -111,5 +111,5 @@ def timed_step(method: Method, recipe: Recipe, device: torch.device) -> Callable
 
 
 def to_memory_layout(views: list[torch.Tensor], compute: Compute) -> list[torch.Tensor]:
-    """The views in the memory layout of the network; what is no picture stays as it is."""
+    """The views in the memory layout of the network; masks and indices are unchanged."""
     return [compute.placed(view) if view.ndim == 4 else view for view in views]

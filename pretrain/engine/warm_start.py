@@ -1,4 +1,4 @@
-"""Continued pretraining: weights from elsewhere → a method's backbone, with every tensor that did not fit named."""
+"""Warm start: load existing weights into a method's backbone and report every tensor that does not fit."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Weights:
 
     tensors: dict[str, Tensor]
     source: str  # as the recipe names it
-    sha256: str  # of names, shapes and values: the same weights from anywhere have the same
-    about: dict[str, Any] = field(default_factory=dict)  # what the source says of itself
+    sha256: str  # of names, shapes and values, regardless of the source
+    about: dict[str, Any] = field(default_factory=dict)  # metadata of the source
 
 
 def find_weights(named: str, folder: Path = Path()) -> Weights:
     """The weights that `warm_start.weights` names, on the CPU.
 
     Args:
-        named: `timm:NAME` (pretrained, from the local cache or downloaded because they were asked for), `run:FOLDER` (a
+        named: `timm:NAME` (pretrained, from the local cache or downloaded), `run:FOLDER` (a
             pretrain run, or a folder with an exported `backbone.safetensors`), or `file:PATH.safetensors` (a state dict
             of the recipe's timm backbone).
         folder: what a relative path is relative to.
 
     Raises:
-        UserError: they are not to be had, or damaged.
+        UserError: they cannot be found or read.
     """
     kind, _, rest = named.partition(":")
     about: dict[str, Any] = {}
@@ -55,7 +55,7 @@ def find_weights(named: str, folder: Path = Path()) -> Weights:
             model = timm.create_model(rest, pretrained=True, num_classes=0)
         except Exception as error:
             raise UserError(
-                f"`warm_start.weights: {named}`: cannot be made ({type(error).__name__}: {error})"
+                f"`warm_start.weights: {named}`: cannot be loaded ({type(error).__name__}: {error})"
             ) from None
         tensors = dict(model.state_dict())
         data = timm.data.resolve_data_config({}, model=model)
@@ -79,16 +79,16 @@ def find_weights(named: str, folder: Path = Path()) -> Weights:
             about = {key: said[key] for key in keys if key in said}
     else:
         tensors = _read(_found(rest, folder), named)
-    sick = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if sick:
+    not_finite = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if not_finite:
         raise UserError(
-            f"`warm_start.weights: {named}`: not all numbers in {listed(sick)} are finite; use other weights"
+            f"`warm_start.weights: {named}`: {listed(not_finite)} contains values that are not finite; use other weights"
         )
     return Weights(tensors, named, fingerprint(tensors), about)
 
 
 def _found(rest: str, folder: Path) -> Path:
-    """Relative to the study, or to where the command is given, as `pellucid embed` takes it."""
+    """Resolve a path relative to the study, else to the current folder, like `pellucid embed`."""
     path = Path(rest).expanduser()
     return path if not (folder / path).exists() and path.exists() else folder / path
 
@@ -96,7 +96,7 @@ def _found(rest: str, folder: Path) -> Path:
 def _read(path: Path, named: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(
-            f"`warm_start.weights: {named}`: there is no {path}; name a finished pretrain run, or a .safetensors file"
+            f"`warm_start.weights: {named}`: {path} does not exist; name a finished pretrain run or a .safetensors file"
         )
     try:
         return dict(load_file(path))
@@ -105,18 +105,18 @@ def _read(path: Path, named: str) -> dict[str, Tensor]:
 
 
 def addressed(content: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
-    """A recipe's content with what the weights are in the place of where they lie: what a run is addressed by."""
+    """The recipe's content with the hash of the weights in place of their location: it determines the run's address."""
     return {**content, "warm_start": {**content["warm_start"], "weights": f"sha256:{weights.sha256}"}}
 
 
 def warm_start(method: Method, weights: Weights, *, allow_partial: bool) -> Loaded:
-    """Put `weights` into the backbone that is trained, and into the one that is exported where that is another.
+    """Load `weights` into the trained backbone, and into the exported one if that is another (a teacher).
 
     Args:
-        allow_partial: leave at their random values what is missing or of another shape, instead of raising.
+        allow_partial: keep random values for tensors that are missing or of another shape, instead of raising.
 
     Raises:
-        UserError: something does not fit and `allow_partial` is false, or nothing fits.
+        UserError: a tensor does not fit and `allow_partial` is false, or no tensor fits.
     """
     trained, exported = method.trained_backbone(), method.backbone()
     loaded = fit(trained, weights.tensors)
@@ -124,28 +124,28 @@ def warm_start(method: Method, weights: Weights, *, allow_partial: bool) -> Load
         raise UserError(
             f"`warm_start.weights: {weights.source}` does not fit the backbone: {'; '.join(loaded.sentences())}. Choose "
             "the `backbone` that the weights were made for"
-            + ("" if not loaded.loaded else ", or begin with what fits: warm_start.allow_partial=true")
+            + ("" if not loaded.loaded else ", or load only the tensors that fit: warm_start.allow_partial=true")
         )
     if exported is not trained:
-        exported.load_state_dict(trained.state_dict())  # what is random is the same in both
+        exported.load_state_dict(trained.state_dict())  # also the tensors that stayed random
     return loaded
 
 
 def normalisation_differs(about: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> str | None:
-    """A sentence if the source was fed pixels of another mean and standard deviation than the recipe's."""
+    """A warning if the weights were trained with another pixel normalisation than the recipe's; None if not."""
     if "mean" not in about:
         return None
     theirs, ours = [*about["mean"], *about["std"]], [*mean, *std]
     if all(abs(a - b) < 5e-3 for a, b in zip(theirs, ours, strict=True)):
         return None
     return (
-        f"the weights were made for pixels of mean {list(about['mean'])} and standard deviation {list(about['std'])}, the "
-        f"recipe has {list(mean)} and {list(std)}: set `mean` and `std` to theirs"
+        f"the weights expect pixels normalised with mean {list(about['mean'])} and standard deviation {list(about['std'])}, "
+        f"but the recipe has {list(mean)} and {list(std)}: set `mean` and `std` to those of the weights"
     )
 
 
 def record(weights: Weights, loaded: Loaded) -> dict[str, Any]:
-    """What `warm_start.json` of the run says."""
+    """Content of `warm_start.json`."""
     return {
         "schema": SCHEMA, "source": weights.source, "sha256": weights.sha256, "about": weights.about, **asdict(loaded),
     }  # fmt: skip

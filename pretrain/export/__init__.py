@@ -1,4 +1,4 @@
-"""A trained backbone as files that others can load."""
+"""Export of a trained backbone: weights, description, model card, ONNX; and what a withdrawal changes in it."""
 
 from pellucid.pretrain.export.catalogue import newest_backbone
 from pellucid.pretrain.export.model_card import training_sentences

@@ -1,6 +1,6 @@
-"""A trained backbone as others load it: weights for plain timm, a description of the pixels, a model card, ONNX on request.
+"""Export a trained backbone: weights for plain timm, preprocess.json and a model card.
 
-In three lines:
+To load it:
 
     spec = json.loads(Path("preprocess.json").read_text())
     model = timm.create_model(spec["timm_name"], pretrained=False, num_classes=0, **spec["timm_kwargs"])
@@ -34,10 +34,10 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
     """Write `backbone.safetensors`, `preprocess.json` and `MODEL_CARD.md` into `folder`.
 
     Args:
-        facts: what else a user of the backbone should know: recipe, method, images seen, and `patient_counts`.
+        facts: further content of preprocess.json: recipe, method, images seen, and `patient_counts`.
 
     Raises:
-        UserError: they cannot be written; nothing is left half-written.
+        UserError: they cannot be written; no incomplete file remains.
     """
     backbone = method.backbone()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
@@ -48,7 +48,7 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
         "img_size": recipe.img_size,
         "mean": list(recipe.mean),
         "std": list(recipe.std),
-        "fit": "stretch",  # the whole image onto the square: no border is lost
+        "fit": "stretch",  # the whole image, stretched to the square
         "pooling": method.pooling,
         "dim": int(backbone.num_features),
         **facts,
@@ -56,7 +56,7 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
     try:
         folder.mkdir(exist_ok=True)
         with atomic_path(folder / "backbone.safetensors") as temporary:
-            # One entry: safetensors writes several in a random order, and the same weights should be the same bytes.
+            # A single entry: safetensors writes several in random order, which would change the bytes.
             save_file(weights, temporary, metadata={"schema": SCHEMA})
             umask = os.umask(0)
             os.umask(umask)
@@ -66,13 +66,13 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
             temporary.write_text(model_card(spec), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{folder}: the backbone cannot be written ({error}); the training is done and in the last checkpoint. Make "
-            "room on the disk and repeat the command: it only writes what is missing"
+            f"{folder}: the backbone cannot be written ({error}); the training is complete and saved in the last checkpoint. "
+            "Free disk space and rerun the command: it only writes the missing files"
         ) from None
 
 
 def export_checkpoint(folder: Path, path: Path, method: Method, recipe: Recipe, facts: Mapping[str, Any]) -> Path:
-    """Export a checkpoint of a training that was stopped, into `last-good-00000800/`; leaves its weights in `method`."""
+    """Export a checkpoint of a failed training to `last-good-00000800/`; `method` has its weights afterwards."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     method.load_state_dict(state["method"])
     step = int(state["step"])
@@ -82,13 +82,13 @@ def export_checkpoint(folder: Path, path: Path, method: Method, recipe: Recipe, 
 
 
 def export_best(folder: Path, method: Method, recipe: Recipe, facts: Mapping[str, Any]) -> Path | None:
-    """Export the checkpoint with the best RankMe beside the last, into `best-00000800/`, where it is another.
+    """Export the checkpoint with the best RankMe to `best-00000800/`, unless it is the last one.
 
-    Call it after `export_backbone`: it leaves the best's weights in `method`. A user names it as any other backbone:
+    Call it after `export_backbone`: `method` has the best weights afterwards. It can be used like any other backbone:
     `pellucid embed STUDY --backbone run:…/best-00000800`.
 
     Returns:
-        The folder, or None where the last is the best or nothing was scored.
+        The folder, or None if the last checkpoint is the best or none has a score.
     """
     best, saved = load_best(folder, torch.device("cpu")), list_checkpoints(folder)
     if best is None or (saved and saved[-1].stem == f"step-{best['step']:08d}"):
@@ -104,13 +104,13 @@ def export_best(folder: Path, method: Method, recipe: Recipe, facts: Mapping[str
 def patient_counts(
     manifest: pd.DataFrame, splits: Sequence[str], scan: str, held_out: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Who was trained on and who was kept out, as counts: an export names no patient.
+    """Numbers of patients and images that were used for training and excluded; an export identifies no patient.
 
     Args:
-        manifest: of the scan; its columns `status`, `patient` and `split` are looked at.
-        splits: those that were trained on.
-        held_out: image_ids of those splits that were only watched.
-        scan: name of the scan's run, whose manifest says which patients these are.
+        manifest: of the scan; uses the columns `image_id`, `status`, `patient` and `split`.
+        splits: those used for training.
+        held_out: image_ids of those splits that were only monitored.
+        scan: name of the scan's run, whose manifest lists these patients.
     """
     usable = manifest[manifest["status"] == "ok"]
     watched = usable["image_id"].isin(list(held_out)) if held_out else pd.Series(False, index=usable.index)

@@ -1,4 +1,4 @@
-"""Which backbone a study has pretrained last, for its scan as it is now."""
+"""Find the newest backbone that a study has pretrained on its current scan."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def newest_backbone(study: Study, scan: RunFolder) -> RunFolder:
     """The newest finished pretrain run made from this scan.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run.
     """
     runs = newest_runs(study.analysis, "pretrain", scan)
     if runs:
         return runs[-1]
     raise UserError(
-        f"{study.path}: no backbone is pretrained on this scan yet: run `pellucid pretrain`, or name another with "
+        f"{study.path}: no backbone was pretrained on this scan yet: run `pellucid pretrain`, or choose another with "
         "--backbone (pixels, timm-random:NAME, timm:NAME, hf:FOLDER, file:WEIGHTS@NAME or run:FOLDER: docs/embeddings.md)"
     )

@@ -1,7 +1,7 @@
-"""What a training keeps of a patient who withdrew: the weights stay and say so; pictures of images go.
+"""A patient's withdrawal from pretrain runs: weights are kept and marked; images on the training page are removed.
 
-Weights cannot unlearn an image. So that nobody takes them for clean, `preprocess.json` and the model card say on how many
-images of withdrawn patients they were trained.
+Weights cannot unlearn an image. `preprocess.json` and the model card therefore state how many images of withdrawn patients
+the weights were trained on.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
 from pellucid.pretrain.export.model_card import model_card
 from pellucid.pretrain.monitor.jsonl_logs import PAGE
 
-# A strip of pictures in training.html: templates/training.html.j2 writes them so.
+# A strip of images in training.html, as written by monitor/templates/training.html.j2.
 _STRIP = re.compile(r'<section>\s*<h2>(?:(?!</section>).)*?<table class="strip.*?</section>', re.DOTALL)
 _PICTURE = "data:image/"
 
 
 def trained_on(run: RunFolder, withdrawn: Withdrawn) -> int:
-    """How many of the withdrawn images a `pretrain` run has seen, at most: some may only have been watched."""
+    """Number of withdrawn images that a `pretrain` run used, at most: some may only have been monitored."""
     try:
         scan = parent_of(run.path, "scan")
         columns = ["image_id", "file", "status", "split"]
         manifest = pd.read_parquet(scan / "manifest.parquet", columns=columns)
-    except (UserError, OSError):  # that scan is gone, and with it who they were
+    except (UserError, OSError):  # the scan no longer exists, so the patients are unknown
         return 0
     splits = run.record["config"].get("splits", ["train"])
     seen = manifest[(manifest["status"] == "ok") & manifest["split"].isin(splits)]
@@ -37,7 +37,7 @@ def trained_on(run: RunFolder, withdrawn: Withdrawn) -> int:
 
 
 def forget_in_training(run: RunFolder, withdrawn: Withdrawn, entry: Withdrawal) -> Path:
-    """Mark the weights of a finished run and take the pictures out of its page; the folder."""
+    """Mark the weights of a finished run and remove the images from its page; returns the folder."""
     n = trained_on(run, withdrawn)
     if not n or knows(run.record, [entry.name]):
         return run.path
@@ -63,7 +63,7 @@ def forget_in_training(run: RunFolder, withdrawn: Withdrawn, entry: Withdrawal) 
 
 
 def forget_in_unfinished(folder: Path) -> None:
-    """An interrupted training keeps its checkpoints, which hold weights and counters but no picture; its page goes."""
+    """Remove the images from the page of an unfinished training; its checkpoints contain none and are kept."""
     page = folder / PAGE
     if page.is_file():
         text = without_pictures(page.read_text(encoding="utf-8"))
@@ -72,10 +72,10 @@ def forget_in_unfinished(folder: Path) -> None:
         else:
             with atomic_path(page) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-    (folder / "failure.json").unlink(missing_ok=True)  # its sentence may name an image
+    (folder / "failure.json").unlink(missing_ok=True)  # its message may name an image
 
 
 def without_pictures(page: str) -> str | None:
-    """A training sheet without its strips of pictures; None where one is left that is not known here."""
+    """A training page without its strips of images; None if an image remains that is not part of a strip."""
     text = _STRIP.sub("", page)
     return None if _PICTURE in text else text

@@ -1,7 +1,7 @@
-"""A timm name → the freshly initialised network that is pretrained: Vision Transformers, ConvNeXt and ResNet.
+"""The backbones that can be pretrained, by timm name: Vision Transformers, ConvNeXt and ResNet, with random weights.
 
-Its feature of an image is what timm itself makes of it, `model(images)` without a classifier: the class token of a Vision
-Transformer that has one and is read by it, else timm's pooling (the mean of the patches, or of the last map).
+The feature of an image is the output of timm's `model(images)` without a classifier: the class token of a Vision Transformer
+with `global_pool: token`, else timm's pooling (the mean of the patch tokens or of the last feature map).
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
 
 Pooling = Literal["cls", "mean", "model"]
-_REDUCTION = 32  # pixels of the image to one of the last map, in ConvNeXt and ResNet
+_REDUCTION = 32  # total stride of ConvNeXt and ResNet
 Backbone: TypeAlias = VisionTransformer | ConvNeXt | ResNet
 
 
 def new_backbone(name: str, img_size: int, *, drop_path: float, any_size: bool) -> Backbone:
-    """A freshly initialised timm network without classifier.
+    """A timm network with random weights and without classifier.
 
     Args:
-        name: of a Vision Transformer (registers and the want of a class token are welcome), a ConvNeXt or a ResNet.
-        img_size: side in pixels of the global views; a convolutional network takes any.
+        name: of a Vision Transformer (also with registers or without class token), a ConvNeXt or a ResNet.
+        img_size: side in pixels of the global views; a convolutional network accepts any.
         drop_path: largest probability of stochastic depth.
-        any_size: whether views of another size than `img_size` will pass through.
+        any_size: whether the network must also accept views of other sizes than `img_size`.
 
     Raises:
-        UserError: timm does not know it, it is of another kind, or the image size is no multiple of its patches.
+        UserError: timm has no such model, it is of another kind, or the image size is not a multiple of its patch size.
     """
     if not timm.is_model(name):
         known = timm.list_models(["*vit*", "convnext*", "resnet*"])
-        raise UserError(f"`backbone: {name}` is not a model that timm knows{did_you_mean(name, known)}")
+        raise UserError(f"`backbone: {name}` is not a timm model{did_you_mean(name, known)}")
     extra: dict[str, Any] = {"dynamic_img_size": True} if any_size else {}
     try:
         try:
             model = timm.create_model(
                 name, pretrained=False, num_classes=0, drop_path_rate=drop_path, img_size=img_size, **extra
             )
-        except TypeError:  # convolutional networks are built for any size, and know no `img_size`
+        except TypeError:  # convolutional networks have no `img_size`
             model = timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=drop_path)
-    except TypeError:  # no stochastic depth either: none of the kinds below
+    except TypeError:  # no stochastic depth either: an unsupported kind
         model = None
     if not isinstance(model, VisionTransformer | ConvNeXt | ResNet):
         raise UserError(
@@ -58,30 +58,30 @@ def new_backbone(name: str, img_size: int, *, drop_path: float, any_size: bool) 
 
 
 def new_transformer(name: str, img_size: int, *, drop_path: float, any_size: bool, wanted_by: str) -> VisionTransformer:
-    """As `new_backbone`, for a method that masks patches.
+    """Like `new_backbone`, for a method that masks patches.
 
     Raises:
-        UserError: also where it is not a Vision Transformer.
+        UserError: also if the backbone is not a Vision Transformer.
     """
     model = new_backbone(name, img_size, drop_path=drop_path, any_size=any_size)
     if not isinstance(model, VisionTransformer):
         raise UserError(
-            f"`backbone: {name}` is not a Vision Transformer, and {wanted_by} masks patches: choose one, for example "
-            "vit_small_patch16_224, or the method dino or lejepa, which take convolutional networks"
+            f"`backbone: {name}` is not a Vision Transformer, but {wanted_by} masks patches: choose one, for example "
+            "vit_small_patch16_224, or the method dino or lejepa, which accept convolutional networks"
         )
     return model
 
 
 def require_size(model: Backbone, size_px: int, key: str) -> None:
-    """Refuse a view that the patches of a Vision Transformer do not tile, or that a convolutional network shrinks away.
+    """Check that a Vision Transformer's patches tile a view, or that a convolutional network's stride fits into it.
 
     Raises:
-        UserError: it is no multiple of the patch size, or smaller than the 32 pixels that become one of the last map.
+        UserError: the size is not a multiple of the patch size, or is below the stride of 32 pixels.
     """
     if not isinstance(model, VisionTransformer):
         if size_px < _REDUCTION:
             raise UserError(
-                f"`{key}` is {size_px}, but a convolutional backbone makes one value of {_REDUCTION} pixels: choose "
+                f"`{key}` is {size_px}, but a convolutional backbone has a stride of {_REDUCTION} pixels: choose "
                 f"{_REDUCTION} or more"
             )
         return
@@ -94,13 +94,13 @@ def require_size(model: Backbone, size_px: int, key: str) -> None:
 
 
 def default_pooling(model: Backbone) -> Pooling:
-    """How `model(images)` becomes one vector, in the words of the exported preprocess.json."""
+    """How `model(images)` becomes one vector: the value of `pooling` in preprocess.json."""
     reads_class_token = isinstance(model, VisionTransformer) and model.global_pool == "token"
     return "cls" if reads_class_token else "model"
 
 
 def timm_kwargs(model: Backbone, img_size: int) -> dict[str, Any]:
-    """What `timm.create_model` needs beside the name to build the network of an export."""
+    """Arguments of `timm.create_model`, besides the name, that build the network of an export."""
     return {"img_size": img_size} if isinstance(model, VisionTransformer) else {}
 
 
@@ -109,15 +109,15 @@ def masked_tokens(vit: VisionTransformer, images: Tensor, mask: Tensor, mask_tok
 
     Args:
         images: (b, 3, v, v).
-        mask: (b, n) bool, true for a patch that must not be seen.
+        mask: (b, n) bool, true for a masked patch.
         mask_token: (1, 1, d).
 
     Returns:
-        (b, prefix + n, d) tokens after the last norm.
+        (b, n_prefix_tokens + n, d) tokens after the last norm.
     """
-    x = vit.patch_embed(images)  # (b, n, d), or (b, rows, columns, d) where any size may come
+    x = vit.patch_embed(images)  # (b, n, d), or (b, rows, columns, d) with dynamic image size
     hidden = mask.view(*x.shape[:-1], 1)
-    x = where(hidden, mask_token.to(x.dtype).view(*[1] * (x.ndim - 1), -1), x)  # before the positions, which it keeps
+    x = where(hidden, mask_token.to(x.dtype).view(*[1] * (x.ndim - 1), -1), x)  # before the positions are added
     x = vit.norm_pre(vit.patch_drop(vit._pos_embed(x)))
     for block in vit.blocks:
         x = checkpoint(block, x, use_reentrant=False) if vit.grad_checkpointing else block(x)

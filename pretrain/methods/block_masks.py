@@ -1,4 +1,4 @@
-"""Block-wise masks of patches for iBOT and DINOv2: rectangles, because a lone hidden patch is guessed from its neighbours.
+"""Block-wise patch masks for iBOT and DINOv2: rectangles, because single patches are easily predicted from neighbours.
 
 - [0]: Zhou et al., iBOT, 2021, section 3.3 and appendix, https://arxiv.org/abs/2111.07832
 - [1]: Bao et al., BEiT, 2021, Algorithm 1, https://arxiv.org/abs/2106.08254
@@ -17,19 +17,19 @@ from torch import Tensor
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.recipe import Range
 
-_TRIES = 40  # rectangles drawn for a mask; those that do not fit what is still to be hidden are passed over
+_TRIES = 40  # rectangles drawn per mask; those with too many new patches are skipped
 _SMALLEST = 4  # patches of the smallest rectangle, [0]
 _ASPECT = 0.3  # height : width between this and its inverse, [1]
 
 
 def random_block_masks(draw: Draw, views: int, grid: tuple[int, int], probability: float, ratio: Range) -> Tensor:
-    """(views · b, n) bool on the CPU, view by view: which patches are hidden, all false in a view that is left whole.
+    """(views · b, n) bool on the CPU, view by view: which patches are masked; all false in an unmasked view.
 
-    A view is masked with `probability`, and then in a share of its patches that is uniform in `ratio` ([0], appendix:
+    A view is masked with `probability`; the masked share of its patches is then uniform in `ratio` ([0], appendix:
     "r is set as 0 with a probability of 0.5 and uniformly sampled from [0.1, 0.5] with a probability of 0.5").
-    On the CPU, because how many patches are hidden decides the shapes of what follows: a GPU would have to be waited for.
+    On the CPU, because the number of masked patches determines later shapes, which would require a GPU synchronisation.
     """
-    cpu = copy.copy(draw)  # shares the generator: the numbers are of the global batch, like all others
+    cpu = copy.copy(draw)  # shares the generator, so that the numbers are those of the global batch
     cpu.device = torch.device("cpu")
     n = grid[0] * grid[1]
     masked = cpu.uniform(0, 1, views) < probability  # (b, views)
@@ -45,22 +45,21 @@ def random_block_masks(draw: Draw, views: int, grid: tuple[int, int], probabilit
 
 
 def block_masks(target: Tensor, rectangles: Tensor, noise: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Exactly `target` patches of each mask, in rectangles as far as they go; → (v, n) bool.
+    """Mask exactly `target` patches of each view, with rectangles where possible; → (v, n) bool.
 
-    [1]'s algorithm for all masks at once: a rectangle of random size (up to what is still to be hidden), aspect and place
-    is taken if it hides something new and no more than is wanted. What is then still missing, a patch or two, is hidden
-    one by one.
+    The algorithm of [1] for all masks at once: a rectangle of random size, aspect and position is used if it masks at least
+    one new patch and not more than required. The remaining patches, one or two, are masked individually.
 
     Args:
         target: (v,) int64.
         rectangles: (v, tries, 4) in [0, 1): size, aspect, row and column of each try.
-        noise: (v, n): the order in which single patches are hidden.
+        noise: (v, n): determines the order in which individual patches are masked.
     """
     rows, columns = grid
     mask = torch.zeros(len(target), rows, columns)
     missing = target.clone()
     for tried in rectangles.unbind(1):
-        open_ = (missing > 0).nonzero()[:, 0]  # the masks still at work: fewer with every try
+        open_ = (missing > 0).nonzero()[:, 0]  # masks that are not complete
         if not len(open_):
             break
         size, aspect, top, left = tried[open_].unbind(1)
@@ -77,13 +76,13 @@ def block_masks(target: Tensor, rectangles: Tensor, noise: Tensor, grid: tuple[i
         mask[open_[taken]] = torch.maximum(sofar[taken], across[taken] * along[taken])
         missing[open_] -= new * taken
     flat = mask.flatten(1).bool()
-    order = noise.masked_fill(flat, 2.0).argsort(dim=1)  # hidden ones last
+    order = noise.masked_fill(flat, 2.0).argsort(dim=1)  # masked ones last
     extra = torch.arange(flat.shape[1]) < missing[:, None]
     return flat | torch.zeros_like(flat).scatter(1, order, extra)
 
 
 def _interval(length: Tensor, place: Tensor, patches: int) -> Tensor:
-    """(v, patches) ones in an interval of about `length` patches, at the share `place` of where it can lie."""
+    """(v, patches): ones in an interval of about `length` patches; `place` in [0, 1) is its relative position."""
     whole = length.round().clamp(1, patches)
     start = (place * (patches - whole + 1)).floor()[:, None]
     position = torch.arange(patches)

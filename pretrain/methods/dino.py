@@ -1,4 +1,4 @@
-"""DINO: a student learns from several views of an image to say what its own running average says of two large ones.
+"""DINO: a student predicts, from several views of an image, the output of its moving average (the teacher) for two views.
 
 - [0]: Caron et al., Emerging Properties in Self-Supervised Vision Transformers, 2021, https://arxiv.org/abs/2104.14294
 
@@ -32,7 +32,7 @@ from pellucid.pretrain.recipe import DinoRecipe
 
 
 class BackboneWithHead(nn.Module):
-    """f = h ∘ b of [0]: student and teacher are each one of these."""
+    """Backbone and head, f = h ∘ b of [0]: the network of student and of teacher."""
 
     def __init__(self, backbone: Backbone, head: DINOProjectionHead) -> None:
         super().__init__()
@@ -52,16 +52,16 @@ class Dino(Method):
     std: Tensor
 
     def __init__(self, recipe: DinoRecipe, steps: int) -> None:
-        """`steps`: length of the training, which the schedules span.
+        """`steps`: length of the training, for the schedules.
 
         Raises:
-            UserError: the backbone is of no kind that this method takes, or its patches do not tile a view.
+            UserError: the kind of backbone is not supported, or its patches do not tile a view.
         """
         super().__init__()
         config = recipe.dino
         self.recipe, self.schedules = recipe, Schedules(config, steps)
         self.student = self._network(drop_path=recipe.drop_path)
-        self.teacher = self._network(drop_path=0.0)  # built anew: weight norm makes the head impossible to copy
+        self.teacher = self._network(drop_path=0.0)  # created again: a head with weight norm cannot be copied
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
         self.target = TeacherTarget(config.output_dim, config.centering, config.center_momentum)
@@ -77,14 +77,14 @@ class Dino(Method):
         return BackboneWithHead(backbone, new_head(int(backbone.num_features), config, config.output_dim))
 
     def backbone(self) -> Backbone:
-        """The teacher's, which is better than the student's throughout training ([0], figure 6)."""
+        """The teacher's backbone; it is better than the student's throughout training ([0], figure 6)."""
         return self.teacher.backbone
 
     def trained_backbone(self) -> Backbone:
         return self.student.backbone
 
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
-        """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; without local views only the first."""
+        """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; the second only if there are local views."""
         return multi_crop(images, draw, self.recipe.views, self.recipe.img_size, self.mean, self.std)
 
     def forward(self, views: list[Tensor], step: int) -> StepOutput:
@@ -92,7 +92,7 @@ class Dino(Method):
         with torch.no_grad():
             features, teacher_out = self.teacher(views[:1])
         _, student_out = self.student(views)
-        # In float32 whatever the autocast: a softmax at temperature 0.04 multiplies rounding errors by 25.
+        # Always float32: a softmax at temperature 0.04 multiplies rounding errors by 25.
         with torch.autocast(student_out.device.type, enabled=False):
             target = self.target(teacher_out, self.schedules.teacher_temp(step))
             loss = multi_crop_loss(
@@ -107,7 +107,7 @@ class Dino(Method):
         self.schedules.freeze_last_layer(step, [self.student.head])
 
     def after_update(self, step: int) -> dict[str, float]:
-        """The centre moves to this step's outputs, the teacher towards the student."""
+        """Update the centre with this step's outputs, and the teacher with the student."""
         self.target.update()
         momentum = self.schedules.teacher_momentum(step)
         update_teacher(self.teacher, self.student, momentum)

@@ -1,12 +1,12 @@
-"""DINOv2's recipe: DINO on the class token, iBOT on hidden patches, and KoLeo to spread the features.
+"""DINOv2: DINO on the class token, iBOT on masked patches, and KoLeo to spread the features.
 
 - [0]: Oquab et al., DINOv2, 2023, section 4, https://arxiv.org/abs/2304.07193
 - [1]: Zhou et al., iBOT, 2021, https://arxiv.org/abs/2111.07832
 
-The student sees some of its global views with blocks of patches hidden behind a learnt mask token; the teacher sees all,
-and sets the target for the class token of the other view and for each hidden patch. Backbone: timm's Vision Transformer
-with a class token, with registers or without. Head: lightly's. Targets and teacher: distillation.py.
-Shapes: b images, n patches of a global view, h hidden ones in all, K output dimensions of a head, d features.
+In some global views of the student, blocks of patches are replaced by a learnt mask token. The teacher receives whole views;
+its outputs are the targets for the class token of the other view and for each masked patch. Backbone: timm's Vision
+Transformer with a class token, with or without registers. Head: lightly's. Targets and teacher: distillation.py.
+Shapes: b images, n patches of a global view, h masked patches in total, K output dimensions of a head, d features.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pellucid.pretrain.recipe import DinoV2Recipe
 
 
 class TwoHeads(nn.Module):
-    """Backbone, the head of the class token, and the head of the patches, which may be the same one ([0], "untying")."""
+    """Backbone, head of the class token and head of the patches; both heads may be the same ([0], "untying")."""
 
     def __init__(self, backbone: VisionTransformer, head: DINOProjectionHead, patch_head: DINOProjectionHead) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ class DinoV2(Method):
     std: Tensor
 
     def __init__(self, recipe: DinoV2Recipe, steps: int) -> None:
-        """`steps`: length of the training, which the schedules span.
+        """`steps`: length of the training, for the schedules.
 
         Raises:
-            UserError: the backbone is no Vision Transformer with a class token, or its patches do not tile a view.
+            UserError: the backbone is not a Vision Transformer with a class token, or its patches do not tile a view.
         """
         super().__init__()
         config = recipe.dinov2
@@ -63,7 +63,7 @@ class DinoV2(Method):
         self.teacher = self._network(drop_path=0.0)
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
-        # Of the student only, and outside its backbone, which is exported as plain timm.
+        # Only the student has one. It is outside the backbone, which is exported as a plain timm model.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.student.backbone.embed_dim))
         self.target = TeacherTarget(config.output_dim, config.centering, config.center_momentum)
         self.patch_target = TeacherTarget(self.patch_output_dim, config.centering, config.center_momentum)
@@ -78,8 +78,8 @@ class DinoV2(Method):
         )
         if default_pooling(vit) != "cls":
             raise UserError(
-                f"`backbone: {recipe.backbone}`: DINOv2 compares class tokens, and this network's feature is not one; "
-                "choose another, for example vit_small_patch16_224 or vit_small_patch14_reg4_dinov2"
+                f"`backbone: {recipe.backbone}`: DINOv2 compares class tokens, but this network does not use one as its "
+                "feature; choose another, for example vit_small_patch16_224 or vit_small_patch14_reg4_dinov2"
             )
         require_size(vit, recipe.views.local.size_px, "views.local.size_px")
         head = new_head(vit.num_features, config, config.output_dim)
@@ -87,7 +87,7 @@ class DinoV2(Method):
         return TwoHeads(vit, head, patch_head)
 
     def backbone(self) -> VisionTransformer:
-        """The teacher's."""
+        """The teacher's backbone."""
         return self.teacher.backbone
 
     def trained_backbone(self) -> VisionTransformer:
@@ -97,9 +97,9 @@ class DinoV2(Method):
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
         """→ [global views (2b, 3, v, v), mask (2b, n) bool, hidden (h,) int64, weight (h,) float32, local views if any].
 
-        `hidden` are the places of the hidden patches in the flattened mask. `weight` is 1 / (hidden patches of that view),
-        so that views count alike however much of them is hidden ([1], eq. 2). Where nothing is hidden in a whole (tiny)
-        batch, one patch of weight 0 stands in, so that every weight takes part in every step.
+        `hidden` are the positions of the masked patches in the flattened mask. `weight` is 1 / (masked patches of that
+        view), so that every masked view has the same weight ([1], eq. 2). If a (tiny) batch has no masked patch, one patch
+        of weight 0 is used, so that every parameter takes part in every step.
         """
         recipe, config = self.recipe, self.recipe.dinov2
         made = multi_crop(images, draw, recipe.views, recipe.img_size, self.mean, self.std)
@@ -117,20 +117,20 @@ class DinoV2(Method):
         student, teacher, b = self.student, self.teacher, len(views[0]) // 2
         prefix, temp = student.backbone.num_prefix_tokens, self.schedules.teacher_temp(step)
 
-        # 1. The teacher sees whole views: class tokens (2b, d), and the patches that the student must guess (h, d).
+        # 1. Teacher, whole views: class tokens (2b, d), and the patches that are masked for the student (h, d).
         with torch.no_grad():
             tokens = teacher.backbone.forward_features(global_views)
             features = tokens[:, 0]
             teacher_out = teacher.head(features)
             teacher_patches = teacher.patch_head(tokens[:, prefix:].flatten(0, 1)[hidden])
 
-        # 2. The student sees some of them in part, and the small ones.
+        # 2. Student: partly masked global views, and local views.
         tokens = masked_tokens(student.backbone, global_views, mask, self.mask_token)
         class_tokens = [tokens[:, 0], *(student.backbone(v) for v in local_views)]
         student_out = student.head(torch.cat(class_tokens))
         student_patches = student.patch_head(tokens[:, prefix:].flatten(0, 1)[hidden])
 
-        # 3. Three losses, in float32 whatever the autocast.
+        # 3. Three losses, always in float32.
         with torch.autocast(global_views.device.type, enabled=False):
             target = self.target(teacher_out, temp)
             dino = multi_crop_loss(target.unflatten(0, (2, b)), student_out.unflatten(0, (-1, b)), config.student_temp)
@@ -146,7 +146,7 @@ class DinoV2(Method):
         self.schedules.freeze_last_layer(step, [self.student.head, self.student.patch_head])
 
     def after_update(self, step: int) -> dict[str, float]:
-        """The centres move to this step's outputs, the teacher towards the student."""
+        """Update the centres with this step's outputs, and the teacher with the student."""
         self.target.update()
         self.patch_target.update()
         momentum = self.schedules.teacher_momentum(step)

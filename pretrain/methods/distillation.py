@@ -1,4 +1,4 @@
-"""What DINO and its descendants share: the head, the target that the teacher sets, its centre, and the moving average.
+"""Self-distillation, shared by DINO and DINOv2: head, teacher target with its centre, loss, and moving average.
 
 - [0]: Caron et al., Emerging Properties in Self-Supervised Vision Transformers (DINO), 2021, https://arxiv.org/abs/2104.14294
 - [1]: Caron et al., SwAV, 2020, section 3.1 and appendix A, https://arxiv.org/abs/2006.09882
@@ -35,7 +35,7 @@ def new_head(dim: int, config: DinoConfig, output_dim: int) -> DINOProjectionHea
 
 
 class Schedules:
-    """How temperature, momentum and the frozen last layer move with the step; the shares of a recipe made steps."""
+    """Teacher temperature, teacher momentum and the frozen last layer as functions of the step."""
 
     def __init__(self, config: DinoConfig, steps: int) -> None:
         self.config, self.steps = config, steps
@@ -43,16 +43,16 @@ class Schedules:
         self.temp_warmup_steps = round(config.teacher_temp_warmup * steps)
 
     def teacher_temp(self, step: int) -> float:
-        """Linear warm-up, then constant ([0], appendix D): too warm early on, and the outputs collapse."""
+        """Linear warm-up, then constant ([0], appendix D): a high temperature at the start leads to collapse."""
         config = self.config
         return warmup_linear(step, self.temp_warmup_steps, config.warmup_teacher_temp, config.teacher_temp)
 
     def teacher_momentum(self, step: int) -> float:
-        """λ of [0], section 3.1: a cosine from its start to 1."""
+        """λ of [0], section 3.1: a cosine from `teacher_momentum` to 1."""
         return cosine(step, self.steps, self.config.teacher_momentum, 1.0)
 
     def freeze_last_layer(self, step: int, heads: Sequence[DINOProjectionHead]) -> None:
-        """Hold the last layers still at first, so that the prototypes do not run after random features."""
+        """Freeze the last layers at the start, so that the prototypes are not fitted to random features."""
         if step < self.freeze_steps:
             for head in heads:
                 for parameter in head.last_layer.parameters():
@@ -60,10 +60,10 @@ class Schedules:
 
 
 class TeacherTarget(nn.Module):
-    """The teacher's outputs → the distributions that the student is to match: centred, or balanced, and sharpened.
+    """The teacher's outputs → target distributions for the student: centred or balanced, and sharpened.
 
-    The centre C ([0], eq. 4) belongs to the global batch. It stays as it is while the gradients of a step are gathered,
-    in however many micro-batches; what they bring is summed, and `update` moves C once, over all processes.
+    The centre C ([0], eq. 4) is that of the global batch. It is constant during a step: the outputs of all micro-batches are
+    summed, and `update` changes C once, over all processes.
     """
 
     centre: Tensor
@@ -84,7 +84,7 @@ class TeacherTarget(nn.Module):
 
         Args:
             temp: τ_t.
-            weight: (m,) 1 for rows that count and 0 for padding; None where all count.
+            weight: (m,) 1 for valid rows and 0 for padding; None if all are valid.
         """
         outputs = outputs.float()
         if self.centering == "sinkhorn_knopp":
@@ -102,19 +102,19 @@ class TeacherTarget(nn.Module):
         seen = total(torch.cat([self.seen, self.count[None]]))
         mean = seen[:-1] / seen[-1].clamp_min(1)
         moved = self.centre * self.momentum + mean * (1 - self.momentum)
-        self.centre.copy_(torch.where(seen[-1] > 0, moved, self.centre))  # no masked patch anywhere: it stays
+        self.centre.copy_(torch.where(seen[-1] > 0, moved, self.centre))  # unchanged without any masked patch
         self.seen.zero_()
         self.count.zero_()
 
 
 @torch.no_grad()
 def sinkhorn_knopp(logits: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Rows of exp(logits), balanced so that over the batch of all processes each column gets an equal share; (m, K).
+    """Rows of exp(logits), balanced so that each column has an equal share over the batch of all processes; (m, K).
 
     Three rounds of dividing columns, then rows, by their sums, ending with rows that are distributions ([1], appendix A).
-    `weight`: (m,) 1 for rows that count, 0 for padding.
+    `weight`: (m,) 1 for valid rows, 0 for padding.
     """
-    q = torch.exp(logits - largest(logits.max()))  # a common factor is divided out below
+    q = torch.exp(logits - largest(logits.max()))  # for numerical range; a common factor cancels below
     if weight is not None:
         q = q * weight[:, None]
     for _ in range(_SINKHORN_ITERATIONS):
@@ -126,24 +126,24 @@ def sinkhorn_knopp(logits: Tensor, weight: Tensor | None = None) -> Tensor:
 def multi_crop_loss(target: Tensor, student: Tensor, temp: float) -> Tensor:
     """Mean over images and pairs of different views of H(P_t, P_s) ([0], eq. 3 and Algorithm 1) → scalar, float32.
 
-    H = −Σ_k P_t log softmax(s / τ)_k = logsumexp(s / τ) − ⟨P_t, s⟩ / τ, because P_t sums to one; so that each output of the
-    student is read once, against the sum of the targets that it is paired with. Elementwise, not as a matrix product,
-    which would be rounded to TF32 on a GPU.
+    H = −Σ_k P_t log softmax(s / τ)_k = logsumexp(s / τ) − ⟨P_t, s⟩ / τ, because P_t sums to one. Each output of the
+    student is therefore used once, with the sum of its targets. The product is elementwise, because a matrix product would be
+    rounded to TF32 on a GPU.
 
     Args:
         target: (t, b, K) probabilities for the t global views.
-        student: (v, b, K) outputs; the first t views are the target's own, and each is not paired with itself.
+        student: (v, b, K) outputs; its first t views are those of the target, and none is paired with itself.
         temp: τ_s.
     """
     (n_teacher, b, _), n_views = target.shape, len(student)
-    everyone = target.sum(dim=0)
+    all_targets = target.sum(dim=0)
     terms = []
     for view, output in enumerate(student.unbind(0)):  # one view at a time in float32: K is large
         own = view < n_teacher
         n_partners = n_teacher - 1 if own else n_teacher
         if n_partners:
             logits = output.float() / temp
-            partners = everyone - target[view] if own else everyone
+            partners = all_targets - target[view] if own else all_targets
             terms.append(n_partners * logits.logsumexp(dim=1).sum() - (partners * logits).sum())
     return torch.stack(terms).sum() / ((n_teacher * n_views - n_teacher) * b)
 
@@ -156,14 +156,14 @@ def row_cross_entropy(target: Tensor, student: Tensor, temp: float) -> Tensor:
 
 @torch.no_grad()
 def teacher_terms(target: Tensor) -> dict[str, Tensor]:
-    """How sure the teacher is, and how evenly it uses its outputs; (m, K) probabilities → two 0-dim tensors, in nats.
+    """Entropy of the teacher and how evenly it uses its outputs; (m, K) probabilities → two 0-dim tensors, in nats.
 
-    `teacher_entropy`: mean over the m samples of each one's entropy, in [0, log K]. log K: it says nothing (uniform
-    collapse); 0: it always names one prototype.
+    `teacher_entropy`: mean entropy of the m samples, in [0, log K]. log K: uniform output (uniform collapse); 0: always a
+    single prototype.
 
     `teacher_kl_uniform`: KL(p̄ ‖ uniform) = log K − H(p̄) in [0, log K], with p̄ (K,) the mean over the samples *of all
-    processes*: 0 when all prototypes are used alike, log K when one takes all. A batch of m sharp samples cannot use more
-    than m prototypes, so that about log(K / m) is the floor where K is larger than the batch.
+    processes*: 0 if all prototypes are used equally, log K if only one is used. A batch of m sharp samples cannot use more
+    than m prototypes, so that the minimum is about log(K / m) if K is larger than the batch.
     """
     entropy = -torch.special.xlogy(target, target).sum(dim=1).mean()
     mean = total(target.mean(dim=0)) / n_processes()
@@ -175,7 +175,7 @@ def teacher_terms(target: Tensor) -> dict[str, Tensor]:
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """θ_teacher ← λ θ_teacher + (1 − λ) θ_student ([0], section 3.1), all tensors in one call.
 
-    Running means and variances of batch norm are no θ. The teacher runs in training mode and keeps its own, of its own
-    outputs for the global views: the student's, which are of other weights and of small views too, would be wrong for it.
+    The running statistics of batch norm are not averaged. The teacher runs in training mode and has its own statistics, from
+    its activations for global views; the student's belong to other weights and include small views.
     """
     torch._foreach_lerp_(list(teacher.parameters()), [p.detach() for p in student.parameters()], 1 - momentum)

@@ -1,10 +1,9 @@
-"""LeJEPA: one encoder, no teacher; views of an image predict their mean, and a Gaussian shape of the whole forbids collapse.
+"""LeJEPA: one encoder without teacher; views of an image predict their mean, and SIGReg prevents collapse.
 
 - [0]: Balestriero & LeCun, LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics, 2025, Algorithm 2,
   https://arxiv.org/abs/2511.08544
 
-No stop-gradient, no moving average, no temperature, no prototypes: the choice for little compute, and for convolutional
-networks. Backbone: timm's Vision Transformer, ConvNeXt or ResNet. SIGReg: sigreg.py.
+It has no stop-gradient, moving average, temperature or prototypes, and suits small compute and convolutional networks. Backbone: timm's Vision Transformer, ConvNeXt or ResNet. SIGReg: sigreg.py.
 Shapes: b images, v views of each, d features, p dimensions of the projection.
 """
 
@@ -34,7 +33,7 @@ class LeJepa(Method):
         """Build it from the recipe.
 
         Raises:
-            UserError: the backbone is of no kind that this method takes, or its patches do not tile a view.
+            UserError: the kind of backbone is not supported, or its patches do not tile a view.
         """
         super().__init__()
         config = recipe.lejepa
@@ -51,7 +50,7 @@ class LeJepa(Method):
         return self.encoder
 
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
-        """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; without local views only the first."""
+        """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; the second only if there are local views."""
         return multi_crop(images, draw, self.recipe.views, self.recipe.img_size, self.mean, self.std)
 
     def forward(self, views: list[Tensor], step: int) -> StepOutput:
@@ -67,7 +66,7 @@ class LeJepa(Method):
         terms = {
             "prediction_loss": prediction.detach(),
             "sigreg_loss": gaussian.detach(),
-            # Without the regulariser it is the projections that collapse; the features may stay as they are.
+            # Without the regulariser the projections collapse, while the features may not.
             "projection_std": all_rows(projections.detach()[0]).std(dim=0).mean(),
         }
         seen = features.detach().float()
@@ -86,6 +85,6 @@ def new_projector(dim: int, hidden_dim: int, projection_dim: int) -> nn.Sequenti
 def prediction_loss(projections: Tensor, n_global: int) -> Tensor:
     """Mean squared distance of every view to the mean of its image's global views ([0], Algorithm 2); (v, b, p) → scalar.
 
-    The first `n_global` views are the global ones. The gradient flows into both sides.
+    The first `n_global` views are the global ones. Both sides receive gradients.
     """
     return (projections[:n_global].mean(dim=0) - projections).square().mean()

@@ -1,4 +1,4 @@
-"""MAE: hide three quarters of the patches, encode the rest, and let a light decoder paint what is missing.
+"""MAE: mask three quarters of the patches, encode the others, and reconstruct the masked ones with a light decoder.
 
 - [0]: He et al., Masked Autoencoders Are Scalable Vision Learners, 2021, https://arxiv.org/abs/2111.06377
 
@@ -31,7 +31,7 @@ from pellucid.pretrain.recipe import MaeRecipe
 class Mae(Method):
     """Encoder, decoder and loss of [0]."""
 
-    pooling = "mean"  # no loss ever reaches the class token directly
+    pooling = "mean"  # the class token receives no direct loss
     mean: Tensor
     std: Tensor
 
@@ -51,16 +51,14 @@ class Mae(Method):
         ):
             raise UserError(
                 f"`backbone: {recipe.backbone}`: MAE needs a class token or registers, a norm after the last block and "
-                "no pooling with weights, which this network has not; choose another, for example vit_small_patch16_224 or "
+                "no attention pooling, unlike this network; choose another, for example vit_small_patch16_224 or "
                 "vit_small_patch14_reg4_dinov2"
             )
-        # Only for what its constructor does to the encoder, in place: [0]'s initialisation (Xavier). Its forward embeds the
-        # masked patches too, and throws them away.
+        # Used only because its constructor initialises the encoder as in [0] (Xavier). Its forward is not used: it embeds the
+        # masked patches too.
         MaskedVisionTransformerTIMM(vit, pos_embed_initialization="skip")
         self.n_prefix_tokens = int(vit.num_prefix_tokens)  # class token and registers
-        self.n_positioned_tokens = (
-            0 if vit.no_embed_class else self.n_prefix_tokens
-        )  # those with a position of their own
+        self.n_positioned_tokens = 0 if vit.no_embed_class else self.n_prefix_tokens  # those with a position embedding
         initialize_2d_sine_cosine_positional_embedding(
             vit.pos_embed, num_prefix_tokens=self.n_positioned_tokens
         )  # fixed, [0]
@@ -107,7 +105,7 @@ class Mae(Method):
         return StepOutput(loss, tokens.detach()[:, self.n_prefix_tokens :].mean(dim=1).float())
 
     def encode(self, visible: Tensor, keep: Tensor) -> Tensor:
-        """(b, k, 3 · p²) visible patches → (b, prefix + k, d): the masked ones are not there, so they cannot leak."""
+        """(b, k, 3 · p²) visible patches → (b, prefix + k, d): masked patches are not part of the input."""
         vit = self.encoder
         positions = cast(Tensor, vit.pos_embed)
         embed = vit.patch_embed.proj  # a convolution whose stride is its kernel: a linear map of each patch
@@ -123,13 +121,13 @@ class Mae(Method):
         return encoded
 
     def decode(self, tokens: Tensor, keep: Tensor) -> Tensor:
-        """(b, prefix + k, d) → (b, n, 3 · p²): encoded tokens at their places, the shared mask token at all others."""
+        """(b, prefix + k, d) → (b, n, 3 · p²): encoded tokens at their positions, the mask token at all others."""
         x = self.decoder_embed(tokens)
         patches = x[:, self.n_prefix_tokens :]
         full = self.decoder.mask_token.to(x.dtype).expand(len(x), self.n_patches, -1)
         full = full.scatter(1, keep[:, :, None].expand(-1, -1, x.shape[2]), patches)
-        # The decoder adds its own fixed sine-cosine positions, with room for one token before the patches: the class
-        # token, or the mean of all that stand there, so that registers are trained too.
+        # The decoder adds fixed sine-cosine positions and has one place before the patches: for the mean of all prefix
+        # tokens, so that registers are trained too.
         first = x[:, : self.n_prefix_tokens].mean(dim=1, keepdim=True)
         x = self.decoder(torch.cat([first, full], dim=1))
         predicted: Tensor = self.decoder_pred(x[:, 1:])
@@ -145,15 +143,15 @@ def patchify(images: Tensor, patch_px: int) -> Tensor:
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """(b, n, d) and (b, k) → (b, k, d)."""
+    """Tokens (b, n, d) at the positions `index` (b, k) → (b, k, d)."""
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
 def reconstruction_loss(predicted: Tensor, target: Tensor, *, normalized: bool) -> Tensor:
     """Mean squared error over the masked patches; both (b, n − k, 3 · p²) → scalar.
 
-    `normalized`: the target is each patch with its own mean taken off and divided by its own standard deviation
-    ([0], section 3, "Reconstruction target").
+    `normalized`: the mean of each target patch is subtracted, and the patch is divided by its standard deviation ([0],
+    section 3, "Reconstruction target").
     """
     target = target.float()
     if normalized:

@@ -1,13 +1,12 @@
-"""What the training loop asks of a method; dino.py, mae.py and their like answer, and a new method is one more such file.
+"""The interface between the training loop and a method. A new method is a subclass of `Method` in its own file.
 
-**Micro-batches.** The loop may cut a process's share of the batch into equal micro-batches, call `views` and `forward` for
-each, and add the gradients of their losses, divided by their number; then once `before_update` and `after_update`. What
-is a mean over images (every loss here but the two below) comes out as if the batch were whole. What compares the images
-of a batch with each other sees the micro-batch, on all processes: KoLeo's neighbours, SIGReg's sample, batch norm's
-statistics and the balance of Sinkhorn–Knopp. Centres move once per step, in `after_update`, by the mean of all of it.
+**Micro-batches.** The loop may divide a process's share of the batch into equal micro-batches. It calls `views` and `forward`
+for each and adds the gradients of their losses, divided by their number; then it calls `before_update` and `after_update`
+once. Losses that are means over images give the same result as with the whole batch. Terms that compare the images of a batch
+use the micro-batch of all processes: KoLeo's neighbours, SIGReg's sample, the statistics of batch norm and Sinkhorn–Knopp.
+Centres are updated once per step, in `after_update`, with the mean over all micro-batches.
 
-**Several processes.** Nothing that a process learns alone may change its later steps: what it adds up itself is summed
-over all of them before it is used.
+**Several processes.** The state of a method must stay equal in all processes: sums are taken over all of them before use.
 """
 
 from __future__ import annotations
@@ -23,33 +22,33 @@ from pellucid.pretrain.methods.backbones import Backbone, Pooling
 
 
 class StepOutput(NamedTuple):
-    """What one forward pass gives."""
+    """The result of one forward pass."""
 
     loss: Tensor  # scalar, float32, mean over this process's images
-    features: Tensor  # (b, d) float32 of the backbone, without gradient: what health.py looks at
-    partner: Tensor | None = None  # (b, d) of another view of the same images, where the method has one: for alignment
-    terms: dict[str, Tensor] = {}  # named scalars without gradient (parts of the loss, teacher entropy …): for metrics
+    features: Tensor  # (b, d) float32 features of the backbone, without gradient, for monitoring
+    partner: Tensor | None = None  # (b, d) features of another view of the same images, if any, for `alignment`
+    terms: dict[str, Tensor] = {}  # named scalars without gradient (terms of the loss, teacher entropy …), for metrics
 
 
 class Method(nn.Module):
-    """Modules, views and loss of one way of pretraining."""
+    """Networks, views and loss of a self-supervised method."""
 
-    pooling: Pooling  # how the exported backbone's tokens, or its map, become one vector
+    pooling: Pooling  # how the exported backbone's tokens or feature map become one vector
 
     @abstractmethod
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
-        """(b, s, s, 3) uint8 on the device → what `forward` wants, without gradient."""
+        """(b, s, s, 3) uint8 on the device → the input of `forward`, without gradient."""
 
     @abstractmethod
     def forward(self, views: list[Tensor], step: int) -> StepOutput:
-        """The loss of one batch. Called through DDP, so that everything with a gradient happens in here."""
+        """The loss of one batch. It is called through DDP, so everything with a gradient must happen here."""
 
     @abstractmethod
     def backbone(self) -> Backbone:
         """The network to export."""
 
     def trained_backbone(self) -> Backbone:
-        """The network that gets the gradients: the exported one, but for methods that export a teacher."""
+        """The network that receives gradients: the exported one, except for methods that export a teacher."""
         return self.backbone()
 
     def before_update(self, step: int) -> None:
@@ -57,10 +56,10 @@ class Method(nn.Module):
         return
 
     def after_update(self, step: int) -> dict[str, float]:
-        """After the optimizer's step; returns what the metrics should show."""
+        """After the optimizer's step; returns additional values for the metrics."""
         return {}
 
 
 def pixel_statistics(values: tuple[float, float, float]) -> Tensor:
-    """(3,) float32."""
+    """Mean or standard deviation as (3,) float32."""
     return torch.tensor(values, dtype=torch.float32)

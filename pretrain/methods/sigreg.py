@@ -1,4 +1,4 @@
-"""SIGReg: how far embeddings are from an isotropic Gaussian, seen along random directions; the whole defence of LeJEPA.
+"""SIGReg: distance of embeddings from an isotropic Gaussian along random directions; LeJEPA's only protection from collapse.
 
 - [0]: Balestriero & LeCun, LeJEPA, 2025, sections 4.2 and 4.3, https://arxiv.org/abs/2511.08544
 - [1]: Epps & Pulley, A test for normality based on the empirical characteristic function, Biometrika 1983
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from pellucid.pretrain.distributed.collectives import total
 
-_DIRECTIONS = 8  # a stream of random numbers that must not meet those of the batches and of the views
+_DIRECTIONS = 8  # separates these random numbers from those of batches and views
 
 
 def random_directions(seed: int, step: int, dim: int, count: int) -> Tensor:
-    """(dim, count) float32 unit columns, uniform on the sphere: new at each step and the same for all processes ([0], 4.3)."""
+    """(dim, count) float32 unit columns, uniform on the sphere, new at each step and equal in all processes ([0], 4.3)."""
     words = np.random.SeedSequence([_DIRECTIONS, seed, step]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
     directions = torch.randn((dim, count), generator=generator)
@@ -34,9 +34,9 @@ def sigreg(projections: Tensor, directions: Tensor, *, knots: int, t_max: float)
 
         T = N · ∫ |φ_N(t) − exp(−t²/2)|² exp(−t²/2) dt over [−t_max, t_max],  φ_N(t) = mean over images of exp(i t aᵀz)
 
-    by the trapezoidal rule ([0], section 4.2; [1]). N counts the images of all processes, whose φ_N are one: two
-    processes give the number of one. The integrand is even, so that `knots` points in [0, t_max] do. T does not shrink
-    with N under the null, and grows with N off it.
+    by the trapezoidal rule ([0], section 4.2; [1]). N and φ_N are over the images of all processes, so that the
+    number of processes does not change T. The integrand is even, so that `knots` points in [0, t_max] suffice. T does not
+    decrease with N under the null hypothesis, and increases with N otherwise.
     """
     with torch.autocast(projections.device.type, enabled=False):
         x = projections.float() @ directions.to(projections.device)  # (v, n, m)
@@ -53,8 +53,8 @@ def sigreg(projections: Tensor, directions: Tensor, *, knots: int, t_max: float)
 class CharacteristicSums(torch.autograd.Function):
     """Σ over images of cos(t_j x) and of sin(t_j x) at t_j = 0, δ, 2δ …; (v, n, m), δ, q → (2, v, m, q).
 
-    exp(i t_j x) is the j-th power of exp(i δ x): one cosine and one sine instead of q of each, and, as the powers are
-    formed again on the way back, (v, n, m) numbers in memory instead of (v, n, m, q).
+    exp(i t_j x) is the j-th power of exp(i δ x): one cosine and one sine instead of q of each. The backward pass
+    recomputes the powers, so that (v, n, m) numbers are stored instead of (v, n, m, q).
     """
 
     @staticmethod

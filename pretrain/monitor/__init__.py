@@ -1,7 +1,22 @@
-"""What a training shows and records while it runs."""
+"""Monitoring of a training: logs, collapse detection, kNN read-out, curves and the training page."""
 
 from pellucid.pretrain.monitor.jsonl_logs import PAGE, WATCH_LINES, read_lines
-from pellucid.pretrain.monitor.svg_curves import SCRIPT, STYLE
+from pellucid.pretrain.monitor.svg_curves import ACQUISITION, CLINICAL, CSS_VARIABLES, FAINT, INK, SCRIPT, SOFT, STYLE
 from pellucid.pretrain.monitor.training_curves import training_curves, watch_curves, watch_sentences
 
-__all__ = ["PAGE", "SCRIPT", "STYLE", "WATCH_LINES", "read_lines", "training_curves", "watch_curves", "watch_sentences"]
+__all__ = [
+    "ACQUISITION",
+    "CLINICAL",
+    "CSS_VARIABLES",
+    "FAINT",
+    "INK",
+    "PAGE",
+    "SCRIPT",
+    "SOFT",
+    "STYLE",
+    "WATCH_LINES",
+    "read_lines",
+    "training_curves",
+    "watch_curves",
+    "watch_sentences",
+]

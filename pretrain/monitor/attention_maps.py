@@ -1,4 +1,4 @@
-"""Where a Vision Transformer's class token looks: the last block's attention, computed from its own projections."""
+"""Attention of a Vision Transformer's class token to the patches, in the last block."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def class_attention(model: nn.Module, images: Tensor) -> Tensor | None:
-    """(m, 3, v, v), normalised → (m, heads, g, g): the class token's attention to the patches, which sums to 1 over them.
+    """(m, 3, v, v) normalised → (m, heads, g, g): the class token's attention to the patches; it sums to 1.
 
-    Of the softmax over all tokens the part that falls on patches is kept and scaled to 1: registers and the class token
-    itself are left out. timm's fused attention hides its weights, so they are computed from the input of the last block's
-    attention (Caron et al. 2021, figure 1).
+    The softmax is over all tokens; only the patches are kept and rescaled to sum to 1, without registers and class token.
+    timm's fused attention does not return its weights, so they are recomputed from the input of the last block's attention
+    (Caron et al. 2021, figure 1).
 
     Returns:
         None if the model has no class token or no such attention.
@@ -26,16 +26,16 @@ def class_attention(model: nn.Module, images: Tensor) -> Tensor | None:
     attention: Any = getattr(blocks[-1], "attn", None)
     if not all(hasattr(attention, name) for name in ("qkv", "num_heads", "scale")):
         return None
-    heard: list[Tensor] = []
+    inputs: list[Tensor] = []
     last: Any = blocks[-1]
-    compiled, last._compiled_call_impl = last._compiled_call_impl, None  # compiled code hears no hooks
-    hook = attention.register_forward_pre_hook(lambda module, given: heard.append(given[0]))
+    compiled, last._compiled_call_impl = last._compiled_call_impl, None  # hooks do not run in compiled code
+    hook = attention.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
     try:
         vit.forward_features(images)
     finally:
         hook.remove()
         last._compiled_call_impl = compiled
-    x = heard[0]
+    x = inputs[0]
     m, tokens = x.shape[:2]
     q, k, _ = attention.qkv(x).reshape(m, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     q, k = attention.q_norm(q), attention.k_norm(k)

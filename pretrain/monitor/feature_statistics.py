@@ -1,6 +1,6 @@
-"""Signs of life without labels: is the batch still spread over many directions, or has everything collapsed?
+"""Statistics of a batch of features, without labels: spread, rank, alignment and uniformity. They show a collapse.
 
-Shapes: b images, d dimensions. Everything is computed in float64, whatever the training computes in.
+Shapes: b images, d dimensions. Everything is computed in float64, whatever the number type of the training.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def feature_statistics(features: Tensor, partner: Tensor | None = None) -> dict[str, float]:
-    """What a line of metrics.jsonl says of the features.
+    """The feature statistics of one line of metrics.jsonl.
 
     Args:
-        features: (b, d) of one view of each image, over all processes.
-        partner: (b, d) of another view of the same images, where the method has one.
+        features: (b, d), one view of each image, over all processes.
+        partner: (b, d), another view of the same images, if the method has one.
 
     Returns:
-        `feature_std`, `effective_rank`, `centred_rank` and `uniformity`; with a partner `alignment` too.
+        `feature_std`, `effective_rank`, `centred_rank` and `uniformity`; with a partner also `alignment`.
     """
     found = {
         "feature_std": feature_std(features),
@@ -42,9 +42,9 @@ def feature_std(features: Tensor) -> float:
 def effective_rank(features: Tensor) -> float:
     """RankMe: exp of the entropy of the normalised singular values; (b, d) → float in [1, min(b, d)], higher is better.
 
-    Garrido et al. 2023, eq. 1–2 (which is Roy & Vetterli's effective rank of 2007). A direction that all images share
-    counts here as any other; `centred_rank` is the same after the batch's mean is taken off, and therefore does not
-    look like collapse where features have a large common part, as those of MAE and of random weights have.
+    Garrido et al. 2023, eq. 1–2 (which is Roy & Vetterli's effective rank of 2007). A direction that all
+    images share counts like any other. `centred_rank` is the same after the mean of the batch is subtracted; it is the better
+    sign of collapse for features with a large common component, like those of MAE and of random weights.
     """
     singular = torch.linalg.svdvals(features.detach().double().cpu())
     p = singular / singular.sum().clamp_min(1e-300) + 1e-7
@@ -54,7 +54,7 @@ def effective_rank(features: Tensor) -> float:
 def alignment(features: Tensor, partner: Tensor) -> float:
     """Mean squared distance of two views of an image, L2-normalised; both (b, d) → float in [0, 4], lower is better.
 
-    Wang & Isola 2020, section 4.1, with α = 2. Zero is also what collapse looks like: read it beside `uniformity`.
+    Wang & Isola 2020, section 4.1, with α = 2. A collapse also gives 0: interpret it together with `uniformity`.
     """
     return float((_unit(features) - _unit(partner)).square().sum(dim=1).mean())
 

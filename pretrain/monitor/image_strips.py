@@ -1,6 +1,6 @@
-"""What a person should see of a training: the views it learns from, what it paints or attends to, and what it finds alike.
+"""Images for the training page: augmented views, reconstructions or attention maps, and nearest neighbours.
 
-Everything is drawn from the images of the watch's sample, named by research id. Shapes: m images, v side of a view.
+All images are from the monitored sample and are labelled by research id. Shapes: m images, v side of a view.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ _IMAGES, _QUERIES, _NEIGHBOURS, _VIEWS, _FEW, _HEADS = 4, 5, 5, 10, 5, 3
 
 @dataclass(frozen=True)
 class Tile:
-    """One small picture and what stands under it."""
+    """One small image and its caption."""
 
     jpeg: bytes
     caption: str = ""
 
     @property
     def uri(self) -> str:
-        """The picture as it travels inside the page."""
+        """The image as a data URI."""
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of pictures under a heading."""
+    """Rows of images with a heading."""
 
     title: str
     say: str
-    columns: Sequence[str]  # over the pictures; empty if they need none
+    columns: Sequence[str]  # column headings
     rows: Sequence[Sequence[Tile]] = field(default_factory=list)
 
 
 @torch.no_grad()
 def strips(method: Method, recipe: Recipe, watch: Watch, vectors: NDArray[np.float32]) -> list[Strip]:
-    """All strips that make sense for this method; it must be in eval mode, and is not changed.
+    """All strips for this method; it must be in eval mode, and is not changed.
 
     Args:
-        vectors: (n, d) of the watch's images under the backbone as it is.
+        vectors: (n, d) vectors of the monitored images from the current backbone.
     """
     chosen = _spread(watch, _IMAGES)
-    if len(chosen) < 2:  # text is burned into nearly all of them
+    if len(chosen) < 2:  # nearly all have burned-in text
         return []
     device = next(method.parameters()).device
     source = torch.from_numpy(np.stack([watch.images.square(i, recipe.source_px) for i in chosen])).to(device)
@@ -75,7 +75,7 @@ def strips(method: Method, recipe: Recipe, watch: Watch, vectors: NDArray[np.flo
 
 
 def _spread(watch: Watch, n: int) -> list[int]:
-    """Rows of images of different patients, spread over the sample: the same at every look."""
+    """Rows of images of different patients, spread over the sample; the same at every monitoring step."""
     first = watch.frame[watch.frame["shown"]].drop_duplicates("patient").index.to_numpy()
     return [int(first[i]) for i in np.linspace(0, len(first) - 1, min(n, len(first))).round().astype(int)]
 
@@ -96,8 +96,8 @@ def _neighbours(watch: Watch, vectors: NDArray[np.float32]) -> Strip:
         rows.append(row)
     return Strip(
         "Nearest neighbours",
-        "Left an image, beside it the five that the backbone takes for most alike, from other patients. What do they share: "
-        "the lesion, or the look of a device?",
+        "Each row shows an image and the five most similar images of other patients. Do they share the finding, or the "
+        "device?",
         ["image", "nearest", "2nd", "3rd", "4th", "5th"],
         rows,
     )
@@ -113,7 +113,7 @@ def _reconstructions(method: Mae, recipe: Recipe, whole: Tensor, watch: Watch, c
     crops = (whole.permute(0, 3, 1, 2).float() / 255 - method.mean.view(3, 1, 1)) / method.std.view(3, 1, 1)
     patches = patchify(crops, method.patch_px)
     painted = method.decode(method.encode(gather_tokens(patches, keep), keep), keep).float()
-    if method.recipe.mae.normalize_pixels:  # it has learnt each patch's pattern, not its brightness: that is lent to it
+    if method.recipe.mae.normalize_pixels:  # the prediction lacks each patch's mean and contrast: take the image's
         mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
         painted = painted * (variance + 1e-6).sqrt() + mean
     hidden = torch.ones_like(patches[:, :, :1]).scatter(1, keep[:, :, None], 0.0)
@@ -124,16 +124,15 @@ def _reconstructions(method: Mae, recipe: Recipe, whole: Tensor, watch: Watch, c
         [Tile(_jpeg(drawn[c][i]), _caption(watch, row) if c == 0 else "") for c in range(4)]
         for i, row in enumerate(chosen)
     ]
-    lent = (
-        " The loss asks for the pattern within each patch; its brightness and contrast are taken from the image here."
+    added = (
+        " The loss compares patterns within normalised patches, so brightness and contrast of each patch are taken from the image."
         if method.recipe.mae.normalize_pixels
         else ""
     )
     return Strip(
         "Reconstructions",
-        f"The network sees {keep.shape[1]} of {patches.shape[1]} patches; what it paints into the others shows what it has "
-        f"understood.{lent}",
-        ["image", "what it sees", "what it paints", "painted, with what it saw"],
+        f"The network receives {keep.shape[1]} of {patches.shape[1]} patches and predicts the others.{added}",
+        ["image", "visible patches", "prediction", "prediction and visible patches"],
         rows,
     )
 
@@ -159,21 +158,21 @@ def _attention(method: Method, recipe: Recipe, whole: Tensor, watch: Watch, chos
         small = cv2.resize(whole[i].cpu().numpy(), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
         picture = np.asarray(small, dtype=np.uint8)
         tiles = [Tile(_jpeg(picture), _caption(watch, row))]
-        tiles += [Tile(_jpeg(_over(picture, one.numpy()))) for one in [maps[i].mean(dim=0), *maps[i, sharpest]]]
+        tiles += [Tile(_jpeg(_over(picture, shown.numpy()))) for shown in [maps[i].mean(dim=0), *maps[i, sharpest]]]
         rows.append(tiles)
     return Strip(
         "Attention",
-        "Where the class token looks in the last block: warm is more than an even share. The mean of all heads, and the heads that "
-        "look at the smallest part.",
+        "Attention of the class token in the last block. Orange: above uniform attention. Shown are the mean over heads and the "
+        "most focused heads.",
         ["image", f"mean of {maps.shape[1]} heads", *(f"head {head + 1}" for head in sharpest)],
         rows,
     )
 
 
 def _over(picture: NDArray[np.uint8], attention: NDArray[np.float64]) -> Pixels:
-    """What is more than an even share of the attention, laid over the dimmed picture in warm colour.
+    """Overlay the attention above the uniform share, in orange, on the dimmed image.
 
-    Full warmth is the largest value, or twice the even share where none is as large: little contrast looks like little.
+    The full colour is the largest value, but at least twice the uniform share, so that weak contrast looks weak.
     """
     even = 1 / attention.size
     share = (attention - even) / max(float(attention.max()) - even, even)
@@ -185,19 +184,19 @@ def _over(picture: NDArray[np.uint8], attention: NDArray[np.float64]) -> Pixels:
 def _views(method: Method, recipe: Recipe, source: Tensor, watch: Watch, chosen: Sequence[int]) -> Strip:
     m = len(source)
     rows = [[Tile(_jpeg(source[i].cpu().numpy()), _caption(watch, row))] for i, row in enumerate(chosen)]
-    for step in range(_FEW):  # a method with one view an image is asked several times
+    for step in range(_FEW):  # repeat for a method with one view per image
         for views in method.views(source, Draw(recipe.seed, step, m, slice(0, m), source.device)):
             if views.ndim == 4 and views.shape[1] == 3 and views.is_floating_point():  # the others are masks
                 pixels = _pixels(views, recipe).reshape(len(views) // m, m, *views.shape[2:], 3)  # view by view
-                for one in pixels[: max(0, 1 + _VIEWS - len(rows[0]))]:
-                    for shown, picture in zip(rows, one, strict=True):
+                for view in pixels[: max(0, 1 + _VIEWS - len(rows[0]))]:
+                    for shown, picture in zip(rows, view, strict=True):
                         shown.append(Tile(_jpeg(picture)))
         if len(rows[0]) > _FEW:
             break
     return Strip(
         "Views",
-        "What the augmentation makes of an image: this is what the network is trained on, and what it learns to ignore. Is the "
-        "finding still there, and is it still the same finding?",
+        "Augmented views of each image, as used for training. The network learns to ignore the differences between them. Is the "
+        "finding still visible and unchanged?",
         ["image", *("" for _ in rows[0][1:])],
         rows,
     )
@@ -211,7 +210,7 @@ def _pixels(views: Tensor, recipe: Recipe) -> Pixels:
 
 
 def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    """At most TILE_PX wide; smaller views keep their patches visible by being enlarged without smoothing."""
+    """JPEG of side TILE_PX: larger views are reduced by area averaging, smaller ones enlarged."""
     side = pixels.shape[0]
     if side != TILE_PX:
         how = cv2.INTER_AREA if side > TILE_PX else cv2.INTER_CUBIC

@@ -1,4 +1,4 @@
-"""What a training tells of itself: files of one JSON object a line, and the page that is made of them."""
+"""Names of a training's log files, and reading and appending their lines (one JSON object per line)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = "training.html"
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
-    """One line of JSON.
+    """Append one line of JSON.
 
     Raises:
         UserError: it cannot be written.
@@ -24,13 +24,13 @@ def append_line(path: Path, content: dict[str, Any]) -> None:
             handle.write(json.dumps(content) + "\n")
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}). Make room on the disk and repeat the command: it continues from "
+            f"{path}: cannot be written ({error.strerror}). Free disk space and rerun the command: it continues from "
             "the newest checkpoint"
         ) from None
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Keep the whole lines of metrics up to `step`; what a killed process wrote beyond it is written again."""
+    """Keep the complete lines up to `step`; a resumed training writes the later ones again."""
     if not path.exists():
         return
     kept = []
@@ -38,14 +38,14 @@ def drop_lines_after(path: Path, step: int) -> None:
         try:
             if line.endswith("\n") and json.loads(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:  # torn by the kill
+        except ValueError:  # incomplete: the process was killed while writing it
             continue
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file that may not be there yet; one that a kill has torn is passed over."""
+    """The lines of a file; empty if it does not exist. Lines left incomplete by a killed process are skipped."""
     if not path.is_file():
         return []
     lines = []

@@ -1,4 +1,4 @@
-"""Vectors and one variable → how well the nearest images of other patients tell it, with an interval over patients."""
+"""Predict a variable from the nearest images of other patients: AUROC or Spearman correlation, with a 95 % interval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pellucid.cohort.statistics import auroc, correlation, ridits
 from pellucid.embed.index import normalised
 
-FEWEST_PATIENTS = 5  # of a level, among those asked about: under it there is a sentence instead of a number
+FEWEST_PATIENTS = 5  # of a level, among the predicted patients; with fewer a note replaces the score
 RESAMPLES = 200
 
 Floats = NDArray[np.float64]
@@ -21,10 +21,11 @@ Ints = NDArray[np.int64]
 def nearest(vectors: NDArray[np.float32], asked: Ints, known: Ints, patients: Ints, k: int) -> tuple[Ints, Floats]:
     """The `k` rows of `known` nearest to each row of `asked`, never of the same patient.
 
-    By cosine after the mean of `known` is taken off: features with a large common part, as MAE's, are all alike before it.
+    By cosine similarity after the mean of `known` is subtracted: features with a large common component, like MAE's, are all
+    similar without it.
 
     Returns:
-        (q, k) rows of `vectors`, nearest first, and (q, k) cosines; −inf where fewer than k are to be had.
+        (q, k) rows of `vectors`, nearest first, and (q, k) cosines; −inf where there are fewer than k.
     """
     unit = normalised((vectors - vectors[known].mean(axis=0)).astype(np.float32))
     similarity = (unit[asked] @ unit[known].T).astype(np.float64)
@@ -36,20 +37,21 @@ def nearest(vectors: NDArray[np.float32], asked: Ints, known: Ints, patients: In
 def predict_from_neighbours(
     vectors: NDArray[np.float32], values: pd.Series, kind: str, patients: Ints, *, asked: Ints, known: Ints, k: int
 ) -> dict[str, Any]:
-    """How well `values` can be told of the `asked` images from the `known` ones that lie nearest.
+    """How well `values` of the `asked` images are predicted from the nearest `known` images.
 
-    Binary and categorical: share of the neighbours of each level, macro-averaged AUROC of the levels that at least
-    FEWEST_PATIENTS of the patients asked about have. Ordinal and continuous: mean of the neighbours, Spearman. Patients
-    count alike however many images they have; the interval is the percentile bootstrap over patients (95 %).
+    Binary and categorical: the prediction is the share of neighbours with a level; the score is the AUROC, averaged over the
+    levels of at least FEWEST_PATIENTS predicted patients. Ordinal and continuous: the prediction is the mean of the
+    neighbours; the score is Spearman's correlation. Every patient has the same weight, regardless of the number of images.
+    The interval is the 95 % percentile bootstrap over patients.
 
-    Nobody should be both asked and known: read off from all the others, who has a finding leaves fewer with it among them,
-    and so seems told wrong more often than by chance.
+    No patient should be both asked and known: in leave-one-out prediction a patient with a finding leaves fewer such patients
+    among the neighbours, which puts scores below chance.
 
     Args:
-        vectors: (n, d). values: n, missing where not known. patients: (n,) codes. asked, known: rows; k: neighbours.
+        vectors: (n, d). values: (n,), may be missing. patients: (n,) codes. asked, known: rows. k: number of neighbours.
 
     Returns:
-        metric, score, ci_low, ci_high (None where there is a note instead), chance, patients, images, levels, note.
+        metric, score, ci_low, ci_high (None where a note explains why), chance, patients, images, levels, note.
     """
     present = values.notna().to_numpy()
     asked, known = asked[present[asked]], known[present[known]]
@@ -64,14 +66,14 @@ def predict_from_neighbours(
     rows, similarity = nearest(vectors, asked, known, patients, k)
     there = np.isfinite(similarity).astype(np.float64)
     if not there.any(axis=1).all():
-        return answer | {"note": "too few patients to be neighbours"}
+        return answer | {"note": "too few patients among the neighbours"}
     weights, one_stratum = _weights(patients[asked]), np.zeros(len(asked), np.int64)
     if ranked:
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
         if len(np.unique(numbers[asked])) < 2:
-            return answer | {"note": "one value only"}
-        told = (numbers[rows] * there).sum(axis=1) / there.sum(axis=1)
-        ranks = ridits(np.stack([numbers[asked], told]), weights[0], one_stratum)
+            return answer | {"note": "only one value"}
+        predicted = (numbers[rows] * there).sum(axis=1) / there.sum(axis=1)
+        ranks = ridits(np.stack([numbers[asked], predicted]), weights[0], one_stratum)
         left, right = (side - (weights @ side / weights.sum(axis=1))[:, None] for side in ranks)
         return answer | _estimate(correlation(left, right, weights))
     names = values.astype(str).to_numpy()
@@ -80,11 +82,11 @@ def predict_from_neighbours(
     enough = [level for level in counts if level not in few]
     answer["levels"] = counts
     if few:
-        answer["note"] = "too few patients of " + ", ".join(f"{level} ({n})" for level, n in few.items())
+        answer["note"] = "too few patients with " + ", ".join(f"{level} ({n})" for level, n in few.items())
     if len(enough) < 2 and not (len(enough) == 1 and sum(few.values()) >= FEWEST_PATIENTS):
-        return answer | {"note": answer["note"] or "one level only"}
+        return answer | {"note": answer["note"] or "only one level"}
     if len(counts) == 2:
-        enough = enough[-1:]  # of two levels each says what the other does
+        enough = enough[-1:]  # the AUROC of two levels is the same for both
     per_level = []
     for level in enough:
         of_level = (names == level).astype(np.float64)
@@ -94,7 +96,7 @@ def predict_from_neighbours(
 
 
 def _weights(patients: Ints) -> Floats:
-    """(1 + RESAMPLES, q): in the first row every patient has weight 1, in the others the times that he was drawn."""
+    """(1 + RESAMPLES, q): every patient has weight 1 in the first row, and the number of times drawn in the others."""
     _, codes, counts = np.unique(patients, return_inverse=True, return_counts=True)
     n = len(counts)
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)

@@ -1,4 +1,4 @@
-"""What a person sees while a training runs: a bar on a terminal, a line now and then in a log file, or nothing."""
+"""Progress of a training: a bar on a terminal, a line every few seconds in a log file, or nothing."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Pace:
         self._ends: deque[float] = deque([time.perf_counter()], maxlen=window + 1)
 
     def tick(self) -> float:
-        """A step has ended."""
+        """Record the end of a step; returns images per second."""
         self._ends.append(time.perf_counter())
         return self.batch_size * (len(self._ends) - 1) / max(1e-9, self._ends[-1] - self._ends[0])
 
 
 @contextlib.contextmanager
 def show_progress(name: str, start: int, steps: int, batch_size: int, *, wanted: bool) -> Iterator[Show]:
-    """A function that shows how far the training is.
+    """Yield a function that shows the progress.
 
     Args:
-        start: steps done already.
+        start: number of steps already done.
         wanted: False shows nothing.
     """
     if not wanted:

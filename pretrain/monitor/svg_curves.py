@@ -1,6 +1,6 @@
-"""Small curves as SVG for the training sheet and the report: numbers in, markup out, nothing to load and nothing to fetch.
+"""Small curves as inline SVG for the training page and the report, and the colours of all pages.
 
-Each is drawn once in Python; the few lines of script in SCRIPT only show what stands under the pointer.
+Python draws the whole curve; SCRIPT only shows the value under the pointer.
 """
 
 from __future__ import annotations
@@ -13,15 +13,22 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-CLINICAL, ACQUISITION, INK, SOFT, FAINT = (
-    "#0072B2",
-    "#D55E00",
-    "#1f2933",
-    "#52606d",
-    "#e4e7eb",
-)  # as explore/figures/map_figures.py
+# Okabe and Ito's blue and vermillion, distinguishable with colour vision deficiency; the pages' ink and greys.
+CLINICAL, ACQUISITION, INK, SOFT, FAINT = "#0072B2", "#D55E00", "#1f2933", "#52606d", "#e4e7eb"
+PALETTE = {  # CSS variables of the training page and the report
+    "ink": INK,
+    "soft": SOFT,
+    "line": "#dde2e8",
+    "ground": "#f6f8fa",
+    "blue": "#0b5a8f",
+    "flagged": "#c2410c",
+    "caution": "#b7791f",
+    "good": "#0f766e",
+}
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 236, 136, 40, 10, 10, 20
 _MOST_POINTS = 300
+
+CSS_VARIABLES = " ".join(f"--{name}: {colour};" for name, colour in PALETTE.items())
 
 STYLE = """
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(236px, 1fr)); gap: 18px 24px; margin: 12px 0; }
@@ -57,9 +64,12 @@ class Curve:
     Attributes:
         points: (step, value), finite, by step.
         band: (step, low, high) around them.
-        reference: a dashed line, with what it means; chance, for example.
-        limits: of the vertical axis; None: what the points need.
-        last: what to write beside the title; "": the last value.
+        say: explanation below the title.
+        reference: value and label of a dashed line, for example the chance level.
+        limits: of the vertical axis; None: the range of the points.
+        steps: right end of the horizontal axis.
+        last: text next to the title; "": the last value.
+        linear: never use a logarithmic axis, even if the values span powers of ten.
     """
 
     title: str
@@ -69,13 +79,13 @@ class Curve:
     band: Sequence[tuple[float, float, float]] = ()
     reference: tuple[float, str] | None = None
     limits: tuple[float, float] | None = None
-    steps: float | None = None  # where the horizontal axis ends
+    steps: float | None = None
     last: str = ""
     markers: bool = False
-    linear: bool = False  # even where the values span powers of ten
+    linear: bool = False
 
     def svg(self) -> Markup:
-        """The figure with its caption, as markup for the page."""
+        """The figure and its caption as markup."""
         points = thinned(self.points)
         if not points:
             return Markup("")
@@ -117,13 +127,13 @@ class Curve:
         )
         if self.markers or len(points) == 1:
             parts += [f'<circle cx="{x(s)}" cy="{y(v)}" r="2.6" fill="{self.colour}"/>' for s, v in points]
-        told = [[x(step), y(value), f"step {step:,.0f}: {number(value)}"] for step, value in points]
+        tips = [[x(step), y(value), f"step {step:,.0f}: {number(value)}"] for step, value in points]
         last = self.last or number(points[-1][1])
         say = f'<p class="say">{html.escape(self.say)}</p>' if self.say else ""
         return Markup(
             f'<figure class="curve"><figcaption><b>{html.escape(self.title)}</b><span>{html.escape(last)}</span></figcaption>'
             f'{say}<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{html.escape(self.title)}: {html.escape(last)}" '
-            f'data-points="{html.escape(json.dumps(told))}">{"".join(parts)}'
+            f'data-points="{html.escape(json.dumps(tips))}">{"".join(parts)}'
             f'<circle class="dot" r="3.5" fill="{self.colour}" style="display:none"/>'
             f'<text class="tip" text-anchor="middle" style="display:none"></text></svg></figure>'
         )
@@ -144,7 +154,7 @@ class Curve:
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most a few hundred points: means of neighbours; the last one stays as it is."""
+    """At most _MOST_POINTS points: means of consecutive ones; the last point is unchanged."""
     good = [(float(s), float(v)) for s, v in points if math.isfinite(v)]
     if len(good) <= _MOST_POINTS:
         return good
@@ -155,7 +165,7 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def number(value: float) -> str:
-    """Three significant digits, as people write them."""
+    """Three significant digits, without exponent notation where possible."""
     if value == 0:
         return "0"
     if value < 0:

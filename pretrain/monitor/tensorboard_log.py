@@ -1,4 +1,4 @@
-"""TensorBoard by flag: the numbers of metrics.jsonl and watch.jsonl once more, as event files. Optional, nothing reads them."""
+"""Optional TensorBoard event files with the numbers of metrics.jsonl and watch.jsonl (`machine.tensorboard: true`)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ FOLDER = "tensorboard"
 
 
 class Writer(Protocol):
-    """What is used of torch.utils.tensorboard.SummaryWriter."""
+    """The part of torch.utils.tensorboard.SummaryWriter that is used."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
     def close(self) -> None: ...
 
 
 class Events:
-    """Event files in a run's `tensorboard/`; with `wanted=False` nothing happens."""
+    """Event files in a run's `tensorboard/`; with `wanted=False` nothing is written."""
 
     def __init__(self, folder: Path, *, wanted: bool) -> None:
         """
         Raises:
-            UserError: it is wanted, and the package is not installed.
+            UserError: `wanted`, but the package tensorboard is not installed.
         """
         self._writer: Writer | None = None
         if not wanted:
@@ -34,14 +34,14 @@ class Events:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError(
-                "`machine.tensorboard: true` needs the package tensorboard: install the extra (pip install "
-                "'pellucid[tensorboard]'), or leave it out: training.html in the run's folder shows the same curves"
+                "`machine.tensorboard: true` needs the package tensorboard: install it with pip install "
+                "'pellucid[tensorboard]', or remove the setting: training.html in the run's folder shows the same curves"
             ) from None
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)  # an interrupted run's events are written again by `replay`
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)  # `replay` writes the events of an interrupted run again
         self._writer = SummaryWriter(str(folder / FOLDER))
 
     def line(self, line: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl, or of watch.jsonl."""
+        """Add a line of metrics.jsonl or watch.jsonl."""
         if self._writer is None:
             return
         step = int(line["step"])
@@ -54,11 +54,11 @@ class Events:
                 self._writer.add_scalar(f"train/{name}", float(value), step)
 
     def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """The lines that an interrupted run has written before."""
+        """Add the lines that an interrupted run has already written."""
         for line in lines:
             self.line(line)
 
     def close(self) -> None:
-        """Flush; before the run's checksums are written."""
+        """Flush. Must be called before the run's checksums are written."""
         if self._writer is not None:
             self._writer.close()

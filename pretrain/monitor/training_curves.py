@@ -1,4 +1,4 @@
-"""Lines of metrics.jsonl and watch.jsonl → small curves, the same for the training sheet and the report."""
+"""Curves of metrics.jsonl and watch.jsonl, shared by the training page and the report."""
 
 from __future__ import annotations
 
@@ -13,48 +13,49 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 def training_curves(metrics: Lines, *, dim: int | None, steps: int, log_k: float | None = None) -> list[Curve]:
-    """The course of a training, what matters most first; what a method does not report is left out.
+    """Curves of the training metrics, the most important first; only those that the method reports.
 
     Args:
-        dim: of the features; log_k: log of the number of the teacher's outputs.
+        dim: of the features.
+        log_k: log of the number of the teacher's outputs.
     """
 
     def points(name: str) -> list[tuple[float, float]]:
         return [(float(line["step"]), float(line[name])) for line in metrics if line.get(name) is not None]
 
-    even = (1 / math.sqrt(dim), "spread evenly") if dim else None
-    told = [
+    even = (1 / math.sqrt(dim), "evenly spread") if dim else None
+    information = [
         (step, max(0.0, log_k - kl - entropy))
         for (step, entropy), (_, kl) in zip(points("teacher_entropy"), points("teacher_kl_uniform"), strict=True)
         if log_k is not None
     ]
     curves = [
-        Curve("Loss", points("loss"), "What is minimised. Lower is better only within one method.", CLINICAL),
-        Curve("Effective rank", points("effective_rank"), "RankMe: directions that the features use. Higher is better."),
+        Curve("Loss", points("loss"), "The minimised value. Comparable only within one method.", CLINICAL),
+        Curve("Effective rank", points("effective_rank"), "RankMe: number of directions that the features use. Higher is better."),
         Curve(
-            "Rank about the mean", points("centred_rank"),
-            "The same without what all images share: how many directions tell them apart.",
+            "Centred rank", points("centred_rank"),
+            "Effective rank after the mean is subtracted: number of directions in which images differ.",
         ),
         Curve(
             "Feature spread", points("feature_std"),
-            "Standard deviation of the features. Near 0 all images look the same to the network.", reference=even,
+            "Standard deviation of the normalised features. Near 0, all images have the same features.", reference=even,
         ),
-        Curve("Alignment", points("alignment"), "Distance of two views of one image. Lower, if uniformity does not rise."),
-        Curve("Uniformity", points("uniformity"), "0: all in one place; near −4: spread over the whole sphere."),
+        Curve("Alignment", points("alignment"), "Distance between two views of an image. Lower is better if uniformity does not rise."),
+        Curve("Uniformity", points("uniformity"), "0: all features are equal. Near −4: spread over the whole sphere."),
         Curve(
-            "Teacher's information", told,
-            "Nats that the teacher's answers tell of the image. At 0 it gives all images the same answer.",
-        ),
-        Curve(
-            "Teacher's entropy", points("teacher_entropy"),
-            "How undecided the teacher is about one image.", reference=(log_k, "says nothing") if log_k else None,
+            "Teacher information", information,
+            "Information of the teacher's output about the image, in nats. At 0, all images have the same output.",
         ),
         Curve(
-            "Teacher's bias", points("teacher_kl_uniform"),
-            "How unevenly the prototypes are used over the batch. 0: all alike.",
+            "Teacher entropy", points("teacher_entropy"),
+            "Uncertainty of the teacher about one image, in nats.", reference=(log_k, "uniform") if log_k else None,
+        ),
+        Curve(
+            "Prototype imbalance", points("teacher_kl_uniform"),
+            "How unevenly the batch uses the prototypes, in nats. 0: all equally.",
         ),
         Curve("Gradient norm", points("grad_norm"), "Before clipping."),
-        Curve("Learning rate", points("lr"), "As planned.", linear=True),
+        Curve("Learning rate", points("lr"), "The schedule.", linear=True),
     ]  # fmt: skip
     known = {
         "step", "images", "loss", "lr", "weight_decay", "grad_norm", "feature_std", "effective_rank", "centred_rank",
@@ -62,12 +63,12 @@ def training_curves(metrics: Lines, *, dim: int | None, steps: int, log_k: float
     }  # fmt: skip
     others = dict.fromkeys(name for line in metrics for name in line if name not in known)
     parts = [name for name in others if name.endswith("_loss")]
-    curves[1:1] = [Curve(_plain(name), points(name), "A part of the loss.", CLINICAL) for name in parts]
+    curves[1:1] = [Curve(_plain(name), points(name), "One term of the loss.", CLINICAL) for name in parts]
     return [_until(curve, steps) for curve in curves if curve.points]
 
 
 def watch_curves(lines: Lines, *, steps: int) -> dict[str, list[Curve]]:
-    """`clinical` (outcomes with them) and `acquisition`: a curve per variable, with chance and interval."""
+    """One curve per variable, with interval and chance level, in the groups `clinical` (with outcomes) and `acquisition`."""
     found: dict[str, list[Curve]] = {"clinical": [], "acquisition": []}
     for name in dict.fromkeys(str(line["variable"]) for line in lines):
         of = [line for line in lines if line["variable"] == name]
@@ -90,7 +91,7 @@ def watch_curves(lines: Lines, *, steps: int) -> dict[str, list[Curve]]:
                 f"{metric}, {last['patients']} patients{note}",
                 ACQUISITION if group == "acquisition" else CLINICAL,
                 band=[(float(i["step"]), float(i["ci_low"]), float(i["ci_high"])) for i in scored if i.get("ci_low") is not None],
-                reference=(float(last["chance"]), "chance"),
+                reference=(float(last["chance"]), "chance level"),
                 limits=limits,
                 steps=steps,
                 last=shown,
@@ -101,9 +102,9 @@ def watch_curves(lines: Lines, *, steps: int) -> dict[str, list[Curve]]:
 
 
 def watch_sentences(lines: Lines) -> list[str]:
-    """What became of each group between the first look and the last: sentences, and what could not be asked."""
+    """How each group changed from the first monitoring step to the last, and which variables were not scored."""
     sentences = []
-    for role, names in (("acquisition", "how the image came to be"), ("clinical", "what is known of the patient")):
+    for role, names in (("acquisition", "acquisition factors"), ("clinical", "clinical variables")):
         moved = []
         for name in dict.fromkeys(str(line["variable"]) for line in lines):
             scored = [line for line in lines if line["variable"] == name and line.get("score") is not None]
@@ -112,9 +113,9 @@ def watch_sentences(lines: Lines) -> list[str]:
                 continue
             first, last = scored[0], scored[-1]
             if _apart(first, last):
-                word = "easier" if last["score"] > first["score"] else "harder"
+                word = "better" if last["score"] > first["score"] else "worse"
                 moved.append(
-                    f"{_plain(name).lower()} has become {word} to tell ({_two(first['score'])}, now {_two(last['score'])})"
+                    f"{_plain(name).lower()} is now predicted {word} ({_two(first['score'])} → {_two(last['score'])})"
                 )
         if moved:
             sentences.append(f"{names[0].upper() + names[1:]}: " + "; ".join(moved) + ".")
@@ -124,12 +125,12 @@ def watch_sentences(lines: Lines) -> list[str]:
         if line.get("score") is None and line.get("note")
     }
     if refused:
-        sentences.append("Not asked: " + "; ".join(f"{name} ({note})" for name, note in refused.items()) + ".")
+        sentences.append("Not scored: " + "; ".join(f"{name} ({note})" for name, note in refused.items()) + ".")
     return sentences
 
 
 def _apart(first: Mapping[str, Any], last: Mapping[str, Any]) -> bool:
-    """Whether neither score lies in the other's interval: a change worth a sentence, though no test."""
+    """Whether neither score is inside the other's interval: a notable change, but not a test."""
     if first.get("ci_low") is None or last.get("ci_low") is None:
         return False
     inside = first["ci_low"] <= last["score"] <= first["ci_high"] or last["ci_low"] <= first["score"] <= last["ci_high"]

@@ -1,7 +1,7 @@
-"""The training sheet: one self-contained page, `training.html`, that can be watched in a browser while a training runs.
+"""The training page: one self-contained file, `training.html`, that shows the progress of a training in a browser.
 
-Last in the way of the data: reads metrics.jsonl, watch.jsonl and timings.jsonl of the run folder, writes the page and
-health.json. Nothing is fetched and nobody is named: images carry research ids.
+It is built from metrics.jsonl, watch.jsonl and timings.jsonl of the run folder, together with health.json. It loads nothing
+from the network, and images carry research ids only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pellucid.pretrain.methods.method import Method
 from pellucid.pretrain.monitor.collapse import FEWEST_FOR_STAGNATION, Diagnosis, Monitor
 from pellucid.pretrain.monitor.image_strips import Strip, strips
 from pellucid.pretrain.monitor.jsonl_logs import PAGE, WATCH_LINES, append_line, read_lines
-from pellucid.pretrain.monitor.svg_curves import SCRIPT, STYLE
+from pellucid.pretrain.monitor.svg_curves import CSS_VARIABLES, SCRIPT, STYLE
 from pellucid.pretrain.monitor.training_curves import training_curves, watch_curves, watch_sentences
 from pellucid.pretrain.monitor.watch import Watch
 from pellucid.pretrain.recipe import Recipe
@@ -36,13 +36,13 @@ _REFRESH_S = 60
 
 @dataclass
 class TrainingPage:
-    """What the loop calls now and then: it writes watch.jsonl, health.json and the page.
+    """The training's observer: writes watch.jsonl, health.json and the page at each monitoring step.
 
-    Only the first process writes and looks; for the others `open` gives the same `held_out`.
+    Only the first process monitors and writes; in all processes `held_out` is the same.
 
     Attributes:
-        facts: shown at the head of the page, by name, in this order.
-        sentences: what else should be said there, e.g. of the augmentation and the warm start.
+        facts: shown at the top of the page, by name, in this order.
+        sentences: shown below the facts, for example about augmentation and warm start.
     """
 
     folder: Path
@@ -59,50 +59,51 @@ class TrainingPage:
     def open(
         cls, study: Study, scan: RunFolder, recipe: Recipe, *, folder: Path, name: str, steps: int
     ) -> TrainingPage:
-        """The looks at a training of `steps` steps that works in `folder`."""
+        """The page of a training of `steps` steps with run folder `folder`."""
         return cls(folder, recipe, name, steps, Watch.open(study, scan, recipe, steps))
 
     @property
     def held_out(self) -> frozenset[str]:
-        """image_ids that the training must leave out."""
+        """image_ids that are excluded from training."""
         return self.watch.held_out if self.watch is not None else frozenset()
 
     def due(self, done: int) -> bool:
-        """Whether `at` wants to be called after `done` steps, before the checkpoint of that step is saved."""
+        """Whether `at` must be called after `done` steps, before the checkpoint of that step is saved."""
         return self.watch.due(done, self.steps) if self.watch is not None else done == self.steps
 
     def at(self, method: Method, done: int) -> None:
-        """Look at the method after `done` steps (0: untrained): lines for watch.jsonl, new pictures, a new page."""
+        """Monitor the method after `done` steps (0: untrained): append to watch.jsonl, render the images and write the page."""
         self._dim = int(method.backbone().num_features)
         if self.watch is not None:
             vectors = self.watch.vectors(method)
             for line in self.watch.lines(vectors, done):
                 append_line(self.folder / WATCH_LINES, line)
-            self._strips = self._pictures(method, vectors)
+            self._strips = self._image_strips(method, vectors)
         self.write()
 
     def finish(self, method: Method) -> None:
-        """The training has come to its end, perhaps in an earlier process that was killed before it could say so."""
+        """Write the page of a finished training, also after an interruption between the last step and the last page."""
         self._dim = int(method.backbone().num_features)
         if self.watch is not None and not self._strips:
-            self._strips = self._pictures(method, self.watch.vectors(method))
+            self._strips = self._image_strips(method, self.watch.vectors(method))
         self.write(finished=True)
 
     def write(self, *, finished: bool = False, stopped: Diagnosis | None = None, last_good: Path | None = None) -> None:
-        """The page and health.json, from what the folder holds; the pictures are those of the last look.
+        """Write the page and health.json from the files of the folder; the images are those of the last monitoring step.
 
         Args:
-            finished: the training has come to its end.
-            stopped: why it did not.
+            finished: the training is complete.
+            stopped: the diagnosis that stopped it.
+            last_good: the newest checkpoint before the diagnosis.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: a file cannot be written.
         """
         try:
             self._write(finished=finished, stopped=stopped, last_good=last_good)
         except OSError as error:
             raise UserError(
-                f"{self.folder / PAGE}: cannot be written ({error.strerror}). Make room on the disk and repeat the command: it "
+                f"{self.folder / PAGE}: cannot be written ({error.strerror}). Free disk space and rerun the command: it "
                 "continues from the newest checkpoint"
             ) from None
 
@@ -110,7 +111,7 @@ class TrainingPage:
         metrics = read_lines(self.folder / "metrics.jsonl")
         diagnoses = diagnose(metrics, self.recipe, dim=self._dim or 1, steps=self.steps) if self._dim else []
         if stopped is not None:
-            diagnoses = [one for one in diagnoses if one.kind != stopped.kind] + [stopped]
+            diagnoses = [found for found in diagnoses if found.kind != stopped.kind] + [stopped]
         health = health_record(diagnoses, metrics, self.recipe, finished=finished, steps=self.steps, dim=self._dim)
         health["log_k"] = log_outputs(self.recipe)
         write_json(self.folder / "health.json", health)
@@ -121,6 +122,7 @@ class TrainingPage:
             .get_template("training.html.j2")
             .render(
                 name=self.name,
+                palette=Markup(CSS_VARIABLES),
                 style=Markup(STYLE),
                 script=Markup(SCRIPT),
                 script_tag=Markup("script"),
@@ -136,7 +138,7 @@ class TrainingPage:
                 },
                 sentences=self.sentences,
                 curves=[curve.svg() for curve in self._curves(metrics)],
-                watch_say=self.watch.sentence() if self.watch is not None and watched else "",
+                watch_note=self.watch.sentence() if self.watch is not None and watched else "",
                 watch_sentences=watch_sentences(watched),
                 groups={group: [curve.svg() for curve in curves] for group, curves in groups.items()},
                 strips=self._strips,
@@ -148,7 +150,7 @@ class TrainingPage:
     def _curves(self, metrics: list[dict[str, Any]]) -> Any:
         return training_curves(metrics, dim=self._dim, steps=self.steps, log_k=log_outputs(self.recipe))
 
-    def _pictures(self, method: Method, vectors: Any) -> list[Strip]:
+    def _image_strips(self, method: Method, vectors: Any) -> list[Strip]:
         assert self.watch is not None
         modes = [(module, module.training) for module in method.modules()]
         method.eval()
@@ -169,12 +171,12 @@ def health_record(
     steps: int,
     dim: int | None,
 ) -> dict[str, Any]:
-    """Content of health.json: a verdict in a sentence, the diagnoses, and the last values of the signs."""
+    """Content of health.json: a verdict in a sentence, the diagnoses, and the last values of the statistics."""
     if diagnoses:
-        verdict = "; ".join(dict.fromkeys(one.what for one in diagnoses)) + "."
+        verdict = "; ".join(dict.fromkeys(found.what for found in diagnoses)) + "."
         verdict = verdict[0].upper() + verdict[1:]
     elif not metrics:
-        verdict = "Nothing can be said yet."
+        verdict = "No metrics yet."
     else:
         so_far = "" if finished else f" in the first {int(metrics[-1]['step']):,} steps"
         verdict = _nothing_found(metrics, recipe, steps, so_far)
@@ -187,7 +189,7 @@ def health_record(
         "schema": HEALTH_SCHEMA,
         "healthy": not diagnoses,
         "verdict": verdict,
-        "diagnoses": [one.record() for one in diagnoses],
+        "diagnoses": [found.record() for found in diagnoses],
         "finished": finished,
         "steps": steps,
         "dim": dim,
@@ -196,24 +198,24 @@ def health_record(
 
 
 def _nothing_found(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, steps: int, so_far: str) -> str:
-    """That no sign was found, as far as it was looked for."""
+    """The verdict without a diagnosis: what was checked."""
     health, grace = recipe.health, round(recipe.optimizer.warmup * steps)
     judged = sum(int(line["step"]) > grace for line in metrics)
     if health.collapse == "off":
-        return f"No blow-up{so_far}. Signs of collapse were not looked for (health.collapse: off)."
+        return f"No divergence{so_far}. Collapse was not checked (health.collapse: off)."
     if judged < health.patience:
         return (
-            f"No blow-up{so_far}. Too short to be judged for collapse: {judged} lines of metrics after the warm-up, "
+            f"No divergence{so_far}. Too few lines of metrics after the warm-up to check for collapse: {judged}, and "
             f"{health.patience} are needed."
         )
     long_enough = health.stagnation != "off" and health.window * judged >= FEWEST_FOR_STAGNATION
-    return f"No sign of collapse{', blow-up or standstill' if long_enough else ' or blow-up'}{so_far}."
+    return f"No sign of collapse{', divergence or stagnation' if long_enough else ' or divergence'}{so_far}."
 
 
 def diagnose(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, *, dim: int, steps: int) -> list[Diagnosis]:
-    """Every diagnosis that these lines give, the last one of each kind."""
+    """The diagnoses from these lines: the last one of each kind."""
     monitor = Monitor.from_recipe(recipe, dim=dim, steps=steps)
-    found = {one.kind: one for line in metrics if (one := monitor.feed(line)) is not None}
+    found = {diagnosis.kind: diagnosis for line in metrics if (diagnosis := monitor.feed(line)) is not None}
     return list(found.values())
 
 
@@ -230,13 +232,13 @@ def _state(metrics: Sequence[Mapping[str, Any]], steps: int, finished: bool, sto
     done = stopped.step if stopped else int(metrics[-1]["step"]) if metrics else 0
     if stopped:
         return f"Stopped at step {done:,} of {steps:,}."
-    return f"Training: step {done:,} of {steps:,} ({done / steps:.0%}) when this was written."
+    return f"In progress: step {done:,} of {steps:,} ({done / steps:.0%})."
 
 
 def _pace(
     folder: Path, metrics: Sequence[Mapping[str, Any]], recipe: Recipe, steps: int, *, done: bool
 ) -> dict[str, str]:
-    """Speed from timings.jsonl: of interest to whoever runs it, and of no influence on the result."""
+    """Speed and time from timings.jsonl."""
     timings = [line for line in read_lines(folder / "timings.jsonl") if line.get("images_per_s")]
     if not timings:
         return {}
@@ -244,12 +246,12 @@ def _pace(
     found = {"speed": f"{rate:,.0f} images/s"}
     waits = [float(i["wait_s"]) / float(i["step_s"]) for i in timings[-50:] if i.get("step_s") and "wait_s" in i]
     if waits:
-        found["waiting for data"] = f"{median(waits):.1%} of a step"
+        found["waiting for data"] = f"{median(waits):.1%} of the time"
     if not done and metrics:
         found["time left"] = duration((steps - int(metrics[-1]["step"])) * recipe.batch_size / rate)
     else:
         done_steps = int(metrics[-1]["step"]) if metrics else 0
-        found["computing time"] = duration(done_steps * recipe.batch_size / rate)
+        found["compute time"] = duration(done_steps * recipe.batch_size / rate)
     return found
 
 

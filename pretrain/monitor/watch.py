@@ -1,8 +1,8 @@
-"""What the features encode while they are learnt: now and then, each variable is predicted from an image's nearest neighbours.
+"""Monitoring with labels: at regular steps, predict each variable of an image from its nearest neighbours.
 
-Beside the loss, which knows no labels, this shows whether the device's signal grows or shrinks with the epochs, and the
-diagnosis with it. Labels come in here and do not go out again but as scores. Those asked about are patients of the training
-split who are kept out of the training batches, so that test patients stay unseen by everybody.
+The loss uses no labels. These scores show whether the features encode the device or the diagnosis more strongly as training
+proceeds. Labels are used for these scores only, never for training. The predicted images belong to patients of the training
+split who are held out of the training batches; test patients are not used.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from pellucid.pretrain.methods.method import Method
 from pellucid.pretrain.monitor.knn_readout import predict_from_neighbours
 from pellucid.pretrain.recipe import Recipe
 
-FEWEST_HELD_OUT = 20  # patients; a sample under this says too little, and they are better trained on
-LOOKS = 8  # over a training, if the recipe does not say
-_QUERY_SHARE = 0.3  # of the images, at most: the others are the neighbours
-_BATCH = 16  # as extraction on a CPU
+FEWEST_HELD_OUT = 20  # patients; a smaller sample is too imprecise, so these patients are better used for training
+LOOKS = 8  # monitoring steps per training, unless the recipe sets `watch.every`
+_QUERY_SHARE = 0.3  # largest share of the images that is predicted; the others are the neighbours
+_BATCH = 16  # the batch size of extraction on a CPU
 
 
 @dataclass(frozen=True)
 class Watch:
-    """The sample of images that is looked at.
+    """The sample of images that is monitored.
 
     Attributes:
-        frame: a row per image: image_id, patient, caption, `shown` (whether it may be drawn: there is no text
-            burned into it), `asked` (whether it is predicted, or only a neighbour), and the variables.
-        held_out: image_ids that the training must leave out; empty if nobody is held out.
-        every: steps between two looks.
+        frame: one row per image: image_id, patient, caption, `shown` (the image may be shown: it has no burned-in text),
+            `asked` (true: the image is predicted; false: it is only a neighbour), and the variables.
+        held_out: image_ids that are excluded from training; empty if no patient is held out.
+        every: steps between two monitoring steps.
+        precision: of the study's `embed:` section, so that the scores are those of the vectors that `embed` will compute.
     """
 
     frame: pd.DataFrame
@@ -50,11 +51,11 @@ class Watch:
     every: int
     neighbours: int
     recipe: Recipe
-    precision: str = "auto"  # that of the study's `embed:` section: what is measured is what `embed` will give
+    precision: str = "auto"
 
     @classmethod
     def open(cls, study: Study, scan: RunFolder, recipe: Recipe, steps: int) -> Watch | None:
-        """The sample of a study's training patients; None if there are fewer than two or the recipe wants none.
+        """The sample of a study's training patients; None if there are fewer than two or `watch.every` is 0.
 
         Args:
             steps: length of the training.
@@ -67,7 +68,7 @@ class Watch:
             return None
         usable = with_captions(manifest[manifest["status"] == "ok"])
         usable = usable[usable["split"] == "train"]
-        # Research ids are dealt anew when patients are added; the patients' own, where known, stay. They go no further.
+        # Research ids change when patients are added; source ids do not. They are used for the hash only, and then dropped.
         own = usable["patient_source_id"] if "patient_source_id" in usable else usable["patient"]
         text = usable["text_like"].astype(bool) if "text_like" in usable else False
         usable = usable.assign(person=own.fillna(usable["patient"]), shown=~pd.Series(text, index=usable.index))
@@ -88,11 +89,11 @@ class Watch:
         return cls(frame, variables, images, held_out, every, config.neighbours, recipe, precision)
 
     def due(self, done: int, steps: int) -> bool:
-        """Whether to look after `done` steps (0: at the untrained network) of `steps`."""
+        """Whether step `done` of `steps` is a monitoring step (0: the untrained network)."""
         return done == steps or (done % self.every == 0 and steps - done >= self.every / 2)
 
     def lines(self, vectors: NDArray[np.float32], step: int) -> list[dict[str, Any]]:
-        """A line for watch.jsonl for each variable, from the `vectors` after `step` steps."""
+        """One line of watch.jsonl per variable, from the `vectors` after `step` steps."""
         asked = self.frame["asked"].to_numpy()
         patients = np.asarray(self.frame["patient"].astype("category").cat.codes, dtype=np.int64)
         return [
@@ -116,9 +117,9 @@ class Watch:
         ]
 
     def vectors(self, method: Method) -> NDArray[np.float32]:
-        """(n, d) as `pellucid embed` would make them of the backbone as it is now, in the frame's order.
+        """(n, d) float32 vectors of the current backbone, in the frame's order, computed as `pellucid embed` computes them.
 
-        In the number type, and with the kernel and threads, that it will choose. The method is left as it was.
+        The number type, kernel and threads are those that `embed` chooses. The method is unchanged afterwards.
         """
         model, recipe = method.backbone(), self.recipe
         encoder = Backbone(
@@ -141,32 +142,33 @@ class Watch:
         return np.stack([self.images.square(i, self.recipe.img_size) for i in rows])
 
     def sentence(self) -> str:
-        """Who is asked about, for the training sheet."""
+        """How the scores are computed and for which patients, for the training page."""
         asked = self.frame[self.frame["asked"]]
         who = f"{asked['patient'].nunique():,} patients ({len(asked):,} images)"
         if self.held_out:
             return (
-                f"Predicted from the {self.neighbours} nearest images of other patients, for {who} of the training split who are "
-                "not trained on."
+                f"Predicted from the {self.neighbours} nearest images of other patients, for {who} of the training split that "
+                "are excluded from training."
             )
         return (
-            f"Predicted from the {self.neighbours} nearest images of other patients, for {who}. They are trained on, without "
-            f"labels: the cohort is too small to hold {FEWEST_HELD_OUT} patients out."
+            f"Predicted from the {self.neighbours} nearest images of other patients, for {who}. These images are also used for "
+            f"training, without labels: the study is too small to hold out {FEWEST_HELD_OUT} patients."
         )
 
 
 def sample(training: pd.DataFrame, share: float, most_images: int, seed: int) -> tuple[pd.DataFrame, frozenset[str]]:
-    """Which images are looked at, and which of them are not to be trained on.
+    """Select the monitored images, and the images that are excluded from training.
 
-    Patients are chosen by a hash of their name and the seed: adding others does not change who is held out. All images
-    of a patient go the same way. Within the limit the first images of every patient come before the second ones.
+    Patients are selected by a hash of their name and the seed, so that adding patients does not change who is held out. All
+    images of a patient are treated alike. If there are more than `most_images`, the first image of every patient is taken
+    before any second one.
 
     Args:
-        training: image_id, patient, `person` (the name that is hashed) and the variables, of the usable images of the
-            training split.
+        training: image_id, patient, `person` (the name that is hashed) and the variables; one row per readable image of
+            the training split.
 
     Returns:
-        The rows chosen, with `asked`, in the order of `training`; and the image_ids of everybody held out.
+        The selected rows with the column `asked`, in the order of `training`; and the image_ids of all held-out patients.
     """
     draws = training["person"].map(lambda person: _hash(seed, str(person)))
     held = draws < share
@@ -179,7 +181,7 @@ def sample(training: pd.DataFrame, share: float, most_images: int, seed: int) ->
     order = order.sort_values(["turn", "draw", "place"])
     if held.any():
         query, bank, most_asked = order["held"], ~order["held"], max(1, round(most_images * _QUERY_SHARE))
-    else:  # half of the patients ask the other half: read off from all the others, scores lie under chance
+    else:  # predict one half of the patients from the other: leave-one-out prediction would be below chance
         people = order.drop_duplicates("patient")
         query = order["patient"].isin(people["patient"].iloc[: len(people) // 2])
         bank, most_asked = ~query, most_images // 2
@@ -193,4 +195,4 @@ def sample(training: pd.DataFrame, share: float, most_images: int, seed: int) ->
 
 
 def _hash(seed: int, name: str) -> float:
-    return hash_share(f"watch:{seed}:{name}")  # another text than the split's hash has: the two are independent
+    return hash_share(f"watch:{seed}:{name}")  # the prefix makes it independent of the split's hash

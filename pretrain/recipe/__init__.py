@@ -53,16 +53,16 @@ def load_recipe(
 ) -> tuple[str, AnyRecipe]:
     """Name and content of the recipe that a `pretrain:` section asks for.
 
-    The recipe's file < the specialty's word on augmentation (augmentation.py) < what the section says itself.
+    Priority: the recipe's file < the specialty's augmentation (specialty_presets.py) < the section itself.
 
     Args:
-        section: `{recipe: NAME or PATH.yaml, key: value that overrides the recipe's, …}`.
-        where: how messages name the section.
-        folder: what a relative recipe path is relative to.
+        section: `{recipe: NAME or PATH.yaml, key: value, …}`; its values override those of the recipe.
+        where: name of the section in messages.
+        folder: base of a relative recipe path.
         specialty: the study's.
 
     Raises:
-        UserError: no such recipe, an unknown key (with the nearest known one), or values out of range.
+        UserError: no such recipe, an unknown key, or a value out of range.
     """
     name, _, recipe, _, _ = _resolved(section, where, folder, specialty)
     return name, recipe
@@ -71,7 +71,7 @@ def load_recipe(
 def augmentation_sentences(
     section: Mapping[str, Any], where: str = "pretrain", folder: Path = Path(), specialty: str | None = None
 ) -> list[str]:
-    """What the specialty has changed in the recipe's augmentation, and why; arguments as `load_recipe`."""
+    """What the specialty changed in the recipe's augmentation, and why; arguments as `load_recipe`."""
     _, base, recipe, preset_name, preset = _resolved(section, where, folder, specialty)
     return explain(base, recipe.model_dump(mode="json"), preset, preset_name)
 
@@ -79,7 +79,7 @@ def augmentation_sentences(
 def _resolved(
     section: Mapping[str, Any], where: str, folder: Path, specialty: str | None
 ) -> tuple[str, dict[str, Any], AnyRecipe, str, Augmentation]:
-    """Name, the file's content, the recipe as it is used, and the preset that has come between them."""
+    """Name and content of the recipe's file, the final recipe, and name and content of the preset between them."""
     changes = dict(section)
     named = str(changes.pop("recipe", DEFAULT_RECIPE))
     is_path = named.endswith((".yaml", ".yml"))
@@ -88,15 +88,15 @@ def _resolved(
     recipe = _checked(base, str(path))
     if "method" in changes and changes["method"] != recipe.method:
         raise UserError(
-            f"{where}: `method` cannot change a recipe's method ({path.stem} is {recipe.method}): name another `recipe`"
+            f"{where}: `method` cannot be changed ({path.stem} uses {recipe.method}): choose another `recipe`"
         )
     for key, other in (("images_seen", "epochs"), ("epochs", "images_seen")):
         if changes.get(key) is not None and other not in changes:
-            base.pop(other, None)  # the length in the study replaces the recipe's, in whichever unit
+            base.pop(other, None)  # the study's length replaces the recipe's, also in the other unit
     asked = {key: changes.get(key, getattr(recipe, key)) for key in ("augmentation", "acquisition_robust")}
     preset_name, preset = preset_for(str(asked["augmentation"]), specialty)
     if changes.get("img_size") is not None:
-        base["img_size"] = changes["img_size"]  # limits of blur are shares of it
+        base["img_size"] = changes["img_size"]  # blur limits are relative to it
     limited = with_preset(base, preset, acquisition_robust=asked["acquisition_robust"] is True)
     merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(limited), OmegaConf.create(changes)))
     assert isinstance(merged, dict)

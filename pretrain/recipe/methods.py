@@ -1,4 +1,4 @@
-"""The methods' own sections of a recipe, and the recipe of each method."""
+"""The recipe of each method, with its section of settings."""
 
 from __future__ import annotations
 
@@ -35,30 +35,32 @@ class DinoConfig(Config):
     teacher_temp_warmup: float = Field(ge=0, le=1)  # share of the training
     center_momentum: float = Field(ge=0, le=1)
     teacher_momentum: float = Field(ge=0, le=1)
-    centering: Literal["mean", "sinkhorn_knopp"] = "mean"  # the latter needs no momentum, and three sums over the batch
+    centering: Literal["mean", "sinkhorn_knopp"] = (
+        "mean"  # sinkhorn_knopp has no momentum, and needs three sums over the batch
+    )
 
 
 class DinoV2Config(DinoConfig):
-    """DINO with masked patches and a spread of the features (Oquab et al. 2023; iBOT, Zhou et al. 2021)."""
+    """DINO with masked patches and a KoLeo regulariser (Oquab et al. 2023; iBOT, Zhou et al. 2021)."""
 
     ibot_weight: float = Field(ge=0)
     koleo_weight: float = Field(ge=0)
     mask_probability: float = Field(gt=0, le=1)  # of a global view
     mask_ratio: Range  # share of a masked view's patches
-    separate_heads: bool  # one head for the image and one for the patches, or one for both
-    ibot_output_dim: int | None = Field(None, ge=2)  # of a separate patch head; null: as output_dim
+    separate_heads: bool  # separate heads for class token and patches, or one for both
+    ibot_output_dim: int | None = Field(None, ge=2)  # of a separate patch head; null: output_dim
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if not 0 < self.mask_ratio[0] <= self.mask_ratio[1] < 1:
             raise ValueError(f"mask_ratio {list(self.mask_ratio)} needs 0 < smallest ≤ largest < 1")
         if self.ibot_output_dim is not None and not self.separate_heads:
-            raise ValueError("ibot_output_dim needs separate_heads: true; one head for both has one output_dim")
+            raise ValueError("ibot_output_dim needs separate_heads: true; a shared head has a single output_dim")
         return self
 
 
 class LeJepaConfig(Config):
-    """One encoder whose views predict each other and whose embeddings are kept Gaussian (Balestriero & LeCun 2025)."""
+    """One encoder whose views predict their mean, with embeddings regularised to a Gaussian (Balestriero & LeCun 2025)."""
 
     hidden_dim: int = Field(ge=2)  # of the projector's two hidden layers
     projection_dim: int = Field(ge=2)

@@ -1,8 +1,8 @@
-"""What a specialty says about augmentation: which changes of a recipe's views are harmful there, and why.
+"""Augmentation presets of specialties: which changes of a recipe's views are harmful there, and why.
 
-`configs/specialty/NAME.yaml` has an `augmentation:` section. It comes over the recipe and under what the study says
-itself. Orientation is replaced, as only the specialty knows whether up and left mean anything; crops are kept from
-becoming too small; colour, blur and solarisation are limited, never raised. What a recipe has not (MAE no colour) stays out.
+The section `augmentation:` of `configs/specialty/NAME.yaml` overrides the recipe, and the study overrides both. Orientation is
+replaced, because it depends on the specialty. Crops are given a minimum size. Colour, blur and solarisation are limited, never
+increased. Settings that a recipe does not have (colour in MAE) are not added.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Orientation(Config):
 
 
 class SmallestCrop(Config):
-    """The least share of the image's area that a view may show which is compared with others; MAE's crops are not."""
+    """Minimum share of the image's area in views that are compared; MAE's crops are not."""
 
     large: Probability = Field(None, gt=0, le=1)  # of the global views
     local: Probability = Field(None, gt=0, le=1)
@@ -38,7 +38,7 @@ class SmallestCrop(Config):
 
 
 class ColourLimits(Config):
-    """The most of each of the recipe's colour settings."""
+    """Upper limits of the recipe's colour settings."""
 
     brightness: Probability = Field(None, ge=0, le=1)
     contrast: Probability = Field(None, ge=0, le=1)
@@ -49,7 +49,7 @@ class ColourLimits(Config):
 
 
 class BlurLimits(Config):
-    """The most blur."""
+    """Upper limits of blur."""
 
     probability: Probability = Field(None, ge=0, le=1)
     sigma_share: Probability = Field(None, gt=0, le=1)  # standard deviation as a share of the large views' side
@@ -57,20 +57,20 @@ class BlurLimits(Config):
 
 
 class SolarizeLimit(Config):
-    """The most solarisation."""
+    """Upper limit of solarisation."""
 
     probability: float = Field(ge=0, le=1)
     because: str
 
 
 class AcquisitionStrength(Acquisition):
-    """What `acquisition_robust: true` switches on."""
+    """Settings that `acquisition_robust: true` applies."""
 
     because: str
 
 
 class Augmentation(Config):
-    """A specialty's preset; a group that is missing leaves the recipe as it is."""
+    """A specialty's preset; missing groups do not change the recipe."""
 
     orientation: Orientation | None = None
     smallest_crop: SmallestCrop | None = None
@@ -81,14 +81,14 @@ class Augmentation(Config):
 
 
 def load_preset(specialty: str | None) -> Augmentation:
-    """The preset of a specialty: configs/specialty/default.yaml, then the specialty's own.
+    """The preset of a specialty: configs/specialty/default.yaml, overridden by the specialty's file.
 
     Args:
-        specialty: a name under configs/specialty; None for the default, which changes nothing but knows a strength of
-            acquisition-robust augmentation.
+        specialty: a name in configs/specialty; None for the default, which only sets the strength of acquisition-robust
+            augmentation.
 
     Raises:
-        UserError: there is no such specialty, or its section has a mistake.
+        UserError: there is no such specialty, or its section is invalid.
     """
     name = specialty or "default"
     paths = [find_recipe("specialty", "default"), find_recipe("specialty", name)]
@@ -97,25 +97,25 @@ def load_preset(specialty: str | None) -> Augmentation:
 
 
 def preset_for(augmentation: str, specialty: str | None) -> tuple[str, Augmentation]:
-    """Name and content of the preset that a recipe's `augmentation` asks for.
+    """Name and content of the preset for a recipe's setting `augmentation`.
 
     Args:
-        augmentation: `specialty`, that of the study; `recipe`, the recipe as it is; or the name of another specialty.
-        specialty: the study's, if it names one.
+        augmentation: `specialty` (the study's), `recipe` (no preset), or the name of another specialty.
+        specialty: the study's; None if it has none.
 
     Raises:
-        UserError: as `load_preset`.
+        UserError: see `load_preset`.
     """
     name = {"specialty": specialty, "recipe": None}.get(augmentation, augmentation)
     return name or "default", load_preset(name)
 
 
 def with_preset(recipe: Mapping[str, Any], preset: Augmentation, *, acquisition_robust: bool = False) -> dict[str, Any]:
-    """A copy of the recipe, as read from YAML, with the preset's word on its `views`.
+    """A copy of the recipe, as read from YAML, with the preset applied to its `views`.
 
     Args:
-        recipe: with `views` and `img_size`; whatever it lacks is left to the recipe's own checks.
-        acquisition_robust: switch acquisition-robust augmentation on, at the preset's strength.
+        recipe: with `views` and `img_size`; it need not be valid, the recipe is checked later.
+        acquisition_robust: apply acquisition-robust augmentation with the preset's strength.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(recipe))
     views = changed.get("views")
@@ -132,7 +132,9 @@ def with_preset(recipe: Mapping[str, Any], preset: Augmentation, *, acquisition_
                 views["colour"][name] = min(float(views["colour"][name]), most)
     share = preset.blur.sigma_share if preset.blur is not None else None
     side = changed.get("img_size")
-    if share is not None and "blur_sigma_px" in views and isinstance(side, int | float):  # else its check will speak
+    if (
+        share is not None and "blur_sigma_px" in views and isinstance(side, int | float)
+    ):  # else the recipe's check reports it
         most = round(share * side, 3)
         views["blur_sigma_px"] = [min(float(sigma), most) for sigma in views["blur_sigma_px"]]
     if acquisition_robust and preset.acquisition is not None:
@@ -141,7 +143,7 @@ def with_preset(recipe: Mapping[str, Any], preset: Augmentation, *, acquisition_
 
 
 def _limit_crop(crop: dict[str, Any], name: str, preset: Augmentation) -> None:
-    if preset.smallest_crop is not None and name != "crop":  # MAE's `crop` has nothing that it must agree with
+    if preset.smallest_crop is not None and name != "crop":  # MAE's `crop` is not compared with other views
         least = preset.smallest_crop.local if name == "local" else preset.smallest_crop.large
         crop["scale"] = [max(float(share), least or 0.0) for share in crop["scale"]]
     for name, limit in (("blur", preset.blur), ("solarize", preset.solarize)):
@@ -150,11 +152,11 @@ def _limit_crop(crop: dict[str, Any], name: str, preset: Augmentation) -> None:
 
 
 def explain(before: Mapping[str, Any], after: Mapping[str, Any], preset: Augmentation, name: str) -> list[str]:
-    """What the preset has changed in a recipe and why: one sentence per group, for the terminal and the training sheet.
+    """What the preset changed in a recipe and why: one sentence per group, for the terminal and the training page.
 
     Args:
-        before: the recipe as its file says.
-        after: the recipe as it is used: after the preset and what the study says itself.
+        before: the recipe's file.
+        after: the final recipe, after the preset and the study's settings.
         name: of the specialty.
     """
     with_it = with_preset(before, preset, acquisition_robust=_robust(after))
@@ -165,22 +167,22 @@ def explain(before: Mapping[str, Any], after: Mapping[str, Any], preset: Augment
         if value == was or used.get(key, _default(key)) == was:
             continue
         now = used[key]
-        own = "" if now == value else f" (the study's own; {name} would have {_text(value)})"
+        own = "" if now == value else f" (set in the study; the preset {name} has {_text(value)})"
         groups.setdefault(_group(key), []).append(f"{key} {_text(was)} → {_text(now)}{own}")
     sentences = []
     for group, changes in groups.items():
         reason = getattr(preset, group).because
         sentences.append(f"{name}, {group.replace('_', ' ')}: {', '.join(changes)}, because {reason}")
     overruled = [
-        f"{key} stays {_text(old.get(key, _default(key)))}, as the study says; {name} would have {_text(value)}, because "
+        f"{key} remains {_text(old.get(key, _default(key)))}, as set in the study; the preset {name} has {_text(value)}, because "
         f"{getattr(preset, _group(key)).because}"
         for key, value in meant.items()
         if value != old.get(key, _default(key)) and used.get(key, _default(key)) == old.get(key, _default(key))
     ]
     if _robust(after) and (after.get("method") == "mae"):
         overruled.append(
-            "acquisition-robust augmentation under MAE is only variety: MAE paints back what it is shown, the made-up "
-            "device included; a method that compares views (dino, dinov2, lejepa) learns to ignore it"
+            "acquisition-robust augmentation has little effect with MAE, which also reconstructs the simulated device; methods "
+            "that compare views (dino, dinov2, lejepa) learn to ignore it"
         )
     return sentences + overruled
 
@@ -191,7 +193,7 @@ def _robust(recipe: Mapping[str, Any]) -> bool:
 
 
 def _said(group: Config) -> dict[str, Any]:
-    """What a group says, without its reason and without what it leaves open."""
+    """The settings of a group, without its reason and without unset values."""
     return {
         key: value
         for key, value in group.model_dump(mode="json", exclude={"because"}, exclude_unset=True).items()

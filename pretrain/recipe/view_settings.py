@@ -1,4 +1,4 @@
-"""The `views:` section of a recipe: what is cut from an image, and how it may be changed."""
+"""The section `views:` of a recipe: crops and augmentation of an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Range = tuple[float, float]
 
 
 class Colour(Config):
-    """Random colour change of one view (SimCLR's, which DINO took over)."""
+    """Random colour jitter of a view (from SimCLR, also used by DINO)."""
 
     probability: float = Field(ge=0, le=1)
     brightness: float = Field(ge=0, le=1)
@@ -23,20 +23,22 @@ class Colour(Config):
 
 
 class Acquisition(Config):
-    """Changes as another device, setting or export would have made them (pretrain/augment/acquisition_shift.py); all off by default."""
+    """Simulated differences of device, settings or export (augment/acquisition_shift.py); all off by default."""
 
-    probability: float = Field(0.0, ge=0, le=1)  # of each of the five, drawn for itself
-    cast: float = Field(0.0, ge=0, le=1)  # white balance: each channel's gain lies in e^±cast
-    gamma: float = Field(0.0, ge=0, le=1)  # the tone curve's exponent lies in e^±gamma
+    probability: float = Field(0.0, ge=0, le=1)  # of each of the five changes, independently
+    cast: float = Field(0.0, ge=0, le=1)  # white balance: gain of each channel in e^±cast
+    gamma: float = Field(0.0, ge=0, le=1)  # exponent of the tone curve in e^±gamma
     sharpness: float = Field(0.0, ge=0, le=1)  # from blurred (−) to sharpened (+) by up to this share of the detail
-    sharpness_sigma_px: Range = (0.5, 1.5)  # what counts as detail: what a Gaussian of this width takes away
-    vignette: float = Field(0.0, ge=0, lt=1)  # share of the light lost in the corners of the image
-    shot_noise: float = Field(0.0, ge=0, le=1)  # standard deviation at white (as √brightness); 1: the whole range
-    read_noise: float = Field(0.0, ge=0, le=1)  # standard deviation anywhere
-    noise_sigma_px: float = Field(0.0, ge=0, le=8)  # noise as coarse as a Gaussian of this width; 0: each pixel its own
-    grey_noise: bool = False  # the same in all channels, where the image has no colour
-    jpeg_quality: tuple[int, int] | None = None  # range on the scale of the Independent JPEG Group; null for never
-    jpeg_420: float = Field(0.0, ge=0, le=1)  # probability that colour is stored at half the resolution
+    sharpness_sigma_px: Range = (0.5, 1.5)  # detail: the difference to a Gaussian blur of this width
+    vignette: float = Field(0.0, ge=0, lt=1)  # loss of brightness in the corners of the image
+    shot_noise: float = Field(
+        0.0, ge=0, le=1
+    )  # standard deviation at white, proportional to √brightness; 1: the whole range
+    read_noise: float = Field(0.0, ge=0, le=1)  # standard deviation, independent of brightness
+    noise_sigma_px: float = Field(0.0, ge=0, le=8)  # coarseness: Gaussian width of the noise; 0: independent pixels
+    grey_noise: bool = False  # equal noise in all channels, for images without colour
+    jpeg_quality: tuple[int, int] | None = None  # range of JPEG quality (1–100); null: no compression
+    jpeg_420: float = Field(0.0, ge=0, le=1)  # probability of colour at half the resolution (4:2:0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -47,7 +49,7 @@ class Acquisition(Config):
             if pair[0] > pair[1] or pair[0] <= 0:
                 raise ValueError(f"{name} {list(pair)} needs 0 < smallest ≤ largest")
         if self.jpeg_quality is not None and self.jpeg_quality[1] > 100:
-            raise ValueError(f"jpeg_quality {list(self.jpeg_quality)} ends at 100")
+            raise ValueError(f"jpeg_quality {list(self.jpeg_quality)} must not exceed 100")
         return self
 
 
@@ -64,27 +66,29 @@ class Crop(Config):
 
 
 class AlteredCrop(Crop):
-    """A view of a method that compares views, with what befalls this kind of view only."""
+    """A kind of view in methods that compare views, with its probabilities of blur and solarisation."""
 
     blur: float = Field(0.0, ge=0, le=1)  # probability
     solarize: float = Field(0.0, ge=0, le=1)  # probability
 
 
 class LocalCrops(AlteredCrop):
-    """DINO's small views, seen by the student only."""
+    """DINO's local views, for the student only."""
 
     count: int = Field(ge=0, le=32)
     size_px: int = Field(ge=8)
 
 
 class Views(Config):
-    """How any view may lie in its image, whatever the method."""
+    """Geometry and acquisition changes of the views of any method."""
 
     aspect: Range
-    flip: float = Field(ge=0, le=1)  # probability: left and right exchanged
-    flip_vertical: float = Field(0.0, ge=0, le=1)  # probability: above and below exchanged
-    quarter_turns: float = Field(0.0, ge=0, le=1)  # probability of a turn by 90, 180 or 270°; 0.75 makes all four alike
-    rotate_deg: float = Field(0.0, ge=0, le=180)  # largest free rotation to either side
+    flip: float = Field(ge=0, le=1)  # probability of a left–right flip
+    flip_vertical: float = Field(0.0, ge=0, le=1)  # probability of an up–down flip
+    quarter_turns: float = Field(
+        0.0, ge=0, le=1
+    )  # probability of a rotation by 90, 180 or 270°; 0.75 makes all four orientations equally likely
+    rotate_deg: float = Field(0.0, ge=0, le=180)  # largest rotation in either direction
     acquisition: Acquisition = Acquisition()
 
     @model_validator(mode="after")
@@ -95,13 +99,13 @@ class Views(Config):
 
 
 class MaeViews(Views):
-    """MAE needs no more than crop and flip."""
+    """Views of MAE: crop and flip suffice."""
 
     crop: Crop
 
 
 class DinoViews(Views):
-    """Two global views and `local.count` small ones; for every method that compares views of an image."""
+    """Two global views and `local.count` local ones; for methods that compare views of an image."""
 
     global_1: AlteredCrop
     global_2: AlteredCrop

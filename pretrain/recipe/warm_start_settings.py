@@ -1,4 +1,4 @@
-"""The `warm_start:` section of a recipe: weights to begin with, and how carefully they are then changed."""
+"""The section `warm_start:` of a recipe: starting weights, and lower learning rates to preserve them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pellucid.cohort.config import Config
 
 
 class WarmStart(Config):
-    """Continued pretraining. Without `weights` nothing else in here has any effect."""
+    """Continued pretraining. Without `weights` the other settings have no effect."""
 
-    weights: str | None = None  # timm:NAME, run:FOLDER or file:PATH.safetensors; null begins with random weights
-    lr_scale: float = Field(0.2, gt=0, le=1)  # × optimizer.base_lr: what was learnt should not be washed out
-    layer_decay: float = Field(0.75, gt=0, le=1)  # rate of a layer ÷ rate of the one above it; 1: the same for all
-    allow_partial: bool = False  # begin although tensors are missing, left over or of another shape
+    weights: str | None = None  # timm:NAME, run:FOLDER or file:PATH.safetensors; null: random weights
+    lr_scale: float = Field(0.2, gt=0, le=1)  # factor of optimizer.base_lr, to preserve what the weights encode
+    layer_decay: float = Field(0.75, gt=0, le=1)  # learning rate of a layer ÷ that of the layer above; 1: equal
+    allow_partial: bool = False  # accept missing, unexpected or mismatching tensors
 
     @model_validator(mode="after")
     def _names_weights(self) -> Self:
@@ -29,14 +29,14 @@ class WarmStart(Config):
             )
         if kind == "file" and not rest.endswith(".safetensors"):
             raise ValueError(
-                f"weights {self.weights!r}: only .safetensors files are read, because a .pt or .pth file may run code "
-                "when it is opened; safetensors.torch.save_file converts one that you trust"
+                f"weights {self.weights!r}: only .safetensors files are read, because opening a .pt or .pth file may run "
+                "code; safetensors.torch.save_file converts a file that you trust"
             )
         return self
 
     @property
     def rate_factor(self) -> float:
-        """Of the whole schedule of the learning rate."""
+        """Factor of the learning rate schedule."""
         return 1.0 if self.weights is None else self.lr_scale
 
     @property

@@ -96,7 +96,7 @@ def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: AuditSettings)
     }  # fmt: skip
 
 
-def _values_of(v: Variable, rows: NDArray[np.bool_]) -> tuple[NDArray[np.generic], tuple[str, ...]]:
+def _values_of(v: ProbeVariable, rows: NDArray[np.bool_]) -> tuple[NDArray[np.generic], tuple[str, ...]]:
     return v.data[rows], () if v.is_ranked else v.levels
 
 

@@ -89,7 +89,7 @@ def test_weights_are_kept_and_say_whom_they_have_seen(world: Any) -> None:
     assert (folder / "backbone.safetensors").read_bytes() == weights
     assert json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))["n_images_withdrawn"] == n
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert f"{n} images of these (at most) are of patients who withdrew consent later" in card
+    assert f"Up to {n} images of these are of patients who later withdrew consent" in card
 
 
 def test_records_say_when_and_how_many_and_parents_still_fit(world: Any) -> None:

@@ -26,7 +26,7 @@ def main() -> int:
     assert verb == "pretrain"
     rank = os.environ.get("RANK", "0")
     hold_at, hold_ranks = int(os.environ.get("HOLD_AT", "-1")), os.environ.get("HOLD_RANKS", "").split(",")
-    scheduled, hear = pellucid.pretrain.engine.loop.scheduled, StopRequests.hear
+    scheduled, hear = pellucid.pretrain.engine.loop.scheduled, StopRequests.on_signal
 
     def heard(self: StopRequests, number: int, frame: FrameType | None) -> None:
         hear(self, number, frame)
@@ -40,7 +40,7 @@ def main() -> int:
                 time.sleep(0.02)
         return scheduled(recipe, step, steps)
 
-    StopRequests.hear, pellucid.pretrain.engine.loop.scheduled = heard, hold  # type: ignore[method-assign]
+    StopRequests.on_signal, pellucid.pretrain.engine.loop.scheduled = heard, hold  # type: ignore[method-assign]
     (scan,) = (folder / "analysis" / "scan").glob("scan-*")
     try:
         pellucid.pretrain.stage.pretrain(load_study(folder), open_finished(scan), device="cpu", progress=False)

@@ -42,7 +42,7 @@ def results(run: RunFolder) -> tuple[bytes, bytes]:
         pytest.param(
             5,
             600,
-            r"metrics\.jsonl: cannot be written .* Make room on the disk and repeat the command",
+            r"metrics\.jsonl: cannot be written .* Free disk space and rerun the command",
             marks=pytest.mark.slow,
         ),
         (5, 1_000_000, r"step-00000008\.pt: the checkpoint cannot be written .*step-00000004\.pt is the last good"),

@@ -314,7 +314,7 @@ def test_time_is_up_it_saves_and_the_next_turn_ends_it_with_the_result_of_one_pr
     child.send_signal(signal.SIGUSR2)
     code, out, error = ended(child)
     assert code == 75, error
-    assert "stopped after step 5 of 12 (SIGUSR2), everything is saved" in out
+    assert "stopped after step 5 of 12 (SIGUSR2); a checkpoint is saved" in out
     assert calls(tmp_path, "scontrol")[-1] == f"requeue {number}"
     (working,) = (folder / "analysis" / "pretrain").glob(".*.partial")
     assert (working / "checkpoints" / "step-00000005.pt").exists()

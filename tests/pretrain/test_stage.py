@@ -181,14 +181,14 @@ def test_asked_to_stop_it_saves_and_continues_to_the_same_result(
     with monkeypatch.context() as patch:
         patch.setattr(pellucid.pretrain.engine.loop, "scheduled", ask)
         said = "a file named PREEMPT" if how == "file" else how
-        with pytest.raises(Preempted, match=rf"stopped after step 5 of 12 \({said}\), everything is saved; repeat"):
+        with pytest.raises(Preempted, match=rf"stopped after step 5 of 12 \({said}\); a checkpoint is saved, rerun"):
             run_pretrain(study, scan, device="cpu", progress=False)
     assert signal.getsignal(signal.SIGTERM) == before
     assert results(run_pretrain(study, scan, device="cpu", progress=False)) == expected
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("where", "said"), [("loss", "the loss is nan"), ("gradient", "the gradient's norm is inf")])
+@pytest.mark.parametrize(("where", "said"), [("loss", "the loss is nan"), ("gradient", "the gradient norm is inf")])
 def test_nan_stops_with_a_sentence_and_is_never_saved(
     cohort: Cohort, tiny: Tiny, where: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +214,8 @@ def test_nan_stops_with_a_sentence_and_is_never_saved(
 def test_too_few_images_and_unknown_device_are_sentences(cohort: Cohort, tiny: Tiny) -> None:
     study, scan = cohort({**tiny["mae"], "batch_size": 25})
     with pytest.raises(
-        UserError, match=r"24 readable images in the train split are too few .* a batch has 25: .*pretrain.batch_size=6"
+        UserError,
+        match=r"24 readable images in the train split are too few: one batch has 25\. .*pretrain.batch_size=6",
     ):
         run_pretrain(study, scan, device="cpu")
     study, scan = cohort(tiny["mae"])
@@ -292,7 +293,9 @@ def test_a_batch_in_pieces_gives_the_whole_ones_result(cohort: Cohort, tiny: Tin
         for key in ("loss", "grad_norm", "feature_std", "effective_rank", "teacher_entropy"):
             assert other[key] == pytest.approx(one[key], rel=1e-3), (one["step"], key)
     study, scan = cohort({**tiny["dino"], "accumulate": 3}, "uneven")
-    with pytest.raises(UserError, match=r"a batch of 8 cannot be shared by 1 process in 3 pieces each: .* example 6"):
+    with pytest.raises(
+        UserError, match=r"a batch of 8 cannot be divided among 1 process with 3 micro-batches each: .* example 6"
+    ):
         run_pretrain(study, scan, device="cpu", progress=False)
 
 

@@ -206,7 +206,7 @@ def test_flips_are_refused_where_sides_are_findings() -> None:
     refuse_flip(None, "flip")
     refuse_flip("fundus", "crops")
     with pytest.raises(
-        UserError, match=r"images of the specialty `fundus` must not be mirrored \(the disc and the fovea"
+        UserError, match=r"images of the specialty `fundus` must not be mirrored \(the sides of disc and fovea"
     ):
         refuse_flip("fundus", "flip")
 

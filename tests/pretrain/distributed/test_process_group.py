@@ -132,8 +132,8 @@ def test_when_one_dies_the_other_says_so_and_ends(played: Played, scene: str, en
     (code, said), (other, _) = played[scene]
     assert other == end
     assert code == 2
-    assert "process 0 of 2: another process of this training has died, or has not answered for 60 s" in said
-    assert "repeat the command to continue from the newest" in said
+    assert "process 0 of 2: another process of this training ended, or did not respond for 60 s" in said
+    assert "rerun the command to continue from the newest" in said
 
 
 def test_when_one_falls_silent_the_other_does_not_wait_for_ever(played: Played) -> None:
@@ -162,7 +162,5 @@ def test_a_device_that_is_not_there_is_a_sentence() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match=r"device `tpu`: choose auto, cpu, cuda or cuda:N"):
         choose_device("tpu")
-    with pytest.raises(
-        UserError, match=r"device `cuda:99`: PyTorch sees \d+ CUDA devices, number 99 is not one of them"
-    ):
+    with pytest.raises(UserError, match=r"device `cuda:99`: PyTorch sees \d+ CUDA devices, number 99 does not exist"):
         choose_device("cuda:99")

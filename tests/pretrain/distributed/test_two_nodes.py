@@ -67,17 +67,17 @@ def test_one_of_two_processes_is_asked_both_stop_at_the_same_step_and_one_alone_
     os.kill(int((folder / "ready.1").read_text()), signal.SIGUSR2)
     first, second = (child.communicate(timeout=300)[1] for child in children)
     assert [child.returncode for child in children] == [75, 75], first + second
-    assert "stopped after step 5 of 12 (another process was asked)" in first
+    assert "stopped after step 5 of 12 (stop requested in another process)" in first
     assert "stopped after step 5 of 12 (SIGUSR2)" in second
     assert "stopped after step 5 of 12" in (tmp_path / "word").read_text()
 
-    # One process takes up what two have begun: the same images and sums, and the run says what is not as it was.
+    # One process resumes the training of two: the same images and sums, and the run records what changed.
     run_pretrain(study, scan, device="cpu", progress=False)
     run = assert_as_one_process(folder, one)
     (said,) = lines(run / "resumed.jsonl")
     assert said["step"] == 5
     assert said["changed"].startswith(
-        "trained by 2 processes so far, by 1 process from here on: the batch of 8 and its order stay"
+        "2 processes before, 1 process from now on: the batches of 8 images and their order are unchanged"
     )
 
 

@@ -45,7 +45,7 @@ def test_round_trip_and_only_the_last_are_kept(tmp_path: Path) -> None:
     assert load_best(tmp_path, CPU) is None  # nothing was scored
 
 
-def test_a_damaged_one_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path) -> None:
     for step in (1, 2):
         save_checkpoint(tmp_path, step, {"x": torch.zeros(100)}, keep=2)
     newest = checkpoint_path(tmp_path, 2)
@@ -54,7 +54,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(tmp_path: Path) -> None
     assert state is not None
     assert state["step"] == 1
     checkpoint_path(tmp_path, 1).write_bytes(b"")
-    with pytest.raises(UserError, match="none of 2 checkpoints can be read; delete them to restart"):
+    with pytest.raises(UserError, match="none of the 2 checkpoints can be read; delete them to restart the training"):
         load_newest(tmp_path, CPU)
 
 
@@ -157,7 +157,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"No space left on device.*step-00000001.pt is the last good checkpoint"):
+    with pytest.raises(UserError, match=r"No space left on device.*the newest complete checkpoint is step-00000001.pt"):
         save_checkpoint(tmp_path, 2, {}, keep=1)
     assert names(tmp_path) == ["step-00000001.pt"]
 
@@ -200,9 +200,9 @@ def test_where_the_disk_really_ends(tmp_path: Path, how: str) -> None:
         folder.mkdir()
         Path(f"{tmp_path}.after").rename(folder / "checkpoints")
     assert "the checkpoint cannot be written" in child.stdout
-    assert "Make room on the disk and repeat the command" in child.stdout
+    assert "Free disk space and rerun the command" in child.stdout
     last = list_checkpoints(folder)[-1]
-    assert f"{last.name} is the last good checkpoint" in child.stdout
+    assert f"the newest complete checkpoint is {last.name}" in child.stdout
     state = load_newest(folder, CPU)
     assert state is not None
     assert state["step"] == int(last.stem.removeprefix("step-")) >= 3
@@ -233,13 +233,13 @@ def test_conditions_survive_a_checkpoint_and_nothing_changed_is_nothing_said(tmp
     [
         (
             {"world": 2},
-            "trained by 1 process so far, by 2 processes from here on: the batch of 8 and its order stay, the share of a process changes "
-            "from 8 to 4 images",
+            "1 process before, 2 processes from now on: the batches of 8 images and their order are unchanged, each process now "
+            "computes 4 instead of 8 images",
         ),
-        ({"steps": 24}, "steps of the whole training: 12 before, 24 from here on; the schedules follow"),
-        ({"compute": Compute("bfloat16")}, "precision: fp32 before, bfloat16 from here on"),
-        ({"recipe": {**RECIPE, "seed": 1}}, "the recipe is not the one that the checkpoint was trained with"),
-        ({"recipe": {**RECIPE, "batch_size": 4}}, "images a batch: 8 before, 4 from here on"),
+        ({"steps": 24}, "number of training steps: 12 before, 24 from now on; the schedules use"),
+        ({"compute": Compute("bfloat16")}, "precision: fp32 before, bfloat16 from now on"),
+        ({"recipe": {**RECIPE, "seed": 1}}, "the recipe differs from the one of the checkpoint"),
+        ({"recipe": {**RECIPE, "batch_size": 4}}, "batch size: 8 before, 4 from now on"),
     ],
 )
 def test_each_changed_condition_is_a_sentence(changed: dict[str, Any], said: str) -> None:
@@ -247,9 +247,9 @@ def test_each_changed_condition_is_a_sentence(changed: dict[str, Any], said: str
     assert any(sentence.startswith(said) for sentence in sentences), sentences
 
 
-def test_another_version_and_an_old_checkpoint_are_said() -> None:
+def test_another_version_and_an_old_checkpoint_are_reported() -> None:
     before = now()
     before["versions"] = {**before["versions"], "timm": "0.1"}
     (sentence,) = changes(before, now())
     assert sentence.startswith("timm: 0.1 before, ")
-    assert changes(None, now()) == ["the checkpoint does not say under what conditions it was written"]
+    assert changes(None, now()) == ["the checkpoint does not record the conditions under which it was written"]

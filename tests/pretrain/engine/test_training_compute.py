@@ -77,7 +77,7 @@ def test_a_resumed_training_goes_on_in_its_number_type(
     monkeypatch.setenv(FORCED, "float32")
     capfd.readouterr()
     run = run_pretrain(study, scan, device="cpu", progress=True)
-    assert "continued in bfloat16" in capfd.readouterr().err
+    assert "resumed in bfloat16" in capfd.readouterr().err
     assert results(run) == expected
     monkeypatch.setenv(FORCED, "float32")
     other = run_pretrain(*cohort(section, "float32"), device="cpu", progress=False)
@@ -88,7 +88,7 @@ def test_float16_is_for_gpus_and_has_a_scaler(cohort: Cohort, tiny: Tiny, monkey
     study, scan = cohort({**tiny["mae"], "precision": "fp16"}, "refused")
     with pytest.raises(UserError, match="float16 is for GPUs: choose auto, float32 or bfloat16 on a CPU"):
         run_pretrain(study, scan, device="cpu", progress=False)
-    # On a CPU it is slow, but it runs: the scaler is saved and taken up.
+    # Slow on a CPU, but it works: the scaler is saved and restored.
     monkeypatch.setattr("pellucid.pretrain.stage.training_compute", lambda *_, **__: Compute("float16", "explicit"))
     section = {**tiny["mae"], "precision": "auto"}
     expected = results(run_pretrain(*cohort(section, "calm"), device="cpu", progress=False))

@@ -174,7 +174,7 @@ def test_pretrained_weights_come_from_the_local_cache_of_the_hub(
 def test_a_run_is_loaded_with_what_it_says_of_itself(tmp_path: Path) -> None:
     run = tmp_path / "mae-1234"
     run.mkdir()
-    with pytest.raises(UserError, match=r"there is no .*backbone.safetensors; name a finished pretrain run"):
+    with pytest.raises(UserError, match=r"backbone.safetensors does not exist; name a finished pretrain run"):
         find_weights("run:mae-1234", tmp_path)
     stored(vit(), run / "backbone.safetensors")
     spec = {"timm_name": "test_vit", "method": "mae", "mean": [0.1] * 3, "std": [0.2] * 3, "dim": 64}
@@ -184,7 +184,7 @@ def test_a_run_is_loaded_with_what_it_says_of_itself(tmp_path: Path) -> None:
     assert normalisation_differs(weights.about, (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)) is None
     said = normalisation_differs(weights.about, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     assert said is not None
-    assert "set `mean` and `std` to theirs" in said
+    assert "set `mean` and `std` to those of the weights" in said
     assert normalisation_differs({}, (0.5,) * 3, (0.5,) * 3) is None
 
 
@@ -194,7 +194,7 @@ def test_damaged_and_unknown_weights_are_sentences(tmp_path: Path) -> None:
         find_weights("file:w.safetensors", tmp_path)
     tensors = stored(vit(), tmp_path / "w.safetensors")
     save_file({**tensors, "norm.bias": torch.full((64,), torch.nan)}, tmp_path / "nan.safetensors")
-    with pytest.raises(UserError, match=r"not all numbers in norm\.bias are finite"):
+    with pytest.raises(UserError, match=r"norm\.bias contains values that are not finite"):
         find_weights("file:nan.safetensors", tmp_path)
     with pytest.raises(UserError, match=r"timm has no model `test_vitt`, did you mean|timm has no model `test_vitt`"):
         find_weights("timm:test_vitt")
@@ -227,7 +227,7 @@ def test_rates_are_lower_only_where_there_are_weights() -> None:
     ("named", "said"),
     [
         ("vit_small", "write timm:NAME, run:FOLDER or file:PATH.safetensors"),
-        ("file:w.pth", "only .safetensors files are read, because a .pt or .pth file may run code"),
+        ("file:w.pth", "only .safetensors files are read, because opening a .pt or .pth file may run code"),
         ("run:", "write timm:NAME"),
     ],
 )

@@ -119,8 +119,8 @@ def test_who_was_kept_out_is_counted_and_nobody_is_named() -> None:
     }
     assert training_sentences(facts) == [
         "Trained on 3 images of 2 patients (train).",
-        "Kept out: 1 image of 1 patient (external), 3 images of 1 patient (test).",
-        "No test patient was seen, so results on them are results on new patients.",
+        "Excluded from training: 1 image of 1 patient (external), 3 images of 1 patient (test).",
+        "No test patient was used for training, so results on test patients apply to new patients of this kind.",
         "Which patients these are stands in the manifest of `scan-12345678`, which stays with the study.",
     ]
     watched = MANIFEST.assign(image_id=[f"{i}.png" for i in range(len(MANIFEST))])
@@ -128,7 +128,7 @@ def test_who_was_kept_out_is_counted_and_nobody_is_named() -> None:
     facts = patient_counts(watched, ["train"], "s", {watched.loc[first, "image_id"]})
     assert (facts["n_images_trained"], facts["excluded"]["watched"]) == (2, {"n_images": 1, "n_patients": 1})
     seen = training_sentences({**patient_counts(MANIFEST, ["train", "test"], "s"), "warm_start": "timm:test_vit"})
-    assert "**The test patients were trained on**: results on them say nothing about new patients." in seen
+    assert "**Test patients were used for training**: results on them do not apply to new patients." in seen
     assert "Training began with the weights of `timm:test_vit`" in seen[-1]
 
 
@@ -140,7 +140,7 @@ def test_the_card_holds_what_a_stranger_needs(tmp_path: Path) -> None:
     assert "# dino-tiny-cpu test_vit" in card
     assert "model = timm.create_model('test_vit', pretrained=False, num_classes=0, img_size=32)\nmodel.load" in card
     assert "stretched to 32 × 32, minus [0.5, 0.4, 0.3]" in card
-    assert "Kept out: 1 image of 1 patient (external)" in card
+    assert "Excluded from training: 1 image of 1 patient (external)" in card
     assert model_card(json.loads((tmp_path / "preprocess.json").read_text())) == card
 
 
@@ -194,10 +194,10 @@ def test_onnx_gives_what_pytorch_gives_for_any_number_of_images(tmp_path: Path, 
 def test_onnx_refuses_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "SHA256SUMS").touch()
     monkeypatch.setattr(pellucid.pretrain.export.onnx_export.importlib.util, "find_spec", lambda name: object())
-    with pytest.raises(UserError, match="lies in a finished run, which is never edited"):
+    with pytest.raises(UserError, match="is inside a finished run, which must not be changed"):
         export_onnx(tmp_path, tmp_path / "sub" / "b.onnx")
     (tmp_path / "SHA256SUMS").unlink()
-    with pytest.raises(UserError, match=r"there is no folder .*sub; make it"):
+    with pytest.raises(UserError, match=r"the folder .*sub does not exist; create it"):
         export_onnx(tmp_path, tmp_path / "sub" / "b.onnx")
     with pytest.raises(UserError, match="is it a finished pretrain run"):
         export_onnx(tmp_path, tmp_path / "b.onnx")
@@ -207,20 +207,20 @@ def test_onnx_refuses_with_a_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("began_with", "said"),
+    ("started_from", "said"),
     [
-        ({}, "No test patient was seen, so results on them"),
+        ({}, "No test patient was used for training, so results on"),
         (
             {"warm_start": "run:x", "warm_start_splits": ["train"]},
-            "whether the weights that it began with had is not known",
+            "it is not known whether the starting weights did",
         ),
         (
             {"warm_start": "run:x", "warm_start_splits": ["test", "train"]},
-            "**The weights it began with were trained on test",
+            "**The starting weights were trained on test",
         ),
     ],
 )
-def test_what_came_with_the_first_weights_is_not_forgotten(began_with: dict[str, object], said: str) -> None:
-    sentences = training_sentences({**patient_counts(MANIFEST, ["train"], "s"), **began_with})
+def test_the_training_data_of_the_starting_weights_are_stated(started_from: dict[str, object], said: str) -> None:
+    sentences = training_sentences({**patient_counts(MANIFEST, ["train"], "s"), **started_from})
     assert sum(said in sentence for sentence in sentences) == 1
-    assert any("No test patient was seen" in sentence for sentence in sentences) == (not began_with)
+    assert any("No test patient was used" in sentence for sentence in sentences) == (not started_from)

@@ -82,10 +82,10 @@ def test_drop_path_reaches_every_kind(name: str) -> None:
 
 def test_what_is_refused() -> None:
     for name, side, message in [
-        ("resnet5O", 64, r"`backbone: resnet5O` is not a model that timm knows; did you mean `resnet50`"),
+        ("resnet5O", 64, r"`backbone: resnet5O` is not a timm model; did you mean `resnet50`"),
         ("test_mambaout", 64, r"is neither a Vision Transformer nor a ConvNeXt nor a ResNet; choose one"),
         ("test_efficientnet", 64, r"is neither a Vision Transformer nor a ConvNeXt nor a ResNet; choose one"),
-        ("test_convnext", 24, r"`img_size` is 24, but a convolutional backbone makes one value of 32 pixels"),
+        ("test_convnext", 24, r"`img_size` is 24, but a convolutional backbone has a stride of 32 pixels"),
         ("test_vit", 40, r"`img_size` is 40, but the backbone's patches are 16 pixels wide: choose 32 or 48"),
     ]:
         with pytest.raises(UserError, match=message):

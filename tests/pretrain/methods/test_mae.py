@@ -124,7 +124,7 @@ def test_the_share_of_patches_asked_for_is_hidden(tiny: dict[str, Any], ratio: f
 def test_refusals(tiny: dict[str, Any]) -> None:
     for change, message in [
         ({"img_size": 40}, r"`img_size` is 40, but the backbone's patches are 16 pixels wide: choose 32 or 48"),
-        ({"backbone": "vit_tinny_patch16_224"}, r"is not a model that timm knows; did you mean `vit_tiny_patch16_224`"),
+        ({"backbone": "vit_tinny_patch16_224"}, r"is not a timm model; did you mean `vit_tiny_patch16_224`"),
         ({"backbone": "resnet18"}, r"`backbone: resnet18` is not a Vision Transformer"),
         (
             {"backbone": "test_vit2"},
@@ -132,7 +132,7 @@ def test_refusals(tiny: dict[str, Any]) -> None:
         ),
         (
             {"backbone": "test_vit3"},
-            r"`backbone: test_vit3`: MAE needs .* no pooling with weights, which this network has not",
+            r"`backbone: test_vit3`: MAE needs .* no attention pooling, unlike this network",
         ),
         ({"mae": {"decoder_dim": 34}}, r"`mae.decoder_dim` is 34: it must be a multiple of 4"),
     ]:

@@ -138,7 +138,7 @@ def test_a_healthy_training_raises_no_alarm(tiny: Tiny, method: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_each_collapse_is_caught_and_told_from_the_others(tiny: Tiny, kind: str) -> None:
+def test_each_collapse_is_detected_as_its_kind(tiny: Tiny, kind: str) -> None:
     method, changes, lr = HOSTILE[kind]
     lines, monitor = course(with_changes(tiny[method], changes), lr)
     found = [d for line in lines if (d := monitor.feed(line))]
@@ -153,7 +153,7 @@ def test_each_collapse_is_caught_and_told_from_the_others(tiny: Tiny, kind: str)
     assert first.sign in said
     assert "the last good checkpoint is checkpoints/step-00000010.pt. " in said
     assert "usually helps" in said
-    assert "there is no checkpoint from before it" in first.sentence(None)
+    assert "there is no earlier checkpoint" in first.sentence(None)
 
 
 def line(step: int, **changes: float) -> Line:
@@ -190,7 +190,7 @@ def test_dimensional_collapse_is_judged_by_what_the_rank_was() -> None:
     assert set(kinds) == {"dimensional collapse"}
 
 
-def test_the_teachers_answers_tell_the_kinds_apart() -> None:
+def test_the_teachers_output_distinguishes_the_kinds_of_collapse() -> None:
     log_k = math.log(100)
     cases = {
         "uniform collapse": (log_k - 0.001, 0.0005),
@@ -223,11 +223,11 @@ def noisy(steps: range, drift: float) -> Iterator[Line]:
         }  # fmt: skip
 
 
-def test_standing_still_is_warned_of_once_and_learning_slowly_is_not() -> None:
+def test_stagnation_gives_one_warning_and_slow_learning_none() -> None:
     still, slow, planned = monitor(), monitor(), monitor()
     warned = [d for one in noisy(range(5, 1000, 5), 0.0) if (d := still.feed(one))]
     assert [(d.kind, d.stops) for d in warned] == [("stagnation", False)]
-    assert "standing still" in warned[0].sentence()
+    assert "stagnation: " in warned[0].sentence()
     assert "stopped" not in warned[0].sentence()
     assert not any(slow.feed(one) for one in noisy(range(5, 1000, 5), 2e-4))
     cooled = (one | {"lr": 1e-3 if one["step"] < 200 else 1e-6} for one in noisy(range(5, 1000, 5), 0.0))

@@ -1,4 +1,4 @@
-"""The training sheet: one page that needs nothing else, names nobody, says what was found and shows the right pixels."""
+"""The training page: self-contained, without identifiers, with all findings and the right pixels."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def looks(cohort: Cohort, tmp_path: Path) -> Callable[[dict[str, Any]], TrainingPage]:
-    """TrainingPage at a study with a device, in which one image has text burned in."""
+def training_page(cohort: Cohort, tmp_path: Path) -> Callable[[dict[str, Any]], TrainingPage]:
+    """The training page of a study with a device, in which some images have burned-in text."""
 
     def build(section: dict[str, Any]) -> TrainingPage:
         study, scan = cohort(section)
@@ -100,9 +100,9 @@ def write_metrics(folder: Path, n: int, **changes: float) -> None:
     [("mae", ["Reconstructions"]), ("dino", ["Attention"]), ("dinov2", ["Attention"]), ("lejepa", ["Views"])],
 )
 def test_the_page_of_each_method(
-    looks: Callable[[dict[str, Any]], TrainingPage], tiny: Tiny, kind: str, headings: list[str]
+    training_page: Callable[[dict[str, Any]], TrainingPage], tiny: Tiny, kind: str, headings: list[str]
 ) -> None:
-    sheet = looks({**tiny[kind], "watch": {"images": 40, "every": 10}})
+    sheet = training_page({**tiny[kind], "watch": {"images": 40, "every": 10}})
     _, recipe = load_recipe({**tiny[kind], "watch": {"images": 40, "every": 10}})
     method = build_method(recipe, STEPS)
     before = {name: value.clone() for name, value in method.state_dict().items()}
@@ -135,8 +135,10 @@ def test_the_page_of_each_method(
     assert "Nearest neighbours" in page.text
 
 
-def test_a_stop_is_told_with_what_helps_and_in_health_json(looks: Any, tiny: Tiny) -> None:
-    sheet = looks({**tiny["mae"], "watch": {"every": 0}})
+def test_a_stopped_training_shows_diagnosis_and_advice_on_the_page_and_in_health_json(
+    training_page: Any, tiny: Tiny
+) -> None:
+    sheet = training_page({**tiny["mae"], "watch": {"every": 0}})
     write_metrics(sheet.folder, 7)
     found = not_finite(7, math.nan, 1.0)
     sheet.write(stopped=found, last_good=sheet.folder / "checkpoints" / "step-00000004.pt")
@@ -152,21 +154,21 @@ def test_a_stop_is_told_with_what_helps_and_in_health_json(looks: Any, tiny: Tin
     assert sheet.held_out == frozenset()
 
 
-def test_what_is_drawn_is_what_was_measured() -> None:
+def test_curves_show_the_metrics() -> None:
     metrics = [
         {"step": s, "loss": 3.0 - s / 100, "feature_std": 0.1, "mystery": 1.0, "ibot_loss": 2.0} for s in (10, 90)
     ]
     curves = training_curves(metrics, dim=16, steps=100)
     assert [curve.title for curve in curves] == ["Loss", "Ibot loss", "Feature spread"]
     assert list(curves[0].points) == [(10.0, 2.9), (90.0, 2.1)]
-    assert curves[2].reference == (0.25, "spread evenly")
+    assert curves[2].reference == (0.25, "evenly spread")
     svg = str(curves[0].svg())
     xs = [float(pair.split(",")[0]) for pair in svg.split('polyline points="')[1].split('"')[0].split()]
     assert (xs[1] - xs[0]) / (226 - 40) == pytest.approx(0.8, abs=0.01)  # of the whole length, done or not
     log_k = math.log(64)
     teacher = [{"step": 1, "loss": 1.0, "teacher_entropy": 1.0, "teacher_kl_uniform": 0.5}]
-    told = {curve.title: curve.points for curve in training_curves(teacher, dim=None, steps=1, log_k=log_k)}
-    assert told["Teacher's information"] == [(1.0, pytest.approx(log_k - 1.5))]
+    points = {curve.title: curve.points for curve in training_curves(teacher, dim=None, steps=1, log_k=log_k)}
+    assert points["Teacher information"] == [(1.0, pytest.approx(log_k - 1.5))]
 
 
 def look(step: int, variable: str, role: str, score: float | None, note: str = "") -> dict[str, Any]:
@@ -178,7 +180,7 @@ def look(step: int, variable: str, role: str, score: float | None, note: str = "
     }  # fmt: skip
 
 
-def test_watched_variables_stand_apart_by_role_and_their_way_is_told() -> None:
+def test_monitored_variables_are_grouped_by_role_and_their_change_is_described() -> None:
     lines = [
         look(0, "scanner_model", "acquisition", 0.6), look(0, "grade", "clinical", 0.6), look(0, "died", "outcome", None, "too few patients (4)"),
         look(9, "scanner_model", "acquisition", 0.9), look(9, "grade", "clinical", 0.62), look(9, "died", "outcome", None, "too few patients (4)"),
@@ -189,8 +191,8 @@ def test_watched_variables_stand_apart_by_role_and_their_way_is_told() -> None:
     assert groups["acquisition"][0].last == "0.90 (0.85 to 0.95)"
     said = watch_sentences(lines)
     assert said == [
-        "How the image came to be: scanner model has become easier to tell (0.60, now 0.90).",
-        "Not asked: died (too few patients (4)).",
+        "Acquisition factors: scanner model is now predicted better (0.60 → 0.90).",
+        "Not scored: died (too few patients (4)).",
     ]
 
 
@@ -233,7 +235,7 @@ def test_attention_is_what_the_block_computes(tiny: Tiny) -> None:
     assert class_attention(torch.nn.Conv2d(3, 3, 1), images) is None
 
 
-def test_tensorboard_is_asked_for_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_without_its_package_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Events(tmp_path, wanted=False).line({"step": 1, "loss": 2.0})
     assert not list(tmp_path.iterdir())
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)

@@ -1,4 +1,4 @@
-"""What is watched: planted signals are read off, absent ones are not, and nobody is his own neighbour."""
+"""Monitoring with labels: planted signals are found, absent ones are not, and neighbours are other patients."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def test_nobody_is_his_own_neighbour_and_the_nearest_are_brute_forces() -> None:
         assert values == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_is_there_is_read_off_and_what_is_not_there_is_not() -> None:
+def test_planted_signals_are_predicted_and_absent_ones_are_not() -> None:
     planted = [read(v, pd.Series(c).astype(str), "categorical") for v, c in (world(s, 4.0) for s in range(3))]
     absent = [read(v, pd.Series(c).astype(str), "categorical")["score"] for v, c in (world(s, 0.0) for s in range(30))]
-    assert min(one["score"] for one in planted) > 0.9
-    assert min(one["ci_low"] for one in planted) > 0.8
+    assert min(found["score"] for found in planted) > 0.9
+    assert min(found["ci_low"] for found in planted) > 0.8
     assert np.mean(absent) == pytest.approx(0.5, abs=0.03)  # the patient's own strong mark does not count
     ranked = [read(v, pd.Series(c.astype(float)), "ordinal")["score"] for v, c in (world(s, 0.0) for s in range(30))]
     assert np.mean(ranked) == pytest.approx(0.0, abs=0.06)
@@ -103,12 +103,12 @@ def test_few_patients_give_a_sentence_and_missing_values_are_left_out() -> None:
     vectors, _ = world(0, 0.0)
     rare = pd.Series(np.where(PATIENTS < 10, "rare", np.where(PATIENTS % 2, "odd", "even")))
     found = read(vectors, rare, "categorical")
-    assert found["note"] == "too few patients of rare (4)"
+    assert found["note"] == "too few patients with rare (4)"
     assert found["score"] is not None
     known = pd.Series(np.where(PATIENTS < 22, "a", None))
     found = read(vectors, known, "categorical")
     assert (found["score"], found["note"]) == (None, "too few patients (8)")
-    assert read(vectors, pd.Series(np.ones(len(PATIENTS))), "ordinal")["note"] == "one value only"
+    assert read(vectors, pd.Series(np.ones(len(PATIENTS))), "ordinal")["note"] == "only one value"
     assert read(vectors, pd.Series(["x"] * len(PATIENTS)), "categorical")["score"] is None
 
 
@@ -193,7 +193,7 @@ def test_a_look_changes_nothing_and_sees_what_embed_will_see(
     (line,) = watch.lines(vectors, 10)
     assert (line["step"], line["variable"], line["role"], line["held_out"]) == (10, "device", "acquisition", False)
     assert line["patients"] == 6 < FEWEST_HELD_OUT
-    assert "too small to hold 20 patients out" in watch.sentence()
+    assert "too small to hold out 20 patients" in watch.sentence()
     export_backbone(tmp_path, method, recipe, {})
     encoder = load_backbone(f"run:{tmp_path}", "cpu")
     pixels = np.stack([watch.images.square(i, recipe.img_size) for i in range(len(vectors))])

@@ -122,12 +122,14 @@ def test_the_study_has_the_last_word_and_explain_says_so() -> None:
     said = explain(before, checked(after).model_dump(mode="json"), preset, "radiograph")
     orientation = next(line for line in said if line.startswith("radiograph, orientation"))
     assert orientation == (
-        "radiograph, orientation: rotate_deg 0 → 3 (the study's own; radiograph would have 7), because the heart lies left, "
+        "radiograph, orientation: rotate_deg 0 → 3 (set in the study; the preset radiograph has 7), because the heart is on the left, "
         "and a mirrored radiograph is another diagnosis or another side"
     )
-    assert any(line.startswith("flip stays 0.5, as the study says; radiograph would have 0, because") for line in said)
+    assert any(
+        line.startswith("flip remains 0.5, as set in the study; the preset radiograph has 0, because") for line in said
+    )
     colour = next(line for line in said if line.startswith("radiograph, colour"))
-    assert "colour.brightness 0.4 → 0.1 (the study's own; radiograph would have 0.2)" in colour
+    assert "colour.brightness 0.4 → 0.1 (set in the study; the preset radiograph has 0.2)" in colour
     assert "colour.hue 0.1 → 0" in colour
 
 
@@ -139,7 +141,7 @@ def test_explain_says_nothing_where_nothing_changed_and_warns_of_mae() -> None:
     said = explain(before, after, preset, "endoscopy")
     assert "flip_vertical 0 → 0.5, quarter_turns 0 → 0.75, because the endoscope is turned in the hand" in said[0]
     assert "acquisition.cast 0 → 0.08" in said[1]
-    assert said[-1].startswith("acquisition-robust augmentation under MAE is only variety")
+    assert said[-1].startswith("acquisition-robust augmentation has little effect with MAE")
     dino = base("dino-tiny-cpu")
     assert not any("MAE" in line for line in explain(dino, with_preset(dino, preset), preset, "endoscopy"))
 
