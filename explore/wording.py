@@ -83,11 +83,26 @@ def phenotype_words(name: str, difference: float) -> str:
     return strength + (more if difference > 0 else less)
 
 
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with a proper minus sign and no negative zero; a dash where there is none."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
 def p_value_text(p: float | None) -> str:
-    """A p-value as it is printed: `p = 0.03`, `p < 0.001`."""
+    """A p-value in a sentence: `p = 0.03`, `p < 0.001`."""
     if p is None:
         return "p not estimated"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    return f"p {p_value_cell(p)}" if p < 0.001 else f"p = {p_value_cell(p)}"
+
+
+def p_value_cell(p: float | None) -> str:
+    """A p-value in a column of p-values: `0.03`, `< 0.001`."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else number(p, 3 if p < 0.1 else 2)
 
 
 def count(n: int, one: str, many: str | None = None) -> str:
@@ -97,13 +112,13 @@ def count(n: int, one: str, many: str | None = None) -> str:
 
 def score(item: Mapping[str, Any]) -> str:
     """`0.81`; a dash where there is no number."""
-    return "–" if item.get("score") is None else f"{item['score']:.2f}"
+    return number(item.get("score"))
 
 
 def bounds(item: Mapping[str, Any]) -> str:
     """`0.74 to 0.87`; nothing where there is no interval."""
     low, high = item.get("ci_low"), item.get("ci_high")
-    return "" if item.get("score") is None or low is None or high is None else f"{low:.2f} to {high:.2f}"
+    return "" if item.get("score") is None or low is None or high is None else f"{number(low)} to {number(high)}"
 
 
 def interval(item: Mapping[str, Any]) -> str:

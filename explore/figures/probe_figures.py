@@ -46,7 +46,8 @@ def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
         for b, name in enumerate(order):
             for trace in _dots(name, backbones[name], members, SYMBOLS[b % len(SYMBOLS)], float(shift[b])):
                 figure.add_trace(trace, row=panel, col=1)
-        _probe_axes(figure, panel, scale, members, _span(backbones, members, wording.chance(scale)))
+        labels = [_row_label(key, [row for name in order for row in backbones[name]]) for key in members]
+        _probe_axes(figure, panel, scale, labels, _span(backbones, members, wording.chance(scale)))
     _chance_label(figure, wording.chance(next(iter(panels))), "y domain")
     _probe_legend(figure, order)
     figure.update_layout(
@@ -123,16 +124,25 @@ def _interval_bar(above: Any, below: Any, colour: str, thickness: float = 2.4) -
     }
 
 
-def _probe_axes(figure: go.Figure, panel: int, scale: str, members: Sequence[Row], span: list[float]) -> None:
+def _row_label(key: Row, items: Sequence[Mapping[str, Any]]) -> str:
+    """Name of the variable and, below it, the number of patients."""
+    name = wording.for_plotly(wording.readable_name(key[1]), 30) + "  "
+    n = next((v["n_patients"] for v in items if str(v["name"]) == key[1] and v.get("n_patients") is not None), None)
+    if n is None:
+        return name
+    return f'{name}<br><span style="font-size:11px;color:#52606d">{wording.count(int(n), "patient")}</span>  '
+
+
+def _probe_axes(figure: go.Figure, panel: int, scale: str, labels: Sequence[str], span: list[float]) -> None:
     chance = wording.chance(scale)
     figure.add_vline(x=chance, line=_CHANCE_LINE, row=panel, col=1)
-    for i in range(len(members) - 1):
+    for i in range(len(labels) - 1):
         figure.add_hline(y=i + 0.5, line={"width": 1, "color": FAINT}, row=panel, col=1)
     figure.update_yaxes(
-        tickvals=list(range(len(members))),
-        ticktext=[wording.for_plotly(wording.readable_name(name), 30) + "  " for _, name in reversed(members)],
+        tickvals=list(range(len(labels))),
+        ticktext=list(reversed(labels)),
         tickfont={"size": 15},
-        range=[-0.55, len(members) - 0.45],
+        range=[-0.55, len(labels) - 0.45],
         showgrid=False,
         row=panel,
         col=1,
@@ -291,7 +301,7 @@ def _pair_rows(
             if {wording.metric_label(r.get("metric", before.get("metric"))) for r in (before, beyond)} != {scale}:
                 continue
             names = [wording.for_plotly(wording.readable_name(name), 26) for name in (target, other)]
-            rows.append(_PairRow(f"<b>{names[0]}</b> within {names[1]}", before, beyond, colour))
+            rows.append(_PairRow(f"<b>{names[0]}</b>, same {names[1]}", before, beyond, colour))
     return rows
 
 
@@ -320,7 +330,7 @@ def _pair_traces(row: _PairRow, y: int) -> list[go.Scatter]:
             error_x=_interval_bar(
                 [0 if high is None else float(high) - b], [0 if low is None else b - float(low)], row.colour
             ),
-            hovertemplate=f"{row.label}<br>within levels: {within}<extra></extra>",
+            hovertemplate=f"{row.label}<br>same level: {within}<extra></extra>",
             showlegend=False,
         ),
     ]

@@ -59,7 +59,8 @@ def render(findings: Findings, parents: Sequence[RunFolder] = ()) -> str:
     )
     environment.filters |= {
         "readable_name": wording.readable_name,
-        "p": wording.p_value_text,
+        "number": wording.number,
+        "p": wording.p_value_cell,
         "level": wording.level_text,
     }
     page = environment.get_template("report.html.j2")
@@ -141,7 +142,10 @@ def _learned(findings: Findings) -> dict[str, Any]:
             if v.get("score") is None and v.get("note")
         ],
         "pair_figures": _pair_figures(found, variables),
-        "further": further_tables([verdict.pair for verdict in found], audit.get("text_masked")),
+        "further": further_tables(
+            [verdict.pair for verdict in found], audit.get("text_masked"), verdict_cards.n_open(found)
+        ),
+        "pairs_open": verdict_cards.n_open(found),
         "pairs": [_pair_row(verdict, variables) for verdict in found],
         "rows": [
             {
@@ -153,7 +157,7 @@ def _learned(findings: Findings) -> dict[str, Any]:
                 "knn": wording.interval(v["knn"]) if v.get("knn") else "–",
                 "metric": wording.metric_label(v.get("metric")),
                 "chance": v.get("chance"),
-                "p": wording.p_value_text(v.get("p_value")) if v.get("score") is not None else "",
+                "p": wording.p_value_cell(v.get("p_value")) if v.get("score") is not None else "",
                 "q": v.get("q_value"),
                 "patients": v.get("n_patients"),
                 "events": v.get("n_events"),
@@ -194,7 +198,8 @@ def _pair_row(verdict: verdict_cards.Verdict, variables: Sequence[dict[str, Any]
         "label": verdict.label,
         "association": "–"
         if association.get("value") is None
-        else f"{wording.measure_label(association.get('measure'))} {association['value']:.2f}",
+        else f"{wording.measure_label(association.get('measure'))} {wording.number(association['value'])}",
+        "patients": association.get("n_patients"),
         "association_p": wording.p_value_text(association["p_value"]) if association.get("p_value") is not None else "",
         "clinical_scores": both(verdict.clinical, "clinical_beyond_acquisition"),
         "acquisition_scores": both(verdict.acquisition, "acquisition_beyond_clinical"),

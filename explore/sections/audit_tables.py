@@ -5,6 +5,7 @@ Read from audit.json; report and explorer show the same rows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,19 +31,25 @@ class FurtherTable:
     lead: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    n_open: int  # rows to show at once; the others are folded
 
 
-def further_tables(pairs: Sequence[Pair], text_masked: Mapping[str, Any] | None = None) -> list[FurtherTable]:
+def further_tables(
+    pairs: Sequence[Pair], text_masked: Mapping[str, Any] | None = None, n_open: int | None = None
+) -> list[FurtherTable]:
     """The tables of `_TABLES` that have a row; none for an audit without `audit.further`.
 
     Args:
         pairs: of audit.json.
         text_masked: its `text_masked`, where images were also embedded without their burned-in text.
+        n_open: the rows of the first `n_open` pairs are shown at once; None shows all rows.
     """
     masked = text_masked or {"variables": [], "n_images": 0, "n_marked": 0}
     tables = [_text_table(masked)]
     for key, title, lead, columns, rows in _TABLES:
-        tables.append(FurtherTable(key, title, lead, columns, tuple(row for pair in pairs for row in rows(pair))))
+        of_pairs = [tuple(rows(pair)) for pair in pairs]
+        shown = sum(map(len, of_pairs[:n_open]))
+        tables.append(FurtherTable(key, title, lead, columns, tuple(itertools.chain(*of_pairs)), shown))
     return [table for table in tables if table.rows]
 
 
@@ -55,6 +62,7 @@ def _text_table(masked: Mapping[str, Any]) -> FurtherTable:
         "contributed. Text is detected by its shape, so some is missed, and painting over it may leave traces.",
         ("Variable", "Role", "Measure", "Unchanged", "Text painted over", "Change (95 % interval)"),
         tuple(_text(row) for row in masked["variables"]),
+        len(masked["variables"]),
     )
 
 
@@ -66,8 +74,14 @@ def _text(row: Mapping[str, Any]) -> tuple[str, ...]:
     head = wording.readable_name(str(row["name"])), str(row["role"])
     if row["change"] is None:
         return (*head, "", "–", "–", "too few patients")
-    change = f"{_three(row['change'])} ({_three(row['ci_low'])} to {_three(row['ci_high'])})"
-    return (*head, wording.metric_label(row["metric"]), _two(row["before"]), _two(row["after"]), change)
+    change = f"{wording.number(row['change'], 3)} ({wording.number(row['ci_low'], 3)} to {wording.number(row['ci_high'], 3)})"
+    return (
+        *head,
+        wording.metric_label(row["metric"]),
+        wording.number(row["before"]),
+        wording.number(row["after"]),
+        change,
+    )
 
 
 def _transfer(pair: Pair) -> Iterator[tuple[str, ...]]:
@@ -77,10 +91,16 @@ def _transfer(pair: Pair) -> Iterator[tuple[str, ...]]:
     if found["drop"] is None:
         yield (*_names(pair), "", "–", "–", str(found["note"]).rstrip("."))
         return
-    drop = _two(found["drop"])
+    drop = wording.number(found["drop"])
     if found["ci_low"] is not None:
-        drop += f" ({_two(found['ci_low'])} to {_two(found['ci_high'])})"
-    yield (*_names(pair), wording.metric_label(found["metric"]), _two(found["within"]), _two(found["across"]), drop)
+        drop += f" ({wording.number(found['ci_low'])} to {wording.number(found['ci_high'])})"
+    yield (
+        *_names(pair),
+        wording.metric_label(found["metric"]),
+        wording.number(found["within"]),
+        wording.number(found["across"]),
+        drop,
+    )
 
 
 def _confounded(pair: Pair) -> Iterator[tuple[str, ...]]:
@@ -91,18 +111,23 @@ def _confounded(pair: Pair) -> Iterator[tuple[str, ...]]:
     drop = f"{100 * found['average_drop']:.0f} % ({100 * found['ci_low']:.0f} to {100 * found['ci_high']:.0f})".replace(
         "-", "−"
     )
-    yield (*_names(pair), " / ".join(found["levels"]), *(_two(scores[share]) for share in (0.0, 0.5, 1.0)), drop)
+    yield (
+        *_names(pair),
+        " / ".join(found["levels"]),
+        *(wording.number(scores[share]) for share in (0.0, 0.5, 1.0)),
+        drop,
+    )
 
 
 def _neighbours(pair: Pair) -> Iterator[tuple[str, ...]]:
     found = pair.get("neighbours")
     if not found:
         return
-    index = _two(found["robustness_index"])
+    index = wording.number(found["robustness_index"])
     if found["ci_low"] is not None:
-        index += f" ({_two(found['ci_low'])} to {_two(found['ci_high'])})"
+        index += f" ({wording.number(found['ci_low'])} to {wording.number(found['ci_high'])})"
     rest = ("chance", "ilisi", "ilisi_chance", "kbet_rejection", "kbet_chance", "ami_clinical", "ami_acquisition")
-    yield (*_names(pair), index, *(_two(found[key]) for key in rest))
+    yield (*_names(pair), index, *(wording.number(found[key]) for key in rest))
 
 
 def _remedies(pair: Pair) -> Iterator[tuple[str, ...]]:
@@ -125,16 +150,7 @@ def _remedies(pair: Pair) -> Iterator[tuple[str, ...]]:
 def _change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
     if before is None or after is None:
         return "not applied"
-    return f"{_two(before['score'])} → {_two(after['score'])} ({_two(after['ci_low'])} to {_two(after['ci_high'])})"
-
-
-def _three(value: float | None) -> str:
-    """Three decimals, for changes: they may be small but precise."""
-    return "–" if value is None else f"{value:.3f}".replace("-", "−")
-
-
-def _two(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+    return f"{wording.number(before['score'])} → {wording.number(after['score'])} ({wording.number(after['ci_low'])} to {wording.number(after['ci_high'])})"
 
 
 # key, title, lead, columns, and the rows of one pair
@@ -191,7 +207,7 @@ _TABLES: tuple[tuple[str, str, str, tuple[str, ...], Callable[[Pair], Iterator[t
         "remedies",
         "What does removing the factor cost?",
         "Scores before → after each remedy, with the 95 % interval after it. Remedies are fitted on training patients and tested "
-        "on others. A remedy is useful if the score of the factor falls to chance, for the linear probe and for kNN (the 20 most "
+        "on others. A remedy is useful if the score of the factor falls to chance, for the linear probe and for kNN (the most "
         "similar other patients), and the score of the clinical variable stays. A loss in the clinical variable may be the part "
         "that came from the factor. LEACE is least-squares concept erasure; ComBat is the batch correction of that name.",
         (

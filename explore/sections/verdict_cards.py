@@ -28,6 +28,7 @@ _SHOWN: dict[str, tuple[Tone, str]] = {  # verdict → how it is shown; the orde
     "not_associated_not_encoded": ("cleared", "Neither associated nor predicted"),
 }
 _GRAVITY: tuple[Tone, ...] = ("neutral", "cleared", "caution", "flagged")
+_FEWEST_OPEN = 4
 COLOURS: dict[Tone, str] = {"flagged": "#c2410c", "caution": "#b7791f", "neutral": "#64748b", "cleared": "#0f766e"}
 
 
@@ -76,6 +77,11 @@ def verdicts(audit: Mapping[str, Any]) -> list[Verdict]:
 
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
+
+
+def n_open(found: Sequence[Verdict]) -> int:
+    """How many pairs to show at once: those with possible confounding, at least four."""
+    return max(sum(v.tone in CONFOUNDED for v in found), _FEWEST_OPEN)
 
 
 def worth_drawing(found: Sequence[Verdict], most: int) -> list[Mapping[str, Any]]:

@@ -43,7 +43,7 @@ def show(findings: Findings) -> None:
             probe_figures.probe_figure(probes), width="stretch", theme=None, config=_CHART, key="probe-figure"
         )
         if neighbours := probe_figures.by_neighbours(probes):
-            with st.expander("The same, from the 20 most similar other patients (k nearest neighbours, kNN)"):
+            with st.expander("The same, from the most similar other patients (k nearest neighbours, kNN)"):
                 st.plotly_chart(
                     probe_figures.probe_figure(neighbours), width="stretch", theme=None, config=_CHART, key="knn-figure"
                 )
@@ -60,11 +60,16 @@ def show(findings: Findings) -> None:
     for scale, figure in drawn:
         if figure is not None:
             st.plotly_chart(figure, width="stretch", theme=None, config=_CHART, key=f"pair-figure-{scale}")
-    for table in further_tables([verdict.pair for verdict in found], audit.get("text_masked")):
+    for table in further_tables(
+        [verdict.pair for verdict in found], audit.get("text_masked"), verdict_cards.n_open(found)
+    ):
         st.subheader(table.title)
         st.caption(table.lead)
         frame = pd.DataFrame(table.rows, columns=_distinct(table.columns))
-        st.dataframe(frame, hide_index=True, width="stretch", height="content")
+        st.dataframe(frame[: table.n_open], hide_index=True, width="stretch", height="content")
+        if table.n_open < len(frame):
+            with st.expander(f"{len(frame) - table.n_open} more rows"):
+                st.dataframe(frame[table.n_open :], hide_index=True, width="stretch", height="content")
     if probes:
         st.subheader("All numbers")
         st.dataframe(_table(probes), hide_index=True, width="stretch", height="content")
@@ -95,16 +100,14 @@ def _table(probes: dict[str, Sequence[dict[str, Any]]] | dict[str, list[dict[str
                     "Variable": wording.readable_name(item["name"]),
                     "Role": item.get("role", ""),
                     "Backbone": wording.backbone_label(name),
+                    "Patients": item.get("n_patients"),
+                    "with the event": "–" if item.get("n_events") is None else f"{item['n_events']:,}",
                     "Score (95 % interval)": wording.interval(item)
                     if item.get("score") is not None
                     else item.get("note", ""),
                     "Measure": wording.metric_label(item.get("metric")),
                     "Chance": item.get("chance"),
-                    "p": ""
-                    if item.get("p_value") is None
-                    else wording.p_value_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
-                    "Patients": item.get("n_patients"),
-                    "with the event": "–" if item.get("n_events") is None else f"{item['n_events']:,}",
+                    "p": wording.p_value_cell(item.get("p_value")),
                 }
             )
     return pd.DataFrame(rows)

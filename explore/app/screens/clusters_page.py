@@ -39,12 +39,10 @@ def _associations(content: dict[str, Any]) -> None:
         {
             "Variable": wording.readable_name(item["variable"]),
             "Role": item["role"],
+            "Patients": item["n_patients"],
             "Association with clusters": item["value"],
             "Measure": wording.measure_label(item["measure"]) if item["measure"] else item["note"],
-            "p": "–"
-            if item["p_value"] is None
-            else wording.p_value_text(item["p_value"]).removeprefix("p ").removeprefix("= "),
-            "Patients": item["n_patients"],
+            "p": wording.p_value_cell(item["p_value"]),
         }
         for item in content.get("associations", [])
     ]

@@ -36,6 +36,11 @@ def test_baselines_are_grey_and_roles_have_their_colours() -> None:
     assert drawn == {map_figures.CLINICAL, map_figures.ACQUISITION, map_figures.MUTED}
 
 
+def test_the_number_of_patients_is_given_with_each_variable() -> None:
+    figure = probe_figures.probe_figure({"run:mae": [_row("diagnosis", "clinical", 0.8) | {"n_patients": 60}]})
+    assert "60 patients" in figure.layout.yaxis.ticktext[0]
+
+
 def test_scores_on_two_scales_are_never_on_one_axis() -> None:
     rows = [_row("diagnosis", "clinical", 0.8), _row("age", "clinical", 0.3, "spearman")]
     assert probe_figures.scales(rows) == ["AUROC", "Spearman correlation"]
@@ -66,4 +71,8 @@ def test_words() -> None:
     assert wording.level_text(3.0) == "3"
     assert wording.level_text(float("nan")) == wording.MISSING
     assert wording.p_value_text(0.0004) == "p < 0.001"
+    assert wording.p_value_text(0.034) == "p = 0.034"
+    assert [wording.p_value_cell(p) for p in (None, 0.0004, 0.25)] == ["–", "< 0.001", "0.25"]
+    assert [wording.number(value) for value in (None, -0.001, -0.18)] == ["–", "0.00", "−0.18"]
+    assert wording.interval({"score": -0.18, "ci_low": -0.4, "ci_high": 0.1}) == "−0.18 (−0.40 to 0.10)"
     assert wording.listing(["a", "b", "c"]) == "a, b and c"

@@ -17,6 +17,13 @@ def test_the_tables_show_the_numbers_of_the_audit() -> None:
     assert remedies.rows[0][3] == "0.98 → 0.55 (0.53 to 0.57)"
 
 
+def test_rows_of_the_first_pairs_are_shown_at_once() -> None:
+    transfer, _, _, remedies = further_tables(audit_content()["pairs"], n_open=1)
+    assert (transfer.n_open, len(transfer.rows)) == (1, 3)
+    assert (remedies.n_open, len(remedies.rows)) == (1, 3)
+    assert all(table.n_open == len(table.rows) for table in further_tables(audit_content()["pairs"]))
+
+
 def test_an_audit_without_them_has_no_tables() -> None:
     nothing = dict.fromkeys(("transfer", "confounded_training", "neighbours", "remedies"))
     brief = [{**pair, **nothing} for pair in audit_content()["pairs"]]
