@@ -1,35 +1,29 @@
-"""Truth, shown by simulation: worlds with known answers, each many times, through the audit's own code.
+"""Simulations with known answers: the audit's own code on many repetitions of each world.
 
-    python benchmarks/audit_truth.py --reps 200            # about an hour on 2 cores
-    python benchmarks/audit_truth.py --reps 20 --only fingerprint
-    python benchmarks/audit_truth.py --reps 2000 --levels  # false positives alone, in the worlds that have a null question
+    python -m benchmarks.audit_truth --reps 200            # about an hour on 2 cores
+    python -m benchmarks.audit_truth --reps 20 --only fingerprint
+    python -m benchmarks.audit_truth --reps 2000 --levels  # only false positives, in worlds with a null question
 
-Prints one line per world and question: how often the 5 % test rejects (false positive rate in a null world, power
-elsewhere), how often the 95 % interval covers the expected score (the mean over the repetitions), and how
-often the verdict is the one that is true. The binomial error of each share stands beside it. With --further also what follows
-for each pair: how often a drop is claimed where the disease looks the same under every device, and how often the intervals of the
-drop and of the Robustness Index cover what is expected; the index against its chance in worlds without any effect.
+Prints one line per world and question, each share with its binomial error: how often the 5 % test rejects (false positive
+rate in a null world, power elsewhere), how often the 95 % interval covers the expected score (the mean over repetitions), and
+how often the verdict is correct. `--further` adds, for each pair: how often a drop is reported although the disease looks the
+same under every device, how often the intervals of the drop and of the Robustness Index cover the expected value, and the
+index compared with its chance level in worlds without any effect.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # the repetitions share the cores; threads within one would only wait
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # before this folder, whose probes.py has the package's name
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray

@@ -1,19 +1,17 @@
-"""Burned-in text on BUS-BRA: what the form-based detector finds of what OCR reads, by scanner, and what each costs.
+"""Burned-in text on BUS-BRA: the share of OCR findings that the shape-based detector finds, by scanner, and the cost of both.
 
-    PELLUCID_DATA=FOLDER python benchmarks/burned_in_text.py          # needs the extra `privacy`; about two CPU minutes
+    PELLUCID_DATA=FOLDER python -m benchmarks.burned_in_text          # needs the extra `privacy`; about two CPU minutes
 
 The table of docs/privacy.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
-import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np
@@ -28,8 +26,12 @@ WORD = re.compile(r"[^\W\d_]{3,}|\d{3,}")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("PELLUCID_DATA"), help="default: $PELLUCID_DATA")
+    data: Path | None = parser.parse_args().data
+    if data is None:
+        parser.error("set PELLUCID_DATA or --data to the folder that holds busbra/ and pad_ufes_subset/")
     cv2.setNumThreads(1)
-    data = Path(os.environ["PELLUCID_DATA"])
     table = pd.read_csv(data / "busbra" / "manifest.csv")
     reader, rows = TextReader(), []
     for scanner, images in table.groupby("device_model"):
@@ -46,15 +48,15 @@ def main() -> None:
     for scanner, part in found.groupby("scanner"):
         both, confirmed = int((part["word"] & part["lines"]).sum()), int((part["read"] & part["lines"]).sum())
         print(
-            f"{scanner}: {len(part)} images; OCR reads something in {part['read'].sum()}, a word in {part['word'].sum()}; "
-            f"of these found by form {both} ({both / max(part['word'].sum(), 1):.2f}); "
+            f"{scanner}: {len(part)} images; text by OCR in {part['read'].sum()}, a word in {part['word'].sum()}; "
+            f"of these found by shape {both} ({both / max(part['word'].sum(), 1):.2f}); "
             f"OCR confirms {confirmed} of {part['lines'].sum()}"
         )
     medians = found[["ocr_s", "lines_s"]].median() * 1000
-    print(f"CPU ms per image: OCR {medians['ocr_s']:.0f}, by form {medians['lines_s']:.2f}")
+    print(f"CPU ms per image: OCR {medians['ocr_s']:.0f}, by shape {medians['lines_s']:.2f}")
     photographs = sorted((data / "pad_ufes_subset" / "images").glob("*.jpg"))[::7]
-    said = sum(bool(text_lines(shrink(cv2.imread(str(path))[:, :, ::-1].copy(), 480))) for path in photographs)
-    print(f"photographs of skin said to hold text: {said} of {len(photographs)}")
+    reported = sum(bool(text_lines(shrink(cv2.imread(str(path))[:, :, ::-1].copy(), 480))) for path in photographs)
+    print(f"photographs of skin with reported text: {reported} of {len(photographs)}")
 
 
 if __name__ == "__main__":

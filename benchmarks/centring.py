@@ -1,19 +1,16 @@
-"""Would centring the vectors before the cosine find better neighbours? By the label of the ten nearest images of other patients.
+"""Does centring the vectors improve cosine neighbours? Measured by the label of the ten nearest images of other patients.
 
-    python benchmarks/centring.py STUDY/analysis --labels pathology device_model
+    python -m benchmarks.centring STUDY/analysis --labels pathology device_model
 
-For every backbone that the study was embedded with: the share of the ten nearest images of other patients that have the image's
-own label, by plain cosine and by cosine after the mean vector is subtracted, the share of neighbours that both have, and the
-95 % interval of the difference (bootstrap of patients) for each label. All pairs are compared: for a few thousand images.
+For every backbone of the study: the share of the ten nearest images of other patients that have the image's own label, by
+cosine and by cosine after subtracting the mean vector; the share of neighbours common to both; and the 95 % interval of the
+difference (bootstrap of patients) for each label. All pairs are compared, so use it for a few thousand images.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pandas as pd

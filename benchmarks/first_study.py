@@ -1,9 +1,9 @@
-"""A first whole study, timed: the phantom demo and the three real data sets, from originals to report.
+"""A whole study, timed: the phantom demo and three public data sets, from originals to report.
 
-    python benchmarks/first_study.py --data FOLDER --out FOLDER [--only demo busbra …]
+    python -m benchmarks.first_study --data FOLDER --out FOLDER [--only demo busbra …]
 
-Prints, as Markdown, the minutes each took and how well each variable can be read off each backbone. README's figures on
-real data come from here. `--data` is the folder that holds busbra/, pad_ufes_subset/ and ct_tcga_dicom/.
+Prints, as Markdown, the minutes of each study and how well each variable is predicted from the vectors of each backbone.
+`--data` is the folder that holds busbra/, pad_ufes_subset/ and ct_tcga_dicom/.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What a plain data loader reads, beside which extraction and pretraining are measured."""
+"""The data set of a plain data loader, with which extraction and pretraining are compared."""
 
 from __future__ import annotations
 

@@ -1,17 +1,16 @@
-"""Truth of the source audit, shown by simulation: is quality called random where it is, and not random where it is not?
+"""Simulations of the source audit: is quality called random where it is random, and only there?
 
-    python benchmarks/source_truth.py --reps 400            # some ten minutes on one core
-    python benchmarks/source_truth.py --reps 40 --only "random"
+    python -m benchmarks.source_truth --reps 400            # some ten minutes on one core
+    python -m benchmarks.source_truth --reps 40 --only "random"
 
-Each world is a cohort whose quality, images per patient, gaps and calendar are known. Printed per world, with binomial error:
-how often a single test at 5 % rejects (p ≤ 0.05), how often the audit says that something depends (any q ≤ 0.05: the rate to
-hold under 5 % where nothing does), and beside them what a χ² test that counts images would have said.
+Each world is a cohort with known quality, images per patient, gaps and calendar. Prints per world, with binomial error: how
+often a single test at 5 % rejects (p ≤ 0.05), how often the audit reports a dependence (any q ≤ 0.05; this rate must stay
+under 5 % where there is none), and the rates of a χ² test that counts images.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 import zlib
 from collections import defaultdict
@@ -19,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pandas as pd

@@ -1,11 +1,10 @@
-"""Has a few minutes' pretraining taught the backbone anything? The same network, trained and with random weights, probed alike.
+"""Has a short pretraining taught the backbone anything? The same network, trained and with random weights, probed alike.
 
     python -m benchmarks.trained_or_random --out FOLDER [pretrain.recipe=lejepa-tiny-cpu …]                 # phantom, 400 patients
     python -m benchmarks.trained_or_random --out FOLDER --study configs/study/busbra [pretrain.recipe=…]    # real images
 
-Runs scan, pretrain, embed, probe and report as the commands do, and prints for each variable the score of a linear and of a kNN
-probe with 95 % intervals over patients, and whether the two intervals part. The report lies in FOLDER. (By -m: run by its path,
-a script in here would take benchmarks/pretrain.py for the package.)
+Runs scan, pretrain, embed, probe and report as the commands do. Prints for each variable the score of a linear and of a kNN
+probe with 95 % intervals over patients, and whether the two intervals are disjoint. The report is in FOLDER.
 """
 
 from __future__ import annotations
@@ -14,12 +13,9 @@ import argparse
 import json
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 from pellucid.cohort.scan import scan

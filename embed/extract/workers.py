@@ -34,7 +34,7 @@ from pellucid.embed.backbones.readout import Reading
 from pellucid.embed.extract.chunks import Job, done_parts, work
 
 # On a CPU: fewer pictures are computed by threads of this process. Another process takes some seconds to load torch and
-# the weights (benchmarks/embed.py), but a file that kills its reader kills only that process.
+# the weights (benchmarks/extraction_speed.py), but a file that kills its reader kills only that process.
 PROCESSES_FROM = 10_000
 _LOOK_EVERY_S = 0.1
 _DEATHS = 3  # of workers, without any part finished in between, are no accident

@@ -63,7 +63,7 @@ def test_a_diagnosis_that_exists_only_through_the_device_is_called_exactly_that(
     assert pair["clinical_beyond_acquisition"]["score"] < 0.65
     assert pair["clinical_from_acquisition"]["score"] > 0.8
     assert pair["association"]["measure"] == "cramers_v"
-    assert "what the embedding seems to know of diagnosis is explained by device." in pair["sentence"]
+    assert "the prediction of diagnosis is explained by device." in pair["sentence"]
     assert pair["note"].startswith(
         "No patient has images of two levels of device; what the same patient would look like"
     )

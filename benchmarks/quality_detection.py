@@ -1,11 +1,11 @@
-"""How well each quality measure tells spoilt pictures from sound ones, at the thresholds of the specialty.
+"""How well each quality measure separates degraded from original images, at the thresholds of the specialty.
 
-    python benchmarks/quality.py [--images 80]
+    python -m benchmarks.quality_detection [--images 80]
 
-Spoils the phantom cohort, and the real sets where the environment variable PELLUCID_DATA says they lie, in known
-degrees (blur, fog, over- and under-exposure, JPEG, a cut disc) and prints per measure and degree: the AUROC of spoilt
-against sound, the share of sound pictures graded worse than good, and the share of the spoilt that are. Then the time of
-each hash beside the alternatives, and how far apart the perceptual hashes of different patients lie.
+Degrades the phantom cohort, and the real sets if the environment variable PELLUCID_DATA names their folder, in known degrees
+(blur, fog, over- and underexposure, JPEG, a cut disc). Prints for each measure and degree: the AUROC of degraded against
+original images, the share of originals not graded good, and that of degraded images. Then the time of each hash and its
+alternatives, and the distances between perceptual hashes of different patients.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ import hashlib
 import io
 import os
 import random
-import sys
 import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np

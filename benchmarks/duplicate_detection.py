@@ -1,23 +1,20 @@
-"""Are copies found again, and are different pictures of one kind left apart? On real images, with made copies.
+"""Are copies found, and are different images of one kind not paired? Real images, with copies made from them.
 
-    python benchmarks/duplicates.py DATA/busbra [--images 1875] [--copies 40]
+    python -m benchmarks.duplicate_detection DATA/busbra [--images 1875] [--copies 40]
 
-DATA/busbra is a study's image folder with a `manifest.csv` (columns image, patient_id). Every image is taken through
-the one pass (`pellucid.cohort.intake.file_record.read_file`). Printed are the groups found among the images as they are, how alike the
-candidate pairs of different patients are, and, of copies made of some of them, the share that is found and of what kind.
+DATA/busbra is an image folder with a `manifest.csv` (columns image, patient_id). Every image is read as in a scan
+(`pellucid.cohort.intake.file_record.read_file`). Prints the groups found among the unchanged images, the similarity of
+candidate pairs of different patients, and the share of the copies that is found, by kind.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np

@@ -1,13 +1,14 @@
-"""Extraction, in one run on the same files: a plain loop, lightly-train's `embed`, ours, and what the network alone can do.
+"""Extraction speed on the same files, in one run: a plain loop, lightly-train's `embed`, Pellucid, and the network alone.
 
-    python -m benchmarks.embed [--images 256] [--rounds 6] [--models …] [--sizes 640x480 1920x1440] [--lightly-train PYTHON]
+    python -m benchmarks.extraction_speed [--images 256] [--rounds 6] [--models …] [--sizes 640x480 1920x1440]
+        [--lightly-train PYTHON]
 
-*Plain loop*: what one writes first: Pillow, timm's own transform, a DataLoader with a worker a core, float32, all cores in one
-product. *lightly-train*: its own environment's interpreter (never imported here: it is AGPL), its start-up taken off as the
-difference of two lengths. *Ours*: `run_parts`, from a plain folder and from a scan's prepared copies. *The limit*: the same
-network on images that lie decoded in memory, the best of one process with all cores, and one with one thread for each of
-several products. Rounds alternate. On a machine shared with others all disturbance is to one side, so ratios are of the best
-round, beside the median and the range; lightly-train, which takes a minute to start, has one round.
+*Plain loop*: the usual first version: Pillow, timm's transform, a DataLoader with one worker per core, float32, all cores in
+one matrix product. *lightly-train*: run by the interpreter of a separate environment (never imported here: it is AGPL); its
+start-up time is subtracted as the difference of two lengths. *Ours*: `run_parts`, from a plain folder and from a scan's prepared
+copies. *The limit*: the same network on decoded images in memory, the better of one process with all cores and one thread
+per product. Rounds alternate. Other work on the machine only slows down, so ratios use the best round; the median and the
+range are printed too. lightly-train takes a minute to start and runs once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,8 +27,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import joblib
 import numpy as np

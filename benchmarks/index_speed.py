@@ -1,17 +1,17 @@
-"""Search indexes beside plain IndexFlatIP: build time, queries a second, recall@20 and memory at 100k and 1M vectors.
+"""Search indexes compared with IndexFlatIP: build time, queries per second, recall@20, memory at 100k and 1M vectors.
 
-    python benchmarks/index.py [--n 100000 1000000] [--dim 384] [--kinds flat exact ivf-sq8 ivf-pq hnsw hnsw-sq8 pq-fastscan]
+    python -m benchmarks.index_speed [--n 100000 1000000] [--dim 384]
+        [--kinds flat exact ivf-sq8 ivf-pq hnsw hnsw-sq8 pq-fastscan]
         [--spread apart overlapping] [--folder DIR] [--limit-gb 4]
 
-Each index is built and searched in a process of its own, our own kinds with what they may allocate limited to --limit-gb;
-`peak_mb` is the largest resident size, pages of the mapped files included, which the system may take back. The
-vectors are clusters of very unequal size (4 per 1,000 vectors) whose centres and whose spread both have a power-law
-spectrum, so that their intrinsic dimension is far below 384, as it is of real embeddings. *Apart*, an image is nearer to its own
-cluster's centre than to others; *overlapping*, the spread within clusters is near that between them, which is hard for every
-kind. The queries are drawn from the same clusters and are not in the index. `flat` is faiss.IndexFlatIP in memory as anybody would write it; queries come 1,000
-at a time. QPS is the best pass, at one and at two threads; `per_cpu_s` is
-queries per second of processor time at one thread, which a busy machine does not change so much. The recall printed is on these unseen queries; beside it
-stands what `index.json` measured on the vectors themselves.
+Each index is built and searched in a separate process; allocations of our kinds are limited to --limit-gb. `peak_mb` is the
+largest resident size, including pages of mapped files, which the system may reclaim. The vectors form clusters of very
+unequal size (4 per 1,000 vectors) whose centres and spread both have a power-law spectrum, so that their intrinsic dimension
+is far below 384, as in real embeddings. *apart*: an image is nearer to the centre of its cluster than to others.
+*overlapping*: the spread within clusters is close to that between them, which is hard for every kind. Queries come from the
+same clusters and are not in the index; they are sent 1,000 at a time. `flat` is faiss.IndexFlatIP in memory. QPS is the
+best pass, at one and at two threads; `per_cpu_s` is queries per second of processor time at one thread, which other work
+changes less. The printed recall is that of the unseen queries; the recall that `index.json` measured is printed too.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import faiss
 import numpy as np
@@ -175,7 +173,7 @@ def main() -> None:
         base: dict[str, Any] = {}
         for kind in given.kinds:
             arguments = ["--one", kind, "--folder", str(path), "--limit-gb", str(given.limit_gb)]
-            command = [sys.executable, __file__, *arguments]
+            command = [sys.executable, "-m", "benchmarks.index_speed", *arguments]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 why = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode

@@ -1,10 +1,11 @@
-"""What could move the limit of extraction on a CPU: the same network by several runtimes, in one run, with its numerics.
+"""What could raise the limit of extraction on a CPU: one network by several runtimes, in one run, with its numerics.
 
-    python -m benchmarks.embed_runtimes [--models …] [--rounds 3] [--batch 16] [--only NAME …]
+    python -m benchmarks.extraction_runtimes [--models …] [--rounds 3] [--batch 16] [--only NAME …]
 
-Each variant computes the same pictures with one thread, as every worker does. Rounds alternate; medians of images per second of
-that thread (not of the clock: others may be at work on the machine), the ratio to plain float32, what it cost to get ready, the lowest cosine with plain float32 and the share of pictures with the
-same ten nearest (the targets are 0.999 and 97 %). What is not installed is passed over and said.
+Each variant computes the same images with one thread, as every worker does. Rounds alternate. Prints the median of images per
+second of that thread's processor time (not wall time: other work may run on the machine), the ratio to plain float32, the
+time to get ready, the lowest cosine with plain float32, and the share of images with the same ten nearest neighbours (targets:
+0.999 and 97 %). Runtimes that are not installed are skipped and listed.
 """
 
 from __future__ import annotations
@@ -12,15 +13,12 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np
@@ -29,10 +27,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.embed import agreement, machine
+from benchmarks.extraction_speed import agreement, machine
+from pellucid.cohort.images.pixels import stretch
 from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 from pellucid.embed.backbones.compute_choice import set_attention
-from pellucid.embed.extract.job import stretch
 
 PICTURES = 192
 SECONDS = 3.0  # of the thread

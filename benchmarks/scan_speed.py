@@ -1,10 +1,10 @@
-"""The one pass of `scan`, in one run beside what it may be measured by.
+"""Speed of the read pass of `scan`, in one run with two alternatives.
 
-    python benchmarks/scan.py [--images 200] [--memory]
+    python -m benchmarks.scan_speed [--images 200] [--memory]
 
 Prints, for JPEGs of 640 × 480 and 1920 × 1440 and one core:
-  Pillow           decode with Pillow, resize the whole picture to 256 px: what any data loader does
-  naive            the same measures as ours, computed straight from their definitions (scikit-image, NumPy), on Pillow's
+  Pillow           decode with Pillow, resize the whole image to 256 px, as any data loader does
+  naive            the same measures computed directly from their definitions (scikit-image, NumPy), on Pillow's image
   ours             all of `pellucid.cohort.intake.file_record.read_file`: hashes, header, text, quality, phenotypes, prepared copy
 and, with --memory, the largest resident memory of scans of 2,000 and 20,000 images.
 """
@@ -20,8 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np

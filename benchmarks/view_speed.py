@@ -1,21 +1,18 @@
-"""What the views of each specialty look like, and what making them costs beside a step of DINO.
+"""Views of each specialty as images, and their cost compared with a step of DINO.
 
-    python -m benchmarks.views --sheet docs/images/views.jpg    # phantom endoscopy under each preset
-    python -m benchmarks.views --sheet mine.jpg --image a.jpg   # a picture of one's own
-    python -m benchmarks.views --time                           # one thread, ViT-Ti/16, 2 × 224 + 6 × 96 px
+    python -m benchmarks.view_speed --sheet docs/images/views.jpg    # phantom endoscopy under each preset
+    python -m benchmarks.view_speed --sheet mine.jpg --image a.jpg   # your own image
+    python -m benchmarks.view_speed --time                           # one thread, ViT-Ti/16, 2 × 224 + 6 × 96 px
 
-Times are the processor's own, so that other programs on the machine disturb them less; what counts is the share.
+Times are processor times, which other programs on the machine disturb less; the share is what counts.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from statistics import median
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np
