@@ -63,7 +63,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        sys.exit(_exit_code(error))
+        sys.exit(exit_code(error))
 
 
 def _interrupted(number: int, frame: object) -> None:
@@ -71,7 +71,8 @@ def _interrupted(number: int, frame: object) -> None:
     raise SystemExit(130)
 
 
-def _exit_code(error: Exception) -> int:
+def exit_code(error: Exception) -> int:
+    """Show the error as a message and return its exit code."""
     from pellucid.cohort.errors import Preempted, UserError
 
     if isinstance(error, UserError):

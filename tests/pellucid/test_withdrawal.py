@@ -74,7 +74,7 @@ def test_no_trace_is_left(world: Any, capsys: pytest.CaptureFixture[str]) -> Non
     assert not list(world.study.analysis.glob("*/*/.forgetting"))
     for page in world.study.analysis.glob("pretrain/*/training.html"):
         assert "data:image/" not in page.read_text(encoding="utf-8")
-        assert "Course of the training" in page.read_text(encoding="utf-8")
+        assert "Training curves" in page.read_text(encoding="utf-8")
     assert not list(world.study.analysis.glob("*/.half*")) + list(world.study.analysis.glob("*/*.damaged-*"))
     assert list(world.study.analysis.glob("pretrain/.mae*/checkpoints/*.pt"))
 

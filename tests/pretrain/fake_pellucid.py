@@ -14,7 +14,7 @@ from types import FrameType
 
 import pellucid.pretrain.engine.loop
 import pellucid.pretrain.stage
-from pellucid import _exit_code
+from pellucid.cli.app import exit_code
 from pellucid.cohort.runs.history import open_finished
 from pellucid.cohort.study import load_study
 from pellucid.pretrain.engine.preemption import StopRequests
@@ -45,7 +45,7 @@ def main() -> int:
     try:
         pellucid.pretrain.stage.pretrain(load_study(folder), open_finished(scan), device="cpu", progress=False)
     except Exception as error:
-        return _exit_code(error)
+        return exit_code(error)
     return 0
 
 

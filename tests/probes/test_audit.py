@@ -65,7 +65,7 @@ def test_a_diagnosis_that_exists_only_through_the_device_is_called_exactly_that(
     assert pair["association"]["measure"] == "cramers_v"
     assert "the prediction of diagnosis is explained by device." in pair["sentence"]
     assert pair["note"].startswith(
-        "No patient has images of two levels of device; what the same patient would look like"
+        "No patient has images of two levels of device: these data do not show"
     )
 
 
@@ -161,7 +161,7 @@ def test_rare_levels_are_left_out_and_missing_values_reported():
     assert row["levels"] == ["Aloka", "GE"]
     assert row["n_missing"] == int(table["device"].isna().sum())
     assert row["n_patients"] == 71
-    assert "(5 patients) have no value and take no part in this variable." in row["note"]
+    assert "(5 patients) have no value and are excluded from this variable." in row["note"]
     assert "Left out, under 10 patients: Old (4)." in row["note"]
 
 
@@ -186,19 +186,19 @@ def drop(table, rows):
 MISTAKES = [
     (lambda v, t: (v[:-3], t), {}, r"There are \d+ vectors but \d+ rows in the table; they must be the same images"),
     (lambda v, t: (np.where(np.arange(len(v))[:, None] == 4, np.nan, v), t), {},
-     r"1 of \d+ vectors hold NaN or infinite values \(the first is row 5\); embed those images again"),
+     r"1 of \d+ vectors contain NaN or infinite values \(the first is row 5\); embed those images again"),
     (lambda v, t: (v, t.assign(device="GE")), {}, r'Variable "device" is constant: every row is "GE"'),
-    (lambda v, t: (v, t.assign(patient="P1")), {}, r'Column "patient" holds one patient only'),
+    (lambda v, t: (v, t.assign(patient="P1")), {}, r'Column "patient" contains one patient only'),
     (lambda v, t: (v, t), {"clinical": ["diagnosys"]}, r'The table has no column "diagnosys"; did you mean "diagnosis"\?'),
     (lambda v, t: (v, t), {"patient": "pat"}, r'The table has no column "pat"; did you mean "patient"\?'),
     (lambda v, t: (v, t.assign(device="X" + t["patient"])), {},
-     r'Variable "device" has a level of its own for each of the 160 patients: it identifies the patient'),
+     r'Variable "device" has a different level for each of the 160 patients: it identifies the patient'),
     (lambda v, t: (v, t.assign(patient=t["patient"].where(t.index != 2))), {},
      r'Column "patient": 1 of \d+ rows have no patient id \(the first is row 3\)'),
     (lambda v, t: (v, t), {"clinical": ["patient"]}, r'"patient" is the patient column'),
     (lambda v, t: (v, t), {"clinical": {"diagnosis": "nominal"}}, r'unknown kind "nominal"; use one of binary, categorical'),
     (lambda v, t: (v, t), {"clinical": {"diagnosis": "continuous"}},
-     r'"diagnosis" is to be continuous but holds "(benign|malignant)", which is not a number'),
+     r'"diagnosis" has the kind continuous but contains "(benign|malignant)", which is not a number'),
     (lambda v, t: (v, t), {"clinical": ["device"]}, r'"device" is named both clinical and acquisition'),
     (lambda v, t: (v[:, 0], t), {}, r"The vectors have shape \(\d+,\)"),
     (lambda v, t: (v, t), {"permutations": 5}, r"permutations is 5; at least 19 are needed"),
@@ -297,7 +297,7 @@ def test_an_anti_signal_stays_below_one_half():
 
 def test_vectors_that_are_all_the_same_are_refused() -> None:
     table = pd.DataFrame({"who": np.repeat(np.arange(30), 2), "device": np.tile(["a", "b"], 30)})
-    with pytest.raises(UserError, match="All vectors are the same"):
+    with pytest.raises(UserError, match="All vectors are identical"):
         audit(np.ones((60, 4)), table, patient="who", clinical=[], acquisition=["device"])
 
 

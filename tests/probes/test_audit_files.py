@@ -85,7 +85,7 @@ def test_refusals(files):
     for name in ("empty.npy", "words.npy", "objects.npy"):
         with pytest.raises(UserError, match=f"{name}: cannot be read as vectors .*save them with numpy.save"):
             read_vectors(folder / name)
-    with pytest.raises(UserError, match=r"gone.npy: there is no such file; --vectors wants a .npy file"):
+    with pytest.raises(UserError, match=r"gone.npy: no such file; --vectors needs a .npy file"):
         read_vectors(folder / "gone.npy")
     with pytest.raises(UserError, match=r"gone.csv: the table is not there; correct its name"):
         read_table(folder / "gone.csv")
@@ -106,7 +106,7 @@ def test_refusals(files):
     with pytest.raises(UserError, match=r't.csv has no column "imag"; did you mean "image"\?'):
         run(folder, id_column="imag")
     np.savez(folder / "v.npz", values=vectors)
-    with pytest.raises(UserError, match=r"v.npz: holds values; an array named `vectors` is needed"):
+    with pytest.raises(UserError, match=r"v.npz: contains values; an array named `vectors` is needed"):
         read_vectors(folder / "v.npz")
     np.savez(folder / "w.npz", vectors=vectors, ids=table["image"].to_numpy(dtype=object))
     with pytest.raises(UserError, match=r"w.npz: its ids are Python objects.*ids.astype\(str\)"):
@@ -125,5 +125,5 @@ def test_ids_beside_the_vectors_in_another_order_are_not_passed_over(files):
 def test_a_file_where_the_folder_is_to_be_is_said_before_anything_is_computed(files):
     folder, _, _ = files
     (folder / "out").write_text("")
-    with pytest.raises(UserError, match="cannot be made a folder"):
+    with pytest.raises(UserError, match="the folder cannot be created"):
         run(folder)

@@ -90,7 +90,7 @@ def test_without_yes_nothing_changes(folder: Path, pellucid: Callable[..., Any])
     before = everything(folder / "out")
     done = pellucid("forget", folder / "out", "--image", NAMES[2])
     assert done.returncode == 0, done.stderr
-    assert "1 vector(s) would go, 11 stay" in done.stdout
+    assert "1 vector(s) would be removed, 11 kept" in done.stdout
     assert everything(folder / "out") == before
     with pytest.raises(UserError, match=r"holds no image `image-99\.png`"):
         forget_in_store(folder / "out", ["image-99.png"], yes=True)

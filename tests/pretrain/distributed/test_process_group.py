@@ -140,7 +140,7 @@ def test_when_one_falls_silent_the_other_does_not_wait_for_ever(played: Played) 
     (code, said), (other, _) = played["silent"]
     assert other == 0  # it lived until the first had given up
     assert code == 2
-    assert "has not answered for 2 s" in said
+    assert "did not respond for 2 s" in said
 
 
 def test_alone_nothing_waits_and_errors_are_left_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_who_was_kept_out_is_counted_and_nobody_is_named() -> None:
         "Trained on 3 images of 2 patients (train).",
         "Excluded from training: 1 image of 1 patient (external), 3 images of 1 patient (test).",
         "No test patient was used for training, so results on test patients apply to new patients of this kind.",
-        "Which patients these are stands in the manifest of `scan-12345678`, which stays with the study.",
+        "The manifest of `scan-12345678`, which is part of the study, lists these patients.",
     ]
     watched = MANIFEST.assign(image_id=[f"{i}.png" for i in range(len(MANIFEST))])
     first = watched.index[(watched["status"] == "ok") & (watched["split"] == "train")][0]
@@ -129,7 +129,7 @@ def test_who_was_kept_out_is_counted_and_nobody_is_named() -> None:
     assert (facts["n_images_trained"], facts["excluded"]["watched"]) == (2, {"n_images": 1, "n_patients": 1})
     seen = training_sentences({**patient_counts(MANIFEST, ["train", "test"], "s"), "warm_start": "timm:test_vit"})
     assert "**Test patients were used for training**: results on them do not apply to new patients." in seen
-    assert "Training began with the weights of `timm:test_vit`" in seen[-1]
+    assert "The starting weights were `timm:test_vit`" in seen[-1]
 
 
 def test_the_card_holds_what_a_stranger_needs(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_card_holds_what_a_stranger_needs(tmp_path: Path) -> None:
     card = (tmp_path / "MODEL_CARD.md").read_text()
     assert "# dino-tiny-cpu test_vit" in card
     assert "model = timm.create_model('test_vit', pretrained=False, num_classes=0, img_size=32)\nmodel.load" in card
-    assert "stretched to 32 × 32, minus [0.5, 0.4, 0.3]" in card
+    assert "stretched to 32 × 32 pixels, minus the " in card
     assert "Excluded from training: 1 image of 1 patient (external)" in card
     assert model_card(json.loads((tmp_path / "preprocess.json").read_text())) == card
 
@@ -157,7 +157,7 @@ def files_up_to(size: int) -> Iterator[None]:
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     method = Trained("test_vit")
-    said = "the backbone cannot be written .* the training is done and in the last checkpoint"
+    said = "the backbone cannot be written .* the training is complete and saved in the last checkpoint"
     with pytest.raises(UserError, match=said), files_up_to(100_000):
         export_backbone(tmp_path, method, recipe("test_vit"), FACTS)
     assert list(tmp_path.iterdir()) == []

@@ -181,7 +181,7 @@ def test_a_transformer_with_registers_and_what_is_refused(tiny: dict[str, Any]) 
     assert method.pooling == "cls"
     for backbone, message in [
         ("test_vit2", r"`backbone: test_vit2`: DINOv2 compares class tokens, but this network does not use one"),
-        ("test_resnet", r"`backbone: test_resnet` is not a Vision Transformer, and method dinov2 masks patches"),
+        ("test_resnet", r"`backbone: test_resnet` is not a Vision Transformer, but method dinov2 masks patches"),
     ]:
         with pytest.raises(UserError, match=message):
             build(tiny, {"backbone": backbone})

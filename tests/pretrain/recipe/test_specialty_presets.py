@@ -123,7 +123,7 @@ def test_the_study_has_the_last_word_and_explain_says_so() -> None:
     orientation = next(line for line in said if line.startswith("radiograph, orientation"))
     assert orientation == (
         "radiograph, orientation: rotate_deg 0 → 3 (set in the study; the preset radiograph has 7), because the heart is on the left, "
-        "and a mirrored radiograph is another diagnosis or another side"
+        "and a mirrored radiograph shows another diagnosis or another side"
     )
     assert any(
         line.startswith("flip remains 0.5, as set in the study; the preset radiograph has 0, because") for line in said
@@ -139,7 +139,7 @@ def test_explain_says_nothing_where_nothing_changed_and_warns_of_mae() -> None:
     preset = load_preset("endoscopy")
     after = with_preset(before, preset, acquisition_robust=True)
     said = explain(before, after, preset, "endoscopy")
-    assert "flip_vertical 0 → 0.5, quarter_turns 0 → 0.75, because the endoscope is turned in the hand" in said[0]
+    assert "flip_vertical 0 → 0.5, quarter_turns 0 → 0.75, because the endoscope rotates freely" in said[0]
     assert "acquisition.cast 0 → 0.08" in said[1]
     assert said[-1].startswith("acquisition-robust augmentation has little effect with MAE")
     dino = base("dino-tiny-cpu")

@@ -113,7 +113,7 @@ def test_everything_the_audit_asks_has_an_answer():
     ("change", "message"),
     [
         ({"died": "maybe"}, 'holds "maybe"; write 1 where the event came'),
-        ({"died": 0}, "nobody had the event"),
+        ({"died": 0}, "no patient had the event"),
         ({"months": -1.0}, "numbers from 0"),
         ({"months": "long"}, "numbers from 0"),
         ({"months": np.nan}, "no row has both"),
@@ -154,7 +154,7 @@ def test_a_time_that_cannot_be_read_does_not_end_the_others():
                   strict=False, **QUICK)  # fmt: skip
     row, device = found["variables"]
     assert (row["score"], row["n_events"]) == (None, None)
-    assert "nobody had the event" in row["note"]
+    assert "no patient had the event" in row["note"]
     assert device["score"] is not None
 
 
