@@ -46,7 +46,7 @@ from pellucid.pretrain.monitor.tensorboard_log import Events
 from pellucid.pretrain.recipe import Recipe
 from pellucid.pretrain.schedules import cosine, scaled_lr, warmup_cosine
 
-PLAIN = Compute()  # float32, without any choice
+PLAIN = Compute()  # float32
 READ_GPU_EVERY = 10  # steps; reading a number synchronises a GPU
 
 
@@ -236,11 +236,9 @@ class Trainer:
             TrainingFailed: loss or gradient is not finite (detected when they are read).
         """
         recipe, ranks, device = self.recipe, self.ranks, self.ranks.device
-
         # 3. Images, as uint8: (b, source_px, source_px, 3).
         images = next(stream)
         watch.lap("wait")
-
         # 4. Views, loss and gradient, for each micro-batch. All randomness depends on (seed, step) only, so that there is
         #    no generator state to save.
         self.optimizer.zero_grad(set_to_none=True)
@@ -263,7 +261,6 @@ class Trainer:
         loss = ranks.mean(torch.stack([output.loss for output in outputs]).mean())
         self.unread.append(torch.stack([loss, grad_norm.detach().float()]))
         norm = self._read_losses(step + 1) if read else math.nan
-
         # 5. Update: learning rate and weight decay of this step, then the optimizer, then the teacher if there is one.
         lr, weight_decay = scheduled(recipe, step, self.steps)
         for group in self.optimizer.param_groups:

@@ -45,7 +45,11 @@ def results(run: RunFolder) -> tuple[bytes, bytes]:
             r"metrics\.jsonl: cannot be written .* Free disk space and rerun the command",
             marks=pytest.mark.slow,
         ),
-        (5, 1_000_000, r"step-00000008\.pt: the checkpoint cannot be written .*newest complete checkpoint is step-00000004\.pt"),
+        (
+            5,
+            1_000_000,
+            r"step-00000008\.pt: the checkpoint cannot be written .*newest complete checkpoint is step-00000004\.pt",
+        ),
         pytest.param(
             "export",
             50_000,

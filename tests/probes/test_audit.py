@@ -64,9 +64,7 @@ def test_a_diagnosis_that_exists_only_through_the_device_is_called_exactly_that(
     assert pair["clinical_from_acquisition"]["score"] > 0.8
     assert pair["association"]["measure"] == "cramers_v"
     assert "the prediction of diagnosis is explained by device." in pair["sentence"]
-    assert pair["note"].startswith(
-        "No patient has images of two levels of device: these data do not show"
-    )
+    assert pair["note"].startswith("No patient has images of two levels of device: these data do not show")
 
 
 @pytest.mark.long

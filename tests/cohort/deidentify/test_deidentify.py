@@ -76,7 +76,9 @@ def test_a_linkage_file_that_would_travel_with_the_study_is_refused(study: Study
         "out": tmp_path / "out" / "linkage.json",
         "link": tmp_path / "elsewhere" / "linkage.json",
     }[where]
-    with pytest.raises(UserError, match=r"the linkage file may not lie in .*anybody who receives that folder could identify"):
+    with pytest.raises(
+        UserError, match=r"the linkage file may not lie in .*anybody who receives that folder could identify"
+    ):
         deidentify_study(study, tmp_path / "out", place, text="lines", progress=False)
     assert not place.exists()
 

@@ -194,7 +194,7 @@ def test_the_training_section_shows_what_was_learned(whole: Any, tmp_path: Path)
     assert "Standing still since step 3." in text
     assert "a higher <learning> rate usually helps" in text
     assert "in patients of the training split who were held out from pretraining" in text
-    assert "How the image came to be: device has become easier to tell (0.60, now 0.90)." in text
+    assert "(0.60 → 0.90)" in text
     assert "0.90 (0.88 to 0.92)" in text
-    assert "diagnosis has become" not in text
+    assert "diagnosis is now" not in text
     assert "<learning>" not in page
