@@ -36,7 +36,7 @@ def colour_transform(draw: Draw, colour: Colour, mean_rgb: Tensor) -> tuple[Tens
     angle = draw.uniform(-colour.hue, colour.hue) * (2 * math.pi)
     # Contrast mixes in the mean grey of the view after the brightness change.
     offset = ((1 - contrast) * brightness * (mean_rgb @ luma))[:, None].expand(-1, 3)
-    later = _hue_rotation(angle) @ (saturation * eye + (1 - saturation) * grey)
+    later = hue_rotation(angle) @ (saturation * eye + (1 - saturation) * grey)
     matrix = later * (brightness * contrast)[:, None, None]
     offset = (later @ offset[:, :, None])[:, :, 0]
     changed = draw.happens(colour.probability)
@@ -47,7 +47,7 @@ def colour_transform(draw: Draw, colour: Colour, mean_rgb: Tensor) -> tuple[Tens
     return last @ matrix, (last @ offset[:, :, None])[:, :, 0]
 
 
-def _hue_rotation(angle: Tensor) -> Tensor:
+def hue_rotation(angle: Tensor) -> Tensor:
     """(b,) radians → (b, 3, 3) in RGB: a rotation of the chroma plane of YIQ, which keeps the luma."""
     to_yiq = torch.tensor(_YIQ, dtype=torch.float64)
     from_yiq = torch.linalg.inv(to_yiq)

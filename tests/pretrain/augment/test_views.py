@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from pellucid.pretrain.augment.colour_jitter import _hue_rotation, colour_transform, normalize, recolour, solarize
+from pellucid.pretrain.augment.colour_jitter import colour_transform, hue_rotation, normalize, recolour, solarize
 from pellucid.pretrain.augment.geometry import (
     Pose,
     blur_matrix,
@@ -232,7 +232,7 @@ def test_grayscale_and_untouched() -> None:
 
 def test_hue_rotates_colour_and_leaves_luma_and_grey_alone() -> None:
     angle = torch.tensor([0.0, 0.4, -1.1, 2 * math.pi])
-    turn = _hue_rotation(angle)
+    turn = hue_rotation(angle)
     luma = torch.tensor([0.299, 0.587, 0.114])
     torch.testing.assert_close(luma @ turn, luma.expand(4, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(turn @ torch.ones(3), torch.ones(4, 3), atol=1e-5, rtol=0)

@@ -110,7 +110,7 @@ MANIFEST = pd.DataFrame(
 )
 
 
-def test_who_was_kept_out_is_counted_and_nobody_is_named() -> None:
+def test_excluded_patients_are_counted_without_identifiers() -> None:
     facts = patient_counts(MANIFEST, ["train"], "scan-12345678")
     assert (facts["n_images_trained"], facts["n_patients_trained"]) == (3, 2)
     assert facts["excluded"] == {
@@ -132,14 +132,14 @@ def test_who_was_kept_out_is_counted_and_nobody_is_named() -> None:
     assert "The starting weights were `timm:test_vit`" in seen[-1]
 
 
-def test_the_card_holds_what_a_stranger_needs(tmp_path: Path) -> None:
+def test_the_model_card_is_complete(tmp_path: Path) -> None:
     export_backbone(
         tmp_path, Trained("test_vit"), recipe("test_vit"), {**FACTS, **patient_counts(MANIFEST, ["train"], "s")}
     )
     card = (tmp_path / "MODEL_CARD.md").read_text()
     assert "# dino-tiny-cpu test_vit" in card
     assert "model = timm.create_model('test_vit', pretrained=False, num_classes=0, img_size=32)\nmodel.load" in card
-    assert "stretched to 32 × 32 pixels, minus the " in card
+    assert "stretched to 32 × 32 pixels, minus the mean [0.5, 0.4, 0.3]" in card
     assert "Excluded from training: 1 image of 1 patient (external)" in card
     assert model_card(json.loads((tmp_path / "preprocess.json").read_text())) == card
 
