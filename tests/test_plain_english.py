@@ -54,7 +54,6 @@ ALLOWED: dict[str, int] = {
     "cohort/phantom/population.py": 2,
     "cohort/withdrawal_list.py": 2,
     "docs/audit.md": 1,
-    "docs/cluster.md": 1,
     "docs/source.md": 1,
     "embed/backbones/backbone.py": 1,
     "embed/backbones/embedding_space.py": 1,

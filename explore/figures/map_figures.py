@@ -14,8 +14,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from pellucid.explore import wording
+from pellucid.pretrain.monitor import ACQUISITION, FAINT, INK
 
-CLINICAL, ACQUISITION, MUTED, INK, FAINT = "#0072B2", "#D55E00", "#8a929c", "#1f2933", "#e4e7eb"
+MUTED = "#8a929c"
 LEVEL_COLOURS = [
     "#0072B2",
     "#E69F00",

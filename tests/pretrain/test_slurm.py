@@ -79,7 +79,7 @@ def test_bash_and_slurm_can_read_it(name: str) -> None:
 def test_the_three_trainings_end_a_turn_in_the_same_way() -> None:
     texts = [(SLURM / name).read_text(encoding="utf-8") for name in TRAININGS]
     assert len(texts) == 3
-    for start in ("# Three minutes before the time is up", "training=$!"):
+    for start in ("# Three minutes before the time limit", "training=$!"):
         blocks = {text[text.index(start) :].split("\n\n")[0] for text in texts}
         assert len(blocks) == 1
     assert all(directives(text)["signal"] == "B:USR2@180" for text in texts)
