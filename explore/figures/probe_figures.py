@@ -11,14 +11,11 @@ from plotly.subplots import make_subplots
 
 from pellucid.explore import wording
 from pellucid.explore.figures.map_figures import (
-    ACQUISITION,
-    CLINICAL,
-    FAINT,
-    INK,
     MUTED,
     TEMPLATE,
     note_figure,
 )
+from pellucid.pretrain.monitor import ACQUISITION, CLINICAL, FAINT, INK
 
 SYMBOLS = ["circle", "square", "triangle-up", "star", "pentagon"]  # one for each backbone
 _CHANCE_LINE = {"dash": "dash", "width": 1.5, "color": "#52606d"}

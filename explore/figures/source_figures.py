@@ -12,14 +12,12 @@ import plotly.graph_objects as go
 
 from pellucid.explore import wording
 from pellucid.explore.figures.map_figures import (
-    ACQUISITION,
-    CLINICAL,
-    FAINT,
     LEVEL_COLOURS,
     MUTED,
     TEMPLATE,
     natural_order,
 )
+from pellucid.pretrain.monitor import ACQUISITION, CLINICAL, FAINT
 
 GRADE_COLOURS = {"good": "#cfe3da", "borderline": "#f0c674", "poor": "#b4472e"}
 _BAR_PX = 32

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pellucid.explore import wording
 from pellucid.explore.figures import map_figures, probe_figures
+from pellucid.pretrain.monitor import ACQUISITION, CLINICAL
 
 
 def _row(name: str, role: str, score: float | None, metric: str = "auroc") -> dict[str, Any]:
@@ -33,7 +34,7 @@ def test_baselines_are_grey_and_roles_have_their_colours() -> None:
     rows = [_row("diagnosis", "clinical", 0.8), _row("device", "acquisition", 0.9)]
     figure = probe_figures.probe_figure({"pixels": rows, "run:mae": rows})
     drawn = {trace.marker.line.color for trace in figure.data if trace.error_x.color}
-    assert drawn == {map_figures.CLINICAL, map_figures.ACQUISITION, map_figures.MUTED}
+    assert drawn == {CLINICAL, ACQUISITION, map_figures.MUTED}
 
 
 def test_the_number_of_patients_is_given_with_each_variable() -> None:
