@@ -28,7 +28,7 @@ _SHOWN: dict[str, tuple[Tone, str]] = {  # verdict → how it is shown; the orde
     "not_associated_not_encoded": ("cleared", "Neither associated nor predicted"),
 }
 _GRAVITY: tuple[Tone, ...] = ("neutral", "cleared", "caution", "flagged")
-_FEWEST_OPEN = 4
+_OPEN_PAIRS = 4
 COLOURS: dict[Tone, str] = {"flagged": "#c2410c", "caution": "#b7791f", "neutral": "#64748b", "cleared": "#0f766e"}
 
 
@@ -80,8 +80,8 @@ def _capital(sentence: str) -> str:
 
 
 def n_open(found: Sequence[Verdict]) -> int:
-    """How many pairs to show at once: those with possible confounding, at least four."""
-    return max(sum(v.tone in CONFOUNDED for v in found), _FEWEST_OPEN)
+    """How many pairs to show at once: those with possible confounding or, if there are none, the first four."""
+    return sum(v.tone in CONFOUNDED for v in found) or _OPEN_PAIRS
 
 
 def worth_drawing(found: Sequence[Verdict], most: int) -> list[Mapping[str, Any]]:
