@@ -13,14 +13,15 @@ from pathlib import Path
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.study import Study
 from pellucid.explore.study_findings import gather_newest
+from pellucid.pretrain.monitor import PALETTE
 
 APP = Path(__file__).with_name("main.py")
 _THEME = {
     "base": "light",
-    "primaryColor": "#0b5a8f",
+    "primaryColor": PALETTE["blue"],
     "backgroundColor": "#ffffff",
     "secondaryBackgroundColor": "#f3f5f7",
-    "textColor": "#1f2933",
+    "textColor": PALETTE["ink"],
     "baseRadius": "small",
     "baseFontSize": "16",
 }

@@ -1,6 +1,7 @@
 """Plotly figures, the same for the report and the explorer: frames and dicts in, a `Figure` out, nothing read or written.
 
-Colours are safe for the colour-blind (Okabe & Ito 2008): blue is clinical, vermilion is acquisition, grey is a baseline.
+Colours can be distinguished with colour vision deficiency (Okabe & Ito 2008): blue is clinical, vermilion is acquisition, grey
+is a baseline. The palette is that of the training page (`pretrain.monitor`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from pellucid.explore import wording
-from pellucid.pretrain.monitor import ACQUISITION, FAINT, INK
+from pellucid.pretrain.monitor import ACQUISITION, FAINT, INK, SOFT
 
 MUTED = "#8a929c"
 LEVEL_COLOURS = [
@@ -31,7 +32,6 @@ LEVEL_COLOURS = [
     "#5F9E6E",
     "#A63D5A",
 ]
-SHADES = [[0.0, "#f7fafc"], [0.5, "#8fbbd9"], [1.0, "#0b5a8f"]]
 _SVG_POINTS = 4000  # above, WebGL draws: SVG needs a node for each point
 _RIM = {"width": 0.4, "color": "#ffffff"}
 
@@ -285,9 +285,7 @@ def factor_figure(factor: Mapping[str, Any]) -> go.Figure:
 def note_figure(sentence: str) -> go.Figure:
     """A sentence in place of a figure."""
     figure = go.Figure()
-    figure.add_annotation(
-        text=wording.for_plotly(sentence, 200), showarrow=False, font={"size": 15, "color": "#52606d"}
-    )
+    figure.add_annotation(text=wording.for_plotly(sentence, 200), showarrow=False, font={"size": 15, "color": SOFT})
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.update_layout(template=TEMPLATE, height=90)

@@ -10,15 +10,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pellucid.explore import wording
-from pellucid.explore.figures.map_figures import (
-    MUTED,
-    TEMPLATE,
-    note_figure,
-)
-from pellucid.pretrain.monitor import ACQUISITION, CLINICAL, FAINT, INK
+from pellucid.explore.figures.map_figures import MUTED, TEMPLATE, note_figure
+from pellucid.pretrain.monitor import ACQUISITION, CLINICAL, FAINT, INK, SOFT
 
 SYMBOLS = ["circle", "square", "triangle-up", "star", "pentagon"]  # one for each backbone
-_CHANCE_LINE = {"dash": "dash", "width": 1.5, "color": "#52606d"}
+_CHANCE_LINE = {"dash": "dash", "width": 1.5, "color": SOFT}
 
 
 def probe_figure(backbones: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
@@ -127,7 +123,7 @@ def _row_label(key: Row, items: Sequence[Mapping[str, Any]]) -> str:
     n = next((v["n_patients"] for v in items if str(v["name"]) == key[1] and v.get("n_patients") is not None), None)
     if n is None:
         return name
-    return f'{name}<br><span style="font-size:11px;color:#52606d">{wording.count(int(n), "patient")}</span>  '
+    return f'{name}<br><span style="font-size:11px;color:{SOFT}">{wording.count(int(n), "patient")}</span>  '
 
 
 def _probe_axes(figure: go.Figure, panel: int, scale: str, labels: Sequence[str], span: list[float]) -> None:
@@ -172,7 +168,7 @@ def _chance_label(figure: go.Figure, chance: float, yref: str) -> None:
         text="chance",
         showarrow=False,
         yanchor="bottom",
-        font={"size": 12, "color": "#52606d"},
+        font={"size": 12, "color": SOFT},
     )
 
 

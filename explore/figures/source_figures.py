@@ -11,13 +11,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from pellucid.explore import wording
-from pellucid.explore.figures.map_figures import (
-    LEVEL_COLOURS,
-    MUTED,
-    TEMPLATE,
-    natural_order,
-)
-from pellucid.pretrain.monitor import ACQUISITION, CLINICAL, FAINT
+from pellucid.explore.figures.map_figures import LEVEL_COLOURS, MUTED, TEMPLATE, natural_order
+from pellucid.pretrain.monitor import ACQUISITION, CLINICAL, FAINT, INK
 
 GRADE_COLOURS = {"good": "#cfe3da", "borderline": "#f0c674", "poor": "#b4472e"}
 _BAR_PX = 32
@@ -110,7 +105,7 @@ def grades_figure(entry: Mapping[str, Any]) -> go.Figure:
                 textposition="inside",
                 insidetextanchor="middle",
                 textangle=0,
-                insidetextfont={"color": "#ffffff" if grade == "poor" else "#1f2933", "size": 13},
+                insidetextfont={"color": "#ffffff" if grade == "poor" else INK, "size": 13},
                 hovertemplate="%{y}: %{x:.1%}<extra>" + grade + "</extra>",
             )
         )

@@ -29,6 +29,7 @@ from pellucid.explore.study_findings import (
 from pellucid.explore.thumbnails import data_uri, thumbnails
 from pellucid.pretrain.export import training_sentences
 from pellucid.pretrain.monitor import (
+    CSS_VARIABLES,
     PAGE,
     SCRIPT,
     STYLE,
@@ -68,6 +69,7 @@ def render(findings: Findings, parents: Sequence[RunFolder] = ()) -> str:
         title=study_title(findings.study),
         plotly_js=Markup(get_plotlyjs().replace("</script", "<\\/script")),
         script=Markup("script"),
+        palette=Markup(CSS_VARIABLES),
         head=_head(findings),
         learned=_learned(findings),
         source=_source(findings),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pellucid.explore import wording
+from pellucid.pretrain.monitor import PALETTE
 
 Tone = Literal["flagged", "caution", "neutral", "cleared"]
 TONES: tuple[Tone, ...] = ("flagged", "caution", "neutral", "cleared")
@@ -29,7 +30,9 @@ _SHOWN: dict[str, tuple[Tone, str]] = {  # verdict → how it is shown; the orde
 }
 _GRAVITY: tuple[Tone, ...] = ("neutral", "cleared", "caution", "flagged")
 _OPEN_PAIRS = 4
-COLOURS: dict[Tone, str] = {"flagged": "#c2410c", "caution": "#b7791f", "neutral": "#64748b", "cleared": "#0f766e"}
+_COLOURS: dict[Tone, str] = {"cleared": PALETTE["good"]} | {
+    tone: PALETTE[tone] for tone in ("flagged", "caution", "neutral")
+}
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,14 @@ def headline(found: Sequence[Verdict]) -> list[str]:
 
 def card(verdict: Verdict) -> str:
     """A verdict as HTML for the explorer; every text in it is escaped."""
-    note = f'<div style="color:#52606d;font-size:.92rem">{html.escape(verdict.note)}</div>' if verdict.note else ""
-    colour = COLOURS[verdict.tone]
+    note = (
+        f'<div style="color:{PALETTE["soft"]};font-size:.92rem">{html.escape(verdict.note)}</div>'
+        if verdict.note
+        else ""
+    )
+    colour = _COLOURS[verdict.tone]
     return (
-        f'<div style="border:1px solid #dde2e8;border-left:6px solid {colour};border-radius:4px;padding:.7rem 1.1rem">'
+        f'<div style="border:1px solid {PALETTE["line"]};border-left:6px solid {colour};border-radius:4px;padding:.7rem 1.1rem">'
         f'<div style="color:{colour};font-weight:700;font-size:.9rem">{html.escape(verdict.title)}</div>'
         f'<div style="font-size:1.06rem;margin:.2rem 0">{html.escape(verdict.sentence)}</div>'
         f"{note}</div>"

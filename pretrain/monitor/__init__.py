@@ -1,7 +1,17 @@
 """Monitoring of a training: logs, collapse detection, kNN read-out, curves and the training page."""
 
 from pellucid.pretrain.monitor.jsonl_logs import PAGE, WATCH_LINES, read_lines
-from pellucid.pretrain.monitor.svg_curves import ACQUISITION, CLINICAL, CSS_VARIABLES, FAINT, INK, SCRIPT, SOFT, STYLE
+from pellucid.pretrain.monitor.svg_curves import (
+    ACQUISITION,
+    CLINICAL,
+    CSS_VARIABLES,
+    FAINT,
+    INK,
+    PALETTE,
+    SCRIPT,
+    SOFT,
+    STYLE,
+)
 from pellucid.pretrain.monitor.training_curves import training_curves, watch_curves, watch_sentences
 
 __all__ = [
@@ -11,6 +21,7 @@ __all__ = [
     "FAINT",
     "INK",
     "PAGE",
+    "PALETTE",
     "SCRIPT",
     "SOFT",
     "STYLE",

@@ -23,6 +23,7 @@ PALETTE = {  # CSS variables of the training page and the report
     "blue": "#0b5a8f",
     "flagged": "#c2410c",
     "caution": "#b7791f",
+    "neutral": "#64748b",
     "good": "#0f766e",
 }
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 236, 136, 40, 10, 10, 20
