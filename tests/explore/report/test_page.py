@@ -15,8 +15,6 @@ from pellucid.cohort.runs.atomic_files import write_json
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.explore import study_findings, wording
 from pellucid.explore.report.page import render
-from pellucid.explore.sections import verdict_cards
-from pellucid.probes.verdicts import ACCUSING
 
 
 class _Links(HTMLParser):
@@ -119,52 +117,6 @@ def test_repeating_gives_the_same_report(whole: Any) -> None:
     assert first.stat().st_mtime_ns == written
     findings = study_findings.gather_newest(whole.study)
     assert render(findings) == render(findings)
-
-
-def test_an_unknown_verdict_is_never_shown_as_harmless() -> None:
-    assert verdict_cards.tone_of({"verdict": "something new"})[0] == "caution"
-    assert verdict_cards.tone_of({})[0] == "caution"
-
-
-def test_every_verdict_of_confounding_is_shown_as_one() -> None:
-    for verdict in ACCUSING:
-        assert verdict_cards.tone_of({"verdict": verdict})[0] in verdict_cards.CONFOUNDED
-
-
-def test_a_factor_flagged_once_is_not_cleared_by_another_pair() -> None:
-    found = verdict_cards.verdicts(
-        {
-            "pairs": [
-                {"clinical": "age", "acquisition": "device", "verdict": "encoded_not_confounded"},
-                {"clinical": "grade", "acquisition": "device", "verdict": "explained_by_acquisition"},
-                {"clinical": "age", "acquisition": "site", "verdict": "too_few_patients"},
-            ]
-        }
-    )
-    assert verdict_cards.headline(found) == [
-        "Possible confounding: device is associated with grade.",
-        "Inconclusive: site.",
-    ]
-
-
-def test_scrub_takes_paths_and_file_names() -> None:
-    names = {"a/DOE_JANE_1.png": "image 1 of P00001", "DOE_JANE_1.png": "image 1 of P00001"}
-    assert study_findings.scrub("row 3: a/DOE_JANE_1.png has no date", names) == "row 3: image 1 of P00001 has no date"
-    assert study_findings.scrub("see /srv/jane/study/table.csv", {}) == "see (a path)"
-    assert study_findings.scrub("0.5 in/out of 3/4", {}) == "0.5 in/out of 3/4"
-
-
-def test_file_names_in_messages_stay_out_of_the_report() -> None:
-    message = (
-        "clinical.csv: 1 row(s) name an image that is not there (first: row 41, `DOE_JANE (2).jpg`): they are left out"
-    )
-    assert (
-        study_findings.without_example(message)
-        == "clinical.csv: 1 row(s) name an image that is not there: they are left out"
-    )
-    assert (
-        study_findings.without_example("4 file(s) have no row (first: `x.jpg`): left") == "4 file(s) have no row: left"
-    )
 
 
 @pytest.mark.long
