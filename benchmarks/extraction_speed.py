@@ -5,7 +5,7 @@
 
 *Plain loop*: the usual first version: Pillow, timm's transform, a DataLoader with one worker per core, float32, all cores in
 one matrix product. *lightly-train*: run by the interpreter of a separate environment (never imported here: it is AGPL); its
-start-up time is subtracted as the difference of two lengths. *Ours*: `run_parts`, from a plain folder and from a scan's prepared
+start-up time is subtracted as the difference of two lengths. *Ours*: `compute_chunks`, from a plain folder and from a scan's prepared
 copies. *The limit*: the same network on decoded images in memory, the better of one process with all cores and one thread
 per product. Rounds alternate. Other work on the machine only slows down, so ratios use the best round; the median and the
 range are printed too. lightly-train takes a minute to start and runs once.
@@ -42,10 +42,10 @@ from pellucid.cohort.scan import scan
 from pellucid.cohort.study import load_study
 from pellucid.embed.backbones.backbone import Backbone, load_backbone
 from pellucid.embed.backbones.compute_choice import Compute, Hardware
-from pellucid.embed.backbones.readout import Reading
-from pellucid.embed.extract.chunks import Job, cut, fresh_parts, read_part
-from pellucid.embed.extract.image_sources import Source, folder_source, study_source
-from pellucid.embed.extract.workers import Named, run_parts
+from pellucid.embed.backbones.readout import ReadoutConfig
+from pellucid.embed.extract.chunks import ExtractionJob, chunk_bounds, prepare_chunk_folder, read_chunk
+from pellucid.embed.extract.image_sources import ImageSource, folder_source, study_source
+from pellucid.embed.extract.workers import BackboneRequest, compute_chunks
 
 CORES = int(joblib.cpu_count())
 BATCH = 64  # of the plain loop and of lightly-train
@@ -107,19 +107,19 @@ def _call(python: str, program: str, *arguments: object) -> str:
 
 
 def ours(
-    source: Source, name: str, encoder: Backbone, folder: Path, processes: bool = False
+    source: ImageSource, name: str, encoder: Backbone, folder: Path, processes: bool = False
 ) -> tuple[float, NDArray[np.float32]]:
     """Images per second of all parts, start-up of processes included, and the vectors in order."""
-    fresh_parts(folder, {"now": time.time()})
+    prepare_chunk_folder(folder, {"now": time.time()})
     units = np.arange(len(source.units))
-    job = Job(folder, source, units, cut(source, units, 16), encoder.size_px, 16)
+    job = ExtractionJob(folder, source, units, chunk_bounds(source, units, 16), encoder.size_px, 16)
     began = time.perf_counter()
-    run_parts(job, Named(name, "cpu", Reading()), encoder, lambda *_: None, processes=processes)
+    compute_chunks(job, BackboneRequest(name, "cpu", ReadoutConfig()), encoder, lambda *_: None, processes=processes)
     seconds = time.perf_counter() - began
-    return len(units) / seconds, np.concatenate([read_part(folder, part).vectors for part in range(job.n_parts)])
+    return len(units) / seconds, np.concatenate([read_chunk(folder, part).vectors for part in range(job.n_chunks)])
 
 
-def network_share(source: Source, name: str, encoder: Backbone, folder: Path) -> float:
+def network_share(source: ImageSource, name: str, encoder: Backbone, folder: Path) -> float:
     """Share of the processor time of an extraction that is the network's: however busy the machine, the limit of the rest."""
     spent = [0.0]
 
@@ -137,7 +137,7 @@ def network_share(source: Source, name: str, encoder: Backbone, folder: Path) ->
     return spent[0] / (time.process_time() - began)
 
 
-def rate(source: Source, name: str, encoder: Backbone, folder: Path, processes: bool = False) -> float:
+def rate(source: ImageSource, name: str, encoder: Backbone, folder: Path, processes: bool = False) -> float:
     return ours(source, name, encoder, folder, processes)[0]
 
 
@@ -187,7 +187,7 @@ def agreement(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> t
     return float((a * b).sum(1).min()), float(np.mean(same))
 
 
-def in_float32(encoder: Backbone, source: Source) -> NDArray[np.float32]:
+def in_float32(encoder: Backbone, source: ImageSource) -> NDArray[np.float32]:
     """The same pictures in one float32 product by torch's own attention."""
     plain = load_backbone(encoder.location, "cpu", compute=Compute())
     torch.set_num_threads(CORES)
@@ -196,7 +196,7 @@ def in_float32(encoder: Backbone, source: Source) -> NDArray[np.float32]:
 
 
 def machine() -> str:
-    hardware = Hardware.of(torch.device("cpu"))
+    hardware = Hardware.from_device(torch.device("cpu"))
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     said = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     versions = f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}"

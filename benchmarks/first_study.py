@@ -67,7 +67,7 @@ def main() -> None:
     if arguments.data:
         environment["PELLUCID_DATA"] = str(arguments.data.resolve())
     print(
-        f"{Hardware.of(torch.device('cpu')).name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n",
+        f"{Hardware.from_device(torch.device('cpu')).name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n",
         flush=True,
     )
     for name in arguments.only:
@@ -82,7 +82,7 @@ def main() -> None:
         print("\n".join(table(analysis)) + "\n")
         trained = newest(analysis, "pretrain", "compute.json")
         if trained:
-            print(f"Trained in {Compute.of(trained).sentence()}\n")
+            print(f"Trained in {Compute.from_record(trained).sentence()}\n")
         for accused in newest(analysis, "audit", "audit.json").get("accused", []):
             print(f"- {accused['sentence']}")
         print(flush=True)

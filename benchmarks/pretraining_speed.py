@@ -163,7 +163,7 @@ def our_rate(
     lines = [json.loads(line) for line in (run.path / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
     late = lines[len(lines) // 2 :]
     parts = {part: statistics.median(line[f"{part}_s"] for line in late) for part in PARTS}
-    chosen = Compute.of(json.loads((run.path / COMPUTE).read_text(encoding="utf-8")))
+    chosen = Compute.from_record(json.loads((run.path / COMPUTE).read_text(encoding="utf-8")))
     return wanted["batch_size"] / statistics.fmean(line["step_s"] for line in late), parts, chosen
 
 
@@ -211,7 +211,7 @@ def main() -> None:
     arguments = parser.parse_args()
     name = arguments.device if arguments.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    hardware = Hardware.of(device)
+    hardware = Hardware.from_device(device)
     types = [torch.float32, *([getattr(torch, hardware.half)] if hardware.half else [])]
     limits = {dtype: matmul_rate(device, dtype) for dtype in types}
     rates = ", ".join(f"{str(dtype).removeprefix('torch.')} {limit / 1e12:.2f}" for dtype, limit in limits.items())

@@ -1,1 +1,1 @@
-"""Images to frozen vectors: backbones, extraction, the vector store, the FAISS index and search."""
+"""Images → frozen vectors: backbones, extraction, vector store, FAISS index, search, near duplicates and export."""

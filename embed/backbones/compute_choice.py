@@ -1,9 +1,9 @@
-"""How a network is computed: number type, attention kernel and memory layout, timed once for each network and machine.
+"""How a network is computed: number type, attention kernel and memory layout, timed once per network and machine.
 
-A processor's flags do not say what is fast: with `avx512_bf16` alone bfloat16 takes twice the time of float32, with AMX a third
-(benchmarks/LOG.md). So the ways that are possible are timed for about a second, with one thread, as each
-worker has, and the fastest is taken. The choice and its timings are kept in a small file, `$XDG_CACHE_HOME/pellucid/compute.json`
-(delete it to time again), and are recorded with what was computed. One job has one choice: its first process makes it.
+Processor flags do not predict speed: with `avx512_bf16` alone, bfloat16 takes twice the time of float32; with AMX, a third
+(benchmarks/LOG.md). Therefore the possible ways are timed for about a second, with one thread, and the fastest is chosen.
+The choice and its timings are cached in `$XDG_CACHE_HOME/pellucid/compute.json` (delete it to time again) and recorded with
+the results. The first process of a job makes the choice for all processes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import atomic_path
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-FORCED = "PELLUCID_PRECISION"  # environment variable: the number type that `auto` means; nothing is timed then
-CACHE = "PELLUCID_CACHE"  # environment variable: the folder of the file, instead of $XDG_CACHE_HOME/pellucid
-LEAST_GAIN = 1.1  # a type of fewer digits must be this much faster than float32
-BUDGET_S = 0.4  # for all repetitions together; each way is run twice at least
-_OUT_OF_THE_RACE = 1.3  # times the fastest: not repeated
+FORCED = "PELLUCID_PRECISION"  # environment variable: the number type that `auto` means; disables timing
+CACHE = "PELLUCID_CACHE"  # environment variable: folder of the cache file, instead of $XDG_CACHE_HOME/pellucid
+LEAST_GAIN = 1.1  # a 16-bit type must be this much faster than float32
+BUDGET_S = 0.4  # for all repetitions together; every option runs at least twice
+_DROPPED_ABOVE = 1.3  # options this many times slower than the fastest are not repeated
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,13 +41,13 @@ class Compute:
     """One way of computing a network, and why it was chosen.
 
     Attributes:
-        precision: float32, bfloat16 or float16, of the matrix products; norms, softmax and pooling stay in float32.
-        attention: `fused`, PyTorch's own kernel, or `explicit` matrix products.
+        precision: number type of matrix products: float32, bfloat16 or float16. Norms, softmax and pooling use float32.
+        attention: `fused` (PyTorch's kernel) or `explicit` (matrix products).
         layout: `contiguous`, or `channels_last` (convolutional networks).
         reason: timed, asked for, forced (by the environment variable) or default.
-        seconds: of one pass of a few images, by way of computing; empty if nothing was timed.
+        seconds: time of one pass of a few images, by option; empty if nothing was timed.
         device: name of the processor or GPU on which it was chosen.
-        threads: of one worker; 0 on a GPU.
+        threads: threads of one worker; 0 on a GPU.
     """
 
     precision: str = "float32"
@@ -67,7 +67,7 @@ class Compute:
         return f"{self.precision}, {self.attention} attention{layout}"
 
     def autocast(self, device_type: str) -> torch.autocast:
-        """The context in which the network runs."""
+        """The autocast context in which the network runs."""
         lower = self.precision != "float32"
         return torch.autocast(device_type, self.dtype if lower else torch.bfloat16, enabled=lower)
 
@@ -81,41 +81,41 @@ class Compute:
         return {**{name: getattr(self, name) for name in names}, "seconds": dict(self.seconds)}
 
     def sentence(self) -> str:
-        """What was chosen, and the timings in milliseconds."""
-        said = ", ".join(
+        """The choice, and the timings in milliseconds."""
+        times = ", ".join(
             f"{way}: {1000 * s:.0f} ms" for way, s in sorted(self.seconds.items(), key=lambda item: item[1])
         )
-        return f"{self} ({self.reason}{f'; {said}' if said else ''}{f'; {self.device}' if self.device else ''})"
+        return f"{self} ({self.reason}{f'; {times}' if times else ''}{f'; {self.device}' if self.device else ''})"
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Compute:
+    def from_record(cls, record: Mapping[str, Any]) -> Compute:
         """The inverse of `record`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no such record.
+            KeyError, TypeError, ValueError: not such a record.
         """
-        one = cls(**{name: record[name] for name in cls.__dataclass_fields__})
-        if one.precision not in _DTYPES or not isinstance(one.seconds, Mapping):
-            raise ValueError("no way of computing")
-        return one
+        compute = cls(**{name: record[name] for name in cls.__dataclass_fields__})
+        if compute.precision not in _DTYPES or not isinstance(compute.seconds, Mapping):
+            raise ValueError("not a record of a way of computing")
+        return compute
 
     @classmethod
-    def of_spec(cls, spec: Mapping[str, Any]) -> Compute:
-        """The way in which the vectors of a store were computed, by its `spec.json`."""
+    def from_spec(cls, spec: Mapping[str, Any]) -> Compute:
+        """How the vectors of a store were computed, from its `spec.json`."""
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            return cls.of(spec["compute"])
-        precision = str(spec.get("computed_in", "float32"))  # a store of an earlier version
+            return cls.from_record(spec["compute"])
+        precision = str(spec.get("computed_in", "float32"))  # written by an earlier version
         return cls(precision if precision in _DTYPES else "float32", "explicit" if precision == "bfloat16" else "fused")
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What matters of a device.
+    """The properties of a device that matter here.
 
     Attributes:
         kind: cpu or cuda.
-        name: of the processor or GPU.
-        half: the type of 16 bits that it has instructions for: bfloat16, float16 or none ("").
+        name: name of the processor or GPU.
+        half: the 16-bit type that it has instructions for: bfloat16, float16 or none ("").
     """
 
     kind: str
@@ -123,8 +123,8 @@ class Hardware:
     half: str
 
     @classmethod
-    def of(cls, device: torch.device) -> Hardware:
-        """The device of this machine."""
+    def from_device(cls, device: torch.device) -> Hardware:
+        """Describe a device of this machine."""
         if device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             return cls("cuda", torch.cuda.get_device_name(device), "bfloat16" if native else "float16")
@@ -144,7 +144,7 @@ def possible(model: nn.Module, hardware: Hardware, asked: str = "auto") -> list[
     """The ways of computing a network that are worth timing, the plainest first.
 
     Raises:
-        UserError: float16 was asked for on a CPU.
+        UserError: float16 was requested on a CPU.
     """
     if asked == "float16" and hardware.kind == "cpu":
         raise UserError("precision float16 is for GPUs: choose auto, float32 or bfloat16 on a CPU")
@@ -155,26 +155,26 @@ def possible(model: nn.Module, hardware: Hardware, asked: str = "auto") -> list[
 
 
 def measured(options: Sequence[Compute], one_pass: Callable[[Compute], float], budget_s: float) -> dict[Compute, float]:
-    """Seconds of the fastest pass of each option; rounds alternate, so that other work on the machine hits all alike.
+    """Seconds of the fastest pass of each option; options alternate, so that other work on the machine affects all alike.
 
     Args:
-        one_pass: runs the network once and gives the seconds.
+        one_pass: runs the network once and returns the seconds.
     """
     fastest: dict[Compute, float] = {}
     left = list(options)
     for option in left:
-        one_pass(option)  # warming up: memory is taken, kernels are made
+        one_pass(option)  # warm-up: allocates memory, prepares kernels
     began = time.perf_counter()
     while not fastest or (len(left) > 1 and time.perf_counter() - began < budget_s):
         for option in left:
             fastest[option] = min(fastest.get(option, math.inf), one_pass(option))
         best = min(fastest.values())
-        left = [option for option in left if fastest[option] < _OUT_OF_THE_RACE * best]
+        left = [option for option in left if fastest[option] < _DROPPED_ABOVE * best]
     return fastest
 
 
 def best_of(seconds: Mapping[Compute, float]) -> Compute:
-    """The fastest; of fewer digits than float32 only where that gains a tenth at least."""
+    """The fastest option; a 16-bit type only if it is at least a tenth faster than float32."""
     full = [option for option in seconds if option.precision == "float32"]
     fastest = min(seconds, key=lambda option: seconds[option])
     if full and fastest.precision != "float32":
@@ -194,13 +194,13 @@ def choose(
     threads: int = 1,
     budget_s: float = BUDGET_S,
 ) -> Compute:
-    """The way of computing a network: forced, remembered or timed.
+    """Choose how to compute a network: forced, cached or timed.
 
     Args:
-        one_pass: see `measured`; only called where nothing is known yet.
-        work: what is timed (inference at 224 px …): part of what a choice is remembered under.
-        asked: auto, or the number type that the user wants; kernel and layout are timed nevertheless.
-        threads: of one worker.
+        one_pass: see `measured`; only called if no choice is cached.
+        work: what is timed (inference at 224 px …): part of the cache key.
+        asked: auto, or the requested number type; kernel and layout are still timed.
+        threads: threads of one worker.
 
     Raises:
         UserError: an unknown number type in the environment, or float16 on a CPU.
@@ -233,40 +233,40 @@ def choose(
     if known is not None and known in options:
         return known
     seconds = measured(options, one_pass, budget_s)
-    said = {str(option): round(s, 5) for option, s in seconds.items()}
-    chosen = replace(best_of(seconds), reason=reason, seconds=said, **on)
+    rounded = {str(option): round(s, 5) for option, s in seconds.items()}
+    chosen = replace(best_of(seconds), reason=reason, seconds=rounded, **on)
     remember(key, chosen)
     return chosen
 
 
 def plainest(precision: str, hardware: Hardware) -> Compute:
-    """What is computed without timing: on a CPU the fused kernel is slow in bfloat16."""
+    """The choice without timing: on a CPU the fused kernel is slow in bfloat16."""
     explicit = hardware.kind == "cpu" and precision != "float32"
     return Compute(precision, "explicit" if explicit else "fused")
 
 
-# --- what a network is, and how it is set ---
+# --- properties of a network, and applying a choice to it ---
 
 
 def architecture(model: nn.Module) -> str:
-    """Hex sha256 of a network's modules and shapes: what its speed depends on, whatever its weights."""
+    """Hex sha256 over a network's modules and shapes, on which its speed depends; independent of the weights."""
     shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
     return hashlib.sha256(repr((shapes, [type(module).__name__ for module in model.modules()])).encode()).hexdigest()
 
 
 def has_attention(model: nn.Module) -> bool:
-    """Whether the kernel of its attention can be chosen."""
-    chooses = callable(getattr(model, "set_attn_implementation", None))  # of transformers
+    """Whether the network's attention kernel can be chosen."""
+    chooses = callable(getattr(model, "set_attn_implementation", None))  # networks of transformers
     return chooses or any(isinstance(getattr(m, "fused_attn", None), bool) for m in model.modules())
 
 
 def is_convolutional(model: nn.Module) -> bool:
-    """Whether it has convolutions beside that which makes patches, whose stride is its kernel."""
+    """Whether it has convolutions other than the patch embedding, whose stride equals its kernel."""
     return any(isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in model.modules())
 
 
 def apply(model: nn.Module, compute: Compute) -> None:
-    """Set attention and layout of this network, in place; weights keep their values."""
+    """Set attention kernel and memory layout of a network in place; the values of its weights do not change."""
     set_attention(model, compute.attention)
     if is_convolutional(model):
         last = compute.layout == "channels_last"
@@ -274,8 +274,8 @@ def apply(model: nn.Module, compute: Compute) -> None:
 
 
 def set_attention(model: nn.Module, attention: str) -> None:
-    """`fused` or `explicit`, in this network alone."""
-    choose_kernel = getattr(model, "set_attn_implementation", None)  # of transformers
+    """Set `fused` or `explicit` attention in this network only."""
+    choose_kernel = getattr(model, "set_attn_implementation", None)  # networks of transformers
     if callable(choose_kernel):
         choose_kernel("eager" if attention == "explicit" else "sdpa")
     for module in model.modules():
@@ -285,7 +285,7 @@ def set_attention(model: nn.Module, attention: str) -> None:
 
 @contextlib.contextmanager
 def kept(model: nn.Module) -> Iterator[None]:
-    """Attention and layout of a timm network are as they were when the block ends."""
+    """Restore attention kernel and memory layout of a timm network at the end of the block."""
     flags = [(m, m.fused_attn) for m in model.modules() if isinstance(getattr(m, "fused_attn", None), bool)]
     conv = next(
         (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.weight.shape[1] > 1 and m.kernel_size != (1, 1)),
@@ -303,7 +303,7 @@ def kept(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def threads_of(number: int) -> Iterator[None]:
-    """PyTorch's threads in one operation, for the time of the block."""
+    """Set the number of PyTorch threads of one operation within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -313,9 +313,9 @@ def threads_of(number: int) -> Iterator[None]:
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `run` takes on the device; on a CPU those of this thread, which other work on the machine does not lengthen.
+    """Seconds that `run` takes on the device; on a CPU, the CPU time of this thread, which other processes do not affect.
 
-    On a CPU, products must have one thread (`threads_of(1)`).
+    On a CPU, products must be single-threaded (`threads_of(1)`).
     """
     if device.type == "cpu":
         began = time.thread_time()
@@ -328,38 +328,38 @@ def seconds_of(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-# --- what is remembered; nothing here is ever an error ---
+# --- the cache of choices; a cache that cannot be read or written is never an error ---
 
-_REMEMBERED: dict[tuple[str, str], Compute] = {}  # in this process, where the file cannot be written
+CHOICES: dict[tuple[str, str], Compute] = {}  # of this process, in case the file cannot be written
 
 
 def cache_path() -> Path:
-    """The file of choices."""
+    """The cache file."""
     own = os.environ.get(CACHE)
     if own:
         return Path(own) / "compute.json"
     root = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(root) if root else Path.home() / ".cache") / "pellucid" / "compute.json"
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # no home directory
         return Path(tempfile.gettempdir()) / "pellucid" / "compute.json"
 
 
 def remembered(key: str) -> Compute | None:
-    """An earlier choice, or None."""
+    """A cached choice, or None."""
     path = cache_path()
-    if (str(path), key) in _REMEMBERED:
-        return _REMEMBERED[str(path), key]
+    if (str(path), key) in CHOICES:
+        return CHOICES[str(path), key]
     try:
-        return Compute.of(_stored(path)[key])
+        return Compute.from_record(_stored(path)[key])
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def remember(key: str, compute: Compute) -> None:
-    """Keep a choice, for this process and, where the file can be written, for those to come."""
+    """Cache a choice for this process and, if the file can be written, for later ones."""
     path = cache_path()
-    _REMEMBERED[str(path), key] = compute
+    CHOICES[str(path), key] = compute
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**_stored(path), key: compute.record()}, indent=1)

@@ -1,4 +1,4 @@
-"""What makes two vectors comparable, as one hash, and a sentence that says what differs where they are not."""
+"""One hash over everything that makes two vectors comparable, and a message that lists the differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pellucid.cohort.errors import UserError
 
-# Everything that changes a vector by more than rounding. What it was computed in (bfloat16, float32) does not.
+# Everything that changes a vector by more than rounding. The number type (bfloat16, float32) does not.
 SPACE_KEYS = (
     "fingerprint",  # sha256 of the weights
     "size_px",
@@ -21,23 +21,23 @@ SPACE_KEYS = (
     "mean",
     "std",
     "unit",  # image or patient
-    "per_patient",  # how the vectors of a patient's images became one
+    "per_patient",  # rule that combines the vectors of a patient's images
 )
 _WORDS = {
     "fingerprint": "the weights",
     "size_px": "the side of the square in pixels",
-    "input_px": "the side of what the network takes in pixels",
+    "input_px": "the side of the network's input in pixels",
     "fit": "how an image is fitted to the square",
     "mean": "the mean of the pixels",
     "std": "the standard deviation of the pixels",
-    "unit": "what one vector stands for",
-    "per_patient": "how images become one patient's vector",
+    "unit": "the unit of one vector (image or patient)",
+    "per_patient": "the rule for one vector per patient",
 }
-_ADDED_IN_2 = {"mean", "std"}  # pellucid.vectors/1 did not say them; its weights went with one mean only
+_ADDED_IN_2 = {"mean", "std"}  # not recorded in pellucid.vectors/1, where every backbone had a single mean
 
 
 def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec of `pellucid.vectors/1`, or one in part, with the keys of /2 as they were meant then; and its `space`."""
+    """Add the keys of `pellucid.vectors/2` to a spec of version 1, or to a partial one, and its `space`."""
     full = dict(spec)
     full.setdefault("fit", "stretch")
     full.setdefault("input_px", full.get("size_px"))
@@ -52,24 +52,24 @@ def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def space_of(spec: Mapping[str, Any]) -> str:
-    """Hex sha256 over what makes two vectors comparable (`SPACE_KEYS`; a key that is missing counts as null)."""
-    said = {key: _plain(spec.get(key)) for key in SPACE_KEYS}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    """Hex sha256 over the `SPACE_KEYS` of a spec; a missing key counts as null."""
+    values = {key: _plain(spec.get(key)) for key in SPACE_KEYS}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """One phrase for each key by which two specs are of different spaces; none if their vectors may be compared.
+    """One phrase for each key in which the spaces of two specs differ; empty if their vectors may be compared.
 
-    What a spec of the first version did not say is not held against it.
+    Keys that version 1 did not record are not compared.
     """
     a, b = completed(a), completed(b)
     found = []
     for key in SPACE_KEYS:
         if key in _ADDED_IN_2 and (key not in a or key not in b):
             continue
-        one, other = _plain(a.get(key)), _plain(b.get(key))
-        if one != other:
-            found.append(f"{_WORDS.get(key, f'`{key}`')} ({_short(one)} against {_short(other)})")
+        first, second = _plain(a.get(key)), _plain(b.get(key))
+        if first != second:
+            found.append(f"{_WORDS.get(key, f'`{key}`')} ({_short(first)} and {_short(second)})")
     return found
 
 
@@ -77,17 +77,17 @@ def same_space(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     """Refuse to compare or mix vectors of two spaces.
 
     Args:
-        a, b: what `spec.json` says of each (`Vectors.spec`, `Backbone.spec()`).
+        a, b: the two specs (`Vectors.spec`, `Backbone.spec()`).
 
     Raises:
-        UserError: they differ; the message says in which keys.
+        UserError: the spaces differ; the message lists the keys.
     """
     found = differences(a, b)
     if found:
         names = [str(spec.get("backbone", "vectors without a name")) for spec in (a, b)]
-        both = f"two kinds of `{names[0]}`" if names[0] == names[1] else f"`{names[0]}` and `{names[1]}`"
+        both = f"two versions of `{names[0]}`" if names[0] == names[1] else f"`{names[0]}` and `{names[1]}`"
         raise UserError(
-            f"the vectors of {both} cannot be compared or put into one index; they differ in: {'; '.join(found)}. "
+            f"the vectors of {both} cannot be compared or put into one index; they differ in {'; '.join(found)}. "
             "Embed both with the same backbone and the same `embed:` section"
         )
 
@@ -99,4 +99,4 @@ def _plain(value: Any) -> Any:
 def _short(value: Any) -> str:
     if isinstance(value, str) and len(value) == 64:
         return value[:12]
-    return "not said" if value is None else str(value)
+    return "not recorded" if value is None else str(value)

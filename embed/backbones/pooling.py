@@ -1,4 +1,4 @@
-"""How the tokens of an image become one vector: class token, mean of the patches, both, or generalised mean."""
+"""Tokens of an image → one vector: class token, mean of the patches, both, or generalised mean."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def pool_tokens(tokens: Tensor, pooling: Pooling, n_prefix: int) -> list[Tensor]
     """The pooled vectors of one block's output.
 
     Args:
-        tokens: (n, n_prefix + patches, width): class token first where there is one, then registers, then the patches.
-        pooling: anything but `model`, which is the network's own affair.
-        n_prefix: tokens that are no place in the image.
+        tokens: (n, n_prefix + patches, width): class token (if any), registers, patches.
+        pooling: any but `model`, which the network itself computes.
+        n_prefix: number of tokens before the patches.
 
     Returns:
-        One (n, width) float32 tensor, or two for `cls+mean` (as DINOv2's linear evaluation joins them; Oquab et al. 2023,
+        One (n, width) float32 tensor, or two for `cls+mean` (as in the linear evaluation of DINOv2; Oquab et al. 2023,
         appendix B.3).
     """
-    tokens = tokens.float()  # a mean of a thousand bfloat16 numbers is not rounded again
+    tokens = tokens.float()  # avoids rounding the mean of many bfloat16 numbers
     patches = tokens[:, n_prefix:]
     if pooling == "cls":
         return [tokens[:, 0]]
@@ -34,17 +34,16 @@ def pool_tokens(tokens: Tensor, pooling: Pooling, n_prefix: int) -> list[Tensor]
         return [tokens[:, 0], patches.mean(dim=1)]
     if pooling == "gem":
         return [gem(patches)]
-    raise ValueError(f"{pooling} is not computed from tokens alone")
+    raise ValueError(f"pooling `{pooling}` cannot be computed from tokens alone")
 
 
 def gem(patches: Tensor) -> Tensor:
     """(n, patches, width) → (n, width): the generalised mean (mean x³)^⅓ (Radenović et al. 2019, equation 3, p = 3).
 
-    There it follows a ReLU, so that no value is negative. Tokens of a Vision Transformer are signed, and clamping them at
-    zero, as is often done, throws half of what they say away: a channel that is negative everywhere would be zero for every
-    image. An odd power needs no clamp: the cube keeps the sign and so does the real cube root. Where no value is negative
-    this is the paper's formula; in general it lies between the mean and the value of largest magnitude, and turning all
-    signs turns the result's.
+    In the paper it follows a ReLU, so values are non-negative. Tokens of a Vision Transformer are signed. Clamping them at
+    zero, as is often done, discards information: a channel that is negative everywhere would be zero for every image. An
+    odd power needs no clamp, because the cube and the real cube root keep the sign. For non-negative values this equals
+    the paper's formula. The function is odd: gem(−x) = −gem(x).
     """
     mean = patches.float().pow(GEM_P).mean(dim=1)
     return mean.sign() * mean.abs().pow(1 / GEM_P)

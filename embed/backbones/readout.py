@@ -1,4 +1,4 @@
-"""How a backbone's output becomes the vector of an image: pooling, layers and views, as `embed:` in study.yaml says it."""
+"""How the output of a backbone becomes one vector per image: pooling, layers and views."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Literal
 from pellucid.cohort.config import Config
 
 
-class Reading(Config):
-    """What is read off a frozen backbone. The keys stand in the `embed:` section of study.yaml.
+class ReadoutConfig(Config):
+    """Which features of a frozen backbone become the vector. The keys belong to the `embed:` section of study.yaml.
 
     Attributes:
-        pooling: how the tokens of an image become one vector. `auto` is what the backbone itself says (a pretrain run's
-            export says it: MAE the mean of the patches, DINO the class token; timm and transformers: the network's own).
-        layers: `last`, or `last4`: the pooled outputs of the last four blocks one after another, each after the final
-            norm, as in the linear evaluation of DINO (Caron et al. 2021, section 4.1 and appendix F).
-        average: vectors of several views of an image averaged: with its mirror image (`flip`), or the whole and its four
-            corners (`crops`). See `pellucid.embed.backbones.view_averaging`.
-        tokens: whether the vectors of the single patches are stored too (`tokens.npy`), for the search by region.
+        pooling: how the tokens of an image become one vector. `auto` is the backbone's default: for a pretrain run, what
+            its export says (MAE: mean of the patches, DINO: class token); for timm and transformers, the network's own.
+        layers: `last`, or `last4`: the pooled outputs of the last four blocks, each after the final norm, concatenated,
+            as in the linear evaluation of DINO (Caron et al. 2021, section 4.1 and appendix F).
+        average: average the vectors of several views: the image and its mirror image (`flip`), or the whole image and
+            its four corners (`crops`). See `pellucid.embed.backbones.view_averaging`.
+        tokens: also store the vector of every patch (`tokens.npy`).
     """
 
     pooling: Literal["auto", "cls", "mean", "cls+mean", "gem"] = "auto"

@@ -1,4 +1,4 @@
-"""Several views of one image, whose vectors are averaged: its mirror image, or the whole and its four corners."""
+"""Views of one image whose vectors are averaged: the mirror image, or the whole image and its four corners."""
 
 from __future__ import annotations
 
@@ -10,33 +10,31 @@ from torch import Tensor
 from pellucid.cohort.config import find_recipe, read_yaml
 from pellucid.cohort.errors import UserError
 
-_CORNER_OF = (
-    8 / 7
-)  # corners of 224 pixels from an image of 256, as the ten crops of Krizhevsky et al. 2012 (section 4.1)
+_CORNER_OF = 8 / 7  # 224-pixel corners of a 256-pixel image, as in the ten crops of Krizhevsky et al. 2012, section 4.1
 
 
 def square_px(average: str, input_px: int) -> int:
-    """Side of the square that an image must be given as, for a network that takes `input_px`.
+    """Side of the square to which an image is resized, for a network whose input has the side `input_px`.
 
-    Corners are cut out at their own resolution, not enlarged, so that the square is larger than what the network takes.
+    Corners are cropped without enlarging them, so the square is larger than the network's input.
     """
     return round(input_px * _CORNER_OF) if average == "crops" else input_px
 
 
 def whole(pixels: Tensor, input_px: int) -> Tensor:
-    """(n, 3, s, s) → (n, 3, input_px, input_px): the whole image, as a network takes it."""
+    """(n, 3, s, s) → (n, 3, input_px, input_px): the whole image at the size of the network's input."""
     if pixels.shape[-1] == input_px:
         return pixels
     return torch.nn.functional.interpolate(pixels, size=(input_px, input_px), mode="bilinear", antialias=True)
 
 
 def views(pixels: Tensor, average: str, input_px: int) -> Iterator[Tensor]:
-    """The views of each image, one after another; nothing in them is drawn at random.
+    """Yield the views of each image, in a fixed order and without randomness.
 
     Args:
         pixels: (n, 3, s, s) with s = `square_px(average, input_px)`.
-        average: `none` (the image itself), `flip` (itself and its mirror image, left and right exchanged), or `crops` (the
-            whole, and its corners of seven eighths of the side).
+        average: `none` (the image), `flip` (the image and its left-right mirror image), or `crops` (the whole image and
+            its corners of seven eighths of the side).
 
     Yields:
         (n, 3, input_px, input_px).
@@ -52,7 +50,7 @@ def views(pixels: Tensor, average: str, input_px: int) -> Iterator[Tensor]:
 
 
 def refuse_flip(specialty: str | None, average: str) -> None:
-    """Refuse to average over mirror images where the specialty's preset says that left and right are findings.
+    """Refuse to average over mirror images if the specialty's preset forbids flips because the side is a finding.
 
     Raises:
         UserError: the preset of `specialty` has `flip: 0`.

@@ -1,4 +1,4 @@
-"""Weights from elsewhere → a network, with every tensor that did not fit named; for `file:` and for warm starts."""
+"""Weights from elsewhere → a network, naming every tensor that did not fit; used by `file:` and by warm starts."""
 
 from __future__ import annotations
 
@@ -17,39 +17,51 @@ _SHOWN = 8  # names in a message
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of each tensor. All lists are of names in timm's state dict of the backbone."""
+    """What happened to each tensor. All lists hold names of timm's state dict of the backbone."""
 
     loaded: list[str]
-    resampled: list[str]  # positional embeddings, brought to another grid; among the loaded
-    missing: list[str]  # begin with random values
-    unexpected: list[str]  # nothing here is called so
-    mismatching: list[dict[str, Any]]  # {name, theirs, ours}: shapes; begin with random values
-    classifier: list[str]  # of the source's own task, which nothing here has a use for
+    resampled: list[str]  # positional embeddings interpolated to another grid; also in `loaded`
+    missing: list[str]  # not in the file: keep their random values
+    unexpected: list[str]  # not in the network
+    mismatching: list[dict[str, Any]]  # {name, theirs, ours}: shapes differ; keep their random values
+    classifier: list[str]  # classifier of the original task: not needed
 
     @property
     def whole(self) -> bool:
-        """Whether all fitted."""
+        """Whether everything fitted."""
         return not (self.missing or self.unexpected or self.mismatching)
 
     def sentences(self) -> list[str]:
-        """For people: what fitted, what was changed, and what did not fit."""
-        said = [f"{len(self.loaded)} tensors loaded"]
+        """What was loaded, what was changed and what did not fit, as sentences."""
+        parts = [f"{len(self.loaded)} tensors loaded"]
         if self.resampled:
-            said.append(f"{listed(self.resampled)}: positions brought to this image size by bicubic interpolation")
+            parts.append(f"{listed(self.resampled)}: resampled to this image size by bicubic interpolation")
         if self.classifier:
-            said.append(f"{listed(self.classifier)}: the source's classifier, left out")
+            parts.append(f"{listed(self.classifier)}: classifier of the original task, ignored")
         if self.missing:
-            said.append(f"{len(self.missing)} missing, left at random values: {listed(self.missing)}")
+            parts.append(f"{len(self.missing)} missing, left at random values: {listed(self.missing)}")
         if self.unexpected:
-            said.append(f"{len(self.unexpected)} unexpected, left out: {listed(self.unexpected)}")
+            parts.append(f"{len(self.unexpected)} unexpected, ignored: {listed(self.unexpected)}")
         if self.mismatching:
-            shapes = [f"{m['name']} {m['theirs']} for {m['ours']}" for m in self.mismatching]
-            said.append(f"{len(shapes)} of another shape, left at random values: {listed(shapes)}")
-        return said
+            shapes = [f"{m['name']} {m['theirs']} instead of {m['ours']}" for m in self.mismatching]
+            parts.append(f"{len(shapes)} with another shape, left at random values: {listed(shapes)}")
+        return parts
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hex sha256 over names and bytes of a network's tensors: `fingerprint` in the `spec.json` of vectors."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Hex sha256 over names, types, shapes and values, in the order of the names."""
+    """Hex sha256 over names, types, shapes and bytes, sorted by name: recorded by warm starts.
+
+    It differs from `weights_sha256` for the same tensors. Both are stored in finished runs, so neither may change.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -58,11 +70,11 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 @torch.no_grad()
-def fit(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Loaded:
-    """Copy into `backbone`, in place, each tensor that has a counterpart of its name and shape there."""
+def load_into(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Loaded:
+    """Copy each tensor with a counterpart of the same name and shape into `backbone`, in place."""
     ours = backbone.state_dict()
-    cut = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
-    prefixes = tuple(f"{name}." for name in ((cut,) if isinstance(cut, str) else cut))
+    classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
+    prefixes = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
     found = Loaded([], [], [], [], [], [])
     for name, theirs in tensors.items():
         if name not in ours:
@@ -82,10 +94,10 @@ def fit(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Loaded:
 
 
 def resampled_positions(vit: Any, positions: Tensor) -> Tensor | None:
-    """(1, prefix + n, d) positions of a square grid → those of `vit`'s grid; None where they cannot be meant for it.
+    """(1, prefix + n, d) positions of a square grid → those of `vit`'s grid; None if they do not fit.
 
-    The positions of class token and registers, where they have any, are no place in the grid and stay as they are. Bicubic
-    with antialiasing, as timm does it when it loads pretrained weights for another image size.
+    Positions of class token and registers are kept unchanged. Interpolation is bicubic with antialiasing, as in timm when it
+    loads pretrained weights for another image size.
     """
     grid: tuple[int, int] = vit.patch_embed.grid_size
     n_prefix = 0 if getattr(vit, "no_embed_class", False) else int(vit.num_prefix_tokens)
@@ -103,6 +115,6 @@ def resampled_positions(vit: Any, positions: Tensor) -> Tensor | None:
 
 
 def listed(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     rest = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,6 +1,6 @@
-"""Vectors for other programs: Parquet, AnnData, the TensorBoard projector and Embedding Atlas, by research ids alone.
+"""Export vectors to Parquet, AnnData, the TensorBoard projector or Embedding Atlas, with research ids only.
 
-docs/export.md says what each file holds and how it is opened.
+docs/export.md describes the files and how to open them.
 """
 
 from pellucid.embed.export.command import FORMATS, export_vectors

@@ -1,4 +1,4 @@
-"""`export`: one of the formats, whole or not at all, and never over something else."""
+"""`export`: write one format atomically; never overwrite other files."""
 
 from __future__ import annotations
 
@@ -30,67 +30,67 @@ def export_vectors(chosen: Chosen, to: str, out: Path, *, overwrite: bool = Fals
     """Write an export.
 
     Args:
+        chosen: vectors and columns to export.
         to: one of `FORMATS`.
         out: the file, or for `projector` the folder.
         overwrite: replace an earlier export.
-        pictures: for `projector`: with small pictures.
+        pictures: for `projector`: include small pictures.
 
     Returns:
-        Sentences: how to open it, and what it holds that one should know of.
+        Sentences: how to open the export, and remarks on its content.
 
     Raises:
-        UserError: an unknown format, or `out` holds something, is inside a run, or is called otherwise.
+        UserError: an unknown format, or `out` exists, is inside a run, or has the wrong suffix.
     """
     if to not in FORMATS:
-        raise UserError(f"--to {to}{did_you_mean(to, FORMATS)}: there are {', '.join(FORMATS)}")
+        raise UserError(f"--to {to}{did_you_mean(to, FORMATS)}: choose one of {', '.join(FORMATS)}")
     _refuse(out, to, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
-    said = []
+    sentences = []
     if to == "projector":
-        with _whole_folder(out) as folder:
-            said += write_projector(chosen, folder, pictures=pictures)
-        said.append(f"open it with: tensorboard --logdir {out} (then choose PROJECTOR)")
+        with _atomic_folder(out) as folder:
+            sentences += write_projector(chosen, folder, pictures=pictures)
+        sentences.append(f"open it with: tensorboard --logdir {out} (then choose PROJECTOR)")
     else:
         with atomic_path(out) as temporary:
             if to == "parquet":
                 write_parquet(chosen, temporary)
             elif to == "h5ad":
                 write_h5ad(chosen, temporary)
-                said.append(f'open it with: anndata.read_h5ad("{out}")')
+                sentences.append(f'open it with: anndata.read_h5ad("{out}")')
             else:
                 command = write_atlas(chosen, temporary, _search(chosen))
-                said.append(f"open it with: {command.replace(str(temporary), str(out))} (pip install embedding-atlas)")
+                command = command.replace(str(temporary), str(out))
+                sentences.append(f"open it with: {command} (pip install embedding-atlas)")
                 if chosen.xy is None:
-                    said.append(
-                        "there is no map of these vectors yet (`pellucid cluster` draws one): the atlas draws its own"
+                    sentences.append(
+                        "these vectors have no map yet (`pellucid cluster` computes one): Embedding Atlas computes its own"
                     )
     if chosen.named:
-        said.append(
-            "images are called by their paths: look whether names of people stand in them before you hand it on"
-        )
-    said.append(
-        "what leaves the study is yours to look after: a vector can betray its image, and `pellucid forget` does not reach it"
+        sentences.append("images are named by their paths: check that these contain no names of people before sharing")
+    sentences.append(
+        "you are responsible for exported data: a vector can reveal its image, and `pellucid forget` does not change exports"
     )
-    return said
+    return sentences
 
 
 def _refuse(out: Path, to: str, overwrite: bool) -> None:
     suffix = _SUFFIX.get(to)
     if suffix is not None and out.suffix != suffix:
-        raise UserError(f"{out}: --to {to} writes a file that ends in {suffix}")
+        raise UserError(f"{out}: --to {to} writes a file ending in {suffix}")
     if any((folder / "SHA256SUMS").is_file() for folder in out.resolve().parents):
-        raise UserError(f"{out}: lies in a finished run, which is never changed: choose another --out")
+        raise UserError(f"{out}: is inside a finished run, which is never changed: choose another --out")
     if out.exists() and not overwrite:
-        raise UserError(f"{out}: is there already; choose another --out, or --overwrite to replace it")
+        raise UserError(f"{out}: already exists; choose another --out, or replace it with --overwrite")
     if suffix is not None and out.is_dir():
         raise UserError(f"{out}: is a folder; --to {to} writes a file")
     if suffix is None and out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - _PROJECTOR):
-        raise UserError(f"{out}: holds something that is no export of ours: choose another --out")
+        raise UserError(f"{out}: contains files that are not an export of Pellucid: choose another --out")
 
 
 @contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """A neighbouring folder that becomes `out` when the block ends well."""
+def _atomic_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out` if the block succeeds."""
     making = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     before = out.with_name(f".{out.name}.{os.getpid()}.old")
     shutil.rmtree(making, ignore_errors=True)
@@ -106,7 +106,7 @@ def _whole_folder(out: Path) -> Iterator[Path]:
 
 
 def _search(chosen: Chosen) -> Search:
-    """Neighbours by the store's own index."""
+    """Nearest neighbours from the index of the store."""
     from pellucid.embed.index import open_index
 
     index = open_index(chosen.vectors.folder, chosen.vectors)

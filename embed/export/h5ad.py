@@ -1,7 +1,7 @@
-"""Vectors as AnnData (`.h5ad`) for scverse tools: written block by block, so that memory stays bounded.
+"""Vectors as AnnData (`.h5ad`) for scverse tools, written block by block with bounded memory.
 
-Written after anndata's "On-disk format" (AnnData 0.1.0: dataframe, array, categorical and string-array 0.2.0, dict 0.1.0) with h5py
-alone: the anndata library itself asks for a pandas below 3.
+Follows anndata's "On-disk format" (AnnData 0.1.0: dataframe, array, categorical and string-array 0.2.0, dict 0.1.0), using
+h5py only: the anndata library requires pandas below 3.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pellucid.embed.export.selection import Chosen
 
 
 def write_h5ad(chosen: Chosen, path: Path) -> None:
-    """obs: the columns, by research id; X: the vectors; obsm: X_umap, where a map exists; uns: what the vectors are.
+    """Write obs (columns, by research id), X (vectors), obsm (X_umap, if there is a map) and uns (description of the vectors).
 
     `anndata.read_h5ad` reads it, also with `backed="r"`.
 
@@ -34,7 +34,7 @@ def write_h5ad(chosen: Chosen, path: Path) -> None:
     n, dim = values.shape
     obs = plain(chosen.frame).set_index("image")
     if not obs.index.is_unique:
-        raise UserError("two images have the same name: the manifest is damaged; scan again")
+        raise UserError("two images have the same id: the manifest is damaged; scan again")
     with h5py.File(path, "w") as file:
         _is(file, "anndata", "0.1.0")
         _frame(file, "obs", obs)
@@ -82,7 +82,7 @@ def _frame(file: Any, name: str, frame: pd.DataFrame) -> None:
             _array(group, str(column), values.to_numpy(dtype=np.int64))
         elif pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
             _array(group, str(column), values.to_numpy(dtype=np.float64, na_value=np.nan))
-        else:  # text, yes or no with gaps, dates: each distinct value is stored once, and a gap is code −1
+        else:  # text, booleans with missing values, dates: each level is stored once; missing is code −1
             codes, levels = pd.factorize(values.map(str, na_action="ignore"), sort=True)
             levels_group = _is(group.create_group(str(column)), "categorical", "0.2.0")
             levels_group.attrs["ordered"] = False

@@ -1,4 +1,4 @@
-"""Exports that are one Parquet file: vectors with their columns, and what Embedding Atlas reads."""
+"""Exports as one Parquet file: vectors with columns, or the input of Embedding Atlas."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Search = Callable[[NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray
 
 
 def write_parquet(chosen: Chosen, path: Path) -> None:
-    """One row an image: its columns, and `vector` as a list of float32 of fixed length.
+    """One row per image: its columns, and `vector` as a list of float32 of fixed length.
 
-    The file's metadata hold `pellucid.export` (the schema) and `pellucid.spec` (JSON: what the vectors are).
+    The metadata of the file contain `pellucid.export` (schema) and `pellucid.spec` (JSON: description of the vectors).
     """
     values = chosen.vectors.values
     kind = pa.list_(pa.float32(), values.shape[1])
@@ -38,7 +38,7 @@ def write_parquet(chosen: Chosen, path: Path) -> None:
 
 
 def write_atlas(chosen: Chosen, path: Path, search: Search) -> str:
-    """What Embedding Atlas reads: x and y of the map (or the vectors, where there is no map yet), and `neighbors`.
+    """Write the input of Embedding Atlas: x and y of the map (or the vectors if there is no map), and `neighbors`.
 
     Args:
         search: unit queries (m, dim) and k → cosines and rows.
@@ -56,13 +56,13 @@ def write_atlas(chosen: Chosen, path: Path, search: Search) -> str:
     xy = chosen.xy
     if xy is not None:
         more = [(name, pa.float32(), _column(xy[:, axis])) for axis, name in enumerate("xy")] + more
-        how = "--x x --y y --neighbors neighbors"
+        options = "--x x --y y --neighbors neighbors"
     else:
         kind = pa.list_(pa.float32())
         more.insert(0, ("vector", kind, lambda rows: pa.array(list(np.asarray(values[rows])), kind)))
-        how = "--vector vector"  # it draws a map of its own, and finds the neighbours with it
+        options = "--vector vector"  # Embedding Atlas then computes map and neighbours itself
     _write(chosen, path, more)
-    return f"embedding-atlas {path} {how}"
+    return f"embedding-atlas {path} {options}"
 
 
 def _column(values: NDArray[np.float32]) -> Callable[[slice], pa.Array]:
@@ -72,38 +72,38 @@ def _column(values: NDArray[np.float32]) -> Callable[[slice], pa.Array]:
 def _neighbours(values: NDArray[np.float32], rows: slice, search: Search) -> list[dict[str, Any]]:
     queries = np.asarray(values[rows], dtype=np.float32)
     similarity, found = search(queries, NEIGHBOURS + 1)
-    said = []
+    neighbours = []
     for own, cosines, ids in zip(range(*rows.indices(len(values))), similarity, found, strict=True):
         others = (ids != own) & (ids >= 0)
-        said.append(
+        neighbours.append(
             {
                 "ids": ids[others][:NEIGHBOURS].tolist(),
                 "distances": np.clip(1 - cosines[others], 0, 2)[:NEIGHBOURS].tolist(),
             }
         )
-    return said
+    return neighbours
 
 
 def _write(chosen: Chosen, path: Path, more: list[tuple[str, Any, Callable[[slice], pa.Array]]]) -> None:
     frame = plain(chosen.frame)
     base = pa.Schema.from_pandas(frame, preserve_index=False).remove_metadata()
     schema = pa.schema([*base, *((name, kind) for name, kind, _ in more)])
-    told = {"pellucid.export": SCHEMA, "pellucid.spec": json.dumps(chosen.spec, default=str)}
-    with pq.ParquetWriter(path, schema.with_metadata(told)) as writer:
+    metadata = {"pellucid.export": SCHEMA, "pellucid.spec": json.dumps(chosen.spec, default=str)}
+    with pq.ParquetWriter(path, schema.with_metadata(metadata)) as writer:
         for rows in blocks(len(frame)):
             part = pa.Table.from_pandas(frame.iloc[rows], schema=base, preserve_index=False)
             for name, kind, values in more:
                 part = part.append_column(pa.field(name, kind), values(rows))
-            writer.write_table(part.replace_schema_metadata(told))
+            writer.write_table(part.replace_schema_metadata(metadata))
 
 
 def blocks(n: int) -> Iterator[slice]:
-    """0 … n in pieces of `ROWS`."""
+    """Slices of 0 … n with `ROWS` rows each."""
     return (slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS))
 
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Texts as text and numbers as numbers, whatever the manifest's columns were made of."""
+    """Categorical and object columns as text; numbers unchanged."""
     columns = {}
     for name in frame.columns:
         column = frame[name]

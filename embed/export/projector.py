@@ -1,4 +1,4 @@
-"""Vectors for the TensorBoard embedding projector: a folder with numbers, columns, small pictures and a configuration."""
+"""Vectors for the TensorBoard embedding projector: a folder with vectors, columns, small pictures and a configuration."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 from pellucid.embed.export.parquet import blocks, plain
 from pellucid.embed.export.selection import Chosen
 
-SPRITE_PX = 8192  # side of the largest sprite image that the projector takes
+SPRITE_PX = 8192  # side of the largest sprite image that the projector supports
 _TILE_PX = 64
 _SMALLEST_TILE_PX = 16
-_HIDDEN = 96  # grey, where a picture must not be shown
+_HIDDEN = 96  # grey value for pictures that must not be shown
 
 
 def write_projector(chosen: Chosen, folder: Path, *, pictures: bool = True) -> list[str]:
-    """`vectors.bytes` (float32, row by row), `metadata.tsv`, `sprite.png` and `projector_config.pbtxt`.
+    """Write `vectors.bytes` (float32, row by row), `metadata.tsv`, `sprite.png` and `projector_config.pbtxt`.
 
     Args:
-        folder: an empty one.
-        pictures: draw small pictures, where the study has prepared copies; those with burned-in text stay grey.
+        chosen: vectors and columns to export.
+        folder: an empty folder.
+        pictures: include small pictures if the study has prepared copies; those with burned-in text are left grey.
 
     Returns:
-        Sentences on what is not as one might expect.
+        Remarks on the content.
     """
     values = chosen.vectors.values
     n, dim = values.shape
@@ -38,7 +39,7 @@ def write_projector(chosen: Chosen, folder: Path, *, pictures: bool = True) -> l
     if chosen.xy is not None:
         frame = frame.assign(x=chosen.xy[:, 0], y=chosen.xy[:, 1])
     _write_metadata(frame, folder / "metadata.tsv")
-    said = []
+    remarks = []
     tile = min(_TILE_PX, SPRITE_PX // math.ceil(math.sqrt(max(1, n))))
     config = [
         "embeddings {",
@@ -49,26 +50,25 @@ def write_projector(chosen: Chosen, folder: Path, *, pictures: bool = True) -> l
         '  metadata_path: "metadata.tsv"',
     ]
     if not pictures or chosen.pictures is None:
-        said.append("without pictures")
+        remarks.append("without pictures")
     elif tile < _SMALLEST_TILE_PX:
         most = (SPRITE_PX // _SMALLEST_TILE_PX) ** 2
-        said.append(f"without pictures: the projector shows those of {most:,} images at most")
+        remarks.append(f"without pictures: the projector can show pictures of {most:,} images at most")
     else:
         sprite, hidden = _sprite(chosen, tile)
         cv2.imwrite(str(folder / "sprite.png"), cv2.cvtColor(sprite, cv2.COLOR_RGB2BGR))
         config += ["  sprite {", '    image_path: "sprite.png"', f"    single_image_dim: {tile}"]
         config += [f"    single_image_dim: {tile}", "  }"]
         if hidden:
-            said.append(f"{hidden} picture(s) with burned-in text are left grey")
+            remarks.append(f"{hidden} picture(s) with burned-in text are left grey")
     (folder / "projector_config.pbtxt").write_text("\n".join([*config, "}", ""]), encoding="utf-8")
     if n > 100_000:
-        said.append("a browser shows about 100,000 points")
-    return said
+        remarks.append("a browser can show about 100,000 points")
+    return remarks
 
 
 def _write_metadata(frame: pd.DataFrame, path: Path) -> None:
-    """Tab-separated with a header line; tabs and line ends within a value become spaces, which the format has no other
-    way to write."""
+    """Write tab-separated text with a header; the format has no quoting, so tabs and line ends become spaces."""
     with path.open("w", encoding="utf-8", newline="") as handle:
         handle.write("\t".join(_cell(name) for name in frame.columns) + "\n")
         for rows in blocks(len(frame)):
@@ -85,7 +85,7 @@ def _quoted(text: str) -> str:
 
 
 def _sprite(chosen: Chosen, tile: int) -> tuple[NDArray[np.uint8], int]:
-    """(side, side, 3) RGB, the pictures row by row as the projector counts them, and how many stay grey."""
+    """(side, side, 3) uint8 RGB with the pictures row by row, and the number of those left grey."""
     assert chosen.pictures is not None
     n = len(chosen.frame)
     columns = math.ceil(math.sqrt(n))

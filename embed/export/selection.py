@@ -1,4 +1,4 @@
-"""What goes into an export: vectors, the columns that may leave, a map and pictures where there are any."""
+"""Select what an export contains: vectors, permitted columns, and map and pictures if there are any."""
 
 from __future__ import annotations
 
@@ -20,31 +20,29 @@ from pellucid.cohort.runs import RunFolder, newest_runs
 from pellucid.cohort.study import Study
 from pellucid.embed.store.vectors import Vectors, load_vectors
 
-# What names a person or a file, or was read from an image: it is never exported.
-PRIVATE = ("patient_source_id", "text_read", "reason", "prepared")
-_FILES = ("image_id", "file", "frame", "duplicate_of")  # paths, in which names often stand: on request only
-_HASHES = ("sha256", "pixel_hash", "perceptual_hash", "content")  # anybody with an original could find it by them
-_PLACES = ("shard", "shard_row", "status")  # of this machine, or the same for all
-# Leaves unless other columns are named. Hashes of contents do not: anybody with an original could find it by them.
-_USUAL = re.compile(
+PRIVATE = ("patient_source_id", "text_read", "reason", "prepared")  # identify people, or repeat burned-in text: never
+_FILES = ("image_id", "file", "frame", "duplicate_of")  # paths often contain names: on request only
+_HASHES = ("sha256", "pixel_hash", "perceptual_hash", "content")  # would link an export to originals: never
+_INTERNAL = ("shard", "shard_row", "status")  # meaningless outside this machine, or constant
+_DEFAULT = re.compile(
     r"patient|split|phenotype_.*|quality_.*|image_grade.*|duplicate_group|duplicate_kind|format|width|height|bits|"
     r"header_(manufacturer|model|software|modality|year|operator|institution|serial)|n_images|agreement"
 )
-# Of spec.json these hold paths or names of images.
-_OWN = frozenset({"location", "failed", "source", "taken_over", "n"})
+# Keys of spec.json that contain paths or names of images, or describe the run only.
+_PRIVATE_SPEC = frozenset({"location", "failed", "source", "taken_over", "n"})
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One export, before any format.
+    """The content of an export, independent of its format.
 
     Attributes:
         vectors: the store.
-        frame: n rows in the vectors' order: `image` (a research id), patient, split and what else was chosen.
+        frame: n rows in the order of the vectors: `image` (a research id), patient, split and further columns.
         xy: (n, 2) float32, the map of a `cluster` run; None if there is none.
         pictures: prepared copies in the same order; None if there are none.
-        shown: (n,) which pictures may be shown: there is no text burned into them.
-        named: the images are called by their image_id, that is, by the path of the file.
+        shown: (n,) which pictures may be shown, because they have no burned-in text.
+        named: images are named by their image_id, that is, by the path of the file.
     """
 
     vectors: Vectors
@@ -56,8 +54,8 @@ class Chosen:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What spec.json says of the vectors, without paths and names of images."""
-        return {key: value for key, value in self.vectors.spec.items() if key not in _OWN}
+        """The description of the vectors from spec.json, without paths and names of images."""
+        return {key: value for key, value in self.vectors.spec.items() if key not in _PRIVATE_SPEC}
 
 
 def choose_study(
@@ -71,12 +69,12 @@ def choose_study(
     """The vectors of an `embed` run of a study, with columns of its manifest.
 
     Args:
-        columns: which; none: patient, split, the study's variables, phenotypes, quality and what the headers say of the
-            device. Operators, houses and serial numbers are running numbers in the manifest already.
-        keep_image_ids: call images by their paths, and let other paths leave that are asked for.
+        columns: columns to export; none: patient, split, the variables of the study, phenotypes, quality, and device
+            facts from the headers. Operators, institutions and serial numbers are already running numbers in the manifest.
+        keep_image_ids: name images by their paths, and permit other columns with paths.
 
     Raises:
-        UserError: a column that is not there, or that never leaves.
+        UserError: an unknown column, or one that is never exported.
     """
     vectors = load_vectors(run.path)
     manifest = pd.read_parquet(scan.path / "manifest.parquet")
@@ -96,16 +94,16 @@ def choose_study(
     text = rows["text_like"].fillna(True).astype(bool) if "text_like" in rows else pd.Series(True, index=rows.index)
     try:
         pictures = None if per_patient else PreparedImages.open(scan.path, rows["image_id"].tolist())
-    except UserError:  # the prepared copies were removed to save room
+    except UserError:  # the prepared copies were deleted to save space
         pictures = None
     return Chosen(vectors, frame, xy, pictures, ~text.to_numpy(), keep_image_ids and not per_patient)
 
 
 def choose_folder(folder: Path, columns: Sequence[str] = (), *, keep_image_ids: bool = False) -> Chosen:
-    """The vectors of a folder that `embed --out` made; nothing is known of them but which file they are of.
+    """The vectors of a folder written by `embed --out`; only their files are known.
 
     Raises:
-        UserError: a column that is not there, or that never leaves.
+        UserError: an unknown column, or one that is never exported.
     """
     vectors = load_vectors(folder)
     rows = vectors.images.drop(columns="content", errors="ignore").reset_index(drop=True)
@@ -118,7 +116,7 @@ def choose_folder(folder: Path, columns: Sequence[str] = (), *, keep_image_ids: 
 
 
 def _research_images(manifest: pd.DataFrame) -> pd.Series:
-    """`P0007-02` of each image_id: the second image of that patient, as the report and the explorer number them."""
+    """image_id → `P0007-02`, the second image of that patient, numbered as in report and explorer."""
     rows = manifest[["image_id", "patient"]].sort_values("image_id")
     number = rows.groupby("patient").cumcount() + 1
     width = max(2, len(str(int(number.max())))) if len(number) else 2
@@ -127,26 +125,24 @@ def _research_images(manifest: pd.DataFrame) -> pd.Series:
 
 
 def _columns(rows: pd.DataFrame, asked: Sequence[str], declared: Sequence[str], keep_image_ids: bool) -> list[str]:
-    available = [str(name) for name in rows.columns if name not in (*PRIVATE, *_PLACES)]
+    available = [str(name) for name in rows.columns if name not in (*PRIVATE, *_INTERNAL)]
     if not asked:
-        usual = [name for name in available if _USUAL.fullmatch(name) or name in declared]
-        return [name for name in dict.fromkeys(["patient", "split", *declared, *usual]) if name in available]
+        default = [name for name in available if _DEFAULT.fullmatch(name) or name in declared]
+        return [name for name in dict.fromkeys(["patient", "split", *declared, *default]) if name in available]
     for name in asked:
         if name in _HASHES:
             raise UserError(
-                f"the column `{name}` is a hash of the file, by which anybody with an original could find it; it is never exported"
+                f"the column `{name}` is never exported: it is a hash of the file and would link the export to the original"
             )
         if name in PRIVATE:
-            raise UserError(
-                f"the column `{name}` names people or repeats what is written in pictures: it never leaves a study"
-            )
+            raise UserError(f"the column `{name}` is never exported: it identifies people or repeats text from images")
         if name in _FILES and not keep_image_ids:
             raise UserError(
-                f"the column `{name}` holds paths of files, in which names often stand: with --keep-image-ids it is exported"
+                f"the column `{name}` contains file paths, which often include names: add --keep-image-ids to export it"
             )
         if name not in available:
             raise UserError(
-                f"there is no column `{name}`{did_you_mean(name, available)}; there are: {', '.join(available)}"
+                f"unknown column `{name}`{did_you_mean(name, available)}; available: {', '.join(available)}"
             )
     return list(dict.fromkeys(["patient", "split", *asked]))
 

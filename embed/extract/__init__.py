@@ -1,6 +1,6 @@
 """Images → frozen vectors."""
 
-from pellucid.embed.extract.job import EmbedConfig
+from pellucid.embed.extract.embed_config import EmbedConfig
 from pellucid.embed.extract.patient_vectors import embed_patients
 from pellucid.embed.extract.plain_folder import embed_folder, folder_options
 from pellucid.embed.extract.stage import embed

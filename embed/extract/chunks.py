@@ -1,8 +1,8 @@
-"""Extraction in parts: each is claimed by one thread, process or rank, and is a file once its images have vectors.
+"""Extraction in chunks: a process or thread claims a chunk and writes it to one file once its images have vectors.
 
-A part is the unit of resuming. Batches never cross a part and each is computed by one thread, so that the bytes are the
-same whoever computes which part, and how often the work was killed. Whoever works claims parts by locks on files: the
-kernel gives back what a dead process held, and processes on several nodes need nothing but the common folder.
+A chunk is the unit of resuming. Batches never cross chunks, and each batch is computed by one thread, so that results are
+byte-identical regardless of workers and interruptions. Chunks are claimed by file locks: the kernel releases the locks of
+a dead process, and processes on several nodes need only the common folder.
 """
 
 from __future__ import annotations
@@ -26,39 +26,35 @@ from numpy.typing import NDArray
 
 from pellucid.cohort.images import Pixels
 from pellucid.cohort.runs import atomic_path, clear_parts
-from pellucid.embed.extract.image_sources import Seen, Source
-from pellucid.embed.store.vectors import half
+from pellucid.embed.extract.image_sources import DecodedPicture, ImageSource
+from pellucid.embed.store.vectors import to_float16
 
-_BATCHES_A_PART = 8  # at most: what a kill can cost each worker
+_MAX_BATCHES_PER_CHUNK = 8  # at most this much work of each worker is lost by a kill
+_MIN_CHUNKS = 32  # if there are enough batches: with fewer chunks, workers would wait for the last one of another
+_MAX_CHUNKS = 16_384  # files in a folder
+_BATCHES_AHEAD = 2  # batches decoded while one is computed
+_PICTURES_PER_TASK = 64  # pictures of one file decoded by a pool thread; the consumer decodes the rest
 
-_FEWEST_PARTS = 32  # as long as each has a batch: or some workers would wait for the last part of another
-
-_MOST_PARTS = 16_384  # files in a folder
-
-_AHEAD = 2  # batches that are decoded while one is computed
-
-_PICTURES_AT_ONCE = 64  # of one file, by a decoding thread; whoever waits for them decodes the rest
-
-# (n, s, s, 3) → (n, dim), and (n, patches, width) or None
+# (n, s, s, 3) uint8 → (n, dim) float32, and (n, patches, width) float32 or None
 Encode = Callable[[Pixels], tuple[NDArray[np.float32], NDArray[np.float32] | None]]
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything that a worker has to know; it can be pickled.
+class ExtractionJob:
+    """Everything a worker needs to know. It can be pickled.
 
     Attributes:
-        folder: where the parts lie.
-        source: what is read.
-        units: those to be computed, in order.
-        bounds: part `p` is `units[bounds[p] : bounds[p + 1]]`.
+        folder: where chunks are written.
+        source: where images come from.
+        units: the units to compute, in order.
+        bounds: chunk `c` is `units[bounds[c] : bounds[c + 1]]`.
         size_px: side of the squares.
         batch_size: images computed at once.
-        pad: fill the last batch of a part up, so that a compiled network sees one shape.
+        pad: pad the last batch of a chunk, so that a compiled network gets one shape only.
     """
 
     folder: Path
-    source: Source
+    source: ImageSource
     units: NDArray[np.int64]
     bounds: list[int]
     size_px: int
@@ -66,16 +62,16 @@ class Job:
     pad: bool = False
 
     @property
-    def n_parts(self) -> int:
+    def n_chunks(self) -> int:
         return len(self.bounds) - 1
 
-    def units_of(self, part: int) -> NDArray[np.int64]:
-        return self.units[self.bounds[part] : self.bounds[part + 1]]
+    def units_of(self, chunk: int) -> NDArray[np.int64]:
+        return self.units[self.bounds[chunk] : self.bounds[chunk + 1]]
 
 
 @dataclass
-class Part:
-    """What came of a part: a row for each picture, and a vector for each whose reason is empty."""
+class Chunk:
+    """The results of one chunk: a row per picture, and a vector for each row without a reason for failure."""
 
     vectors: NDArray[np.float32]  # (rows without a reason, dim)
     tokens: NDArray[np.float16] | None  # (rows without a reason, patches, width)
@@ -85,74 +81,84 @@ class Part:
     reasons: NDArray[np.str_]
 
 
-def cut(source: Source, units: NDArray[np.int64], batch_size: int) -> list[int]:
-    """Where parts begin, and the end: whole units, one to eight batches a part, never more than some ten thousand parts.
+# --- files ---
 
-    It depends on nothing but the units and the batch size: not on how many workers there are.
+
+def chunk_bounds(source: ImageSource, units: NDArray[np.int64], batch_size: int) -> list[int]:
+    """Where each chunk begins, and the end: whole units, one to eight batches per chunk, at most 16,384 chunks.
+
+    The result depends on the units and the batch size only, not on the number of workers.
     """
-    few = min(_BATCHES_A_PART, max(1, len(units) // (batch_size * _FEWEST_PARTS)))
-    size = batch_size * max(few, -(-len(units) // (batch_size * _MOST_PARTS)))
+    n_batches = min(_MAX_BATCHES_PER_CHUNK, max(1, len(units) // (batch_size * _MIN_CHUNKS)))
+    size = batch_size * max(n_batches, -(-len(units) // (batch_size * _MAX_CHUNKS)))
     bounds, held = [0], 0
-    for at, unit in enumerate(units):
+    for position, unit in enumerate(units):
         pictures = source.n_pictures(int(unit))
         if held and held + pictures > size:
-            bounds.append(at)
+            bounds.append(position)
             held = 0
         held += pictures
     return [*bounds, len(units)] if len(units) else [0]
 
 
-def part_path(folder: Path, part: int) -> Path:
-    return folder / f"part-{part:06d}.npz"
+def chunk_path(folder: Path, chunk: int) -> Path:
+    """The file of a chunk."""
+    return folder / f"part-{chunk:06d}.npz"
 
 
-def read_part(folder: Path, part: int) -> Part:
-    with np.load(part_path(folder, part)) as held:
+def read_chunk(folder: Path, chunk: int) -> Chunk:
+    """Read a finished chunk."""
+    with np.load(chunk_path(folder, chunk)) as held:
         tokens = held.get("tokens")
-        return Part(held["vectors"], tokens, held["units"], held["image_ids"], held["contents"], held["reasons"])
+        return Chunk(held["vectors"], tokens, held["units"], held["image_ids"], held["contents"], held["reasons"])
 
 
-def done_parts(folder: Path) -> set[int]:
-    """Numbers of the parts that are there."""
+def done_chunks(folder: Path) -> set[int]:
+    """Numbers of the finished chunks."""
     return {int(path.name[5:-4]) for path in folder.glob("part-*.npz")}
 
 
-def fresh_parts(folder: Path, made_from: dict[str, Any]) -> None:
-    """Keep the parts of an interrupted call only if it had the same images, backbone and batches."""
-    if is_fresh(folder, made_from):
+def prepare_chunk_folder(folder: Path, made_from: dict[str, Any]) -> None:
+    """Keep the chunks of an interrupted run only if it had the same images, backbone and batches."""
+    if holds_chunks_of(folder, made_from):
         return
     clear_parts(folder)
     folder.mkdir(parents=True)
     with atomic_path(folder / "made-from") as temporary:
-        temporary.write_text(_mark(made_from), encoding="utf-8")
+        temporary.write_text(_digest(made_from), encoding="utf-8")
 
 
-def is_fresh(folder: Path, made_from: dict[str, Any]) -> bool:
-    """Whether the parts in the folder, if any, belong to this work."""
+def holds_chunks_of(folder: Path, made_from: dict[str, Any]) -> bool:
+    """Whether the chunks in the folder, if any, belong to this extraction."""
     mark = folder / "made-from"
-    return mark.is_file() and mark.read_text(encoding="utf-8") == _mark(made_from)
+    return mark.is_file() and mark.read_text(encoding="utf-8") == _digest(made_from)
 
 
-def _mark(made_from: dict[str, Any]) -> str:
+def _digest(made_from: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def work(job: Job, encode: Encode, stop: threading.Event, *, decoders: int = 1, alone: bool = False) -> None:
-    """Claim and compute parts until none is left that nobody works on.
+# --- computing ---
 
-    One thread decodes ahead (it may have others decode for it) while this one computes.
+
+def claim_and_compute(
+    job: ExtractionJob, encode: Encode, stop: threading.Event, *, decoders: int = 1, own_process: bool = False
+) -> None:
+    """Claim and compute chunks until no unclaimed one is left.
+
+    A second thread decodes ahead (with a pool of further threads if `decoders` > 1) while this thread computes.
 
     Args:
-        encode: squares to vectors, and to patch tokens where they are to be kept (`Backbone.read`).
-        stop: set from outside to give up between two batches.
-        decoders: threads that decode.
-        alone: the process is this worker's own and may be killed where a picture takes longer than the source allows.
+        encode: squares → vectors, and patch tokens if they are stored (`Backbone.read`).
+        stop: set from outside to stop between two batches.
+        decoders: number of decoding threads.
+        own_process: no other work runs in this process, so it may be killed if a picture exceeds the time limit.
     """
-    ready: queue.Queue[_Batch | BaseException | None] = queue.Queue(_AHEAD)
-    left = threading.Event()
+    ready: queue.Queue[_Batch | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
+    finished = threading.Event()
 
     def put(item: _Batch | BaseException | None) -> bool:
-        while not (left.is_set() or stop.is_set()):
+        while not (finished.is_set() or stop.is_set()):
             try:
                 ready.put(item, timeout=0.1)
                 return True
@@ -160,10 +166,10 @@ def work(job: Job, encode: Encode, stop: threading.Event, *, decoders: int = 1, 
                 continue
         return False
 
-    def read() -> None:
+    def decode() -> None:
         try:
             with ThreadPoolExecutor(decoders) as pool:
-                for batch in _batches(job, pool if decoders > 1 else None, decoders, alone):
+                for batch in _batches(job, pool if decoders > 1 else None, decoders, own_process):
                     if not put(batch):
                         batch.claim.close()
                         return
@@ -171,9 +177,9 @@ def work(job: Job, encode: Encode, stop: threading.Event, *, decoders: int = 1, 
         except BaseException as error:
             put(error)
 
-    reader = threading.Thread(target=read, name="decoding", daemon=True)
-    reader.start()
-    made = _Making()
+    decoder = threading.Thread(target=decode, name="decoding", daemon=True)
+    decoder.start()
+    builder = _ChunkBuilder()
     try:
         while not stop.is_set():
             try:
@@ -184,37 +190,38 @@ def work(job: Job, encode: Encode, stop: threading.Event, *, decoders: int = 1, 
                 return
             if isinstance(item, BaseException):
                 raise item
-            made.add(item, job, encode)
+            builder.add(item, job, encode)
             if item.last:
-                made.write(job, item)
+                builder.write(job, item)
                 item.claim.close()
-                made = _Making()
+                builder = _ChunkBuilder()
     finally:
-        left.set()
-        reader.join()
+        finished.set()
+        decoder.join()
 
 
 @dataclass
 class _Batch:
-    part: int
-    claim: IO[str]
+    chunk: int
+    claim: IO[str]  # the locked file
     units: list[int]
-    seen: list[Seen]
-    last: bool
+    pictures: list[DecodedPicture]
+    last: bool  # of its chunk
 
 
 @dataclass
-class _Making:
-    """A part on its way."""
+class _ChunkBuilder:
+    """Collects the results of a chunk, batch by batch."""
 
     vectors: list[NDArray[np.float32]] = field(default_factory=list)
     tokens: list[NDArray[np.float16]] = field(default_factory=list)
     units: list[int] = field(default_factory=list)
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def add(self, batch: _Batch, job: Job, encode: Encode) -> None:
-        pixels = [seen.pixels for seen in batch.seen if seen.pixels is not None]
-        reasons = [seen.reason for seen in batch.seen]
+    def add(self, batch: _Batch, job: ExtractionJob, encode: Encode) -> None:
+        """Compute a batch."""
+        pixels = [picture.pixels for picture in batch.pictures if picture.pixels is not None]
+        reasons = [picture.reason for picture in batch.pictures]
         if pixels:
             n = len(pixels)
             if job.pad:
@@ -223,16 +230,17 @@ class _Making:
             vectors = vectors[:n]
             finite = np.isfinite(vectors).all(axis=1)
             if not finite.all():
-                places = [i for i, seen in enumerate(batch.seen) if seen.pixels is not None]
-                for place in np.flatnonzero(~finite):
-                    reasons[places[place]] = "the backbone gave a vector that is not finite"
+                positions = [i for i, picture in enumerate(batch.pictures) if picture.pixels is not None]
+                for row in np.flatnonzero(~finite):
+                    reasons[positions[row]] = "the backbone returned a vector with NaN or infinite values"
             self.vectors.append(vectors[finite])
             if tokens is not None:
-                self.tokens.append(half(tokens[:n][finite]))
+                self.tokens.append(to_float16(tokens[:n][finite]))
         self.units += batch.units
-        self.rows += [(s.image_id, s.content, r) for s, r in zip(batch.seen, reasons, strict=True)]
+        self.rows += [(p.image_id, p.content, r) for p, r in zip(batch.pictures, reasons, strict=True)]
 
-    def write(self, job: Job, batch: _Batch) -> None:
+    def write(self, job: ExtractionJob, batch: _Batch) -> None:
+        """Write the chunk to which `batch` belongs."""
         held: dict[str, Any] = {
             name: np.array([row[k] for row in self.rows], dtype=np.str_)
             for k, name in enumerate(("image_ids", "contents", "reasons"))
@@ -241,85 +249,89 @@ class _Making:
         held["vectors"] = np.concatenate(self.vectors) if self.vectors else np.empty((0, 0), np.float32)
         if self.tokens:
             held["tokens"] = np.concatenate(self.tokens)
-        with atomic_path(part_path(job.folder, batch.part)) as temporary, temporary.open("wb") as handle:
+        with atomic_path(chunk_path(job.folder, batch.chunk)) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **held)
 
 
-def _batches(job: Job, pool: ThreadPoolExecutor | None, decoders: int, alone: bool) -> Iterator[_Batch]:
-    """The batches of every part that can be claimed; a batch holds `batch_size` pictures, and what failed between them."""
-    for part in range(job.n_parts):
-        claim = _claim(job.folder, part)
+def _batches(job: ExtractionJob, pool: ThreadPoolExecutor | None, decoders: int, own_process: bool) -> Iterator[_Batch]:
+    """The batches of every chunk that can be claimed: `batch_size` decoded pictures each, and failures in between."""
+    for chunk in range(job.n_chunks):
+        claim = _claim(job.folder, chunk)
         if claim is None:
             continue
-        begun = job.folder / f"part-{part:06d}.begun"
-        careful = not job.source.checked and begun.exists()  # somebody died on it, perhaps of a file
+        begun = job.folder / f"part-{chunk:06d}.begun"
+        careful = not job.source.checked and begun.exists()  # an earlier worker died on it, perhaps because of a file
         try:
             begun.touch()
-        except FileNotFoundError:  # all is done, and the folder was cleared away meanwhile
+        except FileNotFoundError:  # extraction has finished, and the folder was removed
             claim.close()
             return
         units: list[int] = []
-        seen: list[Seen] = []
+        pictures: list[DecodedPicture] = []
         n_pixels = 0
-        pictures = _pictures(job, job.units_of(part), careful, pool, decoders)
-        for unit, picture in _timed(pictures, job.source.time_limit_s if alone else 0):
+        decoded = _pictures(job, job.units_of(chunk), careful, pool, decoders)
+        for unit, picture in _timed(decoded, job.source.time_limit_s if own_process else 0):
             if n_pixels == job.batch_size:
-                yield _Batch(part, claim, units, seen, last=False)
-                units, seen, n_pixels = [], [], 0
+                yield _Batch(chunk, claim, units, pictures, last=False)
+                units, pictures, n_pixels = [], [], 0
             units.append(unit)
-            seen.append(picture)
+            pictures.append(picture)
             n_pixels += picture.pixels is not None
-        yield _Batch(part, claim, units, seen, last=True)
+        yield _Batch(chunk, claim, units, pictures, last=True)
 
 
-def _claim(folder: Path, part: int) -> IO[str] | None:
-    """The lock on a part that is not there yet, or None where it is, or where somebody else works on it."""
-    if part_path(folder, part).exists():
+def _claim(folder: Path, chunk: int) -> IO[str] | None:
+    """Lock a chunk; None if it is finished, or if another worker holds it."""
+    if chunk_path(folder, chunk).exists():
         return None
     try:
-        handle = (folder / f"part-{part:06d}.lock").open("a", encoding="utf-8")
-    except FileNotFoundError:  # all is done, and the folder was cleared away meanwhile
+        handle = (folder / f"part-{chunk:06d}.lock").open("a", encoding="utf-8")
+    except FileNotFoundError:  # extraction has finished, and the folder was removed
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.close()
         return None
-    if part_path(folder, part).exists():
+    if chunk_path(folder, chunk).exists():
         handle.close()
         return None
     return handle
 
 
 def _pictures(
-    job: Job, units: Sequence[int] | NDArray[np.int64], careful: bool, pool: ThreadPoolExecutor | None, decoders: int
-) -> Iterator[tuple[int, Seen]]:
-    """Every picture of the units, in order, decoded by the pool where there is one."""
+    job: ExtractionJob,
+    units: Sequence[int] | NDArray[np.int64],
+    careful: bool,
+    pool: ThreadPoolExecutor | None,
+    decoders: int,
+) -> Iterator[tuple[int, DecodedPicture]]:
+    """Every picture of the units, in order, decoded by the pool if there is one."""
     if pool is None:
         for unit in units:
-            for seen in job.source.pictures(int(unit), job.size_px, careful):
-                yield int(unit), seen
+            for picture in job.source.pictures(int(unit), job.size_px, careful):
+                yield int(unit), picture
         return
 
-    def some(unit: int) -> tuple[int, list[Seen], Iterator[Seen]]:
+    def decode_first(unit: int) -> tuple[int, list[DecodedPicture], Iterator[DecodedPicture]]:
         rest = job.source.pictures(unit, job.size_px, careful)
-        return unit, list(islice(rest, _PICTURES_AT_ONCE)), rest
+        return unit, list(islice(rest, _PICTURES_PER_TASK)), rest
 
-    waiting: deque[Future[tuple[int, list[Seen], Iterator[Seen]]]] = deque()
+    waiting: deque[Future[tuple[int, list[DecodedPicture], Iterator[DecodedPicture]]]] = deque()
     todo = iter(units)
     while True:
-        waiting.extend(pool.submit(some, int(unit)) for unit in islice(todo, 4 * decoders - len(waiting)))
+        waiting.extend(pool.submit(decode_first, int(unit)) for unit in islice(todo, 4 * decoders - len(waiting)))
         if not waiting:
             return
         unit, first, rest = waiting.popleft().result()
-        for seen in first:
-            yield unit, seen
-        for seen in rest:
-            yield unit, seen
+        for picture in first:
+            yield unit, picture
+        for picture in rest:
+            yield unit, picture
 
 
-def _timed(pictures: Iterator[tuple[int, Seen]], limit_s: float) -> Iterator[tuple[int, Seen]]:
-    """The same; the kernel ends the process, even in a loop of C, where the next takes longer than the limit."""
+def _timed(pictures: Iterator[tuple[int, DecodedPicture]], limit_s: float) -> Iterator[tuple[int, DecodedPicture]]:
+    """The same pictures; SIGALRM ends the process, even inside C code, if one takes longer than the limit."""
     while True:
         if limit_s:
             signal.setitimer(signal.ITIMER_REAL, limit_s)

@@ -1,4 +1,4 @@
-"""Embed arrays or paths, nothing written."""
+"""Embed arrays or image files in memory, without writing anything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import Pixels, stretch
 from pellucid.cohort.readers import UnreadableImage, read_image
 from pellucid.embed.backbones.backbone import Backbone, load_backbone
-from pellucid.embed.extract.job import EmbedConfig, batch_size_for
+from pellucid.embed.extract.embed_config import EmbedConfig
 from pellucid.embed.extract.workers import in_threads
 
 
@@ -25,32 +25,33 @@ def embed_array(
     device: str = "auto",
     **options: Any,
 ) -> NDArray[np.float32]:
-    """Vectors of images that are at hand, without any file being written.
+    """Vectors of images in memory or of image files; nothing is written.
 
     Args:
-        images: (n, h, w, 3) uint8 RGB, or paths (of a file of several pictures the middle one is taken).
-        backbone: a name that `load_backbone` knows, or a loaded backbone.
+        images: (n, h, w, 3) uint8 RGB, or paths (from a file with several pictures the middle one is taken).
+        backbone: a name that `load_backbone` accepts, or a loaded backbone.
+        device: auto, cpu, cuda or cuda:N.
         options: keys of the `embed:` section, for example pooling="mean" or batch_size=32.
 
     Returns:
         (n, dim) float32, in the order given.
 
     Raises:
-        UserError: a file cannot be read (all are named), or the array is of another kind.
+        UserError: files cannot be read (the message lists them), or the array has another shape or dtype.
     """
     config = validate(EmbedConfig, options, "embed_array")
     encoder = backbone
     if isinstance(encoder, str):
-        encoder = load_backbone(encoder, device, config.reading(), config.precision)
+        encoder = load_backbone(encoder, device, config.readout(), config.precision)
     if isinstance(images, np.ndarray) and (images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8):
         raise UserError(
-            f"embed_array: takes (n, height, width, 3) uint8 RGB, not {images.shape} {images.dtype}: scale floats to "
+            f"embed_array: expected (n, height, width, 3) uint8 RGB, got {images.shape} {images.dtype}: scale floats to "
             "0 … 255, repeat grey values three times"
         )
-    size = config.batch_size or batch_size_for(encoder)
+    size = config.batch_size_for(encoder)
     failed: list[str] = []
 
-    def one(image: Any) -> Pixels:
+    def square(image: Any) -> Pixels:
         if isinstance(image, np.ndarray):
             return stretch(image, encoder.size_px)
         try:
@@ -59,14 +60,14 @@ def embed_array(
             failed.append(f"{image}: {reason}")
         except OSError as error:
             failed.append(f"{image}: cannot be opened ({error.strerror})")
-        return np.zeros((encoder.size_px, encoder.size_px, 3), np.uint8)  # is never returned
+        return np.zeros((encoder.size_px, encoder.size_px, 3), np.uint8)  # placeholder: the call will raise
 
-    def some(start: int) -> Pixels:
-        return np.stack([one(image) for image in images[start : start + size]])
+    def batch(start: int) -> Pixels:
+        return np.stack([square(image) for image in images[start : start + size]])
 
-    parts = in_threads(encoder, range(0, len(images), size), some)
+    vectors = in_threads(encoder, range(0, len(images), size), batch)
     if failed:
         raise UserError(
-            f"embed_array: {len(failed)} of {len(images)} files gave no vector:\n  " + "\n  ".join(sorted(failed))
+            f"embed_array: {len(failed)} of {len(images)} files could not be read:\n  " + "\n  ".join(sorted(failed))
         )
-    return np.concatenate(parts) if parts else np.empty((0, encoder.dim), np.float32)
+    return np.concatenate(vectors) if vectors else np.empty((0, encoder.dim), np.float32)

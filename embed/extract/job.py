@@ -1,9 +1,12 @@
-"""`embed`: images → vectors and index under one frozen backbone, resumable part by part; old vectors serve again."""
+"""One extraction, from top to bottom: plan, reuse earlier vectors, compute the rest in chunks, collect, index.
+
+A study (`stage.py`) and a plain folder (`plain_folder.py`) both run it. The first process plans and finishes; under
+torchrun the other processes help to compute.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,254 +14,237 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.progress import cores_per_process, is_first_process, track
 from pellucid.cohort.runs import atomic_path, clear_parts, is_held, write_json
 from pellucid.embed.backbones.backbone import Backbone
-from pellucid.embed.backbones.compute_choice import Compute, Precision
-from pellucid.embed.backbones.readout import Reading
+from pellucid.embed.backbones.compute_choice import Compute
 from pellucid.embed.extract.chunks import (
-    Job,
-    cut,
-    done_parts,
-    fresh_parts,
-    is_fresh,
-    read_part,
+    ExtractionJob,
+    chunk_bounds,
+    done_chunks,
+    holds_chunks_of,
+    prepare_chunk_folder,
+    read_chunk,
 )
-from pellucid.embed.extract.collect import assemble
-from pellucid.embed.extract.image_sources import PreparedSource, Source
-from pellucid.embed.extract.reused_vectors import (
-    COLUMNS,
-    contents,
-    each_once,
-    taken_over,
-)
-from pellucid.embed.extract.workers import Named, is_on_gpu, run_parts
+from pellucid.embed.extract.collect import Collected, collect_chunks
+from pellucid.embed.extract.image_sources import ImageSource, PreparedSource
+from pellucid.embed.extract.reused_vectors import COLUMNS, contents, each_once, reusable_rows
+from pellucid.embed.extract.workers import BackboneRequest, compute_chunks
 from pellucid.embed.index import IndexConfig, build_index, extend_index
 from pellucid.embed.store.vectors import Vectors, write_spec
 
-BATCH_CPU, BATCH_GPU = 16, 256  # a larger one is no faster on a CPU (benchmarks/LOG.md), and a GPU wants more
-
 _PATIENCE_S = 60.0
 
-
-class EmbedConfig(Reading):
-    """The `embed:` section of study.yaml: what is read off a backbone (`Reading`), and how it is computed."""
-
-    backbones: list[str] = []  # beside those that `run` always adds: pixels, random weights, the pretrained run
-    source: Literal["prepared", "originals"] = "prepared"
-    batch_size: int = Field(0, ge=0)  # 0: what suits the device
-    device: str = "auto"
-    precision: Precision = "auto"  # what is fastest here; or float32, bfloat16, float16 (GPU only)
-    workers: int = Field(0, ge=0)  # single-threaded processes on a CPU; 0: one a core
-    patients: Literal["none", "mean", "medoid", "weighted"] = "none"  # beside the images' vectors, one a patient
-    text: Literal["keep", "mask"] = "keep"  # burned-in text of the originals: painted over, to ask what it tells
-    index: IndexConfig = IndexConfig()
-
-    def reading(self) -> Reading:
-        """Its part that belongs to the backbone."""
-        return Reading(**{name: getattr(self, name) for name in Reading.model_fields})
-
-
-def refuse_another_type(store: Vectors | None, space: str, asked: str) -> None:
-    """Vectors of one store are all of one number type."""
-    if store is None or store.space != space or asked == "auto" or store.spec.get("computed_in") == asked:
-        return
-    has = store.spec.get("computed_in")
-    raise UserError(
-        f"{store.folder}: its vectors were computed in {has}, and {asked} was asked for: leave out embed.precision (the "
-        f"folder is then continued in {has}), or choose another --out"
-    )
-
-
-Described = Callable[[pd.DataFrame], pd.DataFrame]
+# rows of `unit`, `image_id` and `content` → the rows of `images.parquet`
+DescribeImages = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 @dataclass
 class Extraction:
-    """One extraction: what is taken over, what is computed, and what is written in the end."""
+    """One extraction.
 
-    parts: Path
-    source: Source
-    named: Named
+    Attributes:
+        chunk_folder: where plan and chunks are kept until the store is written.
+        source: where images come from.
+        request: how a worker process loads the backbone.
+        encoder: the backbone, loaded.
+        batch_size: images computed at once.
+        workers: on a CPU; 0: one per core.
+        progress: show a progress bar.
+    """
+
+    chunk_folder: Path
+    source: ImageSource
+    request: BackboneRequest
     encoder: Backbone
     batch_size: int
     workers: int
     progress: bool
 
-    def do(
+    def run_as_first(
         self,
         folder: Path,
         made_from: dict[str, Any],
         stores: list[Vectors],
-        described: Described,
-        said: dict[str, Any],
+        describe: DescribeImages,
+        more_spec: dict[str, Any],
         index: IndexConfig,
-        related: bool = False,
+        must_share: bool = False,
     ) -> list[dict[str, str]]:
         """Compute what is missing and write the store into `folder`.
 
         Args:
-            made_from: what the parts of an interrupted call must have been made from to be of use.
-            stores: whose vectors may be taken over, the newest first.
-            described: rows of `unit`, `image_id` and `content` → what `images.parquet` says of them.
-            said: what `spec.json` says beside the backbone.
-            related: the only store must have something in common with the source.
+            made_from: identifies the extraction; chunks of an interrupted run with another value are deleted.
+            stores: stores whose vectors may be reused, the newest first.
+            describe: see `DescribeImages`.
+            more_spec: entries of `spec.json` in addition to those of the backbone.
+            must_share: refuse if no vector of `stores` can be reused.
+
+        Returns:
+            The pictures without a vector: image_id, reason and content of each.
+
+        Raises:
+            UserError: no image could be read, a prepared copy is damaged, or workers keep dying.
         """
-        if (folder / "spec.json").is_file():  # the last file: killed after it, there is nothing left to do
-            clear_parts(self.parts)
-            written: list[dict[str, str]] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["failed"]
-            return written
-        begun = is_fresh(self.parts, made_from) and (self.parts / "plan.json").is_file()
-        if not begun:
-            fresh_parts(self.parts, made_from)
-            self._plan(stores, related)
-        job, taken, earlier = self._planned(stores)
-        self._compute_as_planned()
-        if begun and done_parts(self.parts):
-            _say(f"continued in {self.encoder.computing.precision}, in which it was begun")
-        elif earlier is not None and len(job.units):
-            kept_in = self.encoder.computing.precision
-            _say(f"new images are computed in {kept_in}, as the vectors of {earlier.folder.name} that are kept")
+        if (folder / "spec.json").is_file():  # written last: an interrupted run had finished all but the cleaning up
+            clear_parts(self.chunk_folder)
+            failed: list[dict[str, str]] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["failed"]
+            return failed
+        resumed = self._is_planned(made_from)
+        if not resumed:
+            prepare_chunk_folder(self.chunk_folder, made_from)
+            self._write_plan(stores, must_share)
+        job, reused, earlier = self._read_plan(stores)
+        self._apply_planned_compute()
+        self._report_number_type(job, resumed, earlier)
         self._compute(job)
-        self._refuse_damage(job)
-        kept = self.encoder.reading.tokens and self.encoder.token_grid is not None
-        tokens = folder / "tokens.npy" if kept else None
-        whole = assemble(job, taken, earlier, self.encoder.dim, folder / "vectors.npy", tokens)
-        if not len(whole.rows):
-            first = whole.failed[0]
+        self._refuse_damaged_copies(job)
+        tokens = folder / "tokens.npy" if self.encoder.stores_tokens else None
+        collected = collect_chunks(job, reused, earlier, self.encoder.dim, folder / "vectors.npy", tokens)
+        if not len(collected.rows):
+            first = collected.failed[0]
             raise UserError(
-                f"none of the {len(whole.failed)} images could be read (first: `{first['image_id']}`: {first['reason']})"
+                f"none of the {len(collected.failed)} images could be read (first: `{first['image_id']}`: "
+                f"{first['reason']})"
             )
-        images = described(whole.rows)
-        spec = {
-            **self.encoder.spec(),
-            **said,
-            "taken_over": int((whole.rows["old_row"] >= 0).sum()),
-            "failed": whole.failed,
-        }
-        old_rows = each_once(whole.rows["old_row"].to_numpy())
-        options = (index.recall, index.kind, index.memory_gb, images["patient"].to_numpy())
-        if earlier is not None:
-            extend_index(earlier.folder, folder, whole.values, self.encoder.space, old_rows, *options)
-        else:
-            build_index(folder, whole.values, self.encoder.space, *options)
-        with atomic_path(folder / "images.parquet") as temporary:
-            images.to_parquet(temporary, index=False)
-        write_spec(folder, spec, len(images), self.encoder.dim)
-        clear_parts(self.parts)
-        return whole.failed
+        self._write_store(folder, collected, earlier, describe(collected.rows), more_spec, index)
+        clear_parts(self.chunk_folder)
+        return collected.failed
 
-    def _refuse_damage(self, job: Job) -> None:
-        """Prepared copies were whole when the scan wrote them: before anything is written, say which one is no longer."""
-        if not isinstance(self.source, PreparedSource):
-            return
-        for number in range(job.n_parts):
-            part = read_part(job.folder, number)
-            bad = np.flatnonzero(np.char.find(part.reasons, "damaged") >= 0)
-            if len(bad):
-                clear_parts(self.parts)  # after the new scan all of them are read again
-                raise UserError(
-                    f"{self.source.folder}: prepared image `{part.image_ids[bad[0]]}` is damaged: delete the run and scan again"
-                )
-
-    def help(self, made_from: dict[str, Any], alive: Callable[[], bool], ended: Callable[[], bool]) -> None:
-        """Compute parts of what the first process has planned.
+    def run_as_helper(self, made_from: dict[str, Any], alive: Callable[[], bool], ended: Callable[[], bool]) -> None:
+        """Compute chunks that the first process has planned.
 
         Args:
-            alive: whether the first process is there.
-            ended: whether there is nothing left to do.
+            alive: whether the first process is running.
+            ended: whether nothing is left to do.
         """
-
-        def planned() -> bool:
-            return is_fresh(self.parts, made_from) and (self.parts / "plan.json").is_file()
-
-        wait_until(lambda: ended() or planned(), alive)
+        wait_until(lambda: ended() or self._is_planned(made_from), alive)
         try:
-            todo = np.load(self.parts / "todo.npy")
-            self._compute_as_planned()
-        except FileNotFoundError:  # it was quicker than we
+            todo = np.load(self.chunk_folder / "todo.npy")
+            self._apply_planned_compute()
+        except FileNotFoundError:  # the first process has already finished
             return
         self._compute(self._job(todo))
 
-    def _plan(self, stores: list[Vectors], related: bool) -> None:
-        """Decide what is taken over from which store; the same after a kill, whatever other stores there are by then."""
-        n = len(self.source.units)
-        wanted = getattr(self.source, "wanted", None)
-        best, chosen = pd.DataFrame(columns=list(COLUMNS)), None
+    # --- plan ---
+
+    def _is_planned(self, made_from: dict[str, Any]) -> bool:
+        return holds_chunks_of(self.chunk_folder, made_from) and (self.chunk_folder / "plan.json").is_file()
+
+    def _write_plan(self, stores: list[Vectors], must_share: bool) -> None:
+        """Choose the store with the most reusable vectors. The plan is kept after a kill, even if other stores appear."""
+        reused, chosen = pd.DataFrame(columns=list(COLUMNS)), None
         if stores:
             now = contents(self.source, cores_per_process())
+            pictures = getattr(self.source, "wanted", None)
             for store in stores:
-                rows = taken_over(self.source, now, store, wanted)
-                if len(rows) > len(best):
-                    best, chosen = rows, store
-            if related and chosen is None:
+                rows = reusable_rows(self.source, now, store, pictures)
+                if len(rows) > len(reused):
+                    reused, chosen = rows, store
+            if must_share and chosen is None:
                 raise UserError(
-                    f"{self.parts.parent}: holds vectors of another backbone or folder; choose another --out"
+                    f"{self.chunk_folder.parent}: contains vectors of another backbone or folder; choose another --out"
                 )
-        todo = np.setdiff1d(np.arange(n), best["unit"].to_numpy(dtype=np.int64))
-        best.to_parquet(self.parts / "taken.parquet", index=False)
-        np.save(self.parts / "todo.npy", todo)
-        # Vectors of one store are all computed in one way: that of those which are kept, else what is fastest here.
-        compute = self.encoder.computing if chosen is None else Compute.of_spec(chosen.spec)
+        todo = np.setdiff1d(np.arange(len(self.source.units)), reused["unit"].to_numpy(dtype=np.int64))
+        reused.to_parquet(self.chunk_folder / "taken.parquet", index=False)
+        np.save(self.chunk_folder / "todo.npy", todo)
+        # All vectors of a store are computed in one way: that of the reused ones, or the fastest on this machine.
+        compute = self.encoder.computing if chosen is None else Compute.from_spec(chosen.spec)
         earlier = None if chosen is None else str(chosen.folder.name)
-        write_json(self.parts / "plan.json", {"earlier": earlier, "compute": compute.record()})
+        write_json(self.chunk_folder / "plan.json", {"earlier": earlier, "compute": compute.record()})
 
-    def _compute_as_planned(self) -> None:
-        """Every process, and every later call, computes as the first has chosen."""
-        plan = json.loads((self.parts / "plan.json").read_text(encoding="utf-8"))
-        if "compute" in plan:
-            compute = Compute.of(plan["compute"])
-            self.encoder, self.named = self.encoder.computed_by(compute), replace(self.named, compute=compute)
-
-    def _planned(self, stores: list[Vectors]) -> tuple[Job, pd.DataFrame, Vectors | None]:
-        name = json.loads((self.parts / "plan.json").read_text(encoding="utf-8"))["earlier"]
+    def _read_plan(self, stores: list[Vectors]) -> tuple[ExtractionJob, pd.DataFrame, Vectors | None]:
+        """The job, the rows that are reused, and the store that they come from."""
+        name = json.loads((self.chunk_folder / "plan.json").read_text(encoding="utf-8"))["earlier"]
         earlier = next((store for store in stores if store.folder.name == name), None)
-        if name is not None and earlier is None:  # it went while we were away
-            clear_parts(self.parts)
-            raise UserError(f"the vectors of {name}, of which some were to serve again, are gone: repeat the command")
-        taken = pd.read_parquet(self.parts / "taken.parquet")
-        return self._job(np.load(self.parts / "todo.npy")), taken, earlier
+        if name is not None and earlier is None:  # removed since the plan was written
+            clear_parts(self.chunk_folder)
+            raise UserError(f"the vectors of {name}, some of which were to be reused, were removed: repeat the command")
+        reused = pd.read_parquet(self.chunk_folder / "taken.parquet")
+        return self._job(np.load(self.chunk_folder / "todo.npy")), reused, earlier
 
-    def _job(self, todo: NDArray[np.int64]) -> Job:
-        bounds = cut(self.source, todo, self.batch_size)
-        pad = is_on_gpu(self.encoder)
-        return Job(self.parts, self.source, todo, bounds, self.encoder.size_px, self.batch_size, pad)
+    def _job(self, todo: NDArray[np.int64]) -> ExtractionJob:
+        bounds = chunk_bounds(self.source, todo, self.batch_size)
+        pad = self.encoder.is_on_gpu
+        return ExtractionJob(self.chunk_folder, self.source, todo, bounds, self.encoder.size_px, self.batch_size, pad)
 
-    def _compute(self, job: Job) -> None:
+    # --- compute ---
+
+    def _apply_planned_compute(self) -> None:
+        """Compute as planned: the same in every process and after every interruption."""
+        plan = json.loads((self.chunk_folder / "plan.json").read_text(encoding="utf-8"))
+        if "compute" in plan:
+            compute = Compute.from_record(plan["compute"])
+            self.encoder, self.request = self.encoder.computed_by(compute), replace(self.request, compute=compute)
+
+    def _report_number_type(self, job: ExtractionJob, resumed: bool, earlier: Vectors | None) -> None:
+        precision = self.encoder.computing.precision
+        if resumed and done_chunks(self.chunk_folder):
+            _report(f"resuming in {precision}, the number type of the interrupted run")
+        elif earlier is not None and len(job.units):
+            _report(f"new images are computed in {precision}, the number type of the vectors in {earlier.folder.name}")
+
+    def _compute(self, job: ExtractionJob) -> None:
         with ExitStack() as stack:
             shown = self.progress and is_first_process()
             advance = stack.enter_context(track(f"embedding with {self.encoder.name}", len(job.units), "images", shown))
-            run_parts(job, self.named, self.encoder, advance, workers=self.workers)
+            compute_chunks(job, self.request, self.encoder, advance, workers=self.workers)
+
+    def _refuse_damaged_copies(self, job: ExtractionJob) -> None:
+        """Prepared copies were intact after the scan: before anything is written, name one that is damaged now."""
+        if not isinstance(self.source, PreparedSource):
+            return
+        for number in range(job.n_chunks):
+            chunk = read_chunk(job.folder, number)
+            bad = np.flatnonzero(np.char.find(chunk.reasons, "damaged") >= 0)
+            if len(bad):
+                clear_parts(self.chunk_folder)  # after the new scan all images are read again
+                raise UserError(
+                    f"{self.source.folder}: the prepared copy of `{chunk.image_ids[bad[0]]}` is damaged: delete the run "
+                    "and scan again"
+                )
+
+    # --- write ---
+
+    def _write_store(
+        self,
+        folder: Path,
+        collected: Collected,
+        earlier: Vectors | None,
+        images: pd.DataFrame,
+        more_spec: dict[str, Any],
+        index: IndexConfig,
+    ) -> None:
+        """Write index, `images.parquet` and, last of all, `spec.json`."""
+        values, space, old_rows = collected.values, self.encoder.space, collected.rows["old_row"].to_numpy()
+        options = (index.recall, index.kind, index.memory_gb, images["patient"].to_numpy())
+        if earlier is not None:
+            extend_index(earlier.folder, folder, values, space, each_once(old_rows), *options)
+        else:
+            build_index(folder, values, space, *options)
+        with atomic_path(folder / "images.parquet") as temporary:
+            images.to_parquet(temporary, index=False)
+        spec = {
+            **self.encoder.spec(),
+            **more_spec,
+            "taken_over": int((old_rows >= 0).sum()),
+            "failed": collected.failed,
+        }
+        write_spec(folder, spec, len(images), self.encoder.dim)
 
 
-def own_device(device: str) -> str:
-    """Under torchrun each process has a GPU of its own."""
-    local = os.environ.get("LOCAL_RANK")
-    if local is None or device == "cpu" or not torch.cuda.is_available():
-        return device
-    torch.cuda.set_device(int(local))
-    return device
-
-
-def batch_size_for(encoder: Backbone) -> int:
-    return BATCH_GPU if is_on_gpu(encoder) else BATCH_CPU
-
-
-def _say(sentence: str) -> None:
-    print(f"embedding: {sentence}", file=sys.stderr, flush=True)
+# --- several processes ---
 
 
 def is_worked_on(working: Path) -> Callable[[], bool]:
-    """Whether the process that has begun a run still holds it."""
+    """Whether the process that began a run still holds its lock."""
     return partial(is_held, working.with_name(f"{working.name.removesuffix('.partial')}.lock"))
 
 
@@ -266,12 +252,18 @@ def wait_until(there: Callable[[], bool], alive: Callable[[], bool]) -> None:
     """Wait for the first process.
 
     Raises:
-        UserError: it has not been there for a minute.
+        UserError: it has not been running for a minute.
     """
     seen = time.monotonic()
     while not there():
         if alive():
             seen = time.monotonic()
         elif time.monotonic() - seen > _PATIENCE_S:
-            raise UserError("embedding: the first process has not begun or not finished; its own last words say why")
+            raise UserError(
+                "embedding: the first process did not start or did not finish; see its output for the cause"
+            )
         time.sleep(0.1)
+
+
+def _report(sentence: str) -> None:
+    print(f"embedding: {sentence}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""Who computes the parts: threads of this process, processes of their own (one a core), a GPU; and who watches them.
+"""Workers that compute chunks: threads of this process, single-threaded processes (one per core), or a GPU.
 
-On a CPU every worker computes with one thread: two threads in one product fall behind two products side by side
-(benchmarks/LOG.md), and what one thread computes does not depend on how many workers there are.
+On a CPU every worker computes with one thread: two threads in one matrix product are slower than two products in parallel
+(benchmarks/LOG.md), and results of one thread do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -27,104 +27,121 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import Pixels
 from pellucid.cohort.intake.child_process import ChildProcess, pipe_to_parent, start_child
 from pellucid.cohort.progress import Advance, cores_per_process
-from pellucid.embed.backbones.backbone import Backbone, load_backbone
+from pellucid.embed.backbones.backbone import Backbone, load_backbone, pick_device
 from pellucid.embed.backbones.compilation import COMPILED_FROM, compiled
 from pellucid.embed.backbones.compute_choice import Compute, threads_of
-from pellucid.embed.backbones.readout import Reading
-from pellucid.embed.extract.chunks import Job, done_parts, work
+from pellucid.embed.backbones.readout import ReadoutConfig
+from pellucid.embed.extract.chunks import ExtractionJob, claim_and_compute, done_chunks
+from pellucid.embed.extract.embed_config import EmbedConfig
 
-# On a CPU: fewer pictures are computed by threads of this process. Another process takes some seconds to load torch and
-# the weights (benchmarks/extraction_speed.py), but a file that kills its reader kills only that process.
+# On a CPU, fewer pictures are computed by threads of this process. A worker process takes some seconds to load torch and
+# the weights (benchmarks/extraction_speed.py), but a file that crashes its decoder then ends only that process.
 PROCESSES_FROM = 10_000
-_LOOK_EVERY_S = 0.1
-_DEATHS = 3  # of workers, without any part finished in between, are no accident
+_CHECK_EVERY_S = 0.1
+_MAX_DEATHS = 3  # of workers, without any chunk finished in between
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Named:
-    """How a worker gets its backbone.
+class BackboneRequest:
+    """How a worker loads its backbone.
 
     Attributes:
-        compute: the number type that the user wants, or the choice of the job's first process.
+        compute: the number type that the user asked for, or the choice of the first process of the job.
     """
 
     backbone: str
     device: str
-    reading: Reading
+    readout: ReadoutConfig
     compute: Compute | str = "auto"
 
+    @classmethod
+    def from_config(cls, backbone: str, config: EmbedConfig, device: str = "auto") -> BackboneRequest:
+        """As the `embed:` section says; a device other than auto overrides its device."""
+        return cls(backbone, config.device if device == "auto" else device, config.readout(), config.precision)
+
     def load(self) -> Backbone:
-        return load_backbone(self.backbone, self.device, self.reading, self.compute)
+        """Load it, on the GPU of this process if torchrun started several."""
+        if self.backbone != "pixels":
+            device = pick_device(self.device)
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+        return load_backbone(self.backbone, self.device, self.readout, self.compute)
 
 
-def is_on_gpu(encoder: Backbone) -> bool:
-    return encoder.model is not None and next(encoder.model.parameters()).is_cuda
-
-
-def run_parts(
-    job: Job, named: Named, encoder: Backbone, advance: Advance, *, workers: int = 0, processes: bool | None = None
+def compute_chunks(
+    job: ExtractionJob,
+    request: BackboneRequest,
+    encoder: Backbone,
+    advance: Advance,
+    *,
+    workers: int = 0,
+    processes: bool | None = None,
 ) -> None:
-    """Work until every part of the job is there, whoever computes it.
+    """Work until every chunk of the job is finished, including those that other processes compute.
 
     Args:
-        encoder: the backbone, loaded; on a GPU it does all the work.
-        advance: told how many units more are done.
-        workers: on a CPU; 0: one a core.
-        processes: each worker a process; None: where there is enough to do.
+        request: how worker processes load the backbone.
+        encoder: the backbone, loaded; used by threads, and on a GPU.
+        advance: called with the number of newly finished units.
+        workers: on a CPU; 0: one per core.
+        processes: use worker processes; None: if there is enough to do.
 
     Raises:
         UserError: a worker could not load its backbone, or workers keep dying.
     """
     computing = encoder.computing
-    on_gpu = is_on_gpu(encoder)
+    on_gpu = encoder.is_on_gpu
     workers = 1 if on_gpu else workers or cores_per_process()
-    if on_gpu and job.pad and len(job.units) >= COMPILED_FROM:  # of the whole job: resumed, it is computed alike
+    if on_gpu and job.pad and len(job.units) >= COMPILED_FROM:  # counts the whole job, so a resumed one compiles too
         encoder = compiled(encoder, job.batch_size)
     else:
         encoder = encoder.packed()
-    missing = job.n_parts - len(done_parts(job.folder))
+    missing = job.n_chunks - len(done_chunks(job.folder))
     workers = max(1, min(workers, missing))
-    n_left = missing * (len(job.units) / max(job.n_parts, 1))
+    n_left = missing * (len(job.units) / max(job.n_chunks, 1))
     if processes is None:
         processes = not on_gpu and encoder.model is not None and n_left >= PROCESSES_FROM and workers > 1
-    told: set[int] = set()
-    crew: Crew | None = None
+    reported: set[int] = set()
+    pool: WorkerPool | None = None
     threads = torch.get_num_threads()
     try:
         while True:
-            there = done_parts(job.folder)
-            if not job.folder.exists():  # the first process has put all of it together already
+            done = done_chunks(job.folder)
+            if not job.folder.exists():  # the first process has already collected all chunks
                 return
-            advance(sum(len(job.units_of(part)) for part in there - told))
-            told = there
-            if len(there) == job.n_parts:
+            advance(sum(len(job.units_of(chunk)) for chunk in done - reported))
+            reported = done
+            if len(done) == job.n_chunks:
                 break
-            if crew is None or crew.ended():
-                if crew is not None:  # what is left is held by another rank, or was when we looked
-                    time.sleep(_LOOK_EVERY_S)
+            if pool is None or pool.ended():
+                if pool is not None:  # the remaining chunks were claimed by another process when our workers ended
+                    time.sleep(_CHECK_EVERY_S)
                 if processes:
-                    crew = Processes(job, named, workers, computing)
+                    pool = Processes(job, request, workers, computing)
                 else:
                     if not on_gpu:
                         torch.set_num_threads(1)
-                    crew = Threads(job, encoder, workers, decoders=cores_per_process() if on_gpu else 1)
-            crew.look()
-            time.sleep(_LOOK_EVERY_S)
+                    pool = Threads(job, encoder, workers, decoders=cores_per_process() if on_gpu else 1)
+            pool.check()
+            time.sleep(_CHECK_EVERY_S)
     finally:
-        if crew is not None:
-            crew.end()
+        if pool is not None:
+            pool.end()
         torch.set_num_threads(threads)
 
 
 def in_threads(encoder: Backbone, batches: Sequence[T], pixels: Callable[[T], Pixels]) -> list[NDArray[np.float32]]:
-    """Vectors of batches of images, in order: a batch a core, each computed as extraction computes it.
+    """Vectors of batches of images, in order: one batch per core, computed as in an extraction.
 
     Args:
         pixels: batch → (n, size_px, size_px, 3) uint8 RGB.
+
+    Returns:
+        (n, dim) float32 for each batch.
     """
-    encoder.computing  # noqa: B018 (chosen before there are threads)
-    encoder, on_gpu = encoder.packed(), is_on_gpu(encoder)
+    encoder.computing  # noqa: B018 (choose before threads start)
+    encoder, on_gpu = encoder.packed(), encoder.is_on_gpu
     with (
         threads_of(torch.get_num_threads() if on_gpu else 1),
         ThreadPoolExecutor(1 if on_gpu else cores_per_process()) as pool,
@@ -132,29 +149,29 @@ def in_threads(encoder: Backbone, batches: Sequence[T], pixels: Callable[[T], Pi
         return list(pool.map(lambda batch: encoder(pixels(batch)), batches))
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """The workers of this process."""
 
-    def look(self) -> None:
-        """Raise what a worker has raised; replace one that has died."""
+    def check(self) -> None:
+        """Raise the error of a worker; replace a worker that has died."""
 
     def ended(self) -> bool:
-        """Whether all have found nothing more to claim."""
+        """Whether all workers ended because no chunk was left to claim."""
 
     def end(self) -> None:
-        """Stop them."""
+        """Stop the workers."""
 
 
 class Threads:
-    """Workers that share one loaded backbone: what it computes releases the interpreter."""
+    """Worker threads that share one backbone; its computations release the interpreter lock."""
 
-    def __init__(self, job: Job, encoder: Backbone, workers: int, decoders: int) -> None:
+    def __init__(self, job: ExtractionJob, encoder: Backbone, workers: int, decoders: int) -> None:
         self._stop = threading.Event()
         self._raised: list[BaseException] = []
 
         def run() -> None:
             try:
-                work(job, encoder.read, self._stop, decoders=decoders)
+                claim_and_compute(job, encoder.read, self._stop, decoders=decoders)
             except BaseException as error:
                 self._raised.append(error)
 
@@ -162,12 +179,12 @@ class Threads:
         for thread in self._threads:
             thread.start()
 
-    def look(self) -> None:
+    def check(self) -> None:
         if self._raised:
             raise self._raised[0]
 
     def ended(self) -> bool:
-        self.look()
+        self.check()
         return not any(thread.is_alive() for thread in self._threads)
 
     def end(self) -> None:
@@ -177,22 +194,24 @@ class Threads:
 
 
 class Processes:
-    """One single-threaded process a core; each loads the backbone itself and ends when this process does."""
+    """Single-threaded worker processes; each loads the backbone itself and ends when this process does."""
 
-    def __init__(self, job: Job, named: Named, workers: int, compute: Compute | str = "auto") -> None:
-        """`compute`: how the backbone is computed; no worker times it for itself."""
-        self._order = pickle.dumps((job, replace(named, device="cpu", compute=compute)))
+    def __init__(
+        self, job: ExtractionJob, request: BackboneRequest, workers: int, compute: Compute | str = "auto"
+    ) -> None:
+        """`compute`: how the backbone is computed; workers do not time it themselves."""
+        self._order = pickle.dumps((job, replace(request, device="cpu", compute=compute)))
         self._folder = job.folder
         self._deaths, self._done_at_death = 0, -1
         self._workers = [self._start() for _ in range(workers)]
 
     def _start(self) -> ChildProcess:
         worker = start_child(__name__)
-        with suppress(BrokenPipeError):  # it died at once: its exit status is found by `look`
+        with suppress(BrokenPipeError):  # the child died at once; `check` reports its exit code
             worker.pipe.send_bytes(self._order)
         return worker
 
-    def look(self) -> None:
+    def check(self) -> None:
         for place, worker in enumerate(self._workers):
             code = worker.child.poll()
             with suppress(EOFError, OSError):
@@ -204,39 +223,39 @@ class Processes:
 
     def _replaced(self, worker: ChildProcess, code: int) -> ChildProcess:
         worker.pipe.close()
-        done = len(done_parts(self._folder))
+        done = len(done_chunks(self._folder))
         self._deaths = 1 if done != self._done_at_death else self._deaths + 1
         self._done_at_death = done
-        how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
+        end = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
         hint = {
-            -signal.SIGKILL: "; the system ends processes so when memory is short",
-            -signal.SIGALRM: "; a picture took longer than scan.time_limit_s",
+            -signal.SIGKILL: "; the system does this when memory runs out",
+            -signal.SIGALRM: "; an image took longer than scan.time_limit_s",
         }.get(code, "")
-        if self._deaths > _DEATHS:
+        if self._deaths > _MAX_DEATHS:
             raise UserError(
-                f"embedding: {self._deaths} worker processes one after the other ended {how}{hint}. What was done is "
-                "kept: repeat the command, with fewer workers (pellucid.embed.extract.workers=1) if memory is short"
+                f"embedding: {self._deaths} worker processes in a row ended {end}{hint}. Finished work is kept: repeat the "
+                "command, with fewer workers (embed.workers=1) if memory is short"
             )
-        print(f"embedding: a worker process ended {how}{hint}; its part is repeated", file=sys.stderr, flush=True)
+        print(f"embedding: a worker process ended {end}{hint}; its images are repeated", file=sys.stderr, flush=True)
         return self._start()
 
     def ended(self) -> bool:
-        self.look()
+        self.check()
         return all(worker.child.poll() == 0 for worker in self._workers)
 
     def end(self) -> None:
         for worker in self._workers:
-            worker.end()  # nothing is lost: a part is whole or absent
+            worker.end()  # safe: chunks are written atomically
 
 
 def serve() -> None:
-    """The life of a worker process: one job, parts out, until none is left or the other end is closed."""
+    """Entry point of a worker process: compute chunks of one job until none is left or the parent ends."""
     import cv2
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     pipe = pipe_to_parent()
-    job, named = pickle.loads(pipe.recv_bytes())
+    job, request = pickle.loads(pipe.recv_bytes())
 
     def until_parent_ends() -> None:
         with suppress(EOFError, OSError):
@@ -246,8 +265,8 @@ def serve() -> None:
     answer: tuple[str, Any]
     try:
         threading.Thread(target=until_parent_ends, daemon=True).start()
-        work(job, named.load().packed().read, threading.Event(), alone=True)
-        os._exit(0)  # what torch still has to tidy up is of no interest
+        claim_and_compute(job, request.load().packed().read, threading.Event(), own_process=True)
+        os._exit(0)  # skips the slow cleanup of torch
     except UserError as error:
         answer = "user", str(error)
     except BaseException:

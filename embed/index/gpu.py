@@ -1,4 +1,4 @@
-"""The same index on a GPU, where faiss-gpu and a GPU are there: centroids are learned there and searches run there."""
+"""Train and search on a GPU, if faiss-gpu is installed and a GPU is available."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pellucid.embed.index.untyped_faiss import faiss
 
 
 def n_gpus() -> int:
-    """GPUs that this build of FAISS can use; 0 for faiss-cpu."""
+    """Number of GPUs that this build of FAISS can use; 0 for faiss-cpu."""
     return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 
 
 @contextlib.contextmanager
 def clustering_on_gpu(ivf: Any) -> Iterator[None]:
-    """Within the block the centroids of `ivf` are learned on all GPUs; they end in its own quantiser as ever."""
+    """Within the block, train the centroids of `ivf` on all GPUs; they are stored in its quantiser as usual."""
     if not n_gpus():
         yield
         return
@@ -29,9 +29,9 @@ def clustering_on_gpu(ivf: Any) -> Iterator[None]:
 
 
 def on_gpu(index: Any, bytes_needed: int) -> tuple[Any, Any] | None:
-    """`index` copied to the first GPU and the resources that must outlive it, or None where it does not fit.
+    """Copy `index` to the first GPU; returns the copy and the resources that must outlive it, or None if it does not fit.
 
-    Filtered searches are not for it: selectors are for the CPU's inverted lists.
+    Filtered searches stay on the CPU: selectors work on the CPU's inverted lists only.
     """
     if not n_gpus():
         return None
@@ -45,5 +45,5 @@ def on_gpu(index: Any, bytes_needed: int) -> tuple[Any, Any] | None:
     options.indicesOptions = faiss.INDICES_64_BIT
     try:
         return faiss.index_cpu_to_gpu(resources, 0, index, options), resources
-    except RuntimeError:  # a kind of code that the GPU does not know: the CPU searches it
+    except RuntimeError:  # the GPU does not support this kind of code: search on the CPU
         return None

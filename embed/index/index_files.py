@@ -1,4 +1,4 @@
-"""`index.faiss` beside `index.json`: written whole or not at all, and refused when either or the vectors are not the same."""
+"""`index.faiss` and `index.json`: written atomically, and refused if they or the vectors were changed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pellucid.cohort.runs import atomic_path, sha256_file, write_json
 from pellucid.embed.index.untyped_faiss import faiss
 
 SCHEMA = "pellucid.index/1"
-_PIECE = 16_384  # bytes …
-_PIECES = 64  # … of so many places are read at each opening: 1 MB, whatever the size of the file
+_PIECE = 16_384  # bytes of each …
+_PIECES = 64  # … of this many pieces are read whenever an index is opened: 1 MB, for files of any size
 _AGAIN = "run `pellucid embed` again"
 
 
 def write_index(folder: Path, index: Any, record: dict[str, Any]) -> dict[str, Any]:
-    """The two files, `index.json` last; an index without it is not whole. Returns what `index.json` says."""
+    """Write the two files, `index.json` last: without it an index is incomplete. Returns the content of `index.json`."""
     path = folder / "index.faiss"
-    (folder / "index.json").unlink(missing_ok=True)  # killed in between there must be no record of another index
+    (folder / "index.json").unlink(missing_ok=True)  # after a kill, the old record must not describe the new index
     with atomic_path(path) as temporary:
         faiss.write_index(index, str(temporary))
     record = {
@@ -38,10 +38,10 @@ def write_index(folder: Path, index: Any, record: dict[str, Any]) -> dict[str, A
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What `index.json` says; None for a store of the first version, which has none.
+    """The content of `index.json`; None for a store of the first version, which has none.
 
     Raises:
-        UserError: damaged, or of a version that is not known.
+        UserError: damaged, or of an unsupported version.
     """
     path = folder / "index.json"
     if not path.is_file():
@@ -57,7 +57,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def read_faiss(folder: Path, record: dict[str, Any] | None, n: int, dim: int) -> Any:
-    """`index.faiss`, memory-mapped where its kind allows that.
+    """Open `index.faiss`, memory-mapped if its kind allows.
 
     Raises:
         UserError: missing, damaged, or made from other vectors.
@@ -68,35 +68,35 @@ def read_faiss(folder: Path, record: dict[str, Any] | None, n: int, dim: int) ->
     if record is not None:
         _check_file(path, record)
     flag = 0
-    if record is not None:  # without a record nothing has checked the size, and a short file must not be mapped
+    if record is not None:  # without a record the size was not checked, and a truncated file must not be mapped
         flag = faiss.IO_FLAG_MMAP_IFC if record["kind"] == "exact" else faiss.IO_FLAG_MMAP
     try:
         index = faiss.read_index(str(path), flag)
     except RuntimeError:
         raise UserError(f"{path}: is damaged; {_AGAIN}") from None
     if index.ntotal != n:
-        raise UserError(f"{path}: holds {index.ntotal} vectors, but vectors.npy has {n}; {_AGAIN}")
+        raise UserError(f"{path}: contains {index.ntotal} vectors, but vectors.npy has {n}; {_AGAIN}")
     if index.d != dim:
-        raise UserError(f"{path}: is of vectors of {index.d} dimensions, but vectors.npy has {dim}; {_AGAIN}")
+        raise UserError(f"{path}: contains vectors of {index.d} dimensions, but vectors.npy has {dim}; {_AGAIN}")
     return index
 
 
 def _check_file(path: Path, record: dict[str, Any]) -> None:
     size = path.stat().st_size
     if size != record["bytes"]:
-        what = "is cut short" if size < record["bytes"] else "is not the file that was written"
-        raise UserError(f"{path}: {what} ({size} bytes, index.json says {record['bytes']}); {_AGAIN}")
+        what = "is truncated" if size < record["bytes"] else "has the wrong size"
+        raise UserError(f"{path}: {what} ({size} bytes, index.json records {record['bytes']}); {_AGAIN}")
     if pieces_of_file(path) != record["pieces_sha256"]:
-        raise UserError(f"{path}: is not the file that index.json speaks of, or it is damaged; {_AGAIN}")
+        raise UserError(f"{path}: does not match its checksum in index.json; {_AGAIN}")
 
 
 def check_vectors(folder: Path, record: dict[str, Any], values: NDArray[np.float32], space: str | None) -> None:
-    """Raises UserError where the index was not made from these vectors, with the reason."""
+    """Raise UserError, with the reason, if the index was not made from these vectors."""
     where = folder / "index.faiss"
     if space is not None and record["space"] is not None and space != record["space"]:
         raise UserError(
             f"{where}: was made from vectors of another backbone, pooling or preprocessing (space {record['space'][:8]}) "
-            f"than vectors.npy (space {space[:8]}); the two cannot be compared: {_AGAIN}"
+            f"than vectors.npy (space {space[:8]}), and the two cannot be compared; {_AGAIN}"
         )
     if (record["n"], record["dim"]) != values.shape:
         raise UserError(
@@ -104,26 +104,26 @@ def check_vectors(folder: Path, record: dict[str, Any], values: NDArray[np.float
             f"{values.shape[0]} of {values.shape[1]}; {_AGAIN}"
         )
     if pieces_of_rows(values) != record["vectors_pieces_sha256"]:
-        raise UserError(f"{where}: was made from other vectors than vectors.npy holds now; {_AGAIN}")
+        raise UserError(f"{where}: was made from other vectors than those in vectors.npy; {_AGAIN}")
 
 
 def verify_index(folder: Path, values: NDArray[np.float32]) -> list[str]:
-    """What is wrong with an index when every byte is read: one sentence each, none when all is as written."""
+    """Check every byte of an index and its vectors; one sentence per problem, none if all is intact."""
     record = read_record(folder)
     if record is None:
-        return [] if (folder / "index.faiss").is_file() else [f"{folder / 'index.faiss'}: is gone"]
+        return [] if (folder / "index.faiss").is_file() else [f"{folder / 'index.faiss'}: is missing"]
     wrong = []
     if not (folder / "index.faiss").is_file():
-        wrong.append(f"{folder / 'index.faiss'}: is gone")
+        wrong.append(f"{folder / 'index.faiss'}: is missing")
     elif sha256_file(folder / "index.faiss") != record["sha256"]:
-        wrong.append(f"{folder / 'index.faiss'}: is not what was written")
+        wrong.append(f"{folder / 'index.faiss'}: was changed after it was written")
     if sha256_rows(values) != record["vectors_sha256"]:
-        wrong.append(f"{folder / 'vectors.npy'}: is not what the index was made from")
+        wrong.append(f"{folder / 'vectors.npy'}: is not the file from which the index was made")
     return wrong
 
 
 def sha256_rows(values: NDArray[np.float32]) -> str:
-    """Hex sha256 of (n, dim) float32 as little-endian bytes, row by row: of the numbers, not of a file's header."""
+    """Hex sha256 over (n, dim) float32 as little-endian bytes, row by row; the header of the file is not included."""
     digest = hashlib.sha256()
     for start in range(0, len(values), 65_536):
         digest.update(np.ascontiguousarray(values[start : start + 65_536], dtype="<f4").data)
@@ -131,7 +131,7 @@ def sha256_rows(values: NDArray[np.float32]) -> str:
 
 
 def pieces_of_rows(values: NDArray[np.float32]) -> str:
-    """The same of the shape and of about 1 MB of rows, spread evenly: catches another file, not one flipped bit."""
+    """Hex sha256 over the shape and about 1 MB of evenly spread rows: detects another file, but not a single flipped bit."""
     n, dim = values.shape
     rows = max(1, _PIECE // (4 * dim))
     digest = hashlib.sha256(np.array([n, dim], "<i8").tobytes())
@@ -141,7 +141,7 @@ def pieces_of_rows(values: NDArray[np.float32]) -> str:
 
 
 def pieces_of_file(path: Path) -> str:
-    """The same of a file: its size and 64 pieces of 16 KB, the first and the last bytes among them."""
+    """Hex sha256 over the size of a file and 64 evenly spread pieces of 16 KB, including its first and last bytes."""
     size = path.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     with path.open("rb") as handle:

@@ -1,4 +1,4 @@
-"""Inverted lists from outside: which rows stand in one, which lists a query looks through, and looking through them."""
+"""Direct access to FAISS inverted lists: the rows in a list, the lists to scan for a query, and scanning them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from pellucid.embed.index.untyped_faiss import faiss
 
 
 def pruned(near: NDArray[np.float32], lists: NDArray[np.int64], margin: float | None) -> NDArray[np.int64]:
-    """(m, p) the lists that are looked through, −1 for those passed over."""
+    """(m, p) the lists to scan, −1 for those that are skipped."""
     if margin is None:
         return np.ascontiguousarray(lists)
     return np.where(near[:, :1] - near <= margin, lists, -1)
 
 
 def scan(
-    looking: Any,
-    seen: NDArray[np.float32],
+    scanner: Any,
+    inner_queries: NDArray[np.float32],
     k: int,
     near: NDArray[np.float32],
     lists: NDArray[np.int64],
     selector: Any = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(m, k) rows, −1 for none, and scores by their codes in the (m, p) lists given."""
-    scores, rows = np.empty((len(seen), k), np.float32), np.empty((len(seen), k), np.int64)
-    seen, lists, near = np.ascontiguousarray(seen), np.ascontiguousarray(lists), np.ascontiguousarray(near)
+    """Scan the (m, p) lists given: (m, k) rows, −1 for none, and their scores computed from the codes."""
+    n_queries = len(inner_queries)
+    scores, rows = np.empty((n_queries, k), np.float32), np.empty((n_queries, k), np.int64)
+    inner_queries, lists, near = (np.ascontiguousarray(array) for array in (inner_queries, lists, near))
     more = {} if selector is None else {"sel": selector}
     params = faiss.SearchParametersIVF(nprobe=lists.shape[1], **more)
     to = faiss.swig_ptr
-    looking.search_preassigned_c(len(seen), to(seen), k, to(lists), to(near), to(scores), to(rows), False, params)
+    scanner.search_preassigned_c(
+        n_queries, to(inner_queries), k, to(lists), to(near), to(scores), to(rows), False, params
+    )
     return rows, scores
 
 
 def list_ids(lists: Any, number: int) -> NDArray[np.int64]:
-    """The rows in one inverted list, as a copy."""
+    """A copy of the row numbers in one inverted list."""
     size = lists.list_size(number)
     if not size:
         return np.empty(0, np.int64)
@@ -48,7 +51,7 @@ def list_ids(lists: Any, number: int) -> NDArray[np.int64]:
 
 
 def list_of_row(ivf: Any, n: int) -> NDArray[np.int32]:
-    """(n,) in which list each row stands."""
+    """(n,) the list that contains each row."""
     where = np.zeros(n, np.int32)
     for number in range(ivf.nlist):
         where[list_ids(ivf.invlists, number)] = number

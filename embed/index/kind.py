@@ -1,4 +1,4 @@
-"""Which kind of index: exact as long as that is fast, inverted lists of 4-bit codes beyond, of 8-bit codes for a GPU."""
+"""Choose the kind of index: exact while that is fast, then inverted lists of 4-bit codes, or of 8-bit codes on a GPU."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pellucid.embed.index.gpu import n_gpus
 
 Kind = Literal["exact", "ivf-sq8", "ivf-pq"]
 
-EXACT_UP_TO = 100_000  # vectors; below, looking at all of them takes under a millisecond each
+EXACT_UP_TO = 100_000  # vectors; up to here an exact search takes less than a millisecond per query
 MOST_LISTS = 65_536
-TRAIN_PER_LIST = 64  # vectors per list that the centroids are learned from; FAISS asks for 39 at least
-CODE_BITS = 4  # for each dimension of a product code: its sixteen products with a query fit into one register
+TRAIN_PER_LIST = 64  # training vectors per centroid; FAISS requires at least 39
+CODE_BITS = 4  # per dimension of a product code: its sixteen products with a query fit into one register
 _LEAST_FOR_LISTS = 1_000
 _ID_BYTES = 8
 
@@ -25,26 +25,26 @@ class IndexConfig(Config):
 
     kind: Literal["auto", "exact", "ivf-sq8", "ivf-pq"] = "auto"
     recall: float = Field(0.98, gt=0, le=1)  # share of the true twenty nearest that a search must find
-    memory_gb: float | None = Field(None, gt=0)  # what the index may take; None: half of the machine's memory
+    memory_gb: float | None = Field(None, gt=0)  # limit for the size of the index; None: half of the machine's memory
 
 
 def n_lists(n: int) -> int:
-    """Inverted lists for `n` vectors: 4 √n."""
+    """Number of inverted lists for `n` vectors: 4 √n."""
     return max(1, min(MOST_LISTS, int(4 * n**0.5), n // TRAIN_PER_LIST))
 
 
 def coded_dimensions(dim: int) -> int:
-    """In how many directions 4-bit codes are taken: two thirds of many dimensions, in multiples of eight."""
+    """Number of directions that 4-bit codes keep: all below 96 dimensions, else two thirds, in multiples of eight."""
     return dim if dim < 96 else round(dim / 12) * 8
 
 
 def code_length(dim: int) -> int:
-    """Bytes that the 4-bit codes of a vector take."""
+    """Bytes of the 4-bit codes of one vector."""
     return -(-coded_dimensions(dim) * CODE_BITS // 8)
 
 
 def index_bytes(kind: Kind, n: int, dim: int) -> int:
-    """About how many bytes an index of that kind has."""
+    """Approximate size of an index of that kind in bytes."""
     if kind == "exact":
         return 4 * n * dim
     fixed = 4 * dim * n_lists(n) + (4 * dim * (dim + 2**CODE_BITS) if kind == "ivf-pq" else 0)
@@ -55,12 +55,12 @@ def choose_kind(n: int, dim: int, kind: str = "auto", memory_gb: float | None = 
     """The kind for `n` vectors of `dim` dimensions.
 
     Args:
-        kind: one of `Kind`, or auto: exact up to 100,000 vectors, beyond (or where that does not fit into the memory)
-            ivf-pq, and where FAISS has a GPU ivf-sq8, which is searched there.
-        memory_gb: what the index may take, in 10⁹ bytes; None: half of the machine's memory.
+        kind: one of `Kind`, or auto: exact up to 100,000 vectors that fit into memory; otherwise ivf-pq, or ivf-sq8 if
+            FAISS can search it on a GPU.
+        memory_gb: limit for the size of the index, in 10⁹ bytes; None: half of the machine's memory.
     """
     if n < _LEAST_FOR_LISTS:
-        return "exact"  # whatever was asked for: there is nothing to learn lists from
+        return "exact"  # too few vectors to train lists, for any requested kind
     if kind in ("exact", "ivf-sq8", "ivf-pq"):
         return kind  # type: ignore[return-value]
     budget = budget_bytes(memory_gb)
@@ -70,5 +70,5 @@ def choose_kind(n: int, dim: int, kind: str = "auto", memory_gb: float | None = 
 
 
 def budget_bytes(memory_gb: float | None) -> float:
-    """What an index may take: so many 10⁹ bytes, or half of the machine's memory."""
+    """Limit for the size of an index in bytes: `memory_gb` · 10⁹, or half of the machine's memory."""
     return 1e9 * memory_gb if memory_gb is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2

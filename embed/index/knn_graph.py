@@ -1,4 +1,4 @@
-"""The one k-nearest-neighbour graph: computed once, used by the map, the clusters and every neighbour measure."""
+"""The exact k-nearest-neighbour graph, used by map and clusters; rows of unit length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def knn_graph(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], N
 
     Args:
         values: (n, dim) float32.
-        k: how many, the point itself included; at most n.
+        k: number of neighbours including the point itself; at most n.
 
     Returns:
         (n, k) int64 indices and (n, k) float32 distances 1 − cos in 0–2, nearest first, the point itself in column 0.
@@ -31,7 +31,7 @@ def knn_graph(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], N
     similarity, found = index.search(unit, k)
     distances = np.clip(1 - similarity, 0, 2).astype(np.float32)
     own = np.arange(n)
-    for row in np.flatnonzero(found[:, 0] != own):  # an exact duplicate may come before the point itself
+    for row in np.flatnonzero(found[:, 0] != own):  # an exact duplicate may precede the point itself
         place = np.flatnonzero(found[row] == row)
         last = int(place[0]) if len(place) else k - 1
         found[row, 1 : last + 1] = found[row, :last].copy()

@@ -1,4 +1,4 @@
-"""How unusual an image is: its distance to the nearest images of other patients, against the cohort's own distances."""
+"""How unusual an image is: its distance to the nearest images of other patients, as a percentile of the cohort."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _QUANTILES = 200
 
 
 def cohort_distances(index: Index, patients: NDArray[Any], seed: int = 0) -> dict[str, Any]:
-    """The cohort's own distances, from a sample of its images in which every patient has about the same part.
+    """Distances within the cohort, from a sample of its images in which patients have about equal shares.
 
     Args:
-        patients: (n,) whose each row is.
+        patients: (n,) patient of each row.
 
     Returns:
         {neighbours, images, patients, quantiles}: the 0/200 … 200/200 quantiles of the mean cosine distance of an image
-        to its ten nearest images of *other* patients. No quantiles where there are fewer than two patients.
+        to its ten nearest images of *other* patients. No quantiles if there are fewer than two patients.
     """
     groups = codes_of(patients)
     n_patients = int(groups.max()) + 1 if len(groups) else 0
@@ -42,20 +42,20 @@ def cohort_distances(index: Index, patients: NDArray[Any], seed: int = 0) -> dic
 def mean_distances(
     index: Index, queries: NDArray[np.float32], groups: NDArray[np.int64], own: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """(m,) mean cosine distance of each query to its ten nearest rows of other groups than its own; NaN for none."""
+    """(m,) mean cosine distance of each query to its ten nearest rows of other groups; NaN if there are none."""
     similarity, rows = search_elsewhere(index, queries, NEIGHBOURS, groups, own)
     return mean_of_found(similarity, rows)
 
 
 def mean_of_found(similarity: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(m,) mean of 1 − cosine over the rows that were found."""
+    """(m,) mean of 1 − cosine over the rows found."""
     distance = np.where(rows >= 0, 1 - similarity.astype(np.float64), np.nan)
     counts = (rows >= 0).sum(axis=1)
     return np.where(counts > 0, np.nansum(distance, axis=1) / np.maximum(counts, 1), np.nan)
 
 
 def percentile(distances: NDArray[np.float64], record: dict[str, Any]) -> NDArray[np.float64]:
-    """(m,) the share of the cohort's images, 0 to 100, that are nearer to their neighbours than this; NaN if unknown."""
+    """(m,) percentage of the cohort's images, 0 to 100, that are nearer to their neighbours; NaN if unknown."""
     quantiles = np.asarray(record.get("quantiles", []))
     if not len(quantiles):
         return np.full(len(distances), np.nan)

@@ -1,4 +1,4 @@
-"""How a store is searched, in one sentence: for `pellucid status`."""
+"""One sentence on how a store is searched, for `pellucid status`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _WORDS = {
 
 
 def index_sentence(record: dict[str, Any]) -> str:
-    """One sentence for `pellucid status`: how vectors are searched, and what share of the true neighbours that finds."""
-    said = _WORDS[record["kind"]].format(**record)
+    """How vectors are searched, and the share of true neighbours that a search finds."""
+    text = _WORDS[record["kind"]].format(**record)
     if record["kind"] != "exact":
-        said += f", candidates {record['factor']} times over re-ranked by their exact cosines" * (record["factor"] > 1)
-        said += (
-            f": finds {record['recall_at_20']:.1%} (± {1.96 * record['recall_error']:.1%}) of the true 20 nearest, on "
-            f"{record['recall_queries']} of these vectors"
+        text += f", {record['factor']} times as many candidates re-ranked by exact cosines" * (record["factor"] > 1)
+        text += (
+            f": finds {record['recall_at_20']:.1%} (± {1.96 * record['recall_error']:.1%}) of the true 20 nearest, "
+            f"measured on {record['recall_queries']} of these vectors"
         )
         if not record["recall_reached"]:
-            said += f"; {record['recall_wanted']:.1%} were wanted: set embed.index.kind=exact, or allow more memory"
+            text += f"; less than the {record['recall_wanted']:.1%} required: set embed.index.kind=exact, or allow more memory"
     if record.get("instead"):
-        said += f" ({record['instead']})"
-    return f"{said}; {record['bytes'] / 1e6:,.1f} MB, made in {record['build_s']:.1f} s"
+        text += f" ({record['instead']})"
+    return f"{text}; {record['bytes'] / 1e6:,.1f} MB, built in {record['build_s']:.1f} s"
 
 
 def stored_sentence(folder: Path) -> str:
-    """That of a finished store; empty for one of the first version, which has no record of its index."""
+    """The sentence for a finished store; empty for a store of the first version, which has no record of its index."""
     try:
         record = read_record(folder)
     except UserError as error:

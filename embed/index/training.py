@@ -1,4 +1,4 @@
-"""Training and filling of an index, block by block, so that no second copy of the vectors is ever in memory."""
+"""Train and fill a FAISS index block by block, so that memory never holds a second copy of the vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK = 65_536
 
 
 def unit_blocks(values: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Any]]:
-    """(start, rows scaled to length 1) a block at a time; `rows` picks which, in that order."""
+    """Yield (start, rows scaled to length 1) block by block, of all rows or of `rows` in that order."""
     n = len(values) if rows is None else len(rows)
     for start in range(0, n, BLOCK):
         part = values[start : start + BLOCK] if rows is None else values[rows[start : start + BLOCK]]
@@ -25,7 +25,7 @@ def unit_blocks(values: NDArray[np.float32], rows: NDArray[np.int64] | None = No
 
 
 def filled(values: NDArray[np.float32], kind: Kind) -> Any:
-    """A FAISS index by inner product over (n, dim) float32 rows scaled to length 1, row i under the id i."""
+    """A FAISS inner-product index over (n, dim) float32 rows scaled to length 1; row i has the id i."""
     index = trained(values, kind)
     if kind == "exact":
         for _, block in unit_blocks(values):
@@ -37,7 +37,7 @@ def filled(values: NDArray[np.float32], kind: Kind) -> Any:
 
 
 def trained(values: NDArray[np.float32], kind: Kind) -> Any:
-    """An empty index of that kind, its lists and codes learned from a sample of the vectors."""
+    """An empty index of that kind, with lists and codes trained on a sample of the vectors."""
     n, dim = values.shape
     if kind == "exact":
         return faiss.IndexFlatIP(dim)
@@ -53,48 +53,48 @@ def trained(values: NDArray[np.float32], kind: Kind) -> Any:
         kept = coded_dimensions(dim)
         ivf = faiss.IndexIVFPQ(faiss.IndexFlatIP(kept), kept, lists, kept, CODE_BITS, faiss.METRIC_INNER_PRODUCT)
         ivf.pq.cp.min_points_per_centroid = 1
-        index = faiss.IndexPreTransform(_turn(unit, kept), ivf)
+        index = faiss.IndexPreTransform(_projection(unit, kept), ivf)
     with clustering_on_gpu(ivf):
         index.train(unit)
     return index
 
 
-def _turn(unit: NDArray[np.float32], kept: int) -> Any:
-    """The `kept` directions in which vectors differ most, turned at random among themselves.
+def _projection(unit: NDArray[np.float32], kept: int) -> Any:
+    """Projection onto the `kept` directions of largest variance, followed by a random rotation.
 
-    A code has the same number of bits for each dimension; unturned, the steps would be coarsest where queries are
-    long, and 384 codes would tell less than 192 do now (benchmarks/LOG.md).
+    Codes have the same number of bits in each dimension. Without the rotation their steps would be coarsest in the
+    directions that matter most, and 384 codes would find less than 192 do with it (benchmarks/LOG.md).
     """
     dim = unit.shape[1]
     directions = np.linalg.eigh((unit.T @ unit).astype(np.float64))[1][:, ::-1][:, :kept]
     mixed = directions @ np.linalg.qr(np.random.default_rng(0).normal(size=(kept, kept)))[0]
-    turn = faiss.LinearTransform(dim, kept, False)
-    faiss.copy_array_to_vector(np.ascontiguousarray(mixed.T, dtype=np.float32).ravel(), turn.A)
-    turn.is_trained = True
-    return turn
+    projection = faiss.LinearTransform(dim, kept, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(mixed.T, dtype=np.float32).ravel(), projection.A)
+    projection.is_trained = True
+    return projection
 
 
 def scanner(ivf: Any) -> Any:
-    """What looks through the lists: product codes laid out for SIMD registers (André et al., VLDB 2015), in memory.
+    """The object that scans the lists: product codes laid out for SIMD registers (André et al., VLDB 2015), in memory.
 
-    Half a byte for each dimension is what a query reads of a vector, and reading is what takes the time. The file keeps
-    plain lists, from which entries can be removed.
+    A query reads half a byte per dimension of a vector, and reading dominates the time. The file keeps plain lists, from
+    which entries can be removed.
     """
     return faiss.IndexIVFPQFastScan(ivf) if isinstance(ivf, faiss.IndexIVFPQ) else ivf
 
 
 def inner(index: Any) -> Any:
-    """The inverted lists inside an index, whatever turns the vectors before; None for an exact one."""
+    """The inverted-list index inside an index, after any projection; None for an exact index."""
     found = faiss.try_extract_index_ivf(index)
     if found is None:
         return None
     lists = faiss.downcast_index(found)
-    lists.referenced_objects = [index]  # which owns them: freed, it would leave a pointer into nothing
+    lists.referenced_objects = [index]  # keeps their owner alive; otherwise the pointer would dangle
     return lists
 
 
-def turned(index: Any, unit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(m, dim) rows as the inverted lists see them."""
+def projected(index: Any, unit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(m, dim) rows → the projected rows that the inverted lists contain."""
     if not isinstance(index, faiss.IndexPreTransform):
         return np.ascontiguousarray(unit)
     return np.asarray(index.chain.at(0).apply(unit), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""FAISS as the untyped library it is: its own stubs leave out the selectors, search parameters and loops used here."""
+"""FAISS without its type stubs, which lack the selectors, search parameters and loops used here."""
 
 from __future__ import annotations
 

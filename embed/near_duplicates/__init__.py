@@ -1,4 +1,4 @@
-"""The same picture under two patients, and outliers, found by their vectors."""
+"""Find the same picture under two patients, and outliers, by their vectors."""
 
 from pellucid.embed.near_duplicates.stage import NearConfig, near
 

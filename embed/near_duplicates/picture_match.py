@@ -1,9 +1,10 @@
-"""Whether two pictures are one, turned, mirrored, cropped or scaled: laid one upon the other, and compared where they meet.
+"""Decide whether two pictures are the same one, possibly rotated, mirrored, cropped or scaled: register and compare them.
 
-Points that can be found again (SIFT, Lowe 2004) are matched, in the picture and in its mirror image; the turn, scale and shift
-that most of them agree on (RANSAC, Fischler and Bolles 1981) lays one picture onto the other; and there the fine structure must
-agree as it must for the scan's near duplicates (`pellucid.cohort.duplicates.near_duplicates.correlation`). Points alone do not count: pictures of one device
-share rulers and lettering, and those agree wherever else the pictures differ.
+Keypoints (SIFT, Lowe 2004) of the first picture are matched with those of the second and of its mirror image. The rotation,
+scale and shift that most matches support (RANSAC, Fischler and Bolles 1981) registers the pictures. In the overlap their
+fine structure must correlate, as for the near duplicates of the scan
+(`pellucid.cohort.duplicates.near_duplicates.correlation`). Matching keypoints are not enough: pictures of one device share
+rulers and lettering, which match even if the rest differs.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ from numpy.typing import NDArray
 from pellucid.cohort.duplicates import MIN_CORRELATION, MIN_SPREAD, fine_structure, structure_correlation
 from pellucid.cohort.images import Pixels, shrink
 
-SIDE_PX = 224  # of the shorter side; finer detail does not survive re-encoding
+SIDE_PX = 224  # shorter side; finer detail does not survive re-encoding
 _POINTS, _RATIO, _LEAST_INLIERS, _WITHIN_PX = 600, 0.8, 12, 3.0
-_LEAST_OVERLAP = 0.2  # of the smaller picture's area: less says little, however well it agrees
+_LEAST_OVERLAP = 0.2  # of the smaller picture's area; a smaller overlap is not conclusive
 _SCALES = (0.25, 4.0)
 _BAND_PX = (2, 8, 12)  # of the fine structure: twice those of the scan, whose thumbnails are smaller
-_RIM = 21  # pixels; within 10 of the border what lies beyond it has a say in the fine structure
+_RIM = 21  # pixels; the fine structure within 10 pixels of the border depends on what is beyond it
 Grey = NDArray[np.uint8]
 Points = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Match:
-    """How two pictures are one.
+    """How two pictures are related.
 
     Attributes:
-        agreement: correlation of the fine structure where they overlap, at most 1.
-        how: in words: `the same`, or any of mirrored, turned, cropped, scaled.
-        inliers: points that agree on it.
-        overlap: share of the first picture that the second covers.
+        agreement: correlation of the fine structure in the overlap, at most 1.
+        how: `the same`, or any of mirrored, turned, cropped, scaled.
+        inliers: number of keypoint matches that support it.
+        overlap: share of the first picture covered by the second.
     """
 
     agreement: float
@@ -45,7 +46,7 @@ class Match:
 
 
 def same_picture(first: Pixels, second: Pixels, min_agreement: float = MIN_CORRELATION) -> Match | None:
-    """How the second picture (H, W, 3) is the first, or None where they are two."""
+    """How the second picture (H, W, 3) uint8 relates to the first; None if they are different pictures."""
     a, b = _grey(first), _grey(second)
     if a.std() < MIN_SPREAD or b.std() < MIN_SPREAD:
         return None
@@ -53,7 +54,7 @@ def same_picture(first: Pixels, second: Pixels, min_agreement: float = MIN_CORRE
     best: Match | None = None
     for mirrored in (False, True):
         shown = np.ascontiguousarray(b[:, ::-1]) if mirrored else b
-        match = _laid_upon(a, shown, of_a, mirrored)
+        match = _register(a, shown, of_a, mirrored)
         if (
             match is not None
             and match.agreement >= min_agreement
@@ -69,15 +70,15 @@ def _grey(pixels: Pixels) -> Grey:
 
 def _points(grey: Grey) -> Points | None:
     sift = cv2.SIFT.create(nfeatures=_POINTS, contrastThreshold=0.02)
-    points, told = sift.detectAndCompute(grey, None)
-    if told is None or len(points) < _LEAST_INLIERS:
+    points, descriptors = sift.detectAndCompute(grey, None)
+    if descriptors is None or len(points) < _LEAST_INLIERS:
         return None
-    # RootSIFT (Arandjelović and Zisserman, CVPR 2012): the Hellinger distance tells points apart better.
-    told = np.sqrt(told / np.maximum(told.sum(axis=1, keepdims=True), 1e-7))
-    return np.array([p.pt for p in points], np.float32), told.astype(np.float32)
+    # RootSIFT (Arandjelović and Zisserman, CVPR 2012): the Hellinger distance discriminates better.
+    descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-7))
+    return np.array([p.pt for p in points], np.float32), descriptors.astype(np.float32)
 
 
-def _laid_upon(a: Grey, b: Grey, of_a: Points | None, mirrored: bool) -> Match | None:
+def _register(a: Grey, b: Grey, of_a: Points | None, mirrored: bool) -> Match | None:
     of_b = _points(b)
     if of_a is None or of_b is None:
         return None
@@ -97,7 +98,7 @@ def _laid_upon(a: Grey, b: Grey, of_a: Points | None, mirrored: bool) -> Match |
     if not _SCALES[0] <= scale <= _SCALES[1]:
         return None
     size = (a.shape[1], a.shape[0])
-    # Beyond its border the picture is continued, so that the border itself is no structure.
+    # Replicate the border, so that it does not appear as structure.
     moved = cv2.warpAffine(b, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     covered = cv2.warpAffine(np.full(b.shape, 255, np.uint8), move, size, flags=cv2.INTER_NEAREST) > 0
     inner = cv2.erode(covered.astype(np.uint8), np.ones((_RIM, _RIM), np.uint8), borderValue=1) > 0

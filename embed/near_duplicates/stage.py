@@ -1,12 +1,13 @@
-"""`near`: the same picture under two patients, turned, mirrored or cropped, and the most unusual images, from the vectors.
+"""Stage `near`: from the vectors, find the same picture under two patients (rotated, mirrored or cropped), and outliers.
 
-The scan's hashes find copies that were re-encoded or resized (`pellucid.cohort.duplicates.duplicate_groups`); a picture that was turned or cropped has
-another hash. Its vector is still close. So candidates come from the index, and each is verified on the pictures themselves.
+The hashes of the scan find re-encoded and resized copies (`pellucid.cohort.duplicates.duplicate_groups`). A rotated or
+cropped picture has another hash, but still a similar vector. Candidates therefore come from the index, and each is
+verified on the pictures.
 
-Candidates are taken in the order of how much nearer the other image is than the image's usual neighbours: the distance of the pair
-over the mean distance of the image to its ten nearest images of other patients (the lower of both directions). That
-ratio knows no backbone: the cosines of an MAE lie near 1, those of others do not. Pairs are verified from the most suspicious
-downwards until `patience` in a row show different pictures; where that was is the threshold, and it is told.
+Candidates are ordered by a ratio: the distance of the pair divided by the mean distance of the image to its ten nearest
+images of other patients (the smaller ratio of both directions). The ratio does not depend on the scale of a backbone; the
+cosines of an MAE, for example, are all near 1. Pairs are verified in this order until `patience` pairs in a row show
+different pictures; the ratio reached is reported as the threshold.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from pellucid.embed.store.vectors import Vectors, load_vectors
 SCHEMA = "pellucid.near/1"
 NEIGHBOURS = 10
 OUTLIERS = 50
-_QUERIES = 4_096
+_MAX_QUERIES = 4_096  # searched at once
 _VERSION = 2
 
 Picture = Callable[[str], Pixels]
@@ -43,22 +44,22 @@ Picture = Callable[[str], Pixels]
 class NearConfig(Config):
     """The `near:` section of study.yaml."""
 
-    patience: int = Field(300, ge=1)  # pairs in a row that show different pictures: there the search for more ends
-    most_pairs: int = Field(5_000, ge=1)  # verified at most, whatever they show: about 0.1 s each
+    patience: int = Field(300, ge=1)  # stop after this many different pairs in a row
+    most_pairs: int = Field(5_000, ge=1)  # verify at most this many pairs; about 0.1 s each
 
 
 @dataclass(frozen=True)
-class Near:
-    """What was found.
+class NearDuplicates:
+    """Verified pairs and outliers.
 
     Attributes:
-        pairs: verified pairs: image_id, other, patient, other_patient, split, other_split, similarity, ratio, agreement, how,
-            group; the most alike first.
-        unusual: the most unusual images: image_id, patient, split, distance, percentile, times_usual (over the median distance); the most
-            unusual first.
-        verified: how many pairs were looked at.
-        ratio: the ratio of the last pair that was looked at.
-        capped: whether pairs were left that nobody looked at, because `most_pairs` were.
+        pairs: verified pairs, the most similar first: group, image_id, other_image_id, patient, other_patient, split,
+            other_split, similarity, ratio, agreement, how.
+        unusual: the most unusual images first: image_id, patient, split, distance, percentile, times_usual (distance
+            divided by the median distance).
+        verified: number of pairs compared.
+        ratio: ratio of the last pair compared.
+        capped: whether pairs remained when `most_pairs` had been compared.
     """
 
     pairs: pd.DataFrame
@@ -76,56 +77,57 @@ def find_near(
     index: Index | None = None,
     patience: int = 300,
     most_pairs: int = 5_000,
-) -> Near:
-    """Look for the same picture under different patients, and for images unlike all others.
+) -> NearDuplicates:
+    """Find the same picture under different patients, and outliers.
 
     Args:
         vectors: of the images.
-        picture: an image by its id, (H, W, 3) uint8.
-        known: (n,) the scan's duplicate group of each image, "" for none: pairs within a group are known already.
-        patience: pairs in a row that show different pictures after which the search for more ends.
-        most_pairs: verified at most, whatever they show.
+        picture: image_id → (H, W, 3) uint8 RGB.
+        known: (n,) duplicate group of each image in the scan, "" for none: pairs within a group are skipped.
+        index: the index of the store, if already open.
+        patience: stop after this many different pairs in a row.
+        most_pairs: verify at most this many pairs.
     """
     index = index or open_index(vectors.folder, vectors, device="auto")
     groups = codes_of(vectors.images["patient"])
     pairs, distance = _candidates(index, groups, most_pairs, known)
     ids = vectors.images["image_id"].astype(str).to_numpy(dtype=object)
     found: list[dict[str, Any]] = []
-    looked, in_vain, ratio = 0, 0, 0.0
+    verified, misses, ratio = 0, 0, 0.0
     for row, other, similarity, pair_ratio in pairs:
-        if in_vain >= patience or looked >= most_pairs:
+        if misses >= patience or verified >= most_pairs:
             break
-        looked, ratio = looked + 1, pair_ratio
+        verified, ratio = verified + 1, pair_ratio
         match = same_picture(picture(ids[row]), picture(ids[other]))
-        in_vain = 0 if match is not None else in_vain + 1
+        misses = 0 if match is not None else misses + 1
         if match is not None:
             found.append(_pair(vectors.images, row, other, similarity, pair_ratio, match))
-    capped = looked >= most_pairs and len(pairs) > looked
-    return Near(_grouped(found), _unusual(vectors, index, distance), looked, ratio, capped)
+    capped = verified >= most_pairs and len(pairs) > verified
+    return NearDuplicates(_grouped(found), _unusual(vectors, index, distance), verified, ratio, capped)
 
 
 def _candidates(
     index: Index, groups: NDArray[np.int64], most: int, known: NDArray[np.object_] | None
 ) -> tuple[list[tuple[int, int, float, float]], NDArray[np.float64]]:
-    """(row, other, similarity, ratio) with row < other, each pair once, lowest ratio first; and each row's distance."""
+    """(row, other, similarity, ratio) with row < other, each pair once, lowest ratio first; and the distance of each row."""
     distance = np.full(index.n, np.nan)
     best: pd.DataFrame | None = None
-    for start in range(0, index.n, _QUERIES):
-        rows = np.arange(start, min(start + _QUERIES, index.n))
+    for start in range(0, index.n, _MAX_QUERIES):
+        rows = np.arange(start, min(start + _MAX_QUERIES, index.n))
         similarity, others = search_elsewhere(index, np.asarray(index.values[rows]), NEIGHBOURS, groups, groups[rows])
         distance[rows] = mean_of_found(similarity, others)
-        mine, place = np.nonzero(others >= 0)
-        other, alike = others[mine, place], similarity[mine, place].astype(np.float64)
-        row = rows[mine]
-        # The mean of the *other* places: a copy must not be held against a mean that it has itself drawn down.
-        count = (others >= 0).sum(axis=1)[mine]
-        rest = (distance[row] * count - (1 - alike)) / np.maximum(count - 1, 1)
+        query, place = np.nonzero(others >= 0)
+        other, cosine = others[query, place], similarity[query, place].astype(np.float64)
+        row = rows[query]
+        # The mean over the *other* neighbours, so that a copy does not lower the mean with which it is compared.
+        count = (others >= 0).sum(axis=1)[query]
+        rest = (distance[row] * count - (1 - cosine)) / np.maximum(count - 1, 1)
         frame = pd.DataFrame(
             {
                 "row": np.minimum(row, other),
                 "other": np.maximum(row, other),
-                "similarity": alike,
-                "ratio": np.clip(1 - alike, 0, None) / np.maximum(np.where(count > 1, rest, 1.0), 1e-9),
+                "similarity": cosine,
+                "ratio": np.clip(1 - cosine, 0, None) / np.maximum(np.where(count > 1, rest, 1.0), 1e-9),
             }
         )
         if known is not None:
@@ -133,7 +135,7 @@ def _candidates(
             frame = frame[~same]
         both = frame if best is None else pd.concat([best, frame])
         both = both.sort_values(["ratio", "row", "other"], kind="stable").drop_duplicates(["row", "other"])
-        best = both.head(4 * most + 1)  # later blocks may bring more suspicious ones; nothing holds all pairs
+        best = both.head(4 * most + 1)  # bounded memory; later blocks may have lower ratios
     listed = [] if best is None else list(best.itertuples(index=False, name=None))
     return [(int(a), int(b), float(s), float(r)) for a, b, s, r in listed], distance
 
@@ -154,7 +156,7 @@ _COLUMNS = [
 
 
 def _grouped(found: list[dict[str, Any]]) -> pd.DataFrame:
-    """Pairs with the group that they belong to: N0001 and so on, a chain of pairs being one group."""
+    """Add the group of each pair, N0001 and so on; a chain of pairs forms one group."""
     if not found:
         return pd.DataFrame({name: pd.Series(dtype=object) for name in _COLUMNS})
     frame = pd.DataFrame(found)
@@ -176,51 +178,52 @@ def _unusual(vectors: Vectors, index: Index, distance: NDArray[np.float64]) -> p
     record = {"quantiles": np.nanquantile(distance, np.linspace(0, 1, 201)).tolist()} if len(worst) else {}
     usual = float(np.nanmedian(distance)) if len(worst) else 1.0
     frame = frame.assign(distance=distance[worst], percentile=percentile(distance[worst], record))
-    return frame.assign(
-        times_usual=distance[worst] / max(usual, 1e-9)
-    )  # a cosine alone says little: those of MAE lie near 1
+    # A cosine alone is hard to interpret: those of an MAE are all near 1.
+    return frame.assign(times_usual=distance[worst] / max(usual, 1e-9))
 
 
-def near_sentences(found: Near) -> list[str]:
-    """What must be looked at, in sentences by research id."""
+def near_sentences(found: NearDuplicates) -> list[str]:
+    """The findings as sentences; patients are named by research id."""
     pairs = found.pairs
-    said = []
+    sentences = []
     if len(pairs):
         first = pairs.iloc[0]
-        said.append(
+        sentences.append(
             f"{len(pairs)} pair(s) of images in {pairs['group'].nunique()} group(s) show the same picture under different "
-            f"patients though their hashes differ ({_ways(pairs)}; the first: {first['patient']} and "
-            f"{first['other_patient']}): one of them has the wrong patient, or two ids are one person. Look at them."
+            f"patients although their hashes differ ({_count_by_kind(pairs)}; the first: {first['patient']} and "
+            f"{first['other_patient']}): one image is assigned to the wrong patient, or two ids are one person. Please check."
         )
-        torn = pairs[pairs["split"] != pairs["other_split"]]
-        if len(torn):
-            said.append(
-                f"{len(torn)} of these pairs lie on both sides of the split: what is tested there was seen in training. "
-                "Give both the same patient id in the table, or remove the copy, and scan again."
+        leaking = pairs[pairs["split"] != pairs["other_split"]]
+        if len(leaking):
+            sentences.append(
+                f"{len(leaking)} of these pairs have images in different splits: test images were seen in training. "
+                "Give both images the same patient id in the table, or remove the copy, and scan again."
             )
     else:
-        said.append("no picture was found under two patients beyond what the hashes of the scan tell")
-    said.append(
-        f"{found.verified} pair(s) of similar images were compared picture by picture, down to "
-        f"{found.ratio:.2f} times the usual distance"
-        + ("; more were left: raise near.most_pairs to look at them" if found.capped else "")
+        sentences.append(
+            "no further picture was found under two patients, beyond those found by the hashes of the scan"
+        )
+    sentences.append(
+        f"{found.verified} pair(s) of similar images were compared as pictures, up to a ratio of "
+        f"{found.ratio:.2f} to the usual distance"
+        + ("; more pairs remained: increase near.most_pairs to compare them" if found.capped else "")
     )
     if len(found.unusual):
-        said.append(
-            f"the {len(found.unusual)} image(s) farthest from all images of other patients are listed: look at them"
+        sentences.append(
+            f"the {len(found.unusual)} image(s) farthest from all images of other patients are listed: please check them"
         )
-    return said
+    return sentences
 
 
-def _ways(pairs: pd.DataFrame) -> str:
+def _count_by_kind(pairs: pd.DataFrame) -> str:
     return ", ".join(f"{n} {how}" for how, n in pairs["how"].value_counts().items())
 
 
 def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: bool = True) -> RunFolder:
-    """Near duplicates and outliers of a study as a run of its own, made from vectors and scan.
+    """Near duplicates and outliers of a study, as a separate run made from vectors and scan.
 
     Returns:
-        The run, with `near.parquet` (pairs), `unusual.parquet` and `near.json` (sentences by research id).
+        The run, with `near.parquet` (pairs), `unusual.parquet` and `near.json` (sentences with research ids).
     """
     from pellucid.cohort.images import PreparedImages
     from pellucid.cohort.progress import track
@@ -236,12 +239,13 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
         known = rows["duplicate_group"].fillna("").to_numpy(dtype=object) if "duplicate_group" in rows else None
         prepared = PreparedImages.open(scan.path, vectors.images["image_id"].tolist())
         place = {image_id: i for i, image_id in enumerate(prepared.image_ids)}
-        shown = [0]  # pictures; two are a pair
+        n_decoded = 0  # two pictures are one pair
         with track("comparing similar images", chosen.most_pairs, "pairs", progress) as advance:
 
             def picture(image_id: str) -> Pixels:
-                shown[0] += 1
-                if shown[0] % 2 == 0:
+                nonlocal n_decoded
+                n_decoded += 1
+                if n_decoded % 2 == 0:
                     advance(1)
                 return prepared.decode(place[image_id])
 
@@ -258,15 +262,15 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
             "verified": found.verified,
             "ratio": found.ratio,
             "capped": found.capped,
-            "to_look_at": _shown(found.pairs),
+            "to_look_at": _pairs_by_research_id(found.pairs),
             "sentences": near_sentences(found),
         }
         write_json(run.path / "near.json", content)
     return run
 
 
-def _shown(pairs: pd.DataFrame, most: int = 50) -> list[dict[str, Any]]:
-    """By research id only: what reports may show."""
+def _pairs_by_research_id(pairs: pd.DataFrame, most: int = 50) -> list[dict[str, Any]]:
+    """The first pairs without image ids, for reports."""
     columns: Sequence[str] = [c for c in _COLUMNS if not c.endswith("image_id")]
     return [
         {str(k): round(v, 4) if isinstance(v, float) else v for k, v in row.items()}

@@ -1,4 +1,4 @@
-"""Find the images most similar to one."""
+"""Find the images most similar to a query."""
 
 from pellucid.embed.search.similar_images import parse_region, search, search_image
 

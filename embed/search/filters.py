@@ -1,4 +1,4 @@
-"""Filters on columns, as they are typed on a command line: `device=A`, `age>60`, `grade=2|3`, `site!=`."""
+"""Filters on columns, as on the command line: `device=A`, `age>60`, `grade=2|3`, `site!=`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest import as_text
 
 _WRITTEN = re.compile(r"\s*(?P<column>[^=<>!]+?)\s*(?P<sign>>=|<=|!=|==|=|>|<)(?P<value>.*)", re.DOTALL)
-_HOW = "write column=value, column!=value, column>number (or >=, <, <=), several values as a|b, nothing for a gap"
+_HOW = "write column=value, column!=value, column>number (or >=, <, <=), several values as a|b, column= for missing"
 
 
 @dataclass(frozen=True)
 class Filter:
-    """One condition: a column, a sign (=, !=, <, <=, >, >=) and the text behind it."""
+    """One condition: a column, a sign (=, !=, <, <=, >, >=) and a value as text."""
 
     column: str
     sign: str
@@ -29,10 +29,10 @@ class Filter:
 
 
 def parse_filter(text: str) -> Filter:
-    """`device=A` and the like.
+    """Parse a condition such as `device=A`.
 
     Raises:
-        UserError: not written like that.
+        UserError: not a condition.
     """
     found = _WRITTEN.fullmatch(text)
     if found is None:
@@ -42,31 +42,32 @@ def parse_filter(text: str) -> Filter:
 
 
 def allowed_rows(table: pd.DataFrame, filters: Sequence[str | Filter]) -> NDArray[np.bool_]:
-    """(n,) which rows of the table meet every condition. A gap meets none but `column=` and `column!=value`.
+    """(n,) mask of the rows that meet every condition. A missing value meets only `column=` and `column!=value`.
 
     Raises:
-        UserError: an unknown column, a value that no row has, or a comparison of what is no number.
+        UserError: an unknown column, a value that no row has, or a comparison with something that is not a number.
     """
     allowed = np.ones(len(table), dtype=bool)
     for given in filters:
-        one = parse_filter(given) if isinstance(given, str) else given
-        if one.column not in table.columns:
+        condition = parse_filter(given) if isinstance(given, str) else given
+        if condition.column not in table.columns:
             known = [str(c) for c in table.columns]
-            near = did_you_mean(one.column, known)
+            near = did_you_mean(condition.column, known)
             raise UserError(
-                f"filter `{_text(one)}`: there is no column `{one.column}`{near}; there are: {_some(known)}"
+                f"filter `{_text(condition)}`: unknown column `{condition.column}`{near}; available: {_some(known)}"
             )
-        column = table[one.column]
-        allowed &= _equal(column, one) if one.sign in ("=", "!=") else _compared(column, one)
+        column = table[condition.column]
+        equality = condition.sign in ("=", "!=")
+        allowed &= _equal(column, condition) if equality else _compared(column, condition)
     return allowed
 
 
-def _equal(column: pd.Series[Any], one: Filter) -> NDArray[np.bool_]:
+def _equal(column: pd.Series[Any], condition: Filter) -> NDArray[np.bool_]:
     text = as_text(column)
-    if one.value == "":
-        gaps = text.isna().to_numpy()
-        return np.asarray(gaps if one.sign == "=" else ~gaps, dtype=bool)
-    wanted = [part.strip() for part in one.value.split("|")]
+    if condition.value == "":
+        missing = text.isna().to_numpy()
+        return np.asarray(missing if condition.sign == "=" else ~missing, dtype=bool)
+    wanted = [part.strip() for part in condition.value.split("|")]
     found = np.zeros(len(column), dtype=bool)
     numbers = pd.to_numeric(column, errors="coerce") if pd.api.types.is_numeric_dtype(column) else None
     for value in wanted:
@@ -77,22 +78,22 @@ def _equal(column: pd.Series[Any], one: Filter) -> NDArray[np.bool_]:
             here = (text.str.lower() == value.lower()).to_numpy(dtype=bool, na_value=False)
         if not here.any():
             known = sorted(set(text.dropna()))
-            hint = f"{did_you_mean(value, known)}; there are: {_some(known)}" if len(known) <= 1000 else ""
-            raise UserError(f"filter `{_text(one)}`: no image has `{one.column}` = `{value}`{hint}")
+            hint = f"{did_you_mean(value, known)}; available: {_some(known)}" if len(known) <= 1000 else ""
+            raise UserError(f"filter `{_text(condition)}`: no image has `{condition.column}` = `{value}`{hint}")
         found |= here
-    return found if one.sign == "=" else ~found
+    return found if condition.sign == "=" else ~found
 
 
-def _compared(column: pd.Series[Any], one: Filter) -> NDArray[np.bool_]:
-    limit = _number(one.value)
+def _compared(column: pd.Series[Any], condition: Filter) -> NDArray[np.bool_]:
+    limit = _number(condition.value)
     if limit is None:
-        raise UserError(f"filter `{_text(one)}`: `{one.value}` is no number; {_HOW}")
+        raise UserError(f"filter `{_text(condition)}`: `{condition.value}` is not a number; {_HOW}")
     numbers = pd.to_numeric(as_text(column), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     if np.isnan(numbers).all():
-        raise UserError(f"filter `{_text(one)}`: `{one.column}` holds no numbers: use = or !=")
+        raise UserError(f"filter `{_text(condition)}`: `{condition.column}` contains no numbers: use = or !=")
     with np.errstate(invalid="ignore"):
-        found = {">": numbers > limit, ">=": numbers >= limit, "<": numbers < limit, "<=": numbers <= limit}[one.sign]
-    return np.asarray(found, dtype=bool)
+        found = {">": numbers > limit, ">=": numbers >= limit, "<": numbers < limit, "<=": numbers <= limit}
+    return np.asarray(found[condition.sign], dtype=bool)
 
 
 def _number(text: str) -> float | None:
@@ -102,8 +103,8 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _text(one: Filter) -> str:
-    return f"{one.column}{one.sign}{one.value}"
+def _text(condition: Filter) -> str:
+    return f"{condition.column}{condition.sign}{condition.value}"
 
 
 def _some(names: Sequence[str], most: int = 20) -> str:

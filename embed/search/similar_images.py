@@ -1,7 +1,7 @@
-"""Images like this one: by image, by id, by vector or by a region, among all images or those that filters leave.
+"""Search for images similar to an image id, an image file, a vector or a region, among all images or filtered ones.
 
-The query's own patient is passed over unless that is asked for: two pictures of one lesion are alike for no reason that tells
-anything. Beside the hits stands how unusual the query is for this cohort.
+The query's own patient is excluded by default: two images of one lesion are similar for a trivial reason. The answer
+includes how unusual the query is for this cohort.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ LEAST_REGION_PX = 16
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found.
+    """The result of a search.
 
     Attributes:
-        hits: `query` (its place among those asked), rank, image_id, patient, split, similarity (cosine, 1 is the same
-            direction), distance (1 − cosine), and the columns asked for; nearest first.
-        queries: one row a query: `query`, `distance` (mean to its ten nearest images of other patients) and
-            `percentile` (share of the cohort's images, 0–100, that lie nearer to theirs).
-        among: how many images the filters left, of how many.
+        hits: `query` (number of the query), rank, image_id, patient, split, similarity (cosine; 1 is the same direction),
+            distance (1 − cosine), and the requested columns; nearest first.
+        queries: one row per query: `query`, `distance` (mean distance to its ten nearest images of other patients) and
+            `percentile` (percentage of the cohort's images with a smaller such distance).
+        among: number of images that pass the filters, and of all images.
     """
 
     hits: pd.DataFrame
@@ -46,22 +46,24 @@ class Answer:
     among: tuple[int, int]
 
     def sentences(self) -> list[str]:
-        """How unusual each query is, and what the filters left, in words."""
+        """The number of images searched (if filtered), and how unusual each query is."""
         left, n = self.among
-        said = [f"among {left:,} of {n:,} images"] if left < n else []
+        sentences = [f"searched {left:,} of {n:,} images"] if left < n else []
         for row in self.queries.itertuples(index=False):
-            what = "the query" if len(self.queries) == 1 else f"query {row.query}"
-            said.append(f"{what} {_unusual_words(float(row.percentile))}")  # type: ignore[arg-type]
-        return said
+            query = "the query" if len(self.queries) == 1 else f"query {row.query}"
+            sentences.append(f"{query} {_novelty_phrase(float(row.percentile))}")  # type: ignore[arg-type]
+        return sentences
 
 
-def _unusual_words(share: float) -> str:
-    if np.isnan(share):
+def _novelty_phrase(percentile: float) -> str:
+    if np.isnan(percentile):
         return "cannot be compared with the cohort (fewer than two patients)"
-    if share >= 100:
-        return "is farther from its nearest images than any image of the cohort that was looked at: is it of this kind at all?"
-    told = f"is farther from its ten nearest images of other patients than {share:.0f} % of the cohort's images are"
-    return told + (": an unusual image" if share >= 95 else "")
+    if percentile >= 100:
+        return (
+            "is farther from its nearest images than every sampled image of the cohort: is it the same kind of image?"
+        )
+    phrase = f"is farther from its ten nearest images of other patients than {percentile:.0f} % of the cohort's images"
+    return phrase + (": an unusual image" if percentile >= 95 else "")
 
 
 def search(
@@ -78,29 +80,31 @@ def search(
     own_patient: str | None = None,
     own_row: int | None = None,
 ) -> Answer:
-    """The `k` nearest images to one vector or to each of many.
+    """The `k` nearest images to one vector or to each of several.
 
     Args:
         vectors: the store to search.
-        queries: (dim,) or (m, dim) float32, of the store's space.
-        exclude_patient: research id whose images are passed over; for many queries, one each.
+        queries: (dim,) or (m, dim) float32, in the space of the store.
+        k: number of hits per query.
+        exclude_patient: research id whose images are excluded; for several queries, one id each.
         where: filters on columns of `table` (or of the store's images), for example `device=A` or `age>60`.
-        table: rows by `image_id` with what is known of the images: the manifest.
-        columns: of `table`, to stand beside each hit: the acquisition factors.
-        one_per_patient: at most one image a patient, the nearest.
-        index: the store's, if it is open already.
-        own_patient: whose the query is, where her images may be found: how unusual it is, others alone decide.
-        own_row: the query itself, where it is one of the store's: it is never found.
+        table: the manifest: rows with `image_id` and further columns.
+        columns: columns of `table` to return with each hit, such as the acquisition factors.
+        one_per_patient: only the nearest image of each patient.
+        index: the index of the store, if already open.
+        own_patient: patient of the query, if the patient's images may be found: only other patients determine how
+            unusual the query is.
+        own_row: row of the query, if it is in the store: never returned.
 
     Raises:
-        UserError: a filter that cannot be met, an unknown patient, or vectors of another length.
+        UserError: an invalid filter, an unknown patient, or vectors of another length.
     """
     queries = np.atleast_2d(np.asarray(queries, dtype=np.float32))
     index = index or open_index(vectors.folder, vectors)
     if queries.shape[1] != index.dim:
-        raise UserError(f"the query has {queries.shape[1]} numbers, the vectors of {vectors.name} have {index.dim}")
+        raise UserError(f"the query has {queries.shape[1]} numbers, but vectors of {vectors.name} have {index.dim}")
     if not np.isfinite(queries).all():
-        raise UserError("the query holds numbers that are not finite")
+        raise UserError("the query contains NaN or infinite values")
     known = _known(vectors, table, where, columns)
     allowed = allowed_rows(known, where) if where else None
     among = index.n if allowed is None else int(allowed.sum())
@@ -116,9 +120,9 @@ def search(
     )
     own = _own(patients, groups, list(names))
     found = search_elsewhere(index, queries, k, groups, own, allowed, one_each=one_per_patient)
-    hers = own if own_patient is None else _own(patients, groups, [own_patient] * len(queries))
-    unusual = _how_unusual(index, patients, groups, queries, hers)
-    return Answer(_hits(vectors, known, columns, *found), unusual, (among, index.n))
+    ignored = own if own_patient is None else _own(patients, groups, [own_patient] * len(queries))
+    novelty = _novelty(index, patients, groups, queries, ignored)
+    return Answer(_hits(vectors, known, columns, *found), novelty, (among, index.n))
 
 
 def search_image(
@@ -131,15 +135,16 @@ def search_image(
     file: Path | None = None,
     **options: Any,
 ) -> Answer:
-    """The nearest images to one of the store (by its id), to an image file, to a region of either, or to a vector.
+    """The nearest images to an image of the store, an image file, a region of either, or a vector.
 
     Args:
         vectors: the store to search.
-        image: an image_id, an image file, or a .npy file that holds one vector, (dim,) or (1, dim).
-        same_patient: show images of the query's own patient too (never the query itself).
-        region: (x, y, width, height) in pixels of the upright original: that part is cut out and embedded as if it were
-            an image of its own, because an image is what the network has learned to look at.
-        file: where the original of an image_id lies; needed for a region of it.
+        image: an image_id, an image file, or a .npy file with one vector, (dim,) or (1, dim).
+        k: number of hits.
+        same_patient: include images of the query's own patient (never the query itself).
+        region: (x, y, width, height) in pixels of the upright original: this part is cropped and embedded like a whole
+            image, because the network was trained on images.
+        file: the original file of an image_id; needed for a region of it.
         options: as for `search`: where, table, columns, one_per_patient, index, exclude_patient.
 
     Raises:
@@ -149,15 +154,13 @@ def search_image(
     path = Path(image)
     if not len(rows) and not path.is_file():
         near = did_you_mean(image, vectors.images["image_id"]) if len(vectors.images) <= 100_000 else ""
-        raise UserError(f"`{image}` is neither the id of an embedded image nor a file here{near}")
+        raise UserError(f"`{image}` is neither the id of an embedded image nor an existing file{near}")
     if len(rows):
         row = int(rows[0])
         patient = str(vectors.images["patient"].iloc[row])
         if region is not None:
             if file is None or not file.is_file():
-                raise UserError(
-                    f"`{image}`: a region is cut out of the original: name the image file instead of the id"
-                )
+                raise UserError(f"`{image}`: a region needs the original image: give the file instead of the id")
             query = embedded(vectors, file, region)
         else:
             query = np.asarray(vectors.values[row])
@@ -174,19 +177,19 @@ def _vector(path: Path) -> NDArray[np.float32]:
     try:
         query = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: is no .npy file of numbers ({error})") from None
+        raise UserError(f"{path}: is not a .npy file of numbers ({error})") from None
     if query.ndim == 2 and len(query) == 1:
         query = query[0]
     if query.ndim != 1 or not np.issubdtype(query.dtype, np.number):
-        raise UserError(f"{path}: holds {query.shape} {query.dtype}; one vector, (dim,), is needed")
+        raise UserError(f"{path}: contains {query.shape} {query.dtype}, but one vector, (dim,), is needed")
     return np.asarray(query, dtype=np.float32)
 
 
 def embedded(vectors: Vectors, path: Path, region: Region | None = None) -> NDArray[np.float32]:
-    """(dim,) vector of an image file, or of a region of it, by the backbone that made the store's vectors.
+    """(dim,) float32 vector of an image file, or of a region of it, by the backbone of the store.
 
     Raises:
-        UserError: the file cannot be read, the region lies outside it, or the backbone is not the same any more.
+        UserError: the file cannot be read, the region is outside the image, or the backbone has changed.
     """
     backbone = _backbone(vectors)
     try:
@@ -202,27 +205,28 @@ def embedded(vectors: Vectors, path: Path, region: Region | None = None) -> NDAr
 
 
 def cut_out(pixels: Pixels, region: Region, where: str) -> Pixels:
-    """The (x, y, width, height) part of (H, W, 3).
+    """Crop (x, y, width, height) from (H, W, 3).
 
     Raises:
-        UserError: it does not lie in the image, or is under 16 pixels wide or high.
+        UserError: the region is not inside the image, or is less than 16 pixels wide or high.
     """
     x, y, width, height = region
     full_height, full_width = pixels.shape[:2]
     if min(width, height) < LEAST_REGION_PX:
         raise UserError(
-            f"{where}: a region of {width} × {height} pixels shows too little: at least {LEAST_REGION_PX} each"
+            f"{where}: a region of {width} × {height} pixels is too small: at least {LEAST_REGION_PX} × "
+            f"{LEAST_REGION_PX} are needed"
         )
     if x < 0 or y < 0 or x + width > full_width or y + height > full_height:
         raise UserError(
-            f"{where}: the region {x},{y},{width},{height} (left, top, width, height) does not lie in the image of "
+            f"{where}: the region {x},{y},{width},{height} (left, top, width, height) is not inside the image of "
             f"{full_width} × {full_height} pixels"
         )
     return np.ascontiguousarray(pixels[y : y + height, x : x + width])
 
 
 def parse_region(text: str) -> Region:
-    """`x,y,width,height` in pixels.
+    """Parse `x,y,width,height` in pixels.
 
     Raises:
         UserError: not four whole numbers.
@@ -237,24 +241,26 @@ def parse_region(text: str) -> Region:
 def _backbone(vectors: Vectors) -> Any:
     from pellucid.embed.backbones.backbone import load_backbone
     from pellucid.embed.backbones.compute_choice import Compute
-    from pellucid.embed.backbones.readout import Reading
+    from pellucid.embed.backbones.readout import ReadoutConfig
 
     location = vectors.spec.get("location")
     keys = {key: vectors.spec[key] for key in ("pooling", "layers", "average") if key in vectors.spec}
-    said = {key: value for key, value in keys.items() if value not in ("none", "model") or key == "average"}
+    readout = {key: value for key, value in keys.items() if value not in ("none", "model") or key == "average"}
     name = location if isinstance(location, str) else vectors.name
-    backbone = load_backbone(name, reading=Reading(**said), compute=Compute.of_spec(vectors.spec))
+    backbone = load_backbone(name, readout=ReadoutConfig(**readout), compute=Compute.from_spec(vectors.spec))
     same = backbone.fingerprint == vectors.spec["fingerprint"]
     space = getattr(vectors, "space", None)
     if not same or (
         space is not None and vectors.spec.get("schema") != "pellucid.vectors/1" and space != backbone.space
     ):
-        raise UserError(f"the backbone {name} is not the one that made these vectors: run `pellucid embed` again")
+        raise UserError(
+            f"the backbone {name} has changed since these vectors were computed: run `pellucid embed` again"
+        )
     return backbone
 
 
 def _known(vectors: Vectors, table: pd.DataFrame | None, where: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """What is known of the store's images, in their order."""
+    """The columns of table and store for the store's images, in their order."""
     if table is None or not (where or columns):
         return vectors.images
     by_id = table if table.index.name == "image_id" else table.set_index("image_id")
@@ -296,22 +302,22 @@ def _hits(
 
 
 def _whole_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
-    """A gap makes whole numbers floats; the years of a table are to be read as 2024, not 2024.0."""
+    """Show whole numbers without decimals: pandas stores integers with missing values as floats (2024.0)."""
     if column.dtype.kind != "f" or not (column.dropna() % 1 == 0).all():
         return column
     return column.astype("Int64")
 
 
-def _how_unusual(
+def _novelty(
     index: Index,
     patients: NDArray[Any],
     groups: NDArray[np.int64],
     queries: NDArray[np.float32],
     own: NDArray[np.int64],
 ) -> pd.DataFrame:
-    """Against all images, whatever the filters: a query is unusual for the cohort or it is not."""
+    """Distance and percentile of each query with respect to the whole cohort, regardless of filters."""
     record = index.record.get("unusual")
-    if record is None:  # a store of the first version: computed once for each opened index
+    if record is None:  # a store of the first version: computed once per opened index
         record = index.record["unusual"] = cohort_distances(index, patients)
     distance = mean_distances(index, queries, groups, own)
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Vectors on disk: one row per image, beside what is known of it."""
+"""Vectors on disk: one row per image, with a table of the images in the same order."""
 
 from pellucid.embed.store.catalogue import TAKEN_OUT, choose_vectors, masked_vectors, newest_vectors
 from pellucid.embed.store.vectors import Vectors, load_vectors, write_vectors

@@ -1,4 +1,4 @@
-"""Which finished vectors a study has: one run a backbone, the newest, for the scan in question."""
+"""The finished vectors of a study: for each backbone the newest run made from a given scan."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import RunFolder, newest_runs
 from pellucid.embed.store.vectors import Vectors, load_vectors
 
-WITHOUT_TEXT = " without text"  # behind the name of a backbone whose pictures had their text painted over
-TAKEN_OUT = " less "  # behind the name of a backbone, before that of a factor that was taken out of its vectors
+WITHOUT_TEXT = " without text"  # appended to the backbone's name if burned-in text was painted over
+TAKEN_OUT = " less "  # between the name of a backbone and that of the factor removed from its vectors
 
 
 def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
-    """{backbone: its newest finished run made from this scan}, oldest first; those of masked text are another matter, and
-    so are those from which a factor was taken out: they would be compared by the patients they learnt it from."""
+    """{backbone: its newest finished run made from this scan}, oldest first.
+
+    Vectors of images with masked text are left out, and so are vectors from which a factor was removed: they would be
+    evaluated on the patients from which the removal was learnt.
+    """
     return {
         name: run
         for name, run in _newest(analysis, scan).items()
@@ -24,13 +27,13 @@ def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
 
 
 def masked_vectors(analysis: Path, scan: RunFolder, before: Vectors) -> RunFolder | None:
-    """The newest vectors of pictures whose text was painted over (`embed.text=mask`), otherwise made as those given."""
+    """The newest vectors with burned-in text painted over (`embed.text=mask`), otherwise made like those given."""
     run = _newest(analysis, scan).get(before.name + WITHOUT_TEXT)
     if run is None:
         return None
-    alike = ("fingerprint", "pooling", "layers", "average", "size_px", "read_from")
+    must_match = ("fingerprint", "pooling", "layers", "average", "size_px", "read_from")
     spec = load_vectors(run.path).spec
-    return run if all(spec.get(key) == before.spec.get(key) for key in alike) else None
+    return run if all(spec.get(key) == before.spec.get(key) for key in must_match) else None
 
 
 def _newest(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
@@ -43,10 +46,10 @@ def _newest(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
 
 
 def choose_vectors(analysis: Path, scan: RunFolder, backbone: str | None = None) -> RunFolder:
-    """The vectors of one backbone; without a name the study's own (`run:`) before any other.
+    """The vectors of one backbone; without a name, those of the study's pretrained backbone (`run:`) if there are any.
 
     Raises:
-        UserError: nothing is embedded yet, or not with this backbone.
+        UserError: no images are embedded yet, or not with this backbone.
     """
     found = newest_vectors(analysis, scan)
     if not found:
@@ -58,22 +61,23 @@ def choose_vectors(analysis: Path, scan: RunFolder, backbone: str | None = None)
         return found[min(reversed(found), key=lambda name: order.get(name.partition(":")[0], 1))]
     known = _newest(analysis, scan)
     if backbone in known and backbone not in found:
-        return known[backbone]  # derived ones only by their whole name
+        return known[backbone]  # derived vectors only by their full name
     wanted = f"run:{Path(backbone[4:]).name}" if backbone.startswith("run:") else backbone
     if wanted not in found:
-        raise UserError(f"no vectors of `{backbone}`{did_you_mean(wanted, known)}; there are: {', '.join(known)}")
+        raise UserError(f"no vectors of `{backbone}`{did_you_mean(wanted, known)}; available: {', '.join(known)}")
     return found[wanted]
 
 
 def choose_patient_vectors(analysis: Path, images_run: RunFolder, how: str) -> RunFolder:
-    """The newest run of patient vectors that was derived from a run of image vectors (`embed.patients`).
+    """The newest run of patient vectors derived from a run of image vectors (`embed.patients`).
 
     Raises:
-        UserError: there is none by that rule.
+        UserError: there is none with that rule.
     """
     for run in reversed(newest_runs(analysis, "embed", images_run)):
         if load_vectors(run.path).spec.get("per_patient") == how:
             return run
     raise UserError(
-        f"no patient vectors by `{how}` were made from {images_run.path.name}: run `pellucid embed` with embed.patients={how}"
+        f"no patient vectors with rule `{how}` were made from {images_run.path.name}: run `pellucid embed` with "
+        f"embed.patients={how}"
     )

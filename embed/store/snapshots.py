@@ -1,8 +1,7 @@
-"""A vector store outside a study is brought up to date in one step: a kill leaves the old one or the new one, whole.
+"""Update a stand-alone vector store atomically: after a kill it holds the old version or the new one, complete.
 
-Each version of the store is a folder of its own under `.versions`; the link `.current` names the one that counts, and
-`vectors.npy` and its neighbours are links through it. Renaming one link over another is atomic, so all files change at
-once, under names that stay.
+Each version is a separate folder under `.versions`. The link `.current` points to the valid one, and `vectors.npy` and the
+other files are links through it. Replacing one link by another is atomic, so all files change at once and keep their names.
 """
 
 from __future__ import annotations
@@ -15,69 +14,71 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import clear_parts, sync_path
 from pellucid.embed.store.vectors import CURRENT, present
 
-_VERSIONS, _MAKING = ".versions", "making"
+_VERSIONS, _UNFINISHED = ".versions", "making"
 FILES = ("vectors.npy", "images.parquet", "spec.json", "index.faiss", "index.json", "tokens.npy")
-LOCK, PARTS, WITHDRAWN = ".lock", ".parts", "withdrawn.json"
+LOCK, CHUNKS, WITHDRAWN = ".lock", ".parts", "withdrawn.json"
 
 
-def is_ours(out: Path) -> bool:
-    """Whether a folder holds nothing but a store, whole or begun, or nothing at all."""
+def is_store_or_empty(out: Path) -> bool:
+    """Whether a folder contains only a store (finished or not), or nothing, or does not exist."""
     return not out.exists() or all(
         path.name in (*FILES, WITHDRAWN) or path.name.startswith(".") for path in out.iterdir()
     )
 
 
 def tidy(out: Path) -> None:
-    """Remove everything that is not the store's present content: parts, versions begun, versions before."""
-    clear_parts(out / PARTS)
+    """Remove everything but the current version: chunks, unfinished and earlier versions."""
+    clear_parts(out / CHUNKS)
     kept = present(out)
     for folder in (out / _VERSIONS).glob("*"):
         if folder.resolve() != kept:
             shutil.rmtree(folder)
 
 
-def making(out: Path) -> Path:
-    """An empty folder for the next version."""
-    folder = out / _VERSIONS / _MAKING
+def new_version(out: Path) -> Path:
+    """Create an empty folder for the next version."""
+    folder = out / _VERSIONS / _UNFINISHED
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
 
 def publish(out: Path, name: str) -> Path:
-    """Make what lies in `making` the store's content, and remove the version before.
+    """Switch the store to the version written into `new_version`, and remove the earlier one.
 
     Args:
-        name: of the version, new each time.
+        name: name of the version, different each time.
 
     Raises:
-        UserError: the file system knows no symbolic links.
+        UserError: the file system does not support symbolic links.
     """
     versions = out / _VERSIONS
-    made = versions / name
-    shutil.rmtree(made, ignore_errors=True)
-    (versions / _MAKING).rename(made)
-    for folder in (made, versions):
+    version = versions / name
+    shutil.rmtree(version, ignore_errors=True)
+    (versions / _UNFINISHED).rename(version)
+    for folder in (version, versions):
         sync_path(folder)
     try:
         if not (out / CURRENT).is_symlink() and (out / "spec.json").is_file():
-            _link(out / CURRENT, _kept(out).relative_to(out))
+            link(out / CURRENT, _first_version(out).relative_to(out))
         for file in FILES:
             if not (out / file).is_symlink():
-                _link(out / file, Path(CURRENT) / file)  # whoever reads meanwhile finds the same content as before
-        _link(out / CURRENT, made.relative_to(out))
+                link(out / file, Path(CURRENT) / file)  # readers still find the old content
+        link(out / CURRENT, version.relative_to(out))
     except OSError as error:
-        raise UserError(f"{out}: links cannot be made there ({error.strerror}); choose another --out") from None
+        raise UserError(
+            f"{out}: symbolic links cannot be created there ({error.strerror}); choose another --out"
+        ) from None
     sync_path(out)
     for file in FILES:
         if not (out / file).exists():
             (out / file).unlink()
     tidy(out)
-    return made
+    return version
 
 
-def _kept(out: Path) -> Path:
-    """A version made of the files of a store from before there were versions."""
+def _first_version(out: Path) -> Path:
+    """A version with the files of a store that was written before versions existed."""
     plain = out / _VERSIONS / "before"
     shutil.rmtree(plain, ignore_errors=True)
     plain.mkdir()
@@ -87,7 +88,8 @@ def _kept(out: Path) -> Path:
     return plain
 
 
-def _link(path: Path, target: Path) -> None:
+def link(path: Path, target: Path) -> None:
+    """Create a symbolic link, or replace an existing one atomically."""
     temporary = path.with_name(f".{path.name}.link")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)

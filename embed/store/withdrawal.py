@@ -1,4 +1,4 @@
-"""Forgetting in a store of vectors: rows, index entries and whatever else lies beside them in the same order."""
+"""Remove withdrawn images from a vector store: their rows in every file, and their index entries."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from pellucid.cohort.runs import (
 )
 from pellucid.cohort.withdrawal import withdrawn_rows
 from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
-from pellucid.embed.store.snapshots import LOCK, WITHDRAWN, making, publish, tidy
+from pellucid.embed.store.snapshots import LOCK, WITHDRAWN, new_version, publish, tidy
 from pellucid.embed.store.vectors import load_vectors
 
 
 def forget_in_embed(run: RunFolder, withdrawn: Withdrawn, entry: Withdrawal) -> Path | None:
-    """Take images out of a finished `embed` run; nothing is computed anew but what the index needs.
+    """Remove images from a finished `embed` run; only the index is recomputed, as far as necessary.
 
     Returns:
-        The folder; None if nothing was left of it.
+        The folder; None if no image was left.
     """
     gone = withdrawn_rows(run, withdrawn)
-    named = bool(failures_of(run.path, withdrawn))
-    if not gone.any() and not named:
+    names_some = bool(failures_of(run.path, withdrawn))
+    if not gone.any() and not names_some:
         return run.path
     if gone.all():
         remove_folder(run.path)
@@ -48,31 +48,31 @@ def forget_in_embed(run: RunFolder, withdrawn: Withdrawn, entry: Withdrawal) -> 
 
 
 def forget_in_store(folder: Path, image_ids: Sequence[str], *, yes: bool) -> dict[str, Any]:
-    """Take images out of a folder that `embed --out` made, and keep salted hashes of them there, so that they stay out.
+    """Remove images from a folder written by `embed --out`; their salted hashes are kept there, so that they stay out.
 
     Args:
-        folder: which holds `vectors.npy`.
+        folder: contains `vectors.npy`.
         image_ids: as in its images.parquet.
-        yes: do it; otherwise it is only said what would go.
+        yes: apply the removal; otherwise only count what would be removed.
 
     Returns:
-        {"images": how many go, "left": how many stay}.
+        {"images": number of images removed, "left": number of images kept}.
 
     Raises:
-        UserError: no such folder, or an image that it does not hold.
+        UserError: no such folder, or an image that is not in it.
     """
     if not yes:
-        return _meant(folder, image_ids)[2]
-    with exclusive(folder / LOCK, str(folder)):  # what is read before could be another's work by now
-        withdrawn, gone, result = _meant(folder, image_ids)
+        return _select(folder, image_ids)[2]
+    with exclusive(folder / LOCK, str(folder)):  # select within the lock: another process may change the store before
+        withdrawn, gone, result = _select(folder, image_ids)
         if gone.all():
-            raise UserError(f"{folder}: nothing would be left: delete the folder")
+            raise UserError(f"{folder}: no image would be left: delete the folder instead")
         if new := [name for name in image_ids if not withdrawn.holds_image(name)]:
             entry = withdrawn.new(len(new))
             entry.files |= {withdrawn.hash("files", name) for name in new}
-            withdrawn.save()  # first: killed from here on, neither a repeated call nor `embed` brings them back
+            withdrawn.save()  # before anything else: after a kill, neither a repeated call nor `embed` restores them
         if gone.any() or failures_of(folder, withdrawn):
-            staged = making(folder)
+            staged = new_version(folder)
             _without(folder, staged, gone, withdrawn)
             publish(folder, f"without-{secrets.token_hex(4)}")
         tidy(folder)
@@ -82,21 +82,21 @@ def forget_in_store(folder: Path, image_ids: Sequence[str], *, yes: bool) -> dic
     return result
 
 
-def _meant(folder: Path, image_ids: Sequence[str]) -> tuple[Withdrawn, NDArray[np.bool_], dict[str, Any]]:
-    """The folder's list, which rows go, (n,), and how many."""
+def _select(folder: Path, image_ids: Sequence[str]) -> tuple[Withdrawn, NDArray[np.bool_], dict[str, Any]]:
+    """The folder's withdrawal list, a mask of the rows to remove, (n,), and the counts."""
     withdrawn = Withdrawn.load(folder / WITHDRAWN)
     stored = load_vectors(folder)
     known = stored.images["image_id"].astype(str)
-    there = set(known) | {str(failure["image_id"]) for failure in stored.spec.get("failed", [])}
-    missing = [name for name in image_ids if name not in there and not withdrawn.holds_image(name)]
+    present = set(known) | {str(failure["image_id"]) for failure in stored.spec.get("failed", [])}
+    missing = [name for name in image_ids if name not in present and not withdrawn.holds_image(name)]
     if missing:
-        raise UserError(f"{folder}: holds no image `{missing[0]}`{did_you_mean(missing[0], known)}")
+        raise UserError(f"{folder}: contains no image `{missing[0]}`{did_you_mean(missing[0], known)}")
     gone = known.isin(set(image_ids)).to_numpy() | withdrawn.which(known.tolist())
     return withdrawn, gone, {"images": int(gone.sum()), "left": int((~gone).sum())}
 
 
 def failures_of(folder: Path, withdrawn: Withdrawn) -> list[str]:
-    """Withdrawn images that a store's spec.json names as unreadable."""
+    """Withdrawn images that the store's spec.json lists as unreadable."""
     path = folder / "spec.json"
     spec = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     names = [str(failure["image_id"]) for failure in spec.get("failed", [])]
@@ -104,7 +104,7 @@ def failures_of(folder: Path, withdrawn: Withdrawn) -> list[str]:
 
 
 def _without(folder: Path, staged: Path, gone: NDArray[np.bool_], withdrawn: Withdrawn) -> list[str]:
-    """Write the store without the rows of `gone` (n,) into `staged`; names of what is to be removed."""
+    """Write the store without the rows of `gone` (n,) into `staged`; returns names of files to delete."""
     n, removed = len(gone), []
     for path in sorted(folder.iterdir()):
         if path.suffix == ".npy" and len(np.load(path, mmap_mode="r")) == n:
@@ -115,10 +115,10 @@ def _without(folder: Path, staged: Path, gone: NDArray[np.bool_], withdrawn: Wit
         elif path.name.startswith("index"):
             removed.append(path.name)
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    unread = set(failures_of(folder, withdrawn))
+    unreadable = set(failures_of(folder, withdrawn))
     spec["n"] = int((~gone).sum())
     if "failed" in spec:
-        spec["failed"] = [failure for failure in spec["failed"] if failure["image_id"] not in unread]
+        spec["failed"] = [failure for failure in spec["failed"] if failure["image_id"] not in unreadable]
     write_json(staged / "spec.json", spec)
     if removed:
         _index(folder, staged, gone)
@@ -126,7 +126,7 @@ def _without(folder: Path, staged: Path, gone: NDArray[np.bool_], withdrawn: Wit
 
 
 def _index(folder: Path, staged: Path, gone: NDArray[np.bool_]) -> None:
-    """The index over what is left: a trained one keeps its training, and loses the entries."""
+    """Write the index of the remaining rows: a trained index keeps its training and loses the removed entries."""
     from pellucid.embed.index import extend_index, read_record
 
     stored, record = load_vectors(staged), read_record(folder) or {}

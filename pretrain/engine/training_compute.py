@@ -52,10 +52,10 @@ def training_compute(
     def decide() -> None:
         nonlocal chosen
         with suppress(OSError, KeyError, TypeError, ValueError):
-            chosen = Compute.of(json.loads((folder / COMPUTE).read_text(encoding="utf-8")))
+            chosen = Compute.from_record(json.loads((folder / COMPUTE).read_text(encoding="utf-8")))
             say(f"resumed in {chosen}, as in {COMPUTE}")
             return
-        hardware = Hardware.of(ranks.device)
+        hardware = Hardware.from_device(ranks.device)
         work = f"training, {recipe.method}, {recipe.img_size} px"  # type: ignore[attr-defined]
         trial = build().to(ranks.device)
         # One thread, as each piece of a batch has (augment/batch_pieces.py); timing several would measure other programs.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
-from pellucid.embed.backbones import Loaded, fingerprint, fit, listed, require_weights
+from pellucid.embed.backbones import Loaded, fingerprint, listed, load_into, require_weights
 from pellucid.pretrain.methods.method import Method
 
 SCHEMA = "pellucid.warm-start/1"
@@ -119,7 +119,7 @@ def warm_start(method: Method, weights: Weights, *, allow_partial: bool) -> Load
         UserError: a tensor does not fit and `allow_partial` is false, or no tensor fits.
     """
     trained, exported = method.trained_backbone(), method.backbone()
-    loaded = fit(trained, weights.tensors)
+    loaded = load_into(trained, weights.tensors)
     if not loaded.loaded or (not loaded.whole and not allow_partial):
         raise UserError(
             f"`warm_start.weights: {weights.source}` does not fit the backbone: {'; '.join(loaded.sentences())}. Choose "

@@ -18,7 +18,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import RunFolder, begin_run
 from pellucid.cohort.statistics import Patients
 from pellucid.cohort.study import Study
-from pellucid.embed.backbones import slug
+from pellucid.embed.backbones import backbone_slug
 from pellucid.embed.extract import EmbedConfig
 from pellucid.embed.index import build_index
 from pellucid.embed.store import TAKEN_OUT, Vectors, load_vectors, write_vectors
@@ -59,7 +59,7 @@ def take_out(
     _check_training_patients(variable, Patients.of(ids), train, remedy)
     name = f"{stored.name}{TAKEN_OUT}{factor} ({remedy})"
     config = {"take_out": factor, "remedy": remedy, "version": _VERSION}
-    with begin_run(study.analysis, "embed", slug(name), config, [scan, vectors]) as run:
+    with begin_run(study.analysis, "embed", backbone_slug(name), config, [scan, vectors]) as run:
         if not run.done:
             kept = np.ones(len(train), dtype=bool) if remedy == "leace" else variable.usable
             columns = _columns(variable)

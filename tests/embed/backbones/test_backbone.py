@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from pellucid.cohort.errors import UserError
-from pellucid.embed.backbones.backbone import load_backbone, slug
+from pellucid.embed.backbones.backbone import backbone_slug, load_backbone
 from pellucid.embed.backbones.compute_choice import Compute
 from pellucid.embed.backbones.pixel_baseline import PIXELS_DIM, pixel_features
 
@@ -45,11 +45,11 @@ def test_size_after_at() -> None:
     backbone = load_backbone(f"timm-random:{TINY}@96", "cpu")
     assert backbone.size_px == 96
     assert backbone(squares(2, 96)).shape == (2, backbone.dim)
-    with pytest.raises(UserError, match="takes no @SIZE"):
+    with pytest.raises(UserError, match="does not support @SIZE"):
         load_backbone("timm-random:test_resnet@96", "cpu")
-    with pytest.raises(UserError, match="after @ stands the side of the square"):
+    with pytest.raises(UserError, match="after @, write the side of the square"):
         load_backbone(f"timm-random:{TINY}@big", "cpu")
-    with pytest.raises(UserError, match="97 pixels are no multiple of the patch of 16: use @96"):
+    with pytest.raises(UserError, match="97 pixels are not a multiple of the patch size 16: use @96"):
         load_backbone(f"timm-random:{TINY}@97", "cpu")
 
 
@@ -107,7 +107,7 @@ def test_own_export_is_loaded_strictly_and_pooled_as_it_says(tmp_path: Path) -> 
     (mean / "backbone.safetensors").write_bytes((mean / "backbone.safetensors").read_bytes()[:5000])
     with pytest.raises(UserError, match="the exported backbone cannot be loaded"):
         load_backbone(f"run:{mean}", "cpu")
-    with pytest.raises(UserError, match=r"holds no backbone\.safetensors with preprocess\.json"):
+    with pytest.raises(UserError, match=r"contains no backbone\.safetensors with preprocess\.json"):
         load_backbone(f"run:{tmp_path}", "cpu")
 
 
@@ -154,8 +154,8 @@ def test_weights_that_are_not_to_be_had_are_said_at_once(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("resnet50", "backbone `resnet50` is not known: write pixels, timm:NAME, timm-random:NAME, run:FOLDER, hf:"),
-        ("timm:", "is not known"),
+        ("resnet50", "unknown backbone `resnet50`: write pixels, timm:NAME, timm-random:NAME, run:FOLDER, hf:"),
+        ("timm:", "unknown backbone `timm:`"),
         (
             "timm-random:vit_tiny_patch16_242",
             "timm has no model `vit_tiny_patch16_242`; did you mean `vit_tiny_patch16_224`?",
@@ -184,4 +184,4 @@ def test_pixels_baseline_holds_what_it_says() -> None:
 
 
 def test_slug() -> None:
-    assert slug("timm-random:vit_tiny_patch16_224@112") == "timm-random-vit-tiny-patch16-224-112"
+    assert backbone_slug("timm-random:vit_tiny_patch16_224@112") == "timm-random-vit-tiny-patch16-224-112"

@@ -17,6 +17,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.embed.backbones.backbone import Backbone, load_backbone
 from pellucid.embed.backbones.compute_choice import (
     CACHE,
+    CHOICES,
     FORCED,
     LEAST_GAIN,
     Compute,
@@ -138,7 +139,7 @@ def test_it_is_timed_once_for_each_network_machine_and_number_of_threads(monkeyp
         raise AssertionError("it is known already")
 
     first = chosen_by(table(fl_fu_co=1.0, fl_ex_co=0.5), PLAIN)
-    monkeypatch.setattr("pellucid.embed.backbones.compute_choice._REMEMBERED", {})  # another process
+    CHOICES.clear()  # another process
     again = choose(network(VIT), never, work="test", hardware=PLAIN, budget_s=0)
     assert again == first
     assert again.seconds == first.seconds
@@ -154,7 +155,7 @@ def test_a_damaged_cache_is_timed_again(damage: str, monkeypatch: pytest.MonkeyP
     chosen_by(table(fl_fu_co=1.0, fl_ex_co=0.5), PLAIN)
     (key,) = json.loads(cache_path().read_text(encoding="utf-8"))
     cache_path().write_text(damage.replace("%s", key), encoding="utf-8")
-    monkeypatch.setattr("pellucid.embed.backbones.compute_choice._REMEMBERED", {})
+    CHOICES.clear()
     assert chosen_by(table(fl_fu_co=0.5, fl_ex_co=1.0), PLAIN).attention == "fused"
     assert key in json.loads(cache_path().read_text(encoding="utf-8"))
 
@@ -189,14 +190,14 @@ def test_a_real_timing_ends_in_a_choice_that_is_recorded() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert said["reason"] == "timed"
     assert {"float32, fused attention", "float32, fused attention, channels_last"} <= set(said["seconds"])
-    assert Compute.of(json.loads(json.dumps(said))) == backbone.computing
+    assert Compute.from_record(json.loads(json.dumps(said))) == backbone.computing
     assert said["threads"] == 1
     assert "ms" in backbone.computing.sentence()
 
 
 def test_a_store_of_an_earlier_version_says_its_type() -> None:
-    assert str(Compute.of_spec({"computed_in": "bfloat16"})) == "bfloat16, explicit attention"
-    assert str(Compute.of_spec({})) == "float32, fused attention"
+    assert str(Compute.from_spec({"computed_in": "bfloat16"})) == "bfloat16, explicit attention"
+    assert str(Compute.from_spec({})) == "float32, fused attention"
 
 
 def test_a_network_is_as_it_was_after_a_look() -> None:
@@ -236,14 +237,16 @@ def test_added_images_are_computed_as_the_first_were(
     monkeypatch.setenv(FORCED, "float32")
     capfd.readouterr()
     embed_folder(folder, "timm-random:test_vit@32", out, progress=False)
-    assert "new images are computed in bfloat16, as the vectors of" in capfd.readouterr().err
+    assert "new images are computed in bfloat16, the number type of the vectors in" in capfd.readouterr().err
     both = load_vectors(out)
     assert (len(both.values), both.spec["computed_in"], both.spec["taken_over"]) == (9, "bfloat16", 5)
     monkeypatch.setenv(FORCED, "bfloat16")
     embed_folder(folder, "timm-random:test_vit@32", tmp_path / "anew", progress=False)
     anew = load_vectors(tmp_path / "anew")
     assert np.array_equal(both.values[5:], anew.values[5:]), "not those of float32"
-    with pytest.raises(UserError, match="its vectors were computed in bfloat16, and float32 was asked for: leave out"):
+    with pytest.raises(
+        UserError, match=r"its vectors were computed in bfloat16, but embed\.precision=float32 was given: omit"
+    ):
         embed_folder(folder, "timm-random:test_vit@32", out, progress=False, precision="float32")
 
 
@@ -266,7 +269,7 @@ def test_an_interrupted_extraction_goes_on_in_the_type_it_was_begun_in(
     monkeypatch.setattr(Backbone, "read", read)
     monkeypatch.setenv(FORCED, "float32")
     embed_folder(folder, "timm-random:test_vit@32", out, progress=False, batch_size=8, workers=1)
-    assert "embedding: continued in bfloat16, in which it was begun" in capfd.readouterr().err
+    assert "embedding: resuming in bfloat16, the number type of the interrupted run" in capfd.readouterr().err
     monkeypatch.setenv(FORCED, "bfloat16")
     embed_folder(folder, "timm-random:test_vit@32", tmp_path / "calm", progress=False, batch_size=8, workers=1)
     assert np.array_equal(load_vectors(out).values, load_vectors(tmp_path / "calm").values)
@@ -274,6 +277,6 @@ def test_an_interrupted_extraction_goes_on_in_the_type_it_was_begun_in(
 
 def test_the_way_of_computing_can_be_sent_to_another_process() -> None:
     chosen = Compute("bfloat16", "explicit", "contiguous", "timed", {"a": 1.0}, "processor", 1)
-    assert Compute.of(chosen.record()) == chosen
-    assert dataclasses.asdict(Compute.of(chosen.record())) == dataclasses.asdict(chosen)
+    assert Compute.from_record(chosen.record()) == chosen
+    assert dataclasses.asdict(Compute.from_record(chosen.record())) == dataclasses.asdict(chosen)
     assert os.environ[CACHE]

@@ -10,15 +10,15 @@ import pytest
 from pellucid.cohort.errors import UserError
 from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.embed.backbones.embedding_space import completed, differences, same_space, space_of
-from pellucid.embed.backbones.readout import Reading
+from pellucid.embed.backbones.readout import ReadoutConfig
 from pellucid.embed.store.vectors import load_vectors
 
 VIT = "timm-random:test_vit@64"
 ARCHIVE = Path(__file__).parents[1] / "archive"
 
 
-def spec(name: str = VIT, **reading: object) -> dict[str, object]:
-    return load_backbone(name, "cpu", Reading(**reading)).spec()
+def spec(name: str = VIT, **readout: object) -> dict[str, object]:
+    return load_backbone(name, "cpu", ReadoutConfig(**readout)).spec()
 
 
 def test_every_way_of_reading_is_a_space_of_its_own() -> None:
@@ -40,7 +40,9 @@ def test_a_spec_is_json_and_says_what_it_must() -> None:
     assert said["computed_in"] in {"float32", "bfloat16"}
     assert said["space"] == space_of(said)
     assert said["normalised"] is False
-    pixels = load_backbone("pixels", reading=Reading(pooling="gem", layers="last4", average="flip", tokens=True)).spec()
+    pixels = load_backbone(
+        "pixels", readout=ReadoutConfig(pooling="gem", layers="last4", average="flip", tokens=True)
+    ).spec()
     assert pixels == load_backbone("pixels").spec(), "there is nothing to choose"
 
 
@@ -70,9 +72,9 @@ def test_vectors_of_the_first_version_meet_new_ones() -> None:
     now = spec()
     then = {key: now[key] for key in ("backbone", "fingerprint", "size_px", "fit", "pooling")}
     same_space(then, now)
-    with pytest.raises(UserError, match=r"the weights \(0 against"):
+    with pytest.raises(UserError, match=r"the weights \(0 and"):
         same_space({**then, "fingerprint": "0"}, now)
-    with pytest.raises(UserError, match=r"`layers` \(last against last4\)"):
+    with pytest.raises(UserError, match=r"`layers` \(last and last4\)"):
         same_space(then, spec(layers="last4", pooling="cls") | {"pooling": "model"})
     old = load_vectors(ARCHIVE / "vectors-1")
     assert old.spec["schema"] == "pellucid.vectors/1"

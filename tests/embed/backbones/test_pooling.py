@@ -16,7 +16,7 @@ from pellucid.embed.backbones.backbone import Backbone, load_backbone
 from pellucid.embed.backbones.compute_choice import Compute
 from pellucid.embed.backbones.network_adapters import pool
 from pellucid.embed.backbones.pooling import gem, pool_tokens
-from pellucid.embed.backbones.readout import Reading
+from pellucid.embed.backbones.readout import ReadoutConfig
 from pellucid.embed.backbones.view_averaging import refuse_flip, square_px, views
 
 VIT, NORM_AFTER, MAP = "timm-random:test_vit@64", "timm-random:test_vit2", "timm-random:test_convnext"
@@ -76,7 +76,7 @@ def test_each_pooling_of_a_transformer_is_that_of_its_tokens() -> None:
         "gem": gem(tokens[:, 1:]),
     }
     for pooling, vector in expected.items():
-        backbone = load_backbone(VIT, "cpu", Reading(pooling=pooling))
+        backbone = load_backbone(VIT, "cpu", ReadoutConfig(pooling=pooling))
         assert backbone.dim == vector.shape[1]
         found = torch.from_numpy(backbone(pixels))
         if pooling == "gem":  # the cube root is infinitely steep at zero: its argument is what has the rounding error
@@ -91,12 +91,12 @@ def test_each_pooling_of_a_transformer_is_that_of_its_tokens() -> None:
 def test_generalised_mean_is_computed_in_float32_whatever_the_tokens_are(attention: str) -> None:
     """On every CPU: in bfloat16 the tokens are rounded, and what is made of them is not."""
     pixels = squares(3, 64)
-    backbone = load_backbone(VIT, "cpu", Reading(pooling="gem"), Compute("bfloat16", attention))
+    backbone = load_backbone(VIT, "cpu", ReadoutConfig(pooling="gem"), Compute("bfloat16", attention))
     tokens = torch.from_numpy(backbone.tokens(pixels)).double()
     mean = tokens.pow(3).mean(1)
     expected = (mean.sign() * mean.abs().pow(1 / 3)).numpy()
     assert np.allclose(backbone(pixels) ** 3, expected**3, atol=1e-5)
-    full = load_backbone(VIT, "cpu", Reading(pooling="gem"), Compute("float32"))(pixels)
+    full = load_backbone(VIT, "cpu", ReadoutConfig(pooling="gem"), Compute("float32"))(pixels)
     assert not np.array_equal(backbone(pixels), full), "it was computed in bfloat16"
 
 
@@ -105,9 +105,9 @@ def test_what_follows_the_pooling_stays() -> None:
     for name in (NORM_AFTER, MAP):
         own = load_backbone(name, "cpu")
         pixels = squares(2, own.size_px)
-        by_mean = load_backbone(name, "cpu", Reading(pooling="mean"))
+        by_mean = load_backbone(name, "cpu", ReadoutConfig(pooling="mean"))
         assert np.allclose(own(pixels), by_mean(pixels), atol=ROUNDING)
-        by_gem = load_backbone(name, "cpu", Reading(pooling="gem"))
+        by_gem = load_backbone(name, "cpu", ReadoutConfig(pooling="gem"))
         assert not np.allclose(own(pixels), by_gem(pixels), atol=ROUNDING)
         assert own.tokens(pixels).shape == (2, np.prod(own.token_grid), own.token_width)
 
@@ -115,7 +115,7 @@ def test_what_follows_the_pooling_stays() -> None:
 def test_last_four_blocks() -> None:
     """Against hooks on the blocks: each pooled output after the final norm, the last block's last."""
     pixels = squares(2, 64)
-    backbone = load_backbone(VIT, "cpu", Reading(layers="last4", pooling="mean"))
+    backbone = load_backbone(VIT, "cpu", ReadoutConfig(layers="last4", pooling="mean"))
     model, heard = backbone.model, []
     assert model is not None
     hooks = [b.register_forward_hook(lambda _, __, out: heard.append(out)) for b in model.blocks]  # type: ignore[operator, union-attr]
@@ -126,9 +126,11 @@ def test_last_four_blocks() -> None:
         hook.remove()
     assert backbone.dim == 4 * 64
     assert np.allclose(backbone(pixels), expected.numpy(), atol=ROUNDING)
-    last = load_backbone(VIT, "cpu", Reading(pooling="mean"))(pixels)
+    last = load_backbone(VIT, "cpu", ReadoutConfig(pooling="mean"))(pixels)
     assert np.allclose(backbone(pixels)[:, -64:], last, atol=ROUNDING)
-    assert load_backbone(VIT, "cpu", Reading(layers="last4")).pooling == "cls", "the network's own way, by its name"
+    assert load_backbone(VIT, "cpu", ReadoutConfig(layers="last4")).pooling == "cls", (
+        "the network's own way, by its name"
+    )
 
 
 def test_dim_is_what_comes_out() -> None:
@@ -140,42 +142,55 @@ def test_dim_is_what_comes_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reading", "said"),
+    ("name", "readout", "said"),
     [
-        (MAP, Reading(pooling="cls"), "is no transformer with a class token: use embed.pooling=mean, gem or auto"),
-        (NORM_AFTER, Reading(pooling="cls+mean"), "has no class token: use embed.pooling=mean, gem or auto"),
-        (MAP, Reading(layers="last4"), "has no blocks of one width, .*: use embed.layers=last instead of last4"),
-        ("timm-random:test_vit3", Reading(layers="last4"), "learnt for its last block alone"),
+        (
+            MAP,
+            ReadoutConfig(pooling="cls"),
+            "is not a transformer with a class token: use embed.pooling=mean, gem or auto",
+        ),
+        (NORM_AFTER, ReadoutConfig(pooling="cls+mean"), "has no class token: use embed.pooling=mean, gem or auto"),
+        (
+            MAP,
+            ReadoutConfig(layers="last4"),
+            "is not a transformer whose blocks all have one width: use embed.layers=last instead of last4",
+        ),
+        ("timm-random:test_vit3", ReadoutConfig(layers="last4"), "learnt for its last block only"),
     ],
 )
-def test_what_a_network_has_not_is_refused(name: str, reading: Reading, said: str) -> None:
+def test_what_a_network_has_not_is_refused(name: str, readout: ReadoutConfig, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        load_backbone(name, "cpu", reading)
+        load_backbone(name, "cpu", readout)
 
 
 @pytest.mark.parametrize(
-    "reading",
-    [Reading(), Reading(pooling="gem", average="flip"), Reading(layers="last4", average="crops"), Reading(tokens=True)],
+    "readout",
+    [
+        ReadoutConfig(),
+        ReadoutConfig(pooling="gem", average="flip"),
+        ReadoutConfig(layers="last4", average="crops"),
+        ReadoutConfig(tokens=True),
+    ],
 )
 @pytest.mark.parametrize("name", [VIT, MAP, "pixels"])
-def test_a_vector_does_not_depend_on_its_batch(name: str, reading: Reading) -> None:
-    if name == MAP and reading.layers == "last4":
-        reading = Reading(average="crops")
-    backbone = load_backbone(name, "cpu", reading)
+def test_a_vector_does_not_depend_on_its_batch(name: str, readout: ReadoutConfig) -> None:
+    if name == MAP and readout.layers == "last4":
+        readout = ReadoutConfig(average="crops")
+    backbone = load_backbone(name, "cpu", readout)
     pixels = squares(5, backbone.size_px)
     together, tokens = backbone.read(pixels)
     alone = np.concatenate([backbone(p[None]) for p in pixels])
     assert together.shape == (5, backbone.dim)
     assert np.allclose(together, alone, atol=ROUNDING)
     assert np.array_equal(backbone(pixels), together), "the same every time"
-    assert (tokens is not None) == (reading.tokens and name != "pixels")
+    assert (tokens is not None) == (readout.tokens and name != "pixels")
     assert backbone(pixels[:0]).shape == (0, backbone.dim) if name == "pixels" else True
 
 
 def test_mirror_images_have_one_vector_when_flips_are_averaged() -> None:
     pixels = squares(2, 64)
     mirrored = pixels[:, :, ::-1].copy()
-    plain, both = load_backbone(VIT, "cpu"), load_backbone(VIT, "cpu", Reading(average="flip"))
+    plain, both = load_backbone(VIT, "cpu"), load_backbone(VIT, "cpu", ReadoutConfig(average="flip"))
     assert not np.allclose(plain(pixels), plain(mirrored), atol=1e-3)
     assert np.allclose(both(pixels), both(mirrored), atol=1e-6)
     assert np.allclose(both(pixels), (plain(pixels) + plain(mirrored)) / 2, atol=ROUNDING)
@@ -190,7 +205,7 @@ def test_crops_are_the_whole_and_its_corners() -> None:
     assert [tuple(v.shape) for v in seen] == [(1, 3, 7, 7)] * 5
     assert [float(v[0, 0, 0, 0]) for v in seen[1:]] == [0, 1, 8, 9]
     assert float(seen[0].mean()) == pytest.approx(31.5, abs=0.1), "the whole is only made smaller"
-    backbone, plain = load_backbone(VIT, "cpu", Reading(average="crops")), load_backbone(VIT, "cpu")
+    backbone, plain = load_backbone(VIT, "cpu", ReadoutConfig(average="crops")), load_backbone(VIT, "cpu")
     pixels = squares(2, 73)
     assert (backbone.size_px, backbone.input_px) == (73, 64)
     corners = [pixels[:, y : y + 64, x : x + 64] for y in (0, 9) for x in (0, 9)]

@@ -18,7 +18,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.images.prepared_images import PreparedImages
 from pellucid.cohort.runs.folder import RunFolder, begin_run
 from pellucid.cohort.study import Study, load_study
-from pellucid.embed.export import Chosen, choose_folder, choose_study, export_vectors, parquet
+from pellucid.embed.export import Chosen, choose_folder, choose_study, command, export_vectors, parquet
 from pellucid.embed.extract.plain_folder import embed_folder
 from pellucid.embed.extract.stage import embed
 from pellucid.embed.store.vectors import load_vectors
@@ -225,11 +225,11 @@ def test_the_atlas_gets_the_map_and_true_neighbours(chosen: Chosen, tmp_path: Pa
 def test_columns_that_name_people_never_leave(embedded: tuple[Study, RunFolder, RunFolder]) -> None:
     assert choose_study(*embedded, ["age"]).frame.columns.tolist()[:4] == ["image", "patient", "split", "age"]
     for name in ("patient_source_id", "text_read"):
-        with pytest.raises(UserError, match="never leaves a study"):
+        with pytest.raises(UserError, match="is never exported"):
             choose_study(*embedded, [name], keep_image_ids=True)
-    with pytest.raises(UserError, match="with --keep-image-ids it is exported"):
+    with pytest.raises(UserError, match="add --keep-image-ids to export it"):
         choose_study(*embedded, ["file"])
-    with pytest.raises(UserError, match=r"no column `aeg`.*age"):
+    with pytest.raises(UserError, match=r"unknown column `aeg`.*age"):
         choose_study(*embedded, ["aeg"])
     kept = choose_study(*embedded, ["file"], keep_image_ids=True)
     assert kept.frame["image"].tolist() == load_vectors(embedded[2].path).images["image_id"].tolist()
@@ -239,21 +239,21 @@ def test_nothing_is_overwritten_or_left_half(chosen: Chosen, tmp_path: Path, mon
     out = tmp_path / "v.parquet"
     export_vectors(chosen, "parquet", out)
     before = out.read_bytes()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         export_vectors(chosen, "parquet", out)
-    with pytest.raises(UserError, match=r"ends in \.h5ad"):
+    with pytest.raises(UserError, match=r"ending in \.h5ad"):
         export_vectors(chosen, "h5ad", out)
     with pytest.raises(UserError, match="never changed"):
         export_vectors(chosen, "parquet", chosen.vectors.folder / "mine.parquet")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep", encoding="utf-8")
-    with pytest.raises(UserError, match="no export of ours"):
+    with pytest.raises(UserError, match="not an export of Pellucid"):
         export_vectors(chosen, "projector", tmp_path / "mine", overwrite=True)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pellucid.embed.export.command.write_parquet", full)
+    monkeypatch.setattr(command, "write_parquet", full)
     with pytest.raises(OSError, match="No space"):
         export_vectors(chosen, "parquet", out, overwrite=True)
     assert out.read_bytes() == before

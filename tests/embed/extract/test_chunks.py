@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,18 +21,18 @@ from pellucid.cohort.intake import child_process
 from pellucid.cohort.runs.atomic_files import clear_parts
 from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.embed.backbones.compilation import compiled
-from pellucid.embed.backbones.readout import Reading
+from pellucid.embed.backbones.readout import ReadoutConfig
 from pellucid.embed.extract.chunks import (
-    Job,
-    cut,
-    done_parts,
-    fresh_parts,
-    is_fresh,
-    read_part,
-    work,
+    ExtractionJob,
+    chunk_bounds,
+    claim_and_compute,
+    done_chunks,
+    holds_chunks_of,
+    prepare_chunk_folder,
+    read_chunk,
 )
-from pellucid.embed.extract.image_sources import Seen
-from pellucid.embed.extract.workers import Named, Processes, run_parts
+from pellucid.embed.extract.image_sources import DecodedPicture
+from pellucid.embed.extract.workers import BackboneRequest, Processes, compute_chunks
 
 TINY = "timm-random:test_vit@32"
 
@@ -57,49 +58,49 @@ class Made:
     def content(self, unit: int) -> str:
         return f"c{unit}"
 
-    def pictures(self, unit: int, size_px: int, careful: bool = False) -> Iterator[Seen]:
+    def pictures(self, unit: int, size_px: int, careful: bool = False) -> Iterator[DecodedPicture]:
         if self.deadly and unit == 5 and Path(self.deadly).exists():
             import os
             import signal
 
             if careful:
-                yield Seen("u5", "", None, "its decoder crashed")
+                yield DecodedPicture("u5", "", None, "its decoder crashed")
                 return
             os.kill(os.getpid(), signal.SIGKILL)
         for k in range(self.n_pictures(unit)):
             pixels = np.random.default_rng([unit, k]).integers(0, 255, (size_px, size_px, 3), dtype=np.uint8)
-            yield Seen(
+            yield DecodedPicture(
                 f"u{unit}#{k}", f"c{unit}#{k}", None if unit in self.failing else pixels, "no" * (unit in self.failing)
             )
 
 
-def job_of(folder: Path, source: Made, batch_size: int = 4) -> Job:
-    fresh_parts(folder, {"n": source.n})
+def job_of(folder: Path, source: Made, batch_size: int = 4) -> ExtractionJob:
+    prepare_chunk_folder(folder, {"n": source.n})
     units = np.arange(source.n)
-    return Job(folder, source, units, cut(source, units, batch_size), 32, batch_size)
+    return ExtractionJob(folder, source, units, chunk_bounds(source, units, batch_size), 32, batch_size)
 
 
 def means(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], None]:
     return pixels.reshape(len(pixels), -1)[:, :3].astype(np.float32), None
 
 
-def run(job: Job, encode: object = means, workers: int = 1) -> None:
+def run(job: ExtractionJob, encode: object = means, workers: int = 1) -> None:
     stop = threading.Event()
-    threads = [threading.Thread(target=work, args=(job, encode, stop)) for _ in range(workers)]
+    threads = [threading.Thread(target=claim_and_compute, args=(job, encode, stop)) for _ in range(workers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def all_bytes(job: Job) -> list[bytes]:
-    return [read_part(job.folder, part).vectors.tobytes() for part in range(job.n_parts)]
+def all_bytes(job: ExtractionJob) -> list[bytes]:
+    return [read_chunk(job.folder, part).vectors.tobytes() for part in range(job.n_chunks)]
 
 
 @given(st.integers(0, 300), st.integers(1, 8), st.dictionaries(st.integers(0, 299), st.integers(1, 200), max_size=5))
 def test_parts_cover_every_unit_once(n: int, batch_size: int, several: dict[int, int]) -> None:
     source = Made(n, several=several)
-    bounds = cut(source, np.arange(n), batch_size)
+    bounds = chunk_bounds(source, np.arange(n), batch_size)
     assert bounds[0] == 0
     assert bounds[-1] == n
     assert all(a < b for a, b in itertools.pairwise(bounds))
@@ -114,14 +115,14 @@ def test_rows_are_those_of_the_source_whoever_decodes(tmp_path: Path) -> None:
     job = job_of(tmp_path / "one", source)
     run(job)
     want = [s for u in range(90) for s in source.pictures(u, 32)]
-    got = [read_part(job.folder, p) for p in range(job.n_parts)]
+    got = [read_chunk(job.folder, p) for p in range(job.n_chunks)]
     assert [i for part in got for i in part.image_ids] == [s.image_id for s in want]
     assert [i for part in got for i in part.contents] == [s.content for s in want]
     vectors = np.concatenate([part.vectors for part in got])
     pixels = np.stack([s.pixels for s in want if s.pixels is not None])
     assert np.array_equal(vectors, means(pixels)[0])
     pooled = job_of(tmp_path / "pooled", source)
-    work(pooled, means, threading.Event(), decoders=3)
+    claim_and_compute(pooled, means, threading.Event(), decoders=3)
     assert all_bytes(pooled) == all_bytes(job)
 
 
@@ -134,7 +135,7 @@ def test_each_part_is_computed_once_by_however_many(tmp_path: Path) -> None:
         return means(pixels)
 
     run(job, counting, workers=5)
-    assert done_parts(job.folder) == set(range(job.n_parts))
+    assert done_chunks(job.folder) == set(range(job.n_chunks))
     assert len(seen) == 300
     assert set(seen.values()) == {1}
 
@@ -149,7 +150,9 @@ def test_padding_changes_no_vector_and_every_batch_has_one_shape(tmp_path: Path)
         return means(pixels)
 
     run(plain)
-    work(Job(padded.folder, source, padded.units, padded.bounds, 32, 4, pad=True), noting, threading.Event())
+    claim_and_compute(
+        ExtractionJob(padded.folder, source, padded.units, padded.bounds, 32, 4, pad=True), noting, threading.Event()
+    )
     assert shapes == {(4, 32, 32, 3)}
     assert all_bytes(plain) == all_bytes(padded)
 
@@ -163,9 +166,10 @@ def test_a_vector_that_is_not_finite_is_named(tmp_path: Path) -> None:
         return vectors, np.ones((len(pixels), 2, 3), np.float32)
 
     run(job, ill)
-    part = read_part(job.folder, 0)
+    part = read_chunk(job.folder, 0)
     assert (
-        dict(zip(part.image_ids, part.reasons, strict=True))["u2#0"] == "the backbone gave a vector that is not finite"
+        dict(zip(part.image_ids, part.reasons, strict=True))["u2#0"]
+        == "the backbone returned a vector with NaN or infinite values"
     )
     assert len(part.vectors) == (part.reasons == "").sum()
     assert part.tokens is not None
@@ -178,13 +182,13 @@ def test_an_error_of_the_network_is_raised_and_what_was_done_is_kept(tmp_path: P
 
     def breaking(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], None]:
         calls.append(0)
-        if len(calls) > job.n_parts // 2:  # each part is one batch
+        if len(calls) > job.n_chunks // 2:  # each part is one batch
             raise RuntimeError("no more")
         return means(pixels)
 
     with pytest.raises(RuntimeError, match="no more"):
-        work(job, breaking, threading.Event())
-    assert done_parts(job.folder) == set(range(job.n_parts // 2))
+        claim_and_compute(job, breaking, threading.Event())
+    assert done_chunks(job.folder) == set(range(job.n_chunks // 2))
     run(job)
     whole = job_of(tmp_path / "whole", Made(100))
     run(whole)
@@ -195,11 +199,11 @@ def test_parts_of_other_work_are_thrown_away(tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     job = job_of(folder, Made(10))
     run(job)
-    fresh_parts(folder, {"n": 10})
-    assert done_parts(folder)
-    fresh_parts(folder, {"n": 11})
-    assert not done_parts(folder)
-    assert is_fresh(folder, {"n": 11})
+    prepare_chunk_folder(folder, {"n": 10})
+    assert done_chunks(folder)
+    prepare_chunk_folder(folder, {"n": 11})
+    assert not done_chunks(folder)
+    assert holds_chunks_of(folder, {"n": 11})
     clear_parts(folder)
     run(job)  # a helper that comes late: nothing is left to claim, and nothing is made anew
     assert not folder.exists()
@@ -209,38 +213,52 @@ def test_parts_of_other_work_are_thrown_away(tmp_path: Path) -> None:
 def test_threads_and_processes_give_the_same_bytes_and_a_death_is_made_good(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    named = Named(TINY, "cpu", Reading())
-    encoder = named.load()
+    request = BackboneRequest(TINY, "cpu", ReadoutConfig())
+    encoder = request.load()
     (tmp_path / "deadly").touch()
     jobs = {}
     for name, workers, processes in (("one", 1, False), ("two", 2, False), ("apart", 2, True)):
         deadly = str(tmp_path / "deadly") if processes else ""
         jobs[name] = job_of(tmp_path / name, Made(150, failing=(5,), deadly=deadly, checked=False))
         done: list[int] = []
-        run_parts(jobs[name], named, encoder, lambda n, _=None: done.append(n), workers=workers, processes=processes)  # noqa: B023
+        compute_chunks(jobs[name], request, encoder, done.append, workers=workers, processes=processes)
         assert sum(done) == 150
     assert all_bytes(jobs["one"]) == all_bytes(jobs["two"]) == all_bytes(jobs["apart"])
-    assert "a worker process ended by signal 9 (SIGKILL); the system ends processes so when memory is short" in (
+    assert "a worker process ended by signal 9 (SIGKILL); the system does this when memory runs out" in (
         capfd.readouterr().err
     )
-    crashed = {reason for part in range(2) for reason in read_part(jobs["apart"].folder, part).reasons}
+    crashed = {reason for part in range(2) for reason in read_chunk(jobs["apart"].folder, part).reasons}
     assert "its decoder crashed" in crashed
 
 
-def test_workers_that_keep_dying_end_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_process, "START_CODE", "import sys; sys.exit(7)")
-    job = job_of(tmp_path / "parts", Made(100))
+class Deadly(Made):
+    """Ends every process that unpickles it."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (7,)
+
+
+def test_workers_that_keep_dying_end_in_a_sentence(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "parts", Deadly(100))
     with pytest.raises(
-        UserError, match=r"4 worker processes one after the other ended with exit code 7\. What was done is"
+        UserError,
+        match=r"4 worker processes in a row ended with exit code 7\. Finished work is kept: .*embed\.workers=1",
     ):
-        run_parts(
-            job, Named(TINY, "cpu", Reading()), load_backbone("pixels"), lambda *_: None, workers=2, processes=True
+        compute_chunks(
+            job,
+            BackboneRequest(TINY, "cpu", ReadoutConfig()),
+            load_backbone("pixels"),
+            lambda *_: None,
+            workers=2,
+            processes=True,
         )
 
 
 @pytest.mark.slow
 def test_a_worker_says_what_is_wrong_with_its_backbone(tmp_path: Path) -> None:
-    crew = Processes(job_of(tmp_path / "parts", Made(9)), Named("timm-random:nothing", "cpu", Reading()), 1)
+    crew = Processes(
+        job_of(tmp_path / "parts", Made(9)), BackboneRequest("timm-random:nothing", "cpu", ReadoutConfig()), 1
+    )
     with pytest.raises(UserError, match="timm has no model `nothing`"):
         while not crew.ended():
             threading.Event().wait(0.05)
@@ -270,4 +288,7 @@ def test_what_cannot_be_compiled_is_computed_as_it_is(
     monkeypatch.setattr("torch.compile", refuse)
     encoder = load_backbone(TINY, "cpu")
     assert compiled(encoder, 4) is encoder
-    assert "not compiled (RuntimeError: no working C++ compiler found); it goes on without" in capsys.readouterr().err
+    assert (
+        "could not be compiled (RuntimeError: no working C++ compiler found); continuing without"
+        in capsys.readouterr().err
+    )

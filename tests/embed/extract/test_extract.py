@@ -24,7 +24,8 @@ from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.scan import scan
 from pellucid.cohort.study import Study, load_study
 from pellucid.embed.backbones.backbone import load_backbone
-from pellucid.embed.backbones.readout import Reading
+from pellucid.embed.backbones.readout import ReadoutConfig
+from pellucid.embed.extract import image_sources, job
 from pellucid.embed.extract.in_memory import embed_array
 from pellucid.embed.extract.plain_folder import embed_folder, folder_options
 from pellucid.embed.extract.stage import embed
@@ -62,7 +63,7 @@ def test_repeating_says_done_and_newest_is_found(embedded: tuple[Study, RunFolde
     assert embed(study, run, TINY, device="cpu", progress=False).done
     assert newest_vectors(study.analysis, run)[TINY].path == made.path
     assert choose_vectors(study.analysis, run).path == made.path
-    with pytest.raises(UserError, match=r"no vectors of `pixles`.* there are: timm-random:test_vit@64"):
+    with pytest.raises(UserError, match=r"no vectors of `pixles`.* available: timm-random:test_vit@64"):
         choose_vectors(study.analysis, run, "pixles")
 
 
@@ -85,7 +86,7 @@ def test_search_leaves_the_own_patient_out(embedded: tuple[Study, RunFolder, Run
     assert hits["image_id"].tolist() == expected
     by_file = search_image(vectors, str(study.image_root / image_id), 3).hits
     assert by_file["image_id"].iloc[0] == image_id, "the original is nearest to its own prepared copy"
-    with pytest.raises(UserError, match="is neither the id of an embedded image nor a file here"):
+    with pytest.raises(UserError, match="is neither the id of an embedded image nor an existing file"):
         search_image(vectors, "nothing.jpg")
 
 
@@ -100,7 +101,7 @@ def test_pictures_without_their_text_are_vectors_of_their_own(
         seen.append(pixels.shape)
         return pixels if len(seen) % 2 else 255 - pixels
 
-    monkeypatch.setattr("pellucid.embed.extract.image_sources.without_text", without_text)
+    monkeypatch.setattr(image_sources, "without_text", without_text)
     found = embed(masked, run, TINY, progress=False)
     stored, plain = load_vectors(found.path), load_vectors(made.path)
     assert stored.name == f"{plain.name} without text"
@@ -131,7 +132,7 @@ def test_folder_without_a_study(scanned: tuple[Study, RunFolder], tmp_path: Path
     before = (out / "vectors.npy").stat().st_mtime_ns
     assert embed_folder(images, "pixels", tmp_path / "out", progress=False) == (out, failed)
     assert (out / "vectors.npy").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="holds vectors of another backbone or folder"):
+    with pytest.raises(UserError, match="contains vectors of another backbone or folder"):
         embed_folder(images, TINY, tmp_path / "out", progress=False)
 
 
@@ -145,7 +146,7 @@ from pellucid.embed.backbones.backbone import Backbone
 from pellucid.embed.extract.stage import embed
 from pellucid.embed.extract.in_memory import embed_array
 from pellucid.embed.extract.plain_folder import embed_folder, folder_options
-from pellucid.embed.backbones.readout import Reading
+from pellucid.embed.backbones.readout import ReadoutConfig
 
 def slow(self, pixels, read=Backbone.read, **how):
     time.sleep(0.05)
@@ -250,7 +251,7 @@ def test_half_done_vectors_of_another_backbone_are_not_taken_over(
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pellucid.embed.extract.job.build_index", stop)
+        patch.setattr(job, "build_index", stop)
         with pytest.raises(Stop):
             embed_folder(study.image_root, TINY, out, progress=False)
     assert list((out / ".parts").glob("part-*.npz"))
@@ -285,7 +286,7 @@ def test_patch_tokens_are_stored_in_the_same_order(scanned: tuple[Study, RunFold
     vectors = load_vectors(tmp_path / "out")
     assert vectors.tokens is not None
     assert vectors.spec["taken_over"] == 6, "the new file is a copy"
-    backbone = load_backbone(TINY, "cpu", Reading(tokens=True))
+    backbone = load_backbone(TINY, "cpu", ReadoutConfig(tokens=True))
     for row, name in enumerate(vectors.images["image_id"]):
         square = stretch(read_image((images / name).read_bytes(), min_side_px=64).pixels, 64)
         assert np.allclose(backbone.tokens(square[None])[0], vectors.tokens[row], atol=2e-2)
@@ -305,9 +306,9 @@ def test_arrays_and_paths_in_python(scanned: tuple[Study, RunFolder], tmp_path: 
     assert np.array_equal(embed_array(large, backbone, batch_size=2), made), "brought to the backbone's size"
     assert embed_array(pixels[:0], backbone).shape == (0, backbone.dim)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
-    with pytest.raises(UserError, match=r"2 of 3 files gave no vector:(?s:.*)a damaged JPEG(?s:.*)No such file"):
+    with pytest.raises(UserError, match=r"2 of 3 files could not be read:(?s:.*)a damaged JPEG(?s:.*)No such file"):
         embed_array([tmp_path / "broken.jpg", paths[0], tmp_path / "gone.jpg"], backbone)
-    with pytest.raises(UserError, match=r"takes \(n, height, width, 3\) uint8 RGB, not \(5, 64, 64, 3\) float32"):
+    with pytest.raises(UserError, match=r"expected \(n, height, width, 3\) uint8 RGB, got \(5, 64, 64, 3\) float32"):
         embed_array(pixels.astype(np.float32), backbone)
 
 
@@ -317,7 +318,7 @@ def test_what_may_be_said_of_a_folder(tmp_path: Path) -> None:
         "index": {"kind": "exact"},
     }
     assert folder_options([]) == {}
-    with pytest.raises(UserError, match=r"`split`: of a plain folder only keys of `embed:` say something"):
+    with pytest.raises(UserError, match=r"`split`: for a plain folder, only keys of `embed:` are allowed"):
         folder_options(["split.test=0.3"])
     with pytest.raises(UserError, match=r"embed_folder: unknown key `poling`; did you mean `pooling`\?"):
         embed_folder(tmp_path, TINY, tmp_path / "out", **folder_options(["embed.poling=mean"]))

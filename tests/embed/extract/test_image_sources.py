@@ -18,10 +18,10 @@ from pellucid.cohort.intake.file_listing import list_folder
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.scan import scan
 from pellucid.cohort.study import ScanConfig, Study, load_study
-from pellucid.embed.extract.image_sources import FileSource, Seen, folder_source, study_source
+from pellucid.embed.extract.image_sources import DecodedPicture, FileSource, folder_source, study_source
 
 
-def pictures(source: FileSource, size_px: int = 32) -> list[Seen]:
+def pictures(source: FileSource, size_px: int = 32) -> list[DecodedPicture]:
     return [seen for unit in range(len(source.units)) for seen in source.pictures(unit, size_px)]
 
 

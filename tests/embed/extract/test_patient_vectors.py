@@ -47,7 +47,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 def test_formulas_by_brute_force(sizes: list[int], seed: int, rows_held: int) -> None:
     values, images = cohort(sizes, seed=seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_ROWS", rows_held)  # however few rows are held at once
+        patch.setattr(module, "MAX_ROWS", rows_held)  # however few rows are held at once
         found = {how: patient_vectors(values, images, how) for how in HOWS}
     for how, (table, made) in found.items():
         assert table["patient"].tolist() == sorted(set(images["patient"]))
@@ -115,7 +115,7 @@ def test_how_many_images_there_were_is_not_in_the_length() -> None:
 def test_vectors_that_cancel_out_are_refused() -> None:
     values = np.array([[1, 0], [-1, 0], [1, 1]], np.float32)
     images = pd.DataFrame({"image_id": list("abc"), "patient": ["P1", "P1", "P2"], "split": "train"})
-    with pytest.raises(UserError, match="patient P1: the vectors of the images cancel out"):
+    with pytest.raises(UserError, match="patient P1: the vectors of the patient's images cancel out"):
         patient_vectors(values, images, "mean")
     assert patient_vectors(values, images, "medoid")[0]["image_id"].tolist() == ["a", "c"]
 
@@ -146,18 +146,18 @@ def test_a_run_of_patients_is_derived_from_a_run_of_images(runs: tuple[Study, Ru
     )  # fmt: skip
     assert open_index(run.path, patients) is not None
     assert embed_patients(study, images_run, "weighted").done
-    with pytest.raises(UserError, match=r"what one vector stands for \(image against patient\)"):
+    with pytest.raises(UserError, match=r"the unit of one vector \(image or patient\) \(image and patient\)"):
         same_space(images.spec, patients.spec)
-    with pytest.raises(UserError, match="holds patient vectors already"):
+    with pytest.raises(UserError, match="already contains patient vectors"):
         embed_patients(study, run, "mean")
-    with pytest.raises(UserError, match="write mean, medoid, weighted"):
+    with pytest.raises(UserError, match="choose mean, medoid, weighted"):
         embed_patients(study, images_run, "attention")  # type: ignore[arg-type]
     assert newest_vectors(study.analysis, scan)["pixels"].path == images_run.path, (
         "the images' vectors stay the images'"
     )
     assert not any("per patient" in name for name in newest_vectors(study.analysis, scan))
     assert choose_patient_vectors(study.analysis, images_run, "weighted").path == run.path
-    with pytest.raises(UserError, match="no patient vectors by `medoid`"):
+    with pytest.raises(UserError, match="no patient vectors with rule `medoid`"):
         choose_patient_vectors(study.analysis, images_run, "medoid")
 
 
@@ -173,8 +173,10 @@ def test_variables_by_patient(runs: tuple[Study, RunFolder, RunFolder]) -> None:
     assert table["patient"].tolist() == ["C", "A", "B"]
     assert table["grade"].fillna(-1).tolist() == [-1, 1, -1], "a value that all agree on, else none"
     assert table["device"].fillna("").tolist() == ["y", "x", ""]
-    assert said[0] == ("grade: images of the same patient differ for 1 of 3 patients, whose value is taken as missing")
-    with pytest.raises(UserError, match="hold patient D, whom the scan does not know"):
+    assert said[0] == (
+        "grade: images of the same patient differ for 1 of 3 patients; their value is treated as missing"
+    )
+    with pytest.raises(UserError, match="contain patient D, who is not in the scan"):
         patient_table(manifest, pd.Series(["D"]), variables)
     study, scan, images_run = runs
     vectors = load_vectors(embed_patients(study, images_run, "mean").path)

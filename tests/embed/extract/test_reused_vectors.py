@@ -20,7 +20,7 @@ from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.scan import scan
 from pellucid.cohort.study import Study, load_study
 from pellucid.embed.backbones.backbone import Backbone
-from pellucid.embed.extract import plain_folder
+from pellucid.embed.extract import job, plain_folder
 from pellucid.embed.extract.plain_folder import embed_folder
 from pellucid.embed.extract.reused_vectors import each_once
 from pellucid.embed.extract.stage import embed
@@ -124,9 +124,9 @@ def test_another_folder_or_backbone_is_refused(folder: Path, tmp_path: Path) -> 
     other = tmp_path / "other"
     other.mkdir()
     write(other / "x.png", 1000)
-    with pytest.raises(UserError, match="holds vectors of another backbone or folder; choose another --out"):
+    with pytest.raises(UserError, match="contains vectors of another backbone or folder; choose another --out"):
         made(other, out)
-    with pytest.raises(UserError, match="holds vectors of another backbone or folder"):
+    with pytest.raises(UserError, match="contains vectors of another backbone or folder"):
         embed_folder(folder, "timm-random:test_vit@32", out, progress=False)
     assert load_vectors(out).images.equals(before)
 
@@ -138,7 +138,7 @@ class Killed(BaseException):
 def dying_at(step: int, patch: pytest.MonkeyPatch) -> None:
     """The process ends before the step-th of the operations by which a version is published."""
     count = 0
-    for name in ("_link", "sync_path", "tidy", "making"):
+    for name in ("link", "sync_path", "tidy", "new_version"):
         original = getattr(snapshots, name)
 
         def call(*arguments: Any, original: Callable[..., Any] = original) -> Any:
@@ -234,7 +234,7 @@ def test_killed_after_the_last_file_nothing_is_computed_again(
     study = load_study(scanned[0].path, [f"analysis={tmp_path}"])
     run = scan(study, progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr("pellucid.embed.extract.job.clear_parts", lambda _: (_ for _ in ()).throw(Killed))
+        patch.setattr(job, "clear_parts", lambda _: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             embed(study, run, "pixels", progress=False)
     n = sum(computed)
@@ -248,10 +248,11 @@ def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Pa
     run = scan(study, progress=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "pellucid.cohort.images.prepared_images.PreparedImages.square",
+            PreparedImages,
+            "square",
             lambda *_: (_ for _ in ()).throw(ValueError("not a JPEG")),
         )
-        with pytest.raises(UserError, match=r"prepared image `.*` is damaged: delete the run and scan again"):
+        with pytest.raises(UserError, match=r"the prepared copy of `.*` is damaged: delete the run and scan again"):
             embed(study, run, "pixels", progress=False)
     whole = PreparedImages.square
 
@@ -261,9 +262,9 @@ def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Pa
         return whole(self, i, size_px)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pellucid.cohort.images.prepared_images.PreparedImages.square", first_is_damaged)
+        patch.setattr(PreparedImages, "square", first_is_damaged)
         for _ in range(2):
-            with pytest.raises(UserError, match=r"prepared image `.*` is damaged: delete the run and scan again"):
+            with pytest.raises(UserError, match=r"the prepared copy of `.*` is damaged: delete the run and scan again"):
                 embed(study, run, "pixels", progress=False)
     assert not list((study.analysis / "embed").glob("pixels*"))
     assert not load_vectors(embed(study, run, "pixels", progress=False).path).spec["failed"], (

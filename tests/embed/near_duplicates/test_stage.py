@@ -106,7 +106,7 @@ def test_planted_copies_are_found_and_nothing_else(planted: tuple[Vectors, dict[
     assert found.unusual["distance"].is_monotonic_decreasing
     said = near_sentences(found)
     assert said[0].startswith("2 pair(s) of images in 2 group(s) show the same picture under different patients")
-    assert "2 of these pairs lie on both sides of the split" in said[1]
+    assert "2 of these pairs have images in different splits" in said[1]
     assert not any(name in sentence for sentence in said for name in pictures if f"{name} " in sentence)
 
 

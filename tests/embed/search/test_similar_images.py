@@ -60,7 +60,7 @@ def test_hits_are_brute_force_among_those_allowed(vectors: Vectors, table: pd.Da
     assert hits["device"].tolist() == known["device"].iloc[order].tolist()
     assert hits["age"].tolist() == known["age"].iloc[order].tolist()
     assert answer.among == (int((known["device"].isin(["A", "B"]) & (known["age"] >= 30)).sum()), N)
-    assert answer.sentences()[0].startswith(f"among {answer.among[0]} of 240 images")
+    assert answer.sentences()[0].startswith(f"searched {answer.among[0]} of 240 images")
 
 
 def test_the_own_patient_is_passed_over_unless_asked_for(vectors: Vectors) -> None:
@@ -95,7 +95,7 @@ def test_how_unusual_a_query_is(vectors: Vectors) -> None:
     assert 0 <= inside.queries["percentile"][0] <= 100
     far = search(vectors, -np.ones(12, np.float32), 3)
     assert far.queries["percentile"][0] == 100
-    assert "is it of this kind at all?" in far.sentences()[0]
+    assert "is it the same kind of image?" in far.sentences()[0]
     percentiles = search(
         vectors, np.asarray(vectors.values), 1, exclude_patient=vectors.images["patient"].tolist()
     ).queries["percentile"]
@@ -116,10 +116,10 @@ def test_filters_are_read_not_run(table: pd.DataFrame) -> None:
     assert rows(" age >= 79 ") == [59, 119, 179, 239]
     assert parse_filter("note=a=b").value == "a=b"
     for text, message in (
-        ("devise=A", r"there is no column `devise`; did you mean `device`\?"),
-        ("device=D", r"no image has `device` = `D`.*there are: A, B, C"),
-        ("device>3", "`device` holds no numbers: use = or !="),
-        ("age>old", "`old` is no number"),
+        ("devise=A", r"unknown column `devise`; did you mean `device`\?"),
+        ("device=D", r"no image has `device` = `D`.*available: A, B, C"),
+        ("device>3", "`device` contains no numbers: use = or !="),
+        ("age>old", "`old` is not a number"),
         ("__import__('os')", "write column=value"),
         ("=3", "write column=value"),
     ):
@@ -137,19 +137,19 @@ def test_years_with_gaps_are_whole_numbers(vectors: Vectors) -> None:
 
 def test_what_cannot_be_searched_is_told(vectors: Vectors, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"is neither the id of an embedded image nor a file here; did you mean `i23\.png`"
+        UserError, match=r"is neither the id of an embedded image nor an existing file; did you mean `i23\.png`"
     ):
         search_image(vectors, "i23.pn")
-    with pytest.raises(UserError, match=r"has 3 numbers, the vectors of pixels have 12"):
+    with pytest.raises(UserError, match=r"has 3 numbers, but vectors of pixels have 12"):
         search(vectors, np.zeros(3, np.float32))
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="NaN or infinite"):
         search(vectors, np.full(12, np.inf, np.float32))
     with pytest.raises(UserError, match="there is no patient `P999`"):
         search(vectors, np.zeros(12, np.float32), exclude_patient="P999")
     (tmp_path / "v.npy").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"is no \.npy file of numbers"):
+    with pytest.raises(UserError, match=r"is not a \.npy file of numbers"):
         search_image(vectors, str(tmp_path / "v.npy"))
-    with pytest.raises(UserError, match="name the image file instead of the id"):
+    with pytest.raises(UserError, match="give the file instead of the id"):
         search_image(vectors, "i3.png", region=(0, 0, 32, 32))
 
 
@@ -169,9 +169,9 @@ def test_a_region_is_cut_out_and_found_where_it_came_from(tmp_path: Path) -> Non
     assert found["image_id"].tolist() == ["lesion4.png"]
     assert found["similarity"][0] == pytest.approx(1, abs=1e-5)
     assert search_image(vectors, str(tmp_path / "whole.png"), 1).hits["similarity"][0] < 0.999
-    with pytest.raises(UserError, match=r"does not lie in the image of 400 × 300 pixels"):
+    with pytest.raises(UserError, match=r"is not inside the image of 400 × 300 pixels"):
         search_image(vectors, str(tmp_path / "whole.png"), 1, region=(350, 150, 96, 96))
-    with pytest.raises(UserError, match="shows too little: at least 16"):
+    with pytest.raises(UserError, match="is too small: at least 16"):
         cut_out(whole, (0, 0, 200, 8), "x")
     with pytest.raises(UserError, match="write left,top,width,height"):
         parse_region("1,2,3")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pellucid.cohort.errors import UserError
 from pellucid.embed.index.knn_graph import knn_graph, normalised
-from pellucid.embed.store.vectors import half, load_vectors, write_vectors
+from pellucid.embed.store.vectors import load_vectors, to_float16, write_vectors
 
 ARCHIVE = Path(__file__).parents[1] / "archive"
 
@@ -58,7 +58,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     (b / "vectors.npy").write_bytes((b / "vectors.npy").read_bytes()[:300])
     with pytest.raises(UserError, match=r"vectors\.npy: is damaged"):
         load_vectors(b)
-    with pytest.raises(UserError, match="holds no vectors"):
+    with pytest.raises(UserError, match="contains no vectors"):
         load_vectors(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_tokens_are_read_with_the_vectors_they_belong_to(tmp_path: Path) -> None
     folder = tmp_path / "v"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    tokens = half(rng.normal(size=(3, 6, 4)).astype(np.float32))
+    tokens = to_float16(rng.normal(size=(3, 6, 4)).astype(np.float32))
     np.save(folder / "tokens.npy", tokens)
     images = pd.DataFrame({"image_id": list("abc"), "patient": list("abc"), "split": ""})
     said = {"backbone": "x", "fingerprint": "x", "tokens": {"grid": [2, 3], "width": 4, "dtype": "float16"}}
@@ -92,14 +92,14 @@ def test_tokens_are_read_with_the_vectors_they_belong_to(tmp_path: Path) -> None
 
 def test_half_overflows_to_no_infinity() -> None:
     given = np.array([1.5, 1e6, -1e6, np.nan], np.float32)
-    assert np.array_equal(half(given), np.array([1.5, 65504, -65504, np.nan], np.float16), equal_nan=True)
+    assert np.array_equal(to_float16(given), np.array([1.5, 65504, -65504, np.nan], np.float16), equal_nan=True)
 
 
 def test_a_spec_that_was_changed_or_cut_off_is_refused(tmp_path: Path) -> None:
     folder = store(tmp_path / "v")
     text = (folder / "spec.json").read_text(encoding="utf-8")
     (folder / "spec.json").write_text(json.dumps(json.loads(text) | {"pooling": "mean"}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"spec\.json: was changed by hand: its `space` is not that of what it says"):
+    with pytest.raises(UserError, match=r"spec\.json: was edited: its `space` does not match its other entries"):
         load_vectors(folder)
     (folder / "spec.json").write_text(text[:50], encoding="utf-8")
     with pytest.raises(UserError, match=r"spec\.json: is damaged"):

@@ -16,6 +16,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.embed.extract.plain_folder import embed_folder
 from pellucid.embed.index import open_index, verify_index
 from pellucid.embed.index.knn_graph import normalised
+from pellucid.embed.store import withdrawal
 from pellucid.embed.store.vectors import load_vectors
 from pellucid.embed.store.withdrawal import forget_in_store
 
@@ -92,9 +93,9 @@ def test_without_yes_nothing_changes(folder: Path, pellucid: Callable[..., Any])
     assert done.returncode == 0, done.stderr
     assert "1 vector(s) would be removed, 11 kept" in done.stdout
     assert everything(folder / "out") == before
-    with pytest.raises(UserError, match=r"holds no image `image-99\.png`"):
+    with pytest.raises(UserError, match=r"contains no image `image-99\.png`"):
         forget_in_store(folder / "out", ["image-99.png"], yes=True)
-    with pytest.raises(UserError, match="nothing would be left"):
+    with pytest.raises(UserError, match="no image would be left"):
         forget_in_store(folder / "out", NAMES, yes=True)
 
 
@@ -108,7 +109,7 @@ def test_killed_before_the_new_version_counts_a_repeated_call_finishes(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("pellucid.embed.store.withdrawal.publish", die)
+        patch.setattr(withdrawal, "publish", die)
         with pytest.raises(Killed):
             forget_in_store(folder / "out", [NAMES[5]], yes=True)
     assert len(load_vectors(folder / "out").images) == 12  # whole, as before

@@ -15,13 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pellucid.cohort.errors import UserError
-from pellucid.embed.backbones.weight_loading import resampled_positions
+from pellucid.embed.backbones.weight_loading import load_into, resampled_positions
 from pellucid.pretrain.engine.warm_start import (
     Loaded,
     addressed,
     find_weights,
     fingerprint,
-    fit,
     normalisation_differs,
     record,
     warm_start,
@@ -72,7 +71,7 @@ def test_the_same_backbone_is_taken_over_whole_by_student_and_teacher(tmp_path: 
 def test_convolutional_networks_with_their_buffers_and_without_their_classifier(tmp_path: Path, name: str) -> None:
     tensors = stored(timm.create_model(name, num_classes=7), tmp_path / "w.safetensors")
     ours = timm.create_model(name, num_classes=0)
-    loaded = fit(ours, find_weights(f"file:{tmp_path / 'w.safetensors'}").tensors)
+    loaded = load_into(ours, find_weights(f"file:{tmp_path / 'w.safetensors'}").tensors)
     assert loaded.whole
     assert len(loaded.classifier) == 2
     assert set(loaded.loaded) | set(loaded.classifier) == set(tensors)
@@ -91,7 +90,7 @@ def test_everything_that_does_not_fit_is_named_and_an_error_unless_allowed(tmp_p
     with pytest.raises(
         UserError,
         match=r"`warm_start.weights: file:partial.safetensors` does not fit the backbone: \d+ tensors loaded; 1 missing, "
-        r"left at random values: norm.bias; 1 unexpected, left out: blocks.99.gamma; 1 of another shape, left at random "
+        r"left at random values: norm.bias; 1 unexpected, ignored: blocks.99.gamma; 1 with another shape, left at random "
         r"values: norm.weight \[3\] for \[64\]\. Choose .* warm_start.allow_partial=true",
     ):
         warm_start(method, weights, allow_partial=False)
@@ -107,9 +106,7 @@ def test_everything_that_does_not_fit_is_named_and_an_error_unless_allowed(tmp_p
 
 def test_weights_of_another_world_are_refused_even_where_partial_ones_are_allowed(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
-    with pytest.raises(
-        UserError, match=r"0 tensors loaded; \d+ missing, .* and \d+ more; 1 unexpected, left out: a\. "
-    ):
+    with pytest.raises(UserError, match=r"0 tensors loaded; \d+ missing, .* and \d+ more; 1 unexpected, ignored: a\. "):
         warm_start(Pair(), find_weights("file:w.safetensors", tmp_path), allow_partial=True)
 
 
@@ -119,7 +116,7 @@ def test_positions_are_brought_to_another_grid_and_prefix_tokens_keep_theirs(kwa
     with torch.no_grad():
         theirs.pos_embed.normal_()
     n_prefix = 0 if kwargs.get("no_embed_class") else ours.num_prefix_tokens
-    loaded = fit(ours, theirs.state_dict())
+    loaded = load_into(ours, theirs.state_dict())
     assert loaded.whole
     assert loaded.resampled == ["pos_embed"]
     assert torch.equal(ours.pos_embed[:, :n_prefix], theirs.pos_embed[:, :n_prefix])
@@ -145,7 +142,7 @@ def test_a_position_keeps_its_place_in_the_image() -> None:
 def test_positions_of_no_square_grid_or_of_another_width_are_a_mismatch() -> None:
     ours = vit(img_size=64)
     for shape in ((1, 1 + 15, 64), (1, 17, 32), (17, 64)):
-        loaded = fit(ours, {**vit(img_size=64).state_dict(), "pos_embed": torch.zeros(shape)})
+        loaded = load_into(ours, {**vit(img_size=64).state_dict(), "pos_embed": torch.zeros(shape)})
         assert [m["name"] for m in loaded.mismatching] == ["pos_embed"], shape
 
 

@@ -1,0 +1,38 @@
+"""The `embed:` section of study.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pellucid.embed.backbones.backbone import Backbone
+from pellucid.embed.backbones.compute_choice import Precision
+from pellucid.embed.backbones.readout import ReadoutConfig
+from pellucid.embed.index import IndexConfig
+
+BATCH_CPU, BATCH_GPU = 16, 256  # larger batches are no faster on a CPU (benchmarks/LOG.md)
+
+
+class EmbedConfig(ReadoutConfig):
+    """The `embed:` section of study.yaml: the readout of a backbone (`ReadoutConfig`), and how vectors are computed."""
+
+    backbones: list[
+        str
+    ] = []  # in addition to those that `run` always embeds: pixels, random weights, the pretrained run
+    source: Literal["prepared", "originals"] = "prepared"
+    batch_size: int = Field(0, ge=0)  # 0: chosen for the device
+    device: str = "auto"
+    precision: Precision = "auto"  # auto: the fastest on this machine; or float32, bfloat16, float16 (GPU only)
+    workers: int = Field(0, ge=0)  # single-threaded processes on a CPU; 0: one per core
+    patients: Literal["none", "mean", "medoid", "weighted"] = "none"  # also one vector per patient
+    text: Literal["keep", "mask"] = "keep"  # mask: paint over burned-in text of the originals, for the audit
+    index: IndexConfig = IndexConfig()
+
+    def readout(self) -> ReadoutConfig:
+        """The part that belongs to the backbone."""
+        return ReadoutConfig(**{name: getattr(self, name) for name in ReadoutConfig.model_fields})
+
+    def batch_size_for(self, encoder: Backbone) -> int:
+        """Images per batch: as configured, or chosen for the device."""
+        return self.batch_size or (BATCH_GPU if encoder.is_on_gpu else BATCH_CPU)
