@@ -55,20 +55,6 @@ ALLOWED: dict[str, int] = {
     "cohort/withdrawal_list.py": 2,
     "docs/audit.md": 1,
     "docs/source.md": 1,
-    "embed/backbones/backbone.py": 1,
-    "embed/backbones/embedding_space.py": 1,
-    "embed/backbones/network_adapters.py": 1,
-    "embed/backbones/pixel_baseline.py": 1,
-    "embed/backbones/readout.py": 1,
-    "embed/extract/chunks.py": 2,
-    "embed/extract/job.py": 1,
-    "embed/extract/reused_vectors.py": 1,
-    "embed/extract/workers.py": 1,
-    "embed/index/brute_force.py": 1,
-    "embed/index/inverted_lists.py": 1,
-    "embed/index/other_patients.py": 2,
-    "embed/index/recall_tuning.py": 1,
-    "embed/search/similar_images.py": 3,
 }
 
 

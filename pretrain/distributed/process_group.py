@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pellucid.cohort.errors import Preempted, UserError
 from pellucid.cohort.runs import atomic_path
+from pellucid.embed.backbones import pick_device
 
 PREEMPTED_FILE = "PELLUCID_PREEMPTED"  # environment variable, see docs/cluster.md
 TIMEOUT_S = 1800.0
@@ -93,28 +94,6 @@ class Ranks:
             dist.barrier()
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The available device for `auto`, `cpu`, `cuda` (that of the local rank) or `cuda:N`.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in {"cpu", "cuda"} or (number and not number.isdigit()):
-        raise UserError(f"device `{name}`: choose auto, cpu, cuda or cuda:N")
-    if kind == "cpu":
-        return torch.device("cpu")
-    index = int(number) if number else local_rank
-    if index >= torch.cuda.device_count():
-        raise UserError(
-            f"device `{name}`: PyTorch sees {torch.cuda.device_count()} CUDA devices, number {index} does not "
-            "exist. Use device cpu, or start fewer processes"
-        )
-    return torch.device("cuda", index)
-
-
 @contextlib.contextmanager
 def join_ranks(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Iterator[Ranks]:
     """Join the process group of torchrun (RANK, WORLD_SIZE, LOCAL_RANK); without torchrun, be the only process.
@@ -129,7 +108,7 @@ def join_ranks(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Iterator[R
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     joined_here = world > 1 and not dist.is_initialized()

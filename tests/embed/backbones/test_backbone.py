@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from pellucid.cohort.errors import UserError
-from pellucid.embed.backbones.backbone import backbone_slug, load_backbone
+from pellucid.embed.backbones.backbone import backbone_slug, load_backbone, pick_device
 from pellucid.embed.backbones.compute_choice import Compute
 from pellucid.embed.backbones.pixel_baseline import PIXELS_DIM, pixel_features
 
@@ -185,3 +185,26 @@ def test_pixels_baseline_holds_what_it_says() -> None:
 
 def test_slug() -> None:
     assert backbone_slug("timm-random:vit_tiny_patch16_224@112") == "timm-random-vit-tiny-patch16-224-112"
+
+
+def test_a_device_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"device `tpu`: choose auto, cpu, cuda or cuda:N"):
+        pick_device("tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device() == torch.device("cpu")
+    with pytest.raises(UserError, match=r"device `cuda`: PyTorch finds no GPU; use auto or cpu"):
+        pick_device("cuda")
+
+
+def test_each_process_of_torchrun_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert pick_device("auto") == torch.device("cuda", 0)
+    assert pick_device("auto", 1) == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("cuda") == torch.device("cuda", 1)
+    assert pick_device("cuda:0") == torch.device("cuda", 0), "a number takes precedence"
+    with pytest.raises(UserError, match=r"device `cuda:7`: PyTorch finds 2 GPU\(s\), but number 7 .* start fewer processes"):
+        pick_device("cuda:7")

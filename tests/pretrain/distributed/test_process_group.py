@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pellucid.cohort.errors import Preempted, UserError
-from pellucid.pretrain.distributed.process_group import Ranks, choose_device, join_ranks
+from pellucid.pretrain.distributed.process_group import Ranks, join_ranks
 
 ROOT = Path(__file__).parents[3]
 
@@ -156,11 +156,3 @@ def test_alone_nothing_waits_and_errors_are_left_as_they_are(tmp_path: Path, mon
     with pytest.raises(Preempted), join_ranks("cpu"):
         raise Preempted("stopped after step 1 of 2")
     assert (tmp_path / "word").read_text() == "stopped after step 1 of 2\n"
-
-
-def test_a_device_that_is_not_there_is_a_sentence() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(UserError, match=r"device `tpu`: choose auto, cpu, cuda or cuda:N"):
-        choose_device("tpu")
-    with pytest.raises(UserError, match=r"device `cuda:99`: PyTorch sees \d+ CUDA devices, number 99 does not exist"):
-        choose_device("cuda:99")
