@@ -28,7 +28,8 @@ def scan(
     """Scan the (m, p) lists given: (m, k) rows, −1 for none, and their scores computed from the codes."""
     n_queries = len(inner_queries)
     scores, rows = np.empty((n_queries, k), np.float32), np.empty((n_queries, k), np.int64)
-    inner_queries, lists, near = (np.ascontiguousarray(array) for array in (inner_queries, lists, near))
+    inner_queries, lists = np.ascontiguousarray(inner_queries), np.ascontiguousarray(lists)
+    near = np.ascontiguousarray(near)
     more = {} if selector is None else {"sel": selector}
     params = faiss.SearchParametersIVF(nprobe=lists.shape[1], **more)
     to = faiss.swig_ptr

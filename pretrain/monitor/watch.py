@@ -124,7 +124,7 @@ class Watch:
         model, recipe = method.backbone(), self.recipe
         encoder = Backbone(
             "watched", recipe.img_size, int(model.num_features), "", model=model, pooling=method.pooling,
-            mean=recipe.mean, std=recipe.std, asked=self.precision,
+            mean=recipe.mean, std=recipe.std, precision=self.precision,
         )  # fmt: skip
         modes = [(module, module.training) for module in model.modules()]
         model.eval()

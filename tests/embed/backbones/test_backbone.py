@@ -206,5 +206,7 @@ def test_each_process_of_torchrun_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert pick_device("cuda") == torch.device("cuda", 1)
     assert pick_device("cuda:0") == torch.device("cuda", 0), "a number takes precedence"
-    with pytest.raises(UserError, match=r"device `cuda:7`: PyTorch finds 2 GPU\(s\), but number 7 .* start fewer processes"):
+    with pytest.raises(
+        UserError, match=r"device `cuda:7`: PyTorch finds 2 GPU\(s\), but number 7 .* start fewer processes"
+    ):
         pick_device("cuda:7")

@@ -57,12 +57,12 @@ def test_the_refusal_names_what_differs() -> None:
     with pytest.raises(UserError) as caught:
         same_space(spec(pooling="mean"), spec(pooling="cls"))
     assert str(caught.value).startswith(
-        f"the vectors of two kinds of `{VIT}` cannot be compared or put into one index; they differ in: "
-        "`pooling` (mean against cls). "
+        f"the vectors of two versions of `{VIT}` cannot be compared or put into one index; they differ in "
+        "`pooling` (mean and cls). "
     )
     other = differences(spec(), spec("timm-random:test_vit2", pooling="gem", average="flip"))
     assert [phrase.split(" (")[0] for phrase in other] == [
-        "the weights", "the side of the square in pixels", "the side of what the network takes in pixels", "`pooling`",
+        "the weights", "the side of the square in pixels", "the side of the network's input in pixels", "`pooling`",
         "`average`",
     ]  # fmt: skip
 

@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     assert "do not fit test_vit" in said
     assert "1 missing, left at random values: norm.bias" in said
     assert "1 unexpected, ignored: decoder.weight" in said
-    assert "norm.weight [5] for [64]" in said
+    assert "norm.weight [5] instead of [64]" in said
     save_file({**tensors, "norm.bias": lost * float("nan")}, path)
     with pytest.raises(UserError, match=r"norm\.bias contain NaN or infinite values"):
         load_backbone(f"file:{path}@{TINY}", "cpu")

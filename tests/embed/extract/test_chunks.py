@@ -1,4 +1,4 @@
-"""Parts and workers: each part is computed once, the bytes do not depend on who computes it, and no death goes unseen."""
+"""Chunks and workers: each chunk is computed once, results are byte-identical for any workers, and deaths are noticed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.intake import child_process
 from pellucid.cohort.runs.atomic_files import clear_parts
 from pellucid.embed.backbones.backbone import load_backbone
-from pellucid.embed.backbones.compilation import compiled
 from pellucid.embed.backbones.readout import ReadoutConfig
 from pellucid.embed.extract.chunks import (
     ExtractionJob,
@@ -263,32 +261,3 @@ def test_a_worker_says_what_is_wrong_with_its_backbone(tmp_path: Path) -> None:
         while not crew.ended():
             threading.Event().wait(0.05)
     crew.end()
-
-
-@pytest.mark.slow
-def test_a_compiled_backbone_gives_the_same_vectors() -> None:
-    encoder = load_backbone(TINY, "cpu")
-    pixels = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
-    faster = compiled(encoder, 4)
-    assert faster is not encoder
-    assert np.allclose(faster(pixels), encoder(pixels), atol=1e-4)
-    assert np.array_equal(faster.tokens(pixels), encoder.tokens(pixels))
-    assert faster.space == encoder.space
-
-
-def test_what_cannot_be_compiled_is_computed_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*_: object, **__: object) -> object:
-        def run(pixels: object) -> object:
-            raise RuntimeError("no working C++ compiler found\nmore")
-
-        return run
-
-    monkeypatch.setattr("torch.compile", refuse)
-    encoder = load_backbone(TINY, "cpu")
-    assert compiled(encoder, 4) is encoder
-    assert (
-        "could not be compiled (RuntimeError: no working C++ compiler found); continuing without"
-        in capsys.readouterr().err
-    )

@@ -277,10 +277,12 @@ def test_verify_reads_every_byte(tmp_path: Path) -> None:
     data[blind] ^= 1
     (tmp_path / "index.faiss").write_bytes(data)
     open_index(tmp_path, Store(values))  # one flipped bit between the places that are looked at
-    assert verify_index(tmp_path, values) == [f"{tmp_path / 'index.faiss'}: is not what was written"]
+    assert verify_index(tmp_path, values) == [f"{tmp_path / 'index.faiss'}: was changed after it was written"]
     changed = values.copy()
     changed[17, 3] += 1
-    assert f"{tmp_path / 'vectors.npy'}: is not what the index was made from" in verify_index(tmp_path, changed)
+    assert f"{tmp_path / 'vectors.npy'}: is not the file from which the index was made" in verify_index(
+        tmp_path, changed
+    )
 
 
 def test_stores_of_the_first_version_still_open(tmp_path: Path) -> None:

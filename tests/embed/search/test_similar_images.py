@@ -1,4 +1,4 @@
-"""Search: by id, file, vector and region; filters, the own patient, one row a patient; what cannot be met is told."""
+"""Search by id, file, vector and region; the own patient; one image per patient; messages for invalid queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pellucid.cohort.errors import UserError
 from pellucid.embed.extract.plain_folder import embed_folder
 from pellucid.embed.index import build_index
 from pellucid.embed.index.knn_graph import normalised
-from pellucid.embed.search.filters import allowed_rows, parse_filter
 from pellucid.embed.search.similar_images import cut_out, parse_region, search, search_image
 from pellucid.embed.store.vectors import Vectors, load_vectors, write_vectors
 
@@ -100,31 +99,6 @@ def test_how_unusual_a_query_is(vectors: Vectors) -> None:
         vectors, np.asarray(vectors.values), 1, exclude_patient=vectors.images["patient"].tolist()
     ).queries["percentile"]
     assert abs(percentiles.median() - 50) < 5, "of the cohort's own images half are more usual than the middle one"
-
-
-def test_filters_are_read_not_run(table: pd.DataFrame) -> None:
-    frame = table.sort_values("image_id", key=lambda s: s.str[1:-4].astype(int)).reset_index(drop=True)
-
-    def rows(*where: str) -> list[int]:
-        return np.flatnonzero(allowed_rows(frame, where)).tolist()
-
-    assert rows("grade=2") == rows("grade=2.0") == list(range(2, N, 4))
-    assert rows("grade!=2", "device=A") == [i for i in range(0, N, 3) if i % 4 != 2]
-    assert rows("age=") == list(range(0, N, 10))
-    assert 0 not in rows("age<1000"), "what is not known is not under 1000"
-    assert rows("urgent=True") == rows("urgent=true") == list(range(0, N, 2))
-    assert rows(" age >= 79 ") == [59, 119, 179, 239]
-    assert parse_filter("note=a=b").value == "a=b"
-    for text, message in (
-        ("devise=A", r"unknown column `devise`; did you mean `device`\?"),
-        ("device=D", r"no image has `device` = `D`.*available: A, B, C"),
-        ("device>3", "`device` contains no numbers: use = or !="),
-        ("age>old", "`old` is not a number"),
-        ("__import__('os')", "write column=value"),
-        ("=3", "write column=value"),
-    ):
-        with pytest.raises(UserError, match=message):
-            rows(text)
 
 
 def test_years_with_gaps_are_whole_numbers(vectors: Vectors) -> None:

@@ -1,4 +1,4 @@
-"""The vector store and the neighbour graph, against brute force; damaged files are refused."""
+"""The vector store: round trip, archived versions, and damaged files, which are refused."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pellucid.cohort.errors import UserError
-from pellucid.embed.index.knn_graph import knn_graph, normalised
 from pellucid.embed.store.vectors import load_vectors, to_float16, write_vectors
 
 ARCHIVE = Path(__file__).parents[1] / "archive"
@@ -104,21 +101,3 @@ def test_a_spec_that_was_changed_or_cut_off_is_refused(tmp_path: Path) -> None:
     (folder / "spec.json").write_text(text[:50], encoding="utf-8")
     with pytest.raises(UserError, match=r"spec\.json: is damaged"):
         load_vectors(folder)
-
-
-@given(st.integers(2, 60), st.integers(1, 16), st.integers(1, 20), st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
-def test_graph_is_exact_and_starts_with_oneself(n: int, dim: int, k: int, copies: int) -> None:
-    rng = np.random.default_rng(n * 1000 + dim)
-    values = rng.normal(size=(n, dim)).astype(np.float32)
-    for c in range(min(copies, n - 1)):  # duplicates must not push the point itself out of column 0
-        values[c + 1] = values[0]
-    found, distances = knn_graph(values, k)
-    k = min(k, n)
-    assert found.shape == distances.shape == (n, k)
-    assert (found[:, 0] == np.arange(n)).all()
-    assert (np.diff(distances, axis=1) >= -1e-6).all()
-    unit = normalised(values)
-    exact = np.sort(1 - unit @ unit.T, axis=1)[:, :k]
-    assert np.allclose(distances, np.clip(exact, 0, 2), atol=1e-5)
-    assert all(len(set(row)) == k for row in found.tolist())

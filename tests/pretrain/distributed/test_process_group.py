@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pellucid.cohort.errors import Preempted, UserError
+from pellucid.cohort.errors import Preempted
 from pellucid.pretrain.distributed.process_group import Ranks, join_ranks
 
 ROOT = Path(__file__).parents[3]

@@ -91,7 +91,7 @@ def test_everything_that_does_not_fit_is_named_and_an_error_unless_allowed(tmp_p
         UserError,
         match=r"`warm_start.weights: file:partial.safetensors` does not fit the backbone: \d+ tensors loaded; 1 missing, "
         r"left at random values: norm.bias; 1 unexpected, ignored: blocks.99.gamma; 1 with another shape, left at random "
-        r"values: norm.weight \[3\] for \[64\]\. Choose .* warm_start.allow_partial=true",
+        r"values: norm.weight \[3\] instead of \[64\]\. Choose .* warm_start.allow_partial=true",
     ):
         warm_start(method, weights, allow_partial=False)
     loaded = warm_start(method, weights, allow_partial=True)
@@ -237,6 +237,6 @@ def test_sentences_name_what_was_resampled_and_left_out() -> None:
     said = Loaded(["pos_embed"], ["pos_embed"], [], [], [], ["head.weight"]).sentences()
     assert said == [
         "1 tensors loaded",
-        "pos_embed: positions brought to this image size by bicubic interpolation",
-        "head.weight: the source's classifier, left out",
+        "pos_embed: resampled to this image size by bicubic interpolation",
+        "head.weight: classifier of the original task, ignored",
     ]
