@@ -14,6 +14,7 @@ from pellucid.cohort.errors import Preempted, UserError
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.study import Study
 from pellucid.embed.backbones.compute_choice import FORCED, Compute, Hardware, measured, possible
+from pellucid.pretrain import stage
 from pellucid.pretrain.engine.training_compute import COMPUTE, timed_step
 from pellucid.pretrain.recipe import load_recipe
 from pellucid.pretrain.stage import build_method
@@ -89,7 +90,7 @@ def test_float16_is_for_gpus_and_has_a_scaler(cohort: Cohort, tiny: Tiny, monkey
     with pytest.raises(UserError, match="float16 is for GPUs: choose auto, float32 or bfloat16 on a CPU"):
         run_pretrain(study, scan, device="cpu", progress=False)
     # Slow on a CPU, but it works: the scaler is saved and restored.
-    monkeypatch.setattr("pellucid.pretrain.stage.training_compute", lambda *_, **__: Compute("float16", "explicit"))
+    monkeypatch.setattr(stage, "training_compute", lambda *_, **__: Compute("float16", "explicit"))
     section = {**tiny["mae"], "precision": "auto"}
     expected = results(run_pretrain(*cohort(section, "calm"), device="cpu", progress=False))
     study, scan = cohort(section, "stopped")
