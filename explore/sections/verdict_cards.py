@@ -30,8 +30,11 @@ _SHOWN: dict[str, tuple[Tone, str]] = {  # verdict → how it is shown; the orde
 }
 _GRAVITY: tuple[Tone, ...] = ("neutral", "cleared", "caution", "flagged")
 _OPEN_PAIRS = 4
-_COLOURS: dict[Tone, str] = {"cleared": PALETTE["good"]} | {
-    tone: PALETTE[tone] for tone in ("flagged", "caution", "neutral")
+_COLOURS: dict[Tone, str] = {
+    "flagged": PALETTE["flagged"],
+    "caution": PALETTE["caution"],
+    "neutral": PALETTE["neutral"],
+    "cleared": PALETTE["good"],
 }
 
 
