@@ -44,12 +44,13 @@ from pellucid.embed.backbones.backbone import Backbone, load_backbone
 from pellucid.embed.backbones.compute_choice import Compute, Hardware
 from pellucid.embed.backbones.readout import ReadoutConfig
 from pellucid.embed.extract.chunks import ExtractionJob, chunk_bounds, prepare_chunk_folder, read_chunk
+from pellucid.embed.extract.embed_config import EmbedConfig
 from pellucid.embed.extract.image_sources import ImageSource, folder_source, study_source
 from pellucid.embed.extract.workers import BackboneRequest, compute_chunks
 
 CORES = int(joblib.cpu_count())
 BATCH = 64  # of the plain loop and of lightly-train
-LIMIT_BATCHES = (16, 32)
+LIMIT_BATCHES = (4, 16)
 LIMIT_S = 4.0
 
 
@@ -112,7 +113,8 @@ def ours(
     """Images per second of all parts, start-up of processes included, and the vectors in order."""
     prepare_chunk_folder(folder, {"now": time.time()})
     units = np.arange(len(source.units))
-    job = ExtractionJob(folder, source, units, chunk_bounds(source, units, 16), encoder.size_px, 16)
+    batch = EmbedConfig().batch_size_for(encoder)
+    job = ExtractionJob(folder, source, units, chunk_bounds(source, units, batch), encoder.size_px, batch)
     began = time.perf_counter()
     compute_chunks(job, BackboneRequest(name, "cpu", ReadoutConfig()), encoder, lambda *_: None, processes=processes)
     seconds = time.perf_counter() - began

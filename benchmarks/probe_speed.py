@@ -69,7 +69,7 @@ def cohort(n: int, dim: int, patients: int, seed: int = 0) -> tuple[NDArray[np.f
 
 def parts(values: NDArray[np.float32], table: pd.DataFrame, peer: int) -> dict[str, Any]:
     """Seconds of one fit, of 999 permutations, and of the peer's."""
-    patients = Patients.of(table["patient"].to_numpy())
+    patients = Patients.from_ids(table["patient"].to_numpy())
     label = (table["diagnosis"] == "sick").to_numpy().astype(np.int64)
     target = Target(label, 2)
     dealt = deal_folds(patients.typical(label), 5, np.random.default_rng(0))

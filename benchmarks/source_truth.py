@@ -24,9 +24,9 @@ import pandas as pd
 from scipy.stats import chi2_contingency, norm
 
 from pellucid.cohort.source_audit.calendar_drift import calendar_of, drift
-from pellucid.cohort.source_audit.columns import Cohort, Column
+from pellucid.cohort.source_audit.columns import Column, SourceColumns
 from pellucid.cohort.source_audit.missingness import who_is_missing
-from pellucid.cohort.source_audit.permutation_tests import compare, stands
+from pellucid.cohort.source_audit.permutation_tests import compare, is_significant
 from pellucid.cohort.source_audit.quality_bias import quality
 from pellucid.cohort.source_audit.sample_size import images_per_patient
 from pellucid.cohort.statistics.patient_resampling import Patients
@@ -180,7 +180,7 @@ FEW = (
 def answers(world: World, seed: int) -> dict[str, Any]:
     """What the audit and a test of images say of one repetition: name → rejected."""
     study, manifest = world.draw(seed)
-    cohort = Cohort.of(manifest, study.variables, seed)
+    cohort = SourceColumns.from_table(manifest, study.variables, seed)
     when = calendar_of(manifest, study.variables)
     said = quality(cohort, when)
     found: dict[str, Any] = {}
@@ -195,15 +195,15 @@ def answers(world: World, seed: int) -> dict[str, Any]:
         found[f"poor × {name}, χ² of images"] = table.shape == (2, 2) and chi2_contingency(table)[1] <= 0.05
     sizes = images_per_patient(cohort)
     found["number of images × recurrence, called"] = any(
-        t["variable"] == "recurrence" and stands(t) for t in sizes["tests"]
+        t["variable"] == "recurrence" and is_significant(t) for t in sizes["tests"]
     )
-    found["number of images × anything, called"] = any(map(stands, sizes["tests"]))
+    found["number of images × anything, called"] = any(map(is_significant, sizes["tests"]))
     gaps = who_is_missing(cohort, when)["tests"]
-    found["missing × device, called"] = any(t["against"] == "device" and stands(t) for t in gaps)
-    found["missing × anything, called"] = any(map(stands, gaps))
+    found["missing × device, called"] = any(t["against"] == "device" and is_significant(t) for t in gaps)
+    found["missing × anything, called"] = any(map(is_significant, gaps))
     course = drift(cohort, when)["tests"]
-    found["calendar × device, called"] = any(t["variable"] == "device" and stands(t) for t in course)
-    found["calendar × anything, called"] = any(map(stands, course))
+    found["calendar × device, called"] = any(t["variable"] == "device" and is_significant(t) for t in course)
+    found["calendar × anything, called"] = any(map(is_significant, course))
     return found
 
 

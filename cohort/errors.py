@@ -1,4 +1,4 @@
-"""The ways a command may end other than well: one exception for each exit code that is not a fault of ours."""
+"""One exception for each exit code that does not mean a defect of Pellucid."""
 
 from __future__ import annotations
 

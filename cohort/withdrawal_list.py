@@ -1,7 +1,7 @@
 """Who has withdrawn consent: a list of salted hashes beside a study, so that no later scan takes them in again.
 
 The list names nobody. It holds HMAC-SHA256 of patients' own ids, of file names and of frames under a random salt of its own.
-Whoever has the list *and* guesses an id can check the guess: it is as confidential as the study, and no more than that.
+A reader of the list who guesses an id can check the guess, so keep it as confidential as the study.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Withdrawn:
         """The list at `path`; an empty one if there is no file.
 
         Raises:
-            UserError: the file is damaged. It is never passed over, or those who withdrew would come back unnoticed.
+            UserError: the file is damaged. It is never ignored: patients who withdrew would come back unnoticed.
         """
         if not path.exists():
             return cls(path, secrets.token_bytes(32), [])

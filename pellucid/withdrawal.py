@@ -28,9 +28,9 @@ from pellucid.cohort.runs import (
 from pellucid.cohort.runs.stages import STAGES, position
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal import (
-    Meant,
+    WithdrawalScope,
     annotated_files,
-    find_meant,
+    find_scope,
     forget_annotations,
     forget_in_read,
     forget_in_scan,
@@ -164,29 +164,29 @@ def forget_patients(study: Study, typed: Sequence[str], *, yes: bool = False, sa
         withdrawn = Withdrawn.load(study.withdrawn)
     if not typed:
         raise UserError(f"{study.path}: name the patients to remove; no earlier withdrawal was interrupted")
-    meant = find_meant(study, list(dict.fromkeys(typed)), withdrawn)
-    put_on_list(withdrawn, meant)
+    scope = find_scope(study, list(dict.fromkeys(typed)), withdrawn)
+    put_on_list(withdrawn, scope)
     steps = plan(study.analysis, withdrawn)
-    _say_plan(study, meant, steps, withdrawn, say)
+    _say_plan(study, scope, steps, withdrawn, say)
     if not yes:
         say("nothing has been changed; repeat the command with --yes to apply it (it cannot be undone)")
         return False
     _apply(study, withdrawn, say, save=True)
-    left = traces(study, meant)
+    left = traces(study, scope)
     for path in left:
         say(
             f"still contains an id or file name of these patients: {path} (not written by Pellucid, or your own text: check it)"
         )
-    _say_originals(study, meant, say)
+    _say_originals(study, scope, say)
     say(f"done. Next: pellucid run {study.path}")
     return True
 
 
-def _say_plan(study: Study, meant: Meant, steps: Sequence[Step], withdrawn: Withdrawn, say: Say) -> None:
-    people = "1 patient" if len(meant.patients) == 1 else f"{len(meant.patients)} patients"
-    say(f"{people}: {meant.n_images} image(s), {len(meant.files)} file(s) with images of these patients only")
-    if meant.frames:
-        say(f"{len(meant.frames)} image(s) in files that also contain other patients: only these images are excluded")
+def _say_plan(study: Study, scope: WithdrawalScope, steps: Sequence[Step], withdrawn: Withdrawn, say: Say) -> None:
+    people = "1 patient" if len(scope.patients) == 1 else f"{len(scope.patients)} patients"
+    say(f"{people}: {scope.n_images} image(s), {len(scope.files)} file(s) with images of these patients only")
+    if scope.frames:
+        say(f"{len(scope.frames)} image(s) in files that also contain other patients: only these images are excluded")
     for step in steps:
         say(f"  {step.sentence()}")
     for path, n in annotated_files(study.withdrawn.parent, withdrawn).items():
@@ -196,16 +196,16 @@ def _say_plan(study: Study, meant: Meant, steps: Sequence[Step], withdrawn: With
     )
 
 
-def _say_originals(study: Study, meant: Meant, say: Say) -> None:
+def _say_originals(study: Study, scope: WithdrawalScope, say: Say) -> None:
     """List the user's own files, which are never deleted."""
-    files = [study.image_root / name for name in meant.files if (study.image_root / name).is_file()]
+    files = [study.image_root / name for name in scope.files if (study.image_root / name).is_file()]
     if files:
         say(f"for you to delete: {len(files)} original file(s)")
         for path in files[:_SHOWN]:
             say(f"  {path}")
         if len(files) > _SHOWN:
             say(f"  … and {len(files) - _SHOWN} more in {study.image_root}")
-    rows = table_rows_of(study, meant)
+    rows = table_rows_of(study, scope)
     if rows:
         shown = ", ".join(map(str, rows[:_SHOWN])) + (" …" if len(rows) > _SHOWN else "")
         say(f"for you to delete: {len(rows)} row(s) of {study.table} (row {shown})")
@@ -271,9 +271,9 @@ def _locked(analysis: Path) -> Iterator[None]:
         yield
 
 
-def traces(study: Study, meant: Meant) -> list[Path]:
+def traces(study: Study, scope: WithdrawalScope) -> list[Path]:
     """Files in `analysis` and `annotation` that still contain an original id or a file name of these patients in plain text."""
-    words = {text.encode() for text in (*meant.patients, *meant.files, *meant.frames) if len(text) >= _SHORTEST_NAME}
+    words = {text.encode() for text in (*scope.patients, *scope.files, *scope.frames) if len(text) >= _SHORTEST_NAME}
     found = []
     for folder in (study.analysis, study.withdrawn.parent):
         for path in sorted(folder.rglob("*")) if folder.is_dir() else []:

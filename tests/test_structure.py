@@ -62,6 +62,23 @@ def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
     return found & known.keys()
 
 
+def in_tests() -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", in_tests(), ids=str)
+def test_tests_use_public_names_and_patch_objects(path: Path) -> None:
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pellucid"):
+            assert not [alias.name for alias in node.names if alias.name.startswith("_")]
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("setattr", "delattr")
+        ):
+            assert not (node.args and isinstance(node.args[0], ast.Constant)), f"line {node.lineno}: name the object"
+
+
 def test_no_file_circles() -> None:
     known = {
         ".".join(["pellucid", *[p for p in path.with_suffix("").parts if p not in {"pellucid", "__init__"}]]): path

@@ -56,7 +56,7 @@ def id_in(ids: Iterable[str]) -> Callable[[str], bool]:
     """A test whether a text holds one of the ids, as whole words in a row (as in `pellucid.cohort.identifiers.findings.name_findings`).
 
     An id with letters is also found if its parts are joined or divided otherwise: `PAT_1122`, `pat1122`. Ids of fewer
-    than four characters are passed over.
+    than four characters are ignored.
     """
     whole: set[tuple[str, ...]] = set()
     joined: set[str] = set()

@@ -80,7 +80,7 @@ class Headers:
 
 
 def read_headers(root: Path, image_ids: Sequence[str], time_limit_s: float = TIME_LIMIT_S) -> Headers:
-    """Read up to 200 files, evenly spaced over the listing, or as many as the time allows; the unreadable are passed over.
+    """Read up to 200 files, evenly spaced over the listing, or as many as the time allows; unreadable ones are skipped.
 
     The files are decoded at their smallest scale by the reader that the scan uses, so that the names are the same.
     """

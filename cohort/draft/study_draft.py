@@ -37,7 +37,7 @@ _TAKEN = frozenset(  # what the manifest calls its own
 
 
 @dataclass(frozen=True)
-class _Guess:
+class VariableGuess:
     name: str
     role: str  # clinical, acquisition, outcome or skip
     kind: str
@@ -177,7 +177,7 @@ def _table_lines(
         lines.append(
             "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if there is one"
         )
-    guesses = [_guess(frame[c]) for c in frame.columns if c not in {image, patient, split_column}]
+    guesses = [guess_variable(frame[c]) for c in frame.columns if c not in {image, patient, split_column}]
     for role, meaning in (
         ("clinical", "what is known of the patient or the lesion"),
         ("acquisition", ""),
@@ -219,18 +219,18 @@ def _patient_column(frame: pd.DataFrame, image: str | None) -> str | None:
     )
 
 
-def _guess(column: pd.Series) -> _Guess:
+def guess_variable(column: pd.Series) -> VariableGuess:
     name, text = str(column.name), as_text(column)  # what the scan takes for missing is missing here
     values = column[text.notna()] if pd.api.types.is_numeric_dtype(column) else text.dropna()
     levels = values.nunique()
     if is_header_fact(name) or name in _TAKEN or name.startswith(("phenotype_", "quality_")):
-        return _Guess(name, "skip", "", "the scan has a column of this name: rename it in the table to use it")
+        return VariableGuess(name, "skip", "", "the scan has a column of this name: rename it in the table to use it")
     if levels < 2:
-        return _Guess(name, "skip", "", "it has the same value everywhere" if levels else "it is empty")
+        return VariableGuess(name, "skip", "", "it has the same value everywhere" if levels else "it is empty")
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     numeric = numeric and not _IDENTIFIER.search(name)
     if numeric and values.between(19000101, 21001231).all():
-        return _Guess(name, "skip", "", "it looks like a date: give the year as a column of its own")
+        return VariableGuess(name, "skip", "", "it looks like a date: give the year as a column of its own")
     if levels == 2:
         kind, why = "binary", " / ".join(str(v) for v in sorted(values.unique(), key=str))
     elif numeric and levels <= 10 and (values == values.round()).all():
@@ -240,7 +240,7 @@ def _guess(column: pd.Series) -> _Guess:
     elif levels <= _MAX_LEVELS and levels < 0.5 * len(values):
         kind, why = "categorical", f"{levels} levels"
     else:
-        return _Guess(name, "skip", "", f"{levels} different values: an id, a date or free text?")
+        return VariableGuess(name, "skip", "", f"{levels} different values: an id, a date or free text?")
     if not numeric and values.astype(str).str.casefold().nunique() < levels:
         why += "; SOME DIFFER ONLY IN CAPITALS: make them one in the table"
     gaps = len(column) - len(values)
@@ -251,7 +251,7 @@ def _guess(column: pd.Series) -> _Guess:
         if _ACQUISITION.search(name)
         else "clinical"
     )
-    return _Guess(name, role, kind, why + (f"; missing in {gaps} rows" if gaps else ""))
+    return VariableGuess(name, role, kind, why + (f"; missing in {gaps} rows" if gaps else ""))
 
 
 def _quoted(text: str) -> str:

@@ -19,7 +19,7 @@ from pellucid.cohort.duplicates.near_duplicates import (
     MIN_CORRELATION,
     THUMBNAIL_PX,
     Groups,
-    Looker,
+    StructureCache,
     Thumbnails,
     blocks,
     join_near,
@@ -87,16 +87,16 @@ def find_duplicates(
     searched = thumbnails is not None and "perceptual_hash" in usable
     if searched:
         assert thumbnails is not None
-        look = Looker(ids, thumbnails)
+        structures = StructureCache(ids, thumbnails)
         repeated = [root for root, n in zip(*np.unique(groups.roots(), return_counts=True), strict=True) if n > 1]
         for block in blocks(repeated, BLOCK):
-            shown = look(block)
+            shown = structures(block)
             blank_roots |= {root for root in block if shown[root] is None}
         first = np.unique(groups.roots())  # one image of each picture is enough
         texts = usable["perceptual_hash"].tolist()
         hashed = [i for i in first.tolist() if _is_hash(texts[i])]
         hashes = np.array([int(texts[i], 16) for i in hashed], dtype=np.uint64)
-        capped = join_near(groups, np.array(hashed, dtype=np.int64), hashes, look, max_distance, min_correlation)
+        capped = join_near(groups, np.array(hashed, dtype=np.int64), hashes, structures, max_distance, min_correlation)
     columns, blank = _columns(ids, groups.roots(), exact, pixels, blank_roots)
     columns.index = usable.index
     return Duplicates(columns.reindex(images.index, fill_value=""), blank, capped, searched)

@@ -75,7 +75,7 @@ def join_near(
     groups: Groups,
     rows: NDArray[np.int64],
     hashes: NDArray[np.uint64],
-    look: Looker,
+    structures: StructureCache,
     max_distance: int | None,
     min_correlation: float,
 ) -> int:
@@ -89,29 +89,31 @@ def join_near(
     leaders: dict[int, list[int]] = {}
     capped = 0
     for code in np.flatnonzero(ends - starts > 1).tolist():  # one hash: each against the first of each picture
-        leaders[code], left = _lead(groups, members[starts[code] : ends[code]].tolist(), look, min_correlation)
+        leaders[code], left = _lead(groups, members[starts[code] : ends[code]].tolist(), structures, min_correlation)
         capped += left
 
     def shown_by(code: int) -> list[int]:
         return leaders[code] if code in leaders else [int(members[starts[code]])]
 
     crowded = np.zeros(len(distinct), dtype=bool)
-    found = _candidates(distinct, max_distance, crowded)
+    found = candidate_pairs(distinct, max_distance, crowded)
     for block in blocks(((a, b) for i, j in found for a in shown_by(i) for b in shown_by(j)), BLOCK):
         pairs = [(a, b) for a, b in block if groups.root(a) != groups.root(b)]
-        shown = look({i for pair in pairs for i in pair})
+        shown = structures({i for pair in pairs for i in pair})
         for a, b in pairs:
             if groups.root(a) != groups.root(b) and _same(shown[a], shown[b], min_correlation):
                 groups.join(a, b)
     return capped + int(crowded[of_hash].sum())
 
 
-def _lead(groups: Groups, members: list[int], look: Looker, min_correlation: float) -> tuple[list[int], int]:
+def _lead(
+    groups: Groups, members: list[int], structures: StructureCache, min_correlation: float
+) -> tuple[list[int], int]:
     """Among images of one hash, the first of each different picture, and how many were left uncompared."""
     leaders: dict[int, Structure] = {}
     left = 0
     for block in blocks(members, BLOCK):
-        shown = look(block)
+        shown = structures(block)
         for i in block:
             mine = shown[i]
             if mine is None:
@@ -130,10 +132,12 @@ def _same(first: Structure | None, second: Structure | None, min_correlation: fl
     return first is not None and second is not None and _shifted_correlation(first, second) >= min_correlation
 
 
-def _candidates(hashes: NDArray[np.uint64], max_distance: int, crowded: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def candidate_pairs(
+    hashes: NDArray[np.uint64], max_distance: int, crowded: NDArray[np.bool_]
+) -> Iterator[tuple[int, int]]:
     """Pairs of positions (the smaller first), each once, whose hashes differ in at most `max_distance` bits.
 
-    More than `_MAX_BUCKET` hashes with one value of a piece are passed over on that piece, and marked in `crowded`.
+    Where more than `_MAX_BUCKET` hashes share one value of a piece, they are not compared by that piece, and are marked in `crowded`.
     """
     radius = max_distance // _PIECES
     if not 0 <= radius <= 2:
@@ -201,7 +205,7 @@ class Groups:
         return np.array([self.root(i) for i in range(len(self.parent))], dtype=np.int64)
 
 
-class Looker:
+class StructureCache:
     """What rows show, fetched a block at a time: the fine structure, or None for a picture without content."""
 
     def __init__(self, ids: NDArray[np.object_], thumbnails: Thumbnails) -> None:

@@ -27,7 +27,7 @@ IDENTITY = frozenset(
 )
 
 # The attributes of PS3.15 Table E.1-1 by what they are called; the first that fits decides. With the rules on value
-# representations in `_kind` they cover the table's edition 2026c.
+# representations in `attribute_kind` they cover the table's edition 2026c.
 _KINDS = (
     ("dicom_birth_date", r"Birth(Date|Time)"),
     ("dicom_operator", r"Operator"),
@@ -100,7 +100,7 @@ def _attributes(dataset: pydicom.Dataset) -> Iterator[tuple[str, str, bytes]]:
     """Kind, keyword and value of each attribute of a kind; values are not converted, which would cost most of the time."""
     for tag in dataset.keys():  # noqa: SIM118 - a dataset iterates over elements, which converts them
         number = int(tag)
-        kind, keyword, vr = _kind(number)
+        kind, keyword, vr = attribute_kind(number)
         if vr == "SQ":
             if number not in _NOT_WALKED:
                 items = dataset[tag].value or []
@@ -118,7 +118,7 @@ def _attributes(dataset: pydicom.Dataset) -> Iterator[tuple[str, str, bytes]]:
 
 
 @cache
-def _kind(tag: int) -> tuple[str, str, str]:
+def attribute_kind(tag: int) -> tuple[str, str, str]:
     """Kind of finding (empty: none), keyword and value representation of a tag."""
     group = tag >> 16
     if group % 2:

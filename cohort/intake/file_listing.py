@@ -23,9 +23,9 @@ class Listing:
         root: folder that the ids are relative to.
         image_ids: posix paths relative to `root`, sorted.
         n_bytes: size of each file.
-        ignored: how many files of which ending were passed over.
+        ignored: number of files skipped, by ending.
         fingerprint: sha256 over every file's id, size and time of change.
-        withdrawn: how many files were passed over because consent was withdrawn; they are in none of the above.
+        withdrawn: number of files skipped because consent was withdrawn; they are in none of the above.
     """
 
     root: Path
@@ -39,7 +39,7 @@ class Listing:
 def list_images(study: Study, withdrawn: Withdrawn | None = None) -> Listing:
     """Walk the study's image folder, or expand its globs.
 
-    Hidden files and the analysis folder are passed over; a link that leads out of the root, or in a circle, is not
+    Hidden files and the analysis folder are skipped; a link that leads out of the root, or in a circle, is not
     followed. Files of patients who withdrew consent are not even opened.
 
     Args:
@@ -69,9 +69,9 @@ def list_folder(
     """Every image below a folder; see `list_images`.
 
     Args:
-        skip: a folder that is passed over.
-        withdrawn: whose files are passed over.
-        patient_rule: regular expression whose group is the patient's own id, by which new files of hers are known.
+        skip: a folder to leave out.
+        withdrawn: patients whose files are skipped.
+        patient_rule: regular expression whose group is the patient's id; it recognises new files of a withdrawn patient.
     """
     found: list[Path] = []
     for folder, subfolders, files in os.walk(root, followlinks=False):

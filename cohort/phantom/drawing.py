@@ -101,7 +101,7 @@ def patient_tissue(rng: np.random.Generator, height_px: int, *, full_frame: bool
     height_px = round(height_px * DRAWN_SHARE)
     shape = (round(CANVAS_EXTENT[1] * height_px), round(CANVAS_EXTENT[0] * height_px))
     fields = _fields(rng, shape, height_px)
-    return Tissue(fields, _vessel_trees(rng), _traits(rng), full_frame)
+    return Tissue(fields, _vessel_trees(rng), draw_traits(rng), full_frame)
 
 
 def draw_image(
@@ -124,7 +124,7 @@ def draw_image(
     full_px, size_px = size_px, _drawn_size(size_px)
     width, height = size_px
     # Everything random is drawn here, in fixed order and number, so that no cause shifts another's draws.
-    own_traits, own_trees, own_fields = _traits(rng), _vessel_trees(rng), _fields(rng, (height, width), height)
+    own_traits, own_trees, own_fields = draw_traits(rng), _vessel_trees(rng), _fields(rng, (height, width), height)
     keep_tree = (rng.random(N_TREES) < dials.within_patient)[:, None, None, None]
     curls = _curls(rng)
     camera_jitter, light_jitter, colour_jitter = (rng.standard_normal(n) for n in (6, 3, 4))
@@ -149,7 +149,7 @@ def draw_image(
 
     # --- the lesion: where it is, how high, how rough
     size = float(0.215 * np.exp(0.14 * traits.lesion[0]))
-    inside, depth_in = _lesion_shape(u, v, size, traits, expression)
+    inside, depth_in = lesion_shape(u, v, size, traits, expression)
     pits = fine * float((0.10 + 0.03 * traits.lesion[6]) * (1 - 0.5 * expression))
     gyri = (1 - np.abs(relief + 0.6 * fine)) * 0.22 * expression  # ridged noise: the furrows of a neoplasm
     dome = depth_in * (1.6 - 0.6 * depth_in) * float(size * (0.66 + 0.12 * traits.lesion[3]))
@@ -225,7 +225,7 @@ def _fields(rng: np.random.Generator, shape: tuple[int, int], height_px: int) ->
     return np.asarray(cv2.merge([_noise(rng, shape, cells, height_px) for cells in octaves]))
 
 
-def _traits(rng: np.random.Generator) -> Traits:
+def draw_traits(rng: np.random.Generator) -> Traits:
     return Traits(rng.standard_normal(6), rng.standard_normal(8), rng.standard_normal((14, 2)))
 
 
@@ -303,7 +303,7 @@ def _tissue_coordinates(to_tissue: NDArray[np.float64], size_px: tuple[int, int]
     return (h[0, 0] * x + h[0, 1] * y + h[0, 2]) / scale, (h[1, 0] * x + h[1, 1] * y + h[1, 2]) / scale
 
 
-def _lesion_shape(u: Float, v: Float, size: float, traits: Traits, expression: float) -> tuple[Float, Float]:
+def lesion_shape(u: Float, v: Float, size: float, traits: Traits, expression: float) -> tuple[Float, Float]:
     """(inside, depth): a mask with a soft edge, and 1 - (r/R)², 0 outside the border R(angle)."""
     radius, angle = cv2.cartToPolar(u, v)
     # Low harmonics make it oval or bean-shaped, in health too; high ones make the border ragged.

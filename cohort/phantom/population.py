@@ -240,7 +240,7 @@ def phantom_truth(files: pd.DataFrame, config: PhantomConfig) -> dict[str, Any]:
 
 
 def _deal(n: int, shares: Sequence[float], rng: np.random.Generator) -> NDArray[np.intp]:
-    """n level indices; up to any row, each level was given its share of the rows to within one; ties by lot."""
+    """n level indices; up to any row, each level was given its share of the rows to within one; ties at random."""
     wanted, given = np.asarray(shares, dtype=float), np.zeros(len(shares))
     dealt = np.empty(n, dtype=np.intp)
     for i, lot in enumerate(1e-6 * rng.random((n, len(shares)))):
@@ -253,7 +253,7 @@ def _minimise(known: pd.DataFrame, n_levels: int, rng: np.random.Generator) -> N
     """A level for each row, so that the levels are as balanced as can be within every value of every column.
 
     Minimisation as in trials (Pocock and Simon, Biometrics 1975): in random order, each row gets the level that is
-    rarest among the rows that share its values, each column counting alike; ties by lot.
+    rarest among the rows that share its values, each column with equal weight; ties at random.
     """
     codes = [pd.factorize(known[column])[0] for column in known.columns]
     share = [1 / np.bincount(code) for code in codes]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pellucid.cohort.source_audit.acquisition_factors import associations, candidates, describe, describe_candidate
 from pellucid.cohort.source_audit.calendar_drift import calendar_of, drift
-from pellucid.cohort.source_audit.columns import Cohort, levels_of
+from pellucid.cohort.source_audit.columns import SourceColumns, levels_of
 from pellucid.cohort.source_audit.duplicate_counts import duplicates
 from pellucid.cohort.source_audit.missingness import missing, who_is_missing
 from pellucid.cohort.source_audit.permutation_tests import ALPHA
@@ -44,7 +44,7 @@ def source_audit(study: Study, manifest: pd.DataFrame, problems: Sequence[str]) 
     """
     usable = manifest[manifest["status"] == "ok"].reset_index(drop=True)
     unreadable = manifest[manifest["status"] == "unreadable"]
-    cohort = Cohort.of(usable, study.variables, study.config.split.seed)
+    cohort = SourceColumns.from_table(usable, study.variables, study.config.split.seed)
     when = calendar_of(usable, study.variables)
     declared = {variable.name for variable in study.variables}
     report: dict[str, Any] = {

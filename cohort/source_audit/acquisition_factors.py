@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Cohort, Column
-from pellucid.cohort.source_audit.permutation_tests import compare, stands, told
+from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Column, SourceColumns
+from pellucid.cohort.source_audit.permutation_tests import compare, describe_test, is_significant
 from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.study import Variable
 
@@ -28,11 +28,11 @@ def candidates(usable: pd.DataFrame, declared: set[str]) -> list[Column]:
             continue
         values = usable[name].astype(object).where(usable[name].notna() & (usable[name].astype(str) != ""), None)
         if 2 <= values.nunique() <= MAX_LEVELS_SHOWN:
-            found.append(Column.of(values, Variable(str(name), "acquisition", "categorical"), "candidate"))
+            found.append(Column.from_values(values, Variable(str(name), "acquisition", "categorical"), "candidate"))
     return found
 
 
-def describe(cohort: Cohort, column: Column) -> dict[str, Any]:
+def describe(cohort: SourceColumns, column: Column) -> dict[str, Any]:
     """Images, patients and patients with each event, per level (the 30 largest levels)."""
     k = len(column.shown_levels)
     known = column.shown >= 0
@@ -66,7 +66,7 @@ def describe(cohort: Cohort, column: Column) -> dict[str, Any]:
     }
 
 
-def describe_candidate(cohort: Cohort, column: Column) -> dict[str, Any]:
+def describe_candidate(cohort: SourceColumns, column: Column) -> dict[str, Any]:
     """The same of a header field, and which declared factors divide the images exactly as it does."""
     same = []
     for factor in cohort.with_role("acquisition"):
@@ -79,7 +79,7 @@ def describe_candidate(cohort: Cohort, column: Column) -> dict[str, Any]:
     return describe(cohort, column) | {"same_as": same}
 
 
-def associations(cohort: Cohort) -> list[dict[str, Any]]:
+def associations(cohort: SourceColumns) -> list[dict[str, Any]]:
     """Every clinical variable and outcome against every acquisition factor, by patients, q over all of them."""
     pairs = [
         _association(cohort, clinical, factor)
@@ -88,15 +88,15 @@ def associations(cohort: Cohort) -> list[dict[str, Any]]:
     ]
     assign_q_values(pairs)
     for pair in pairs:
-        if stands(pair):
+        if is_significant(pair):
             pair["sentence"] = (
                 f"{pair['acquisition']} is associated with {pair['clinical']} before any model "
-                f"({told(pair)}): a model that encodes the one will appear to predict the other."
+                f"({describe_test(pair)}): a model that encodes the one will appear to predict the other."
             )
     return pairs
 
 
-def _association(cohort: Cohort, clinical: Column, factor: Column) -> dict[str, Any]:
+def _association(cohort: SourceColumns, clinical: Column, factor: Column) -> dict[str, Any]:
     rows, columns = len(factor.shown_levels), len(clinical.shown_levels)
     both = (factor.shown >= 0) & (clinical.shown >= 0)
     cells = cohort.patients_with(np.where(both, factor.shown * columns + clinical.shown, -1), rows * columns)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Cohort, Column
-from pellucid.cohort.source_audit.permutation_tests import MIN_PATIENTS, compare, stands, told
+from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Column, SourceColumns
+from pellucid.cohort.source_audit.permutation_tests import MIN_PATIENTS, compare, describe_test, is_significant
 from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.study import Variable
 
@@ -60,7 +60,7 @@ def _in_years(values: pd.Series) -> NDArray[np.float64]:
     return np.array([lookup.get(str(v), np.nan) if v is not None else np.nan for v in text], dtype=np.float64)
 
 
-def drift(cohort: Cohort, when: Column | None) -> dict[str, Any]:
+def drift(cohort: SourceColumns, when: Column | None) -> dict[str, Any]:
     """Images and patients per period, and every association with the calendar (q over all of them)."""
     if when is None:
         return {"variable": None, "periods": [], "tests": [], "sentences": [], "note": "no date or year is known"}
@@ -82,8 +82,10 @@ def drift(cohort: Cohort, when: Column | None) -> dict[str, Any]:
         course = _course(cohort, column, periods)
         tests.append({"variable": column.name, "role": column.role, **found, "course": course})
     assign_q_values(tests)
-    moved = sorted((test for test in tests if stands(test)), key=lambda test: (test["q_value"], -abs(test["value"])))
-    clear = [test["variable"] for test in tests if test["p_value"] is not None and not stands(test)]
+    moved = sorted(
+        (test for test in tests if is_significant(test)), key=lambda test: (test["q_value"], -abs(test["value"]))
+    )
+    clear = [test["variable"] for test in tests if test["p_value"] is not None and not is_significant(test)]
     sentences = [_sentence(test, when.name) for test in moved]
     if clear and tests:
         sentences.append(f"No drift over {when.name} was found in {', '.join(clear)}.")
@@ -109,7 +111,7 @@ def _periods(when: Column) -> Column:
     return Column(when.name, when.role, "ordinal", when.values, (), codes.astype(np.int64), names)
 
 
-def _watched(cohort: Cohort, when: Column) -> list[Column]:
+def _watched(cohort: SourceColumns, when: Column) -> list[Column]:
     columns = [c for c in cohort.variables if c.name != when.name]
     if "image_grade" in cohort.images:
         grade = cohort.images["image_grade"].to_numpy(dtype=object)
@@ -123,7 +125,7 @@ def _watched(cohort: Cohort, when: Column) -> list[Column]:
     return columns
 
 
-def _course(cohort: Cohort, column: Column, periods: Column) -> list[dict[str, Any]]:
+def _course(cohort: SourceColumns, column: Column, periods: Column) -> list[dict[str, Any]]:
     """In each period the share of each level, or the mean and median of a number; each patient counting once."""
     course = []
     for code, period in enumerate(periods.shown_levels):
@@ -148,7 +150,7 @@ def _course(cohort: Cohort, column: Column, periods: Column) -> list[dict[str, A
 
 def _sentence(test: dict[str, Any], when: str) -> str:
     name = test["variable"]
-    how = told(test)
+    how = describe_test(test)
     course = [at for at in test["course"] if at["patients"] >= MIN_PATIENTS]
     if len(course) < 2:
         return f"{name} drifts over {when} ({how})."

@@ -42,7 +42,7 @@ class Column:
         return self.values >= 0 if self.levels else ~np.isnan(self.values)
 
     @classmethod
-    def of(cls, values: pd.Series, variable: Variable, role: str = "") -> Column:
+    def from_values(cls, values: pd.Series, variable: Variable, role: str = "") -> Column:
         """A column of the manifest as its declared kind says."""
         numbers = variable.kind in {"ordinal", "continuous"}
         if numbers:
@@ -75,7 +75,7 @@ class Column:
 
 
 @dataclass(frozen=True, eq=False)
-class Cohort:
+class SourceColumns:
     """All that the source audit counts and tests: the usable images, their patients and the declared variables."""
 
     images: pd.DataFrame  # usable rows of the manifest
@@ -84,9 +84,9 @@ class Cohort:
     seed: int
 
     @classmethod
-    def of(cls, usable: pd.DataFrame, variables: Sequence[Variable], seed: int) -> Cohort:
-        columns = tuple(Column.of(usable[v.name], v) for v in variables if v.name in usable)
-        return cls(usable, Patients.of(usable["patient"].to_numpy()), columns, seed)
+    def from_table(cls, usable: pd.DataFrame, variables: Sequence[Variable], seed: int) -> SourceColumns:
+        columns = tuple(Column.from_values(usable[v.name], v) for v in variables if v.name in usable)
+        return cls(usable, Patients.from_ids(usable["patient"].to_numpy()), columns, seed)
 
     def with_role(self, *roles: str) -> list[Column]:
         return [column for column in self.variables if column.role in roles]

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pellucid.cohort.source_audit.columns import Cohort, Column
+from pellucid.cohort.source_audit.columns import Column, SourceColumns
 from pellucid.cohort.source_audit.permutation_tests import (
     MIN_PATIENTS,
     compare,
+    describe_test,
     far_apart,
-    stands,
-    told,
+    is_significant,
 )
 from pellucid.cohort.statistics.association import assign_q_values
 
 
-def missing(cohort: Cohort) -> list[dict[str, Any]]:
+def missing(cohort: SourceColumns) -> list[dict[str, Any]]:
     """For each declared variable the images and patients without it."""
     gaps = []
     for column in cohort.variables:
@@ -35,7 +35,7 @@ def missing(cohort: Cohort) -> list[dict[str, Any]]:
     return gaps
 
 
-def who_is_missing(cohort: Cohort, year: Column | None = None) -> dict[str, Any]:
+def who_is_missing(cohort: SourceColumns, year: Column | None = None) -> dict[str, Any]:
     """Whether being missing goes with another variable, by patients; q over all gaps and all variables.
 
     Variables that are missing in exactly the same images (a patient without a row in the table) are one gap.
@@ -68,16 +68,18 @@ def who_is_missing(cohort: Cohort, year: Column | None = None) -> dict[str, Any]
                 }
             )
     assign_q_values(tests)
-    standing = sorted((test for test in tests if stands(test)), key=lambda test: (test["q_value"], -abs(test["value"])))
+    standing = sorted(
+        (test for test in tests if is_significant(test)), key=lambda test: (test["q_value"], -abs(test["value"]))
+    )
     return {
         "tests": tests,
         "untested": untested,
         "family": "each gap against every other variable",
-        "sentences": [_sentence(test) for test in standing],
+        "sentences": [missingness_sentence(test) for test in standing],
     }
 
 
-def _shares(cohort: Cohort, gap: NDArray[np.bool_], other: Column) -> dict[str, Any]:
+def _shares(cohort: SourceColumns, gap: NDArray[np.bool_], other: Column) -> dict[str, Any]:
     """Share of images without the variable, each patient counting once, at each level of the other."""
     if not other.shown_levels:
         return {"levels": []}
@@ -91,9 +93,9 @@ def _shares(cohort: Cohort, gap: NDArray[np.bool_], other: Column) -> dict[str, 
     return {"levels": levels}
 
 
-def _sentence(test: dict[str, Any]) -> str:
+def missingness_sentence(test: dict[str, Any]) -> str:
     names, against = " and ".join(test["variables"]), test["against"]
-    how = told(test)
+    how = describe_test(test)
     apart = far_apart(test["levels"], "share", "{:.0%}".format)
     if apart is None:
         return f"Whether {names} is missing goes with {against} ({how})."

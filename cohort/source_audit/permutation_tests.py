@@ -9,7 +9,7 @@ from pellucid.cohort.source_audit.columns import Column
 from pellucid.cohort.statistics.association import MIN_PATIENTS, PERMUTATIONS, associate
 from pellucid.cohort.statistics.patient_resampling import Patients
 
-__all__ = ["ALPHA", "MIN_PATIENTS", "PERMUTATIONS", "compare", "far_apart", "stands", "told"]
+__all__ = ["ALPHA", "MIN_PATIENTS", "PERMUTATIONS", "compare", "describe_test", "far_apart", "is_significant"]
 
 ALPHA = 0.05
 MEASURES = {"cramers_v": "Cramér's V", "eta_squared": "η²", "spearman": "Spearman's ρ"}
@@ -27,12 +27,12 @@ def compare(left: Column, right: Column, patients: Patients) -> dict[str, Any]:
     return content if tested is None else content | {"n_patients_tested": tested}
 
 
-def stands(test: dict[str, Any]) -> bool:
+def is_significant(test: dict[str, Any]) -> bool:
     """Whether a judged association is to be told: q ≤ 0.05 in its family."""
     return test.get("q_value") is not None and test["q_value"] <= ALPHA
 
 
-def told(test: dict[str, Any]) -> str:
+def describe_test(test: dict[str, Any]) -> str:
     """The numbers of a judged test for a sentence: `Cramér's V 0.58, q = 0.002, 240 patients`."""
     q = "q < 0.001" if test["q_value"] < 0.001 else f"q = {test['q_value']:.3f}"
     return f"{MEASURES[test['measure']]} {abs(test['value']):.2f}, {q}, {test['n_patients']} patients"

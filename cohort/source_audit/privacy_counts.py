@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pellucid.cohort.identifiers.findings import IDENTITY
-from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Cohort, Column
+from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Column, SourceColumns
 from pellucid.cohort.source_audit.permutation_tests import MIN_PATIENTS
 
 _NAMING = IDENTITY | {"exif_gps", "exif_owner", "face"}
@@ -19,7 +19,7 @@ _WORDS_SHOWN = 12
 DETECTORS = {"lines": "found by its form, not read", "ocr": "read by text recognition (OCR)"}
 
 
-def privacy(cohort: Cohort, faces: bool = False) -> dict[str, Any]:
+def privacy(cohort: SourceColumns, faces: bool = False) -> dict[str, Any]:
     """Images and patients with each kind of finding; `faces`: whether faces were looked for."""
     if "findings" not in cohort.images:
         return {"findings": [], "n_images": 0, "n_patients": 0, "faces_looked_for": faces, "sentences": []}
@@ -60,7 +60,7 @@ def _listed(found: Sequence[dict[str, Any]]) -> str:
     return shown + (" …" if len(found) > 5 else "")
 
 
-def burned_in(cohort: Cohort, detector: str) -> dict[str, Any]:
+def burned_in(cohort: SourceColumns, detector: str) -> dict[str, Any]:
     """Share of images with text in the pixels, overall and per level of each acquisition factor."""
     marked = np.zeros(len(cohort.images), dtype=bool)
     if "text_like" in cohort.images:
@@ -80,7 +80,7 @@ def burned_in(cohort: Cohort, detector: str) -> dict[str, Any]:
     return report | {"sentences": _burned_sentences(report, len(marked))}
 
 
-def _words(cohort: Cohort) -> list[dict[str, Any]]:
+def _words(cohort: SourceColumns) -> list[dict[str, Any]]:
     """Words that OCR read on images of at least ten patients, most patients first; rarer ones may be names.
 
     They stand in source.json only: a word that all images share may still be the name of an operator or a hospital.
@@ -100,7 +100,7 @@ def _words(cohort: Cohort) -> list[dict[str, Any]]:
     ]
 
 
-def _shares(cohort: Cohort, column: Column, marked: np.ndarray[Any, np.dtype[np.bool_]]) -> list[dict[str, Any]]:
+def _shares(cohort: SourceColumns, column: Column, marked: np.ndarray[Any, np.dtype[np.bool_]]) -> list[dict[str, Any]]:
     levels = []
     for code, level in enumerate(column.shown_levels):
         rows = column.shown == code

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pellucid.cohort.source_audit.columns import Cohort, Column
+from pellucid.cohort.source_audit.columns import Column, SourceColumns
 from pellucid.cohort.source_audit.permutation_tests import (
     MIN_PATIENTS,
     PERMUTATIONS,
     compare,
+    describe_test,
     far_apart,
-    stands,
-    told,
+    is_significant,
 )
 from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.statistics.patient_resampling import Patients
@@ -31,7 +31,7 @@ _STAND_INS = ("phenotype_sharpness", "phenotype_reflection", "phenotype_field")
 _FEW_IMAGES = 20_000
 
 
-def quality(cohort: Cohort, calendar: Column | None = None) -> dict[str, Any]:
+def quality(cohort: SourceColumns, calendar: Column | None = None) -> dict[str, Any]:
     """Grades, how alike they are within patients, and every dependence on a variable (q over all of these tests)."""
     images, patients = cohort.images, cohort.patients
     grade = (
@@ -51,7 +51,7 @@ def quality(cohort: Cohort, calendar: Column | None = None) -> dict[str, Any]:
             for name in images.columns
             if str(name).startswith("image_grade_") and set(images[name].dropna().unique()) <= {*GRADES, ""}
         },
-        "within_patients": [_alike(column, patients, cohort.seed) for column in (poor, *measures)],
+        "within_patients": [within_patient_similarity(column, patients, cohort.seed) for column in (poor, *measures)],
     }
     assign_q_values(report["within_patients"])
     n_poor = patients.count(poor.values == 1)
@@ -123,7 +123,7 @@ def _levels(column: Column, other: Column, patients: Patients) -> list[dict[str,
     return levels
 
 
-def _alike(column: Column, patients: Patients, seed: int) -> dict[str, Any]:
+def within_patient_similarity(column: Column, patients: Patients, seed: int) -> dict[str, Any]:
     """Intraclass correlation ICC(1) by one-way analysis of variance (Shrout & Fleiss 1979; unequal sizes: Donner 1986).
 
     p: images are permuted over patients. Numbers are ranked first, so that one outlier does not decide.
@@ -159,7 +159,7 @@ def _verdict(tests: Sequence[dict[str, Any]]) -> dict[str, str]:
     verdicts: dict[str, str] = {}
     for test in tests:
         was = verdicts.get(test["variable"], "not tested")
-        now = "depends" if stands(test) else "not found" if test["q_value"] is not None else "not tested"
+        now = "depends" if is_significant(test) else "not found" if test["q_value"] is not None else "not tested"
         verdicts[test["variable"]] = min(was, now, key=["depends", "not found", "not tested"].index)
     return verdicts
 
@@ -177,7 +177,7 @@ def smallest_difference(test: dict[str, Any]) -> dict[str, Any] | None:
     return {"levels": [a["level"], b["level"]], "difference": float(2.8 * error)} if error > 0 else None
 
 
-def _sentences(report: dict[str, Any], cohort: Cohort) -> list[str]:
+def _sentences(report: dict[str, Any], cohort: SourceColumns) -> list[str]:
     said = []
     if report["graded"]:
         g = report["grades"]
@@ -186,14 +186,16 @@ def _sentences(report: dict[str, Any], cohort: Cohort) -> list[str]:
             f"{report['n_patients']} patients have one), {g['borderline']['images']} borderline."
         )
     of_role = {"outcome": 0, "clinical": 1, "acquisition": 2, "calendar": 2}
-    found = sorted((t for t in report["tests"] if stands(t)), key=lambda t: (of_role.get(t["role"], 3), t["q_value"]))
+    found = sorted(
+        (t for t in report["tests"] if is_significant(t)), key=lambda t: (of_role.get(t["role"], 3), t["q_value"])
+    )
     for i, name in enumerate(dict.fromkeys(test["variable"] for test in found)):
-        said.append(_dependence([test for test in found if test["variable"] == name], first=i == 0))
+        said.append(dependence_sentence([test for test in found if test["variable"] == name], first=i == 0))
     for roles in (("outcome",), ("clinical",), ("acquisition", "calendar")):
         clear = [c.name for c in cohort.with_role(*roles) if report["verdict"].get(c.name) == "not found"]
         if clear:
             said.append(_absence(clear, report))
-    alike = [a for a in report["within_patients"] if stands(a) and a["value"] >= 0.1]
+    alike = [a for a in report["within_patients"] if is_significant(a) and a["value"] >= 0.1]
     if alike:
         shown = ", ".join(f"{a['quality']} {a['value']:.2f}" for a in sorted(alike, key=lambda a: -a["value"])[:4])
         said.append(
@@ -205,18 +207,18 @@ def _sentences(report: dict[str, Any], cohort: Cohort) -> list[str]:
     return said
 
 
-def _dependence(tests: Sequence[dict[str, Any]], first: bool) -> str:
+def dependence_sentence(tests: Sequence[dict[str, Any]], first: bool) -> str:
     """One sentence for one variable: the share of poor images if that depends on it, else the measures that do."""
     name, role = tests[0]["variable"], tests[0]["role"]
     of_poor = next((test for test in tests if test["quality"] == "poor quality"), None)
     measures = sorted((t for t in tests if t["quality"] != "poor quality"), key=lambda t: -abs(t["value"]))
     test = of_poor or measures[0]
     apart = far_apart(test["levels"], "value", "{:.3g}".format if of_poor is None else "{:.0%}".format)
-    numbers = told(test) if of_poor is not None else f"{test['quality']}: {told(test)}"
+    numbers = describe_test(test) if of_poor is not None else f"{test['quality']}: {describe_test(test)}"
     if apart is not None:
         (high, most), (low, least) = apart
         shown = f"{most} of images are poor" if of_poor is not None else f"{test['quality']} {most}"
-        numbers = f"{shown} at {name} = {high}, {least} at {low}; {told(test)}"
+        numbers = f"{shown} at {name} = {high}, {least} at {low}; {describe_test(test)}"
     more = [t["quality"] for t in measures if t is not test]
     also = f" So do {', '.join(more)}." if len(more) > 1 else f" So does {more[0]}." if more else ""
     warns = f" A model can learn quality in place of {name}." if first and role in {"outcome", "clinical"} else ""

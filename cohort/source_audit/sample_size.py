@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pellucid.cohort.source_audit.columns import Cohort, Column, event_code, event_of
+from pellucid.cohort.source_audit.columns import Column, SourceColumns, event_code, event_of
 from pellucid.cohort.source_audit.permutation_tests import (
     MIN_PATIENTS,
     compare,
+    describe_test,
     far_apart,
-    stands,
-    told,
+    is_significant,
 )
 from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.statistics.patient_resampling import Patients
@@ -33,7 +33,7 @@ def hanley_mcneil_half_width(n_event: int, n_rest: int, auroc: float = ASSUMED_A
     return float(1.96 * np.sqrt(variance / (n_event * n_rest)))
 
 
-def sample_size(cohort: Cohort) -> list[dict[str, Any]]:
+def sample_size(cohort: SourceColumns) -> list[dict[str, Any]]:
     """For each outcome and clinical variable how many patients there are to learn from, whole and by split side."""
     sides = cohort.images["split"].to_numpy(dtype=object)
     found = []
@@ -48,7 +48,7 @@ def sample_size(cohort: Cohort) -> list[dict[str, Any]]:
     return found
 
 
-def _size(cohort: Cohort, column: Column, rows: NDArray[np.bool_]) -> dict[str, Any]:
+def _size(cohort: SourceColumns, column: Column, rows: NDArray[np.bool_]) -> dict[str, Any]:
     n_patients = cohort.patients.count(rows)
     base: dict[str, Any] = {"n_images": int(rows.sum()), "n_patients": n_patients}
     if not column.levels:  # a number has no event: the interval of a correlation near 0 (Fisher's z)
@@ -116,7 +116,7 @@ def _side_sentence(size: dict[str, Any]) -> str:
     return f"Too few on one side of the split to score {size['variable']} there: {'; '.join(few)}." if few else ""
 
 
-def events(cohort: Cohort) -> list[dict[str, Any]]:
+def events(cohort: SourceColumns) -> list[dict[str, Any]]:
     """Which level of each two-level variable is the event, by which rule, and a sentence where the rule needs one."""
     found = []
     for column, _ in cohort.binary:
@@ -126,7 +126,7 @@ def events(cohort: Cohort) -> list[dict[str, Any]]:
     return found
 
 
-def images_per_patient(cohort: Cohort) -> dict[str, Any]:
+def images_per_patient(cohort: SourceColumns) -> dict[str, Any]:
     """How many images the patients have, and whether that depends on who they are or how they were imaged."""
     sizes = cohort.patients.sizes
     number = Column.number("number of images", "acquisition", sizes.astype(np.float64))
@@ -160,17 +160,17 @@ def images_per_patient(cohort: Cohort) -> dict[str, Any]:
         "histogram_last_holds_more": bool(sizes.max() > _MOST_IMAGES_SHOWN),
         "tests": tests,
         "family": "number of images against every variable, one value a patient",
-        "sentences": [_images_sentence(test) for test in tests if stands(test)],
+        "sentences": [images_sentence(test) for test in tests if is_significant(test)],
     }
 
 
-def _images_sentence(test: dict[str, Any]) -> str:
+def images_sentence(test: dict[str, Any]) -> str:
     name, apart = test["variable"], far_apart(test["levels"], "mean", "{:.1f}".format)
     if apart is not None:
         (high, most), (low, least) = apart
-        numbers = f": {most} a patient at {name} = {high}, {least} at {low} ({told(test)})"
+        numbers = f": {most} a patient at {name} = {high}, {least} at {low} ({describe_test(test)})"
     else:
-        numbers = f" ({told(test)})"
+        numbers = f" ({describe_test(test)})"
     return f"The number of images depends on {name}{numbers}. Counts of images must not stand for counts of patients."
 
 

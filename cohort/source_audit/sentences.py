@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pellucid.cohort.source_audit.permutation_tests import MIN_PATIENTS, stands
+from pellucid.cohort.source_audit.permutation_tests import MIN_PATIENTS, is_significant
 
 MOST_SENTENCES = 18
 _MOST_PER_SECTION = 4  # of those that stand first
@@ -87,7 +87,7 @@ def _factors(report: dict[str, Any]) -> list[str]:
 def _associations(report: dict[str, Any]) -> list[str]:
     pairs = report["associations"]
     told = sorted(
-        (p for p in pairs if stands(p)), key=lambda p: (p["role"] != "outcome", p["q_value"], -abs(p["value"]))
+        (p for p in pairs if is_significant(p)), key=lambda p: (p["role"] != "outcome", p["q_value"], -abs(p["value"]))
     )
     return [pair["sentence"] for pair in told]
 

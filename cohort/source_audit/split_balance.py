@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Cohort, Column
+from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Column, SourceColumns
 
 
-def balance(cohort: Cohort) -> dict[str, Any]:
+def balance(cohort: SourceColumns) -> dict[str, Any]:
     """Each other side against training, variable by variable.
 
     The difference of a number is (a − b) / √((s²a + s²b)/2) of patients' means, of a level the same of its share (Austin
@@ -62,7 +62,9 @@ def balance(cohort: Cohort) -> dict[str, Any]:
     return report
 
 
-def _compare(cohort: Cohort, column: Column, a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, Any] | None:
+def _compare(
+    cohort: SourceColumns, column: Column, a: NDArray[np.bool_], b: NDArray[np.bool_]
+) -> dict[str, Any] | None:
     if not (column.known & a).any() or not (column.known & b).any():
         return None
     entry: dict[str, Any] = {"variable": column.name, "role": column.role, "only_here": [], "only_there": []}
@@ -99,7 +101,7 @@ def _compare(cohort: Cohort, column: Column, a: NDArray[np.bool_], b: NDArray[np
     }
 
 
-def _moments(cohort: Cohort, column: Column, rows: NDArray[np.bool_]) -> tuple[float, float]:
+def _moments(cohort: SourceColumns, column: Column, rows: NDArray[np.bool_]) -> tuple[float, float]:
     some = cohort.patients.subset(rows)
     means = np.bincount(some.codes, weights=some.weights * column.values[rows], minlength=some.n_patients)
     return float(means.mean()), float(means.var(ddof=1)) if len(means) > 1 else 0.0

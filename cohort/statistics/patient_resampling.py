@@ -28,7 +28,7 @@ class Patients:
     n_patients: int
 
     @classmethod
-    def of(cls, ids: NDArray[np.object_] | NDArray[np.str_] | NDArray[np.int64]) -> Patients:
+    def from_ids(cls, ids: NDArray[np.object_] | NDArray[np.str_] | NDArray[np.int64]) -> Patients:
         """Number the patients of an array of ids, one id per row; ids are compared as text."""
         _, codes = np.unique(np.asarray(ids).astype(str), return_inverse=True)
         return cls(codes.astype(np.int64), int(codes.max()) + 1 if len(codes) else 0)

@@ -1,4 +1,4 @@
-"""Forgetting, as far as images and tables go: who is meant, the list of who withdrew, and the runs `read` and `scan`.
+"""Forgetting, as far as images and tables go: whom a withdrawal covers, the list of who withdrew, and the runs `read` and `scan`.
 
 Vectors are forgotten by `pellucid.embed.store.withdrawal`, weights are marked by `pellucid.pretrain.export.withdrawal`, and `pellucid.withdrawal` calls them all.
 """
@@ -22,7 +22,7 @@ from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
 
 
 @dataclass(frozen=True)
-class Meant:
+class WithdrawalScope:
     """What a forgetting is about, in plain words; it is shown to the user and never stored.
 
     Attributes:
@@ -42,7 +42,7 @@ class Meant:
     rows: tuple[str, ...]
 
 
-def find_meant(study: Study, typed: Sequence[str], withdrawn: Withdrawn) -> Meant:
+def find_scope(study: Study, typed: Sequence[str], withdrawn: Withdrawn) -> WithdrawalScope:
     """Patients by their own ids (as in the table, the path or the header) or by research id.
 
     Raises:
@@ -78,14 +78,14 @@ def find_meant(study: Study, typed: Sequence[str], withdrawn: Withdrawn) -> Mean
                 "or the research id. If it was never scanned, scan first, so that its images are known"
             )
         patients |= own | research
-    return _meant(study, typed, known, known["patient_source_id"].isin(patients))
+    return _scope(study, typed, known, known["patient_source_id"].isin(patients))
 
 
-def _meant(study: Study, typed: Sequence[str], known: pd.DataFrame, chosen: pd.Series) -> Meant:
+def _scope(study: Study, typed: Sequence[str], known: pd.DataFrame, chosen: pd.Series) -> WithdrawalScope:
     """Those pictures of `known`; a file goes whole unless it holds frames of a patient who stays."""
     theirs, others = known[chosen], known[~chosen & known["patient_source_id"].notna()]
     alone = ~theirs["file"].isin(set(others["file"]))
-    return Meant(
+    return WithdrawalScope(
         tuple(typed),
         tuple(sorted(theirs["patient_source_id"].unique())),
         tuple(sorted(theirs.loc[alone, "file"].unique())),
@@ -103,7 +103,7 @@ def forget_late(study: Study, images: pd.DataFrame, chosen: pd.Series) -> None:
         chosen: which of them are hers.
     """
     withdrawn = Withdrawn.load(study.withdrawn)
-    entry = put_on_list(withdrawn, _meant(study, [], images, chosen))
+    entry = put_on_list(withdrawn, _scope(study, [], images, chosen))
     withdrawn.save()
     for run in finished_runs(study.analysis, "read"):
         forget_in_read(study, run, withdrawn, entry)
@@ -149,7 +149,7 @@ def _table_rows(study: Study, theirs: pd.DataFrame) -> list[str]:
     return sorted(set(as_text(names).loc[sorted(set(row_of[row_of >= 0]))].dropna()))
 
 
-def table_rows_of(study: Study, meant: Meant) -> list[int]:
+def table_rows_of(study: Study, scope: WithdrawalScope) -> list[int]:
     """Numbers, counted as in the file, of the table's rows that speak of them."""
     if study.table is None or not study.table.is_file():
         return []
@@ -162,21 +162,21 @@ def table_rows_of(study: Study, meant: Meant) -> list[int]:
         return []
     theirs = pd.Series(False, index=table.index)
     if image:
-        theirs |= as_text(table[image]).isin(meant.rows)
+        theirs |= as_text(table[image]).isin(scope.rows)
     if by_patient:
-        theirs |= as_text(table[by_patient]).isin(meant.patients)
+        theirs |= as_text(table[by_patient]).isin(scope.patients)
     return [int(i) + 2 for i in table.index[theirs]]
 
 
-def put_on_list(withdrawn: Withdrawn, meant: Meant) -> Withdrawal:
+def put_on_list(withdrawn: Withdrawn, scope: WithdrawalScope) -> Withdrawal:
     """Add the withdrawal, not yet done, to the list; once that is saved no scan takes these images in."""
-    entry = withdrawn.new(meant.n_images)
+    entry = withdrawn.new(scope.n_images)
     for kind, texts in (
-        ("patients", meant.patients),
-        ("files", meant.files),
-        ("frames", meant.frames),
-        ("rows", meant.rows),
-        ("asked", meant.typed),
+        ("patients", scope.patients),
+        ("files", scope.files),
+        ("frames", scope.frames),
+        ("rows", scope.rows),
+        ("asked", scope.typed),
     ):
         getattr(entry, kind).update(withdrawn.hash(kind, text) for text in texts)
     return entry

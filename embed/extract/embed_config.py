@@ -11,7 +11,11 @@ from pellucid.embed.backbones.compute_choice import Precision
 from pellucid.embed.backbones.readout import ReadoutConfig
 from pellucid.embed.index import IndexConfig
 
-BATCH_CPU, BATCH_GPU = 16, 256  # larger batches are no faster on a CPU (benchmarks/LOG.md)
+BATCH_FLOAT32, BATCH_HALF, BATCH_GPU = (
+    4,
+    16,
+    256,
+)  # on a CPU, activations should fit into its caches (benchmarks/LOG.md)
 
 
 class EmbedConfig(ReadoutConfig):
@@ -35,4 +39,8 @@ class EmbedConfig(ReadoutConfig):
 
     def batch_size_for(self, encoder: Backbone) -> int:
         """Images per batch: as configured, or chosen for the device."""
-        return self.batch_size or (BATCH_GPU if encoder.is_on_gpu else BATCH_CPU)
+        if self.batch_size:
+            return self.batch_size
+        if encoder.is_on_gpu:
+            return BATCH_GPU
+        return BATCH_FLOAT32 if encoder.computing.precision == "float32" else BATCH_HALF

@@ -108,7 +108,7 @@ def associations(
         frame: `patient` and the variables, one row per image.
         cluster: (n,) cluster numbers, -1 for none.
     """
-    patients = Patients.of(frame["patient"].to_numpy(str))
+    patients = Patients.from_ids(frame["patient"].to_numpy(str))
     numbers, groups = np.unique(cluster, return_inverse=True)
     found: list[dict[str, Any]] = []
     for variable in variables:

@@ -104,7 +104,7 @@ def _neighbours(watch: Watch, vectors: NDArray[np.float32]) -> Strip:
 
 
 def _tile(watch: Watch, row: int) -> Tile:
-    return Tile(_jpeg(watch.images.square(row, TILE_PX)), _caption(watch, row))
+    return Tile(as_jpeg(watch.images.square(row, TILE_PX)), _caption(watch, row))
 
 
 def _reconstructions(method: Mae, recipe: Recipe, whole: Tensor, watch: Watch, chosen: Sequence[int]) -> Strip:
@@ -121,7 +121,7 @@ def _reconstructions(method: Mae, recipe: Recipe, whole: Tensor, watch: Watch, c
     columns = [patches, patches * (1 - hidden) + grey * hidden, painted, painted * hidden + patches * (1 - hidden)]
     drawn = [_pixels(unpatchify(column, method.patch_px), recipe) for column in columns]
     rows = [
-        [Tile(_jpeg(drawn[c][i]), _caption(watch, row) if c == 0 else "") for c in range(4)]
+        [Tile(as_jpeg(drawn[c][i]), _caption(watch, row) if c == 0 else "") for c in range(4)]
         for i, row in enumerate(chosen)
     ]
     added = (
@@ -157,8 +157,8 @@ def _attention(method: Method, recipe: Recipe, whole: Tensor, watch: Watch, chos
     for i, row in enumerate(chosen):
         small = cv2.resize(whole[i].cpu().numpy(), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
         picture = np.asarray(small, dtype=np.uint8)
-        tiles = [Tile(_jpeg(picture), _caption(watch, row))]
-        tiles += [Tile(_jpeg(_over(picture, shown.numpy()))) for shown in [maps[i].mean(dim=0), *maps[i, sharpest]]]
+        tiles = [Tile(as_jpeg(picture), _caption(watch, row))]
+        tiles += [Tile(as_jpeg(_over(picture, shown.numpy()))) for shown in [maps[i].mean(dim=0), *maps[i, sharpest]]]
         rows.append(tiles)
     return Strip(
         "Attention",
@@ -183,14 +183,14 @@ def _over(picture: NDArray[np.uint8], attention: NDArray[np.float64]) -> Pixels:
 
 def _views(method: Method, recipe: Recipe, source: Tensor, watch: Watch, chosen: Sequence[int]) -> Strip:
     m = len(source)
-    rows = [[Tile(_jpeg(source[i].cpu().numpy()), _caption(watch, row))] for i, row in enumerate(chosen)]
+    rows = [[Tile(as_jpeg(source[i].cpu().numpy()), _caption(watch, row))] for i, row in enumerate(chosen)]
     for step in range(_FEW):  # repeat for a method with one view per image
         for views in method.views(source, Draw(recipe.seed, step, m, slice(0, m), source.device)):
             if views.ndim == 4 and views.shape[1] == 3 and views.is_floating_point():  # the others are masks
                 pixels = _pixels(views, recipe).reshape(len(views) // m, m, *views.shape[2:], 3)  # view by view
                 for view in pixels[: max(0, 1 + _VIEWS - len(rows[0]))]:
                     for shown, picture in zip(rows, view, strict=True):
-                        shown.append(Tile(_jpeg(picture)))
+                        shown.append(Tile(as_jpeg(picture)))
         if len(rows[0]) > _FEW:
             break
     return Strip(
@@ -209,7 +209,7 @@ def _pixels(views: Tensor, recipe: Recipe) -> Pixels:
     return np.asarray(shown.permute(0, 2, 3, 1).cpu().numpy(), dtype=np.uint8)
 
 
-def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+def as_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """JPEG of side TILE_PX: larger views are reduced by area averaging, smaller ones enlarged."""
     side = pixels.shape[0]
     if side != TILE_PX:

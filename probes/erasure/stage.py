@@ -53,10 +53,10 @@ def take_out(
     ids = table["patient"].astype(str).to_numpy(dtype=str)
     variable = read_variable(
         table[factor], name=factor, role="acquisition", kind=resolve_kinds(table, {factor: kind})[factor],
-        patients=Patients.of(ids), patient_ids=ids,
+        patients=Patients.from_ids(ids), patient_ids=ids,
     )  # fmt: skip
     train = variable.usable & (stored.images["split"].to_numpy() == "train")
-    _check_training_patients(variable, Patients.of(ids), train, remedy)
+    _check_training_patients(variable, Patients.from_ids(ids), train, remedy)
     name = f"{stored.name}{TAKEN_OUT}{factor} ({remedy})"
     config = {"take_out": factor, "remedy": remedy, "version": _VERSION}
     with begin_run(study.analysis, "embed", backbone_slug(name), config, [scan, vectors]) as run:
@@ -64,7 +64,7 @@ def take_out(
             kept = np.ones(len(train), dtype=bool) if remedy == "leace" else variable.usable
             columns = _columns(variable)
             values = np.asarray(stored.values, dtype=np.float64)
-            learnt_from = Patients.of(ids[train])
+            learnt_from = Patients.from_ids(ids[train])
             erase = FITS[remedy](values[train], columns[train], learnt_from.weights)
             changed = np.asarray(erase(values[kept], columns[kept]), dtype=np.float32)
             spec = _spec(stored, vectors, name, factor, remedy, learnt_from.n_patients)

@@ -66,7 +66,7 @@ class AuditInput:
                 f"{row + 1}). Every image needs one: images of one patient are not independent."
             )
         text = ids.astype(str).to_numpy(dtype=str)
-        patients = Patients.of(text)
+        patients = Patients.from_ids(text)
         if patients.n_patients == 1:
             raise UserError(f'Column "{patient}" contains one patient only; at least two are needed.')
         variables, mistakes = [], []

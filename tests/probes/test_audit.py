@@ -269,7 +269,7 @@ def test_a_planted_effect_is_found_and_its_interval_covers():
     scores, covered = [], []
     for seed in range(24):
         vectors, table = world(seed, n=100, dim=12, disease=2.0)
-        codes = Patients.of(table["patient"].to_numpy(str))
+        codes = Patients.from_ids(table["patient"].to_numpy(str))
         target = Target((table["diagnosis"] == "malignant").to_numpy().astype(np.int64), 2)
         found = probe(vectors, target, codes, permutations=39, bootstrap=100, seed=seed)
         assert found.p_value <= 0.05

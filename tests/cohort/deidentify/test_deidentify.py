@@ -33,7 +33,7 @@ from pellucid.cohort.deidentify.raster_files import clean_raster, clean_tiff
 from pellucid.cohort.deidentify.text_masking import TextFinder, fill
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers.findings import dicom_findings
-from pellucid.cohort.identifiers.ocr import TextBox
+from pellucid.cohort.identifiers.ocr import TextBox, TextReader
 from pellucid.cohort.readers import UnreadableImage, read_image
 from pellucid.cohort.runs.checksums import verify
 from pellucid.cohort.scan import scan
@@ -528,7 +528,7 @@ def test_only_identifying_text_is_masked_if_asked(monkeypatch: pytest.MonkeyPatc
     texts = ["MAMA ESQUERDA", "QSE 12 MHz", "MEIER, ERIKA", "Me1er", "04.05.2019", "0012345678", "P 77412"]
     lines = [TextBox((10, 20 * i, 50, 10), text, 0.99) for i, text in enumerate(texts)]
     lines.append(TextBox((10, 200, 50, 10), "blurred", 0.4))
-    monkeypatch.setattr("pellucid.cohort.deidentify.text_masking.ocr.TextReader.read_text", lambda self, pixels: lines)
+    monkeypatch.setattr(TextReader, "read_text", lambda self, pixels: lines)
     picture = np.zeros((240, 100, 3), np.uint8)
     finder = TextFinder("ocr", "identifying", frozenset({"77412"}))
     masked = {(y + 2) // 20 for _, y, _, _ in finder.boxes([picture], ["Meier^Erika"])}

@@ -146,12 +146,12 @@ def test_the_tables_own_split_is_proposed(own_phantom: Path) -> None:
 
 
 def test_a_guess_takes_for_missing_what_the_scan_does(tmp_path: Path) -> None:
-    from pellucid.cohort.draft.study_draft import _guess
+    from pellucid.cohort.draft.study_draft import guess_variable
 
-    said = _guess(pd.Series(["ja", "nein", "Nein ", "unknown", None] * 4, name="smoker"))
+    said = guess_variable(pd.Series(["ja", "nein", "Nein ", "unknown", None] * 4, name="smoker"))
     assert (said.kind, said.role) == ("categorical", "clinical")
     assert said.why == "3 levels; SOME DIFFER ONLY IN CAPITALS: make them one in the table; missing in 8 rows"
-    said = _guess(pd.Series(["ja", "nein", "unknown"] * 4, name="smoker"))
+    said = guess_variable(pd.Series(["ja", "nein", "unknown"] * 4, name="smoker"))
     assert (said.kind, said.why) == ("binary", "ja / nein; missing in 4 rows")
 
 

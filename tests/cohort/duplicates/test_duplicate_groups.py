@@ -15,7 +15,7 @@ from scipy.fft import dctn
 
 from pellucid.cohort.duplicates import near_duplicates
 from pellucid.cohort.duplicates.duplicate_groups import MAX_BOUND, binding, duplicate_sentences, find_duplicates
-from pellucid.cohort.duplicates.near_duplicates import THUMBNAIL_PX, _candidates, correlation
+from pellucid.cohort.duplicates.near_duplicates import THUMBNAIL_PX, candidate_pairs, correlation
 
 Pixels = NDArray[np.uint8]
 
@@ -190,7 +190,7 @@ def test_candidates_are_all_pairs_within_the_distance(bits: int) -> None:
     flips = np.array([sum(1 << int(b) for b in rng.choice(64, rng.integers(0, 9), replace=False)) for _ in range(300)])
     hashes = np.unique(np.repeat(centres, 25) ^ flips.astype(np.uint64))
     crowded = np.zeros(len(hashes), dtype=bool)
-    found = list(_candidates(hashes, bits, crowded))
+    found = list(candidate_pairs(hashes, bits, crowded))
     wanted = np.argwhere(np.triu(np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= bits, 1))
     assert sorted(found) == [tuple(pair) for pair in wanted.tolist()]
     assert not crowded.any()

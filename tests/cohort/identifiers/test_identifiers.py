@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence
 
 from pellucid.cohort.identifiers import ocr
 from pellucid.cohort.identifiers.faces import faces
-from pellucid.cohort.identifiers.findings import IDENTITY, _kind, dicom_findings, name_findings
+from pellucid.cohort.identifiers.findings import IDENTITY, attribute_kind, dicom_findings, name_findings
 from pellucid.cohort.identifiers.text_detector import text_lines
 
 
@@ -129,7 +129,7 @@ def test_every_attribute_that_an_archive_fills_in_is_of_a_kind() -> None:
         "RTPlanLabel",
     )
     tags = {word: pydicom.datadict.tag_for_keyword(word) for word in keywords}
-    assert [word for word, tag in tags.items() if tag is None or not _kind(tag)[0]] == []
+    assert [word for word, tag in tags.items() if tag is None or not attribute_kind(tag)[0]] == []
 
 
 def test_names_ids_and_dates_in_paths() -> None:

@@ -294,7 +294,7 @@ def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch:
     for module in ("cohort", "copy", "numpy"):
         (tmp_path / f"{module}.py").write_text("from pathlib import Path\nPath('ran').touch()\nraise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", ["", *sys.path])
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
     close_readers()
     rows = [row for row, _ in read_files(tmp_path, ["a.png"], ScanConfig())]
     assert rows[0]["status"] == "ok"

@@ -19,11 +19,11 @@ from pellucid.cohort.phantom.drawing import (
     DEVICES,
     OPERATORS,
     Dials,
-    _lesion_shape,
-    _traits,
     draw_image,
+    draw_traits,
     field_of_view,
     jpeg_quality,
+    lesion_shape,
     patient_tissue,
 )
 from pellucid.cohort.phantom.population import (
@@ -305,7 +305,7 @@ def test_severity_makes_the_border_irregular() -> None:
         v, u = np.mgrid[-0.5:0.5:240j, -0.5:0.5:240j].astype(np.float32)
         values = []
         for seed in range(12):
-            inside, _ = _lesion_shape(u, v, 0.2, _traits(np.random.default_rng(seed)), severity / 3)
+            inside, _ = lesion_shape(u, v, 0.2, draw_traits(np.random.default_rng(seed)), severity / 3)
             outline = max(cv2.findContours((inside > 0.5).astype(np.uint8), 0, 1)[0], key=cv2.contourArea)
             values.append(cv2.arcLength(outline, True) ** 2 / (4 * np.pi * cv2.contourArea(outline)))
         return float(np.mean(values))

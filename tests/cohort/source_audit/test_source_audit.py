@@ -15,15 +15,15 @@ import pytest
 
 from pellucid.cohort.source_audit import source_audit
 from pellucid.cohort.source_audit.calendar_drift import calendar_of, drift
-from pellucid.cohort.source_audit.columns import Cohort, Column
+from pellucid.cohort.source_audit.columns import Column, SourceColumns
 from pellucid.cohort.source_audit.duplicate_counts import duplicates
-from pellucid.cohort.source_audit.missingness import _sentence as _missing_sentence
+from pellucid.cohort.source_audit.missingness import missingness_sentence
 from pellucid.cohort.source_audit.permutation_tests import compare
-from pellucid.cohort.source_audit.quality_bias import _alike, _dependence, quality
+from pellucid.cohort.source_audit.quality_bias import dependence_sentence, quality, within_patient_similarity
 from pellucid.cohort.source_audit.sample_size import (
-    _images_sentence,
     hanley_mcneil_half_width,
     images_per_patient,
+    images_sentence,
     sample_size,
 )
 from pellucid.cohort.statistics.association import assign_q_values, chi_squared
@@ -43,9 +43,9 @@ _spec.loader.exec_module(truth)
 WORLDS = {world.name: world for world in truth.WORLDS}
 
 
-def cohort_of(name: str, seed: int = 0, **changes: Any) -> Cohort:
+def cohort_of(name: str, seed: int = 0, **changes: Any) -> SourceColumns:
     study, manifest = replace(WORLDS[name], **changes).draw(seed)
-    return Cohort.of(manifest, study.variables, seed)
+    return SourceColumns.from_table(manifest, study.variables, seed)
 
 
 @pytest.fixture(scope="module")
@@ -183,20 +183,20 @@ def test_levels_are_named_only_where_two_of_ten_patients_differ_as_printed() -> 
             "against": "r",
             "levels": alike,
         }
-        assert _dependence([test], first=True).startswith(
+        assert dependence_sentence([test], first=True).startswith(
             "A measure of quality is not random: it depends on r (completeness: η² 0.20, q = 0.010, 40 patients)."
         )
-        assert _images_sentence(test).startswith("The number of images depends on r (η² 0.20, q = 0.010, 40 patients).")
-        assert _missing_sentence(test) == "Whether age is missing goes with r (η² 0.20, q = 0.010, 40 patients)."
+        assert images_sentence(test).startswith("The number of images depends on r (η² 0.20, q = 0.010, 40 patients).")
+        assert missingness_sentence(test) == "Whether age is missing goes with r (η² 0.20, q = 0.010, 40 patients)."
     test["levels"] = levels(("no", 20, 0.2), ("yes", 20, 0.7), ("never", 3, 0.0))
-    assert "completeness 0.7 at r = yes, 0.2 at no;" in _dependence([test], first=True)
-    assert ": 0.7 a patient at r = yes, 0.2 at no (" in _images_sentence(test)
-    assert "70% of patients at r = yes, 20% at no (" in _missing_sentence(test)
+    assert "completeness 0.7 at r = yes, 0.2 at no;" in dependence_sentence([test], first=True)
+    assert ": 0.7 a patient at r = yes, 0.2 at no (" in images_sentence(test)
+    assert "70% of patients at r = yes, 20% at no (" in missingness_sentence(test)
 
 
 def _columns(left: Any, right: Any) -> tuple[Column, Column]:
     kind = Variable("x", "clinical", "categorical")
-    return Column.of(pd.Series(left).astype(str), kind), Column.of(pd.Series(right).astype(str), kind)
+    return Column.from_values(pd.Series(left).astype(str), kind), Column.from_values(pd.Series(right).astype(str), kind)
 
 
 # --- quality: random or not
@@ -206,7 +206,7 @@ def called(name: str, repetitions: int, **changes: Any) -> dict[str, float]:
     rejected: dict[str, list[bool]] = {}
     for seed in range(repetitions):
         study, manifest = replace(WORLDS[name], **changes).draw(seed)
-        for variable, verdict in quality(Cohort.of(manifest, study.variables, seed))["verdict"].items():
+        for variable, verdict in quality(SourceColumns.from_table(manifest, study.variables, seed))["verdict"].items():
             rejected.setdefault(variable, []).append(verdict == "depends")
     return {variable: float(np.mean(flags)) for variable, flags in rejected.items()} | {
         "anything": float(np.mean(np.array(list(rejected.values())).any(axis=0)))
@@ -257,10 +257,10 @@ def test_likeness_within_patients_is_the_intraclass_correlation_planted() -> Non
     alike = rng.standard_normal(300)[codes] + rng.standard_normal(len(codes))
     alone = rng.standard_normal(len(codes))
     patients = Patients(codes, 300)
-    found = _alike(Column.number("sharpness", "quality", alike), patients, 0)
+    found = within_patient_similarity(Column.number("sharpness", "quality", alike), patients, 0)
     assert found["value"] == pytest.approx(0.5, abs=0.06)
     assert found["p_value"] == 1 / 1000
-    other = _alike(Column.number("sharpness", "quality", alone), patients, 0)
+    other = within_patient_similarity(Column.number("sharpness", "quality", alone), patients, 0)
     assert abs(other["value"]) < 0.08
     assert other["p_value"] > 0.01
 
@@ -277,12 +277,12 @@ def test_a_thousand_images_of_eight_events_cannot_be_studied() -> None:
     n = 60
     manifest = pd.DataFrame({"patient": np.repeat([f"P{i:03d}" for i in range(n)], 20), "split": "train"})
     manifest["recurrence"] = np.repeat(np.where(np.arange(n) < 8, "1", "0"), 20)
-    cohort = Cohort.of(manifest, [Variable("recurrence", "outcome", "binary")], 0)
+    cohort = SourceColumns.from_table(manifest, [Variable("recurrence", "outcome", "binary")], 0)
     size = sample_size(cohort)[0]
     assert (size["n_images"], size["n_patients"], size["n_events"], size["half_width"]) == (1200, 60, 8, None)
     assert size["sentence"] == "recurrence cannot be studied: 8 of 60 patients have recurrence = 1."
     manifest["recurrence"] = np.repeat(np.where(np.arange(n) < 30, "1", "0"), 20)
-    size = sample_size(Cohort.of(manifest, [Variable("recurrence", "outcome", "binary")], 0))[0]
+    size = sample_size(SourceColumns.from_table(manifest, [Variable("recurrence", "outcome", "binary")], 0))[0]
     assert size["word"] == "wide intervals"
     assert size["half_width"] == pytest.approx(hanley_mcneil_half_width(30, 30))
 
@@ -290,7 +290,7 @@ def test_a_thousand_images_of_eight_events_cannot_be_studied() -> None:
 def test_the_event_is_what_says_yes_and_else_the_rarer_level() -> None:
     def event(values: list[str]) -> str:
         manifest = pd.DataFrame({"patient": [str(i) for i in range(len(values))], "x": values})
-        cohort = Cohort.of(manifest, [Variable("x", "outcome", "binary")], 0)
+        cohort = SourceColumns.from_table(manifest, [Variable("x", "outcome", "binary")], 0)
         column, code = cohort.binary[0]
         return column.shown_levels[code]
 
@@ -323,9 +323,9 @@ def test_the_calendar_comes_from_the_header_where_the_study_names_none() -> None
     assert when is not None
     assert (when.name, when.role) == ("header_date", "calendar")
     assert when.values[0] == pytest.approx(manifest["year"].iloc[0] + 0.5, abs=0.5)
-    assert drift(Cohort.of(manifest, variables, 0), when)["periods"][0]["period"] == "2018"
+    assert drift(SourceColumns.from_table(manifest, variables, 0), when)["periods"][0]["period"] == "2018"
     manifest["header_date"] = manifest["header_date"].str.replace(r"^\d+", "2020", regex=True)
-    periods = drift(Cohort.of(manifest, variables, 0), calendar_of(manifest, variables))["periods"]
+    periods = drift(SourceColumns.from_table(manifest, variables, 0), calendar_of(manifest, variables))["periods"]
     assert [entry["period"] for entry in periods][:2] == ["2020-01", "2020-02"]
     born = Variable("birth_year", "clinical", "ordinal")
     assert calendar_of(manifest[["patient"]].assign(birth_year=1950.0 + np.arange(len(manifest)) % 9), [born]) is None

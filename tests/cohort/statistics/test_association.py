@@ -31,7 +31,7 @@ def test_patients_are_exchanged_by_number_of_images_where_both_sides_vary(monkey
 
     monkeypatch.setattr(PatientPermutations, "plan", noted)
     rng = np.random.default_rng(0)
-    patients = Patients.of(np.repeat(np.arange(40), np.tile([1, 2, 3, 4], 10)))
+    patients = Patients.from_ids(np.repeat(np.arange(40), np.tile([1, 2, 3, 4], 10)))
     by_image, other = rng.integers(0, 2, (2, len(patients)))
     associate(*levels(by_image), *levels(other), patients)
     assert np.array_equal(blocks[0], patients.sizes)

@@ -22,7 +22,7 @@ def cohorts(draw: st.DrawFn) -> tuple[Patients, np.random.Generator]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n_patients = draw(st.integers(2, 60))
     codes = np.repeat(np.arange(n_patients), rng.integers(1, 13, n_patients))
-    return Patients.of(np.array([f"P{c:03d}" for c in rng.permutation(codes)])), rng
+    return Patients.from_ids(np.array([f"P{c:03d}" for c in rng.permutation(codes)])), rng
 
 
 @settings(max_examples=200, deadline=None)
@@ -69,7 +69,7 @@ def test_permutations_move_whole_patients_within_their_block(cohort, n_blocks, v
 
 def test_permutations_do_not_depend_on_the_chunk():
     rng = np.random.default_rng(0)
-    patients = Patients.of(rng.integers(0, 40, 200).astype(str))
+    patients = Patients.from_ids(rng.integers(0, 40, 200).astype(str))
     zeros = np.zeros(len(patients), dtype=np.int64)
     plan = PatientPermutations.plan(patients, rng.integers(0, 2, len(patients)), zeros[: patients.n_patients], zeros)
     whole = np.concatenate(list(plan.draw(20, seed=5, chunk=20)))
@@ -97,7 +97,7 @@ def test_a_side_that_every_patient_has_both_of_is_still_permuted():
 
 
 def test_every_patient_weighs_one():
-    patients = Patients.of(np.array(["b", "a", "a", "a"]))
+    patients = Patients.from_ids(np.array(["b", "a", "a", "a"]))
     assert np.allclose(np.bincount(patients.codes, patients.weights), 1.0)
     assert patients.codes.tolist() == [1, 0, 0, 0]
 

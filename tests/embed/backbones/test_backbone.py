@@ -129,7 +129,7 @@ def test_pretrained_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pyt
     model = cached_weights(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    monkeypatch.setattr(huggingface_hub.file_download, "HF_HUB_CACHE", str(tmp_path), raising=False)
     backbone = load_backbone(f"timm:{TINY}", "cpu")
     assert backbone.model is not None
     assert torch.equal(
@@ -138,7 +138,7 @@ def test_pretrained_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pyt
 
 
 def test_weights_that_are_not_to_be_had_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
 
     def no_network(*_: object, **__: object) -> None:
         raise ConnectionError("no network")

@@ -260,8 +260,8 @@ def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
 
 
 def test_tiles_are_pictures_of_the_size_said() -> None:
-    from pellucid.pretrain.monitor.image_strips import TILE_PX, Tile, _jpeg
+    from pellucid.pretrain.monitor.image_strips import TILE_PX, Tile, as_jpeg
 
-    decoded = simplejpeg.decode_jpeg(Tile(_jpeg(np.full((32, 32, 3), 90, np.uint8))).jpeg)
+    decoded = simplejpeg.decode_jpeg(Tile(as_jpeg(np.full((32, 32, 3), 90, np.uint8))).jpeg)
     assert decoded.shape == (TILE_PX, TILE_PX, 3)
     assert abs(int(decoded[5, 5, 0]) - 90) <= 2

@@ -53,7 +53,7 @@ def test_the_factor_cannot_be_told_of_the_training_patients_any_more(
     run = take_out(study, found, made, table, "device")
     after = load_vectors(run.path)
     train = ((before.images["split"] == "train") & table["device"].notna()).to_numpy()
-    patients = Patients.of(table["patient"].to_numpy()[train])
+    patients = Patients.from_ids(table["patient"].to_numpy()[train])
     levels = table["device"].astype(str).to_numpy()[train]
     assert told(before.values[train], levels, patients) > 0.9
     assert abs(told(after.values[train], levels, patients) - 0.5) < 0.1
@@ -78,7 +78,7 @@ def test_the_run_is_found_by_name_compared_with_nothing_else_and_never_the_defau
     assert choose_vectors(study.analysis, found, name).path == run.path
     assert choose_vectors(study.analysis, found).path == made.path
     assert set(newest_vectors(study.analysis, found)) == {"pixels"}
-    with pytest.raises(UserError, match="they differ in: the weights"):
+    with pytest.raises(UserError, match="they differ in the weights"):
         same_space(stored.spec, load_vectors(run.path).spec)
     assert open_index(run.path, load_vectors(run.path)) is not None
     assert take_out(study, found, made, rows_of(found, stored.images), "device").done

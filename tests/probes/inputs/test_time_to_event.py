@@ -41,7 +41,7 @@ def world(seed, n=150, disease=0.0, device=0.0, confounding=0.0, dim=12):
 
 
 def of(vectors, table, seed=0, **more):
-    patients = Patients.of(table["patient"].to_numpy())
+    patients = Patients.from_ids(table["patient"].to_numpy())
     variable = read_time_to_event(table, "months/died", "clinical", patients)
     target, _ = target_of(variable, variable.usable)
     return probe(vectors, target, patients, seed=seed, **{"permutations": 99, "bootstrap": 100, **more})
