@@ -32,15 +32,34 @@ def n_pieces(batch: Tensor) -> int:
 
 def forward_in_pieces(network: nn.Module, batch: Tensor) -> Tensor:
     """(n, …) → `network(batch)`, whose rows must be independent; with gradients for the weights, not for the batch."""
-    n = n_pieces(batch)
+
+    def one_output(piece: Tensor) -> tuple[Tensor, ...]:
+        return (network(piece),)
+
+    return call_in_pieces(network, one_output, batch)[0]
+
+
+def call_in_pieces(network: nn.Module, call: Callable[..., tuple[Tensor, ...]], *batch: Tensor) -> tuple[Tensor, ...]:
+    """`call(*batch)`, computed in pieces.
+
+    Args:
+        network: owns the weights that `call` uses.
+        call: tensors (n, …) → tensors (n, …); rows must be independent.
+        batch: tensors (n, …).
+
+    Returns:
+        What `call` returns for the whole batch, with gradients for the weights of `network`, not for the batch.
+    """
+    n = n_pieces(batch[0])
     if n == 1 or not is_per_image(network):
-        return network(batch)  # type: ignore[no-any-return]
-    pieces = list(batch.detach().tensor_split(n))
+        return call(*batch)
+    pieces = list(zip(*(part.detach().tensor_split(n) for part in batch), strict=True))
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not (torch.is_grad_enabled() and trained):
         with torch.no_grad():
-            return torch.cat(_in_threads([functools.partial(network, piece) for piece in pieces]))
-    joined: Tensor = _Pieces.apply(network, pieces, *trained)
+            made = _in_threads([functools.partial(call, *piece) for piece in pieces])
+        return tuple(torch.cat(parts) for parts in zip(*made, strict=True))
+    joined: tuple[Tensor, ...] = _Pieces.apply(call, pieces, *trained)
     return joined
 
 
@@ -73,25 +92,28 @@ class _Pieces(torch.autograd.Function):
     """Forward and backward of each piece in a thread; the weights receive the gradients of the whole batch."""
 
     @staticmethod
-    def forward(ctx: Any, network: nn.Module, pieces: Sequence[Tensor], *trained: Tensor) -> Tensor:
-        def run(piece: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, call: Callable[..., tuple[Tensor, ...]], pieces: Sequence[Sequence[Tensor]], *trained: Tensor
+    ) -> tuple[Tensor, ...]:
+        def run(piece: Sequence[Tensor]) -> tuple[Tensor, ...]:
             with torch.enable_grad():
-                out: Tensor = network(piece)
-                return out
+                return call(*piece)
 
         outputs = _in_threads([functools.partial(run, piece) for piece in pieces])
         ctx.outputs, ctx.trained = outputs, trained
-        return torch.cat([out.detach() for out in outputs])
+        ctx.set_materialize_grads(False)  # an output that the loss does not use has no gradient
+        return tuple(torch.cat([out.detach() for out in parts]) for parts in zip(*outputs, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         outputs = ctx.outputs
         ctx.outputs = None  # releases the graphs
-        shares = torch.split(gradient, [len(out) for out in outputs])
+        used = {k: gradient for k, gradient in enumerate(gradients) if gradient is not None}
+        lengths = [len(piece[0]) for piece in outputs]
+        shares = zip(*(torch.split(gradient, lengths) for gradient in used.values()), strict=True)
 
-        def run(out: Tensor, share: Tensor) -> tuple[Tensor | None, ...]:
-            return tuple(torch.autograd.grad(out, ctx.trained, share, allow_unused=True))
+        def run(piece: Sequence[Tensor], share: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+            return tuple(torch.autograd.grad([piece[k] for k in used], ctx.trained, share, allow_unused=True))
 
         found = _in_threads([functools.partial(run, *pair) for pair in zip(outputs, shares, strict=True)])
         return (None, None, *(_sum(of_weight) for of_weight in zip(*found, strict=True)))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pellucid.cohort.errors import UserError
-from pellucid.pretrain.augment.batch_pieces import views_in_pieces
+from pellucid.pretrain.augment.batch_pieces import call_in_pieces, views_in_pieces
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.augment.views import make_view, random_mask
 from pellucid.pretrain.methods.backbones import new_transformer
@@ -97,12 +97,16 @@ class Mae(Method):
     def forward(self, views: list[Tensor], step: int) -> StepOutput:
         crops, keep, masked = views
         patches = patchify(crops, self.patch_px)  # (b, n, 3 · p²)
-        tokens = self.encode(gather_tokens(patches, keep), keep)  # (b, prefix + k, d)
-        predicted = gather_tokens(self.decode(tokens, keep), masked)  # (b, n − k, 3 · p²)
+        predicted, features = call_in_pieces(self, self.reconstruct, patches, keep, masked)
         loss = reconstruction_loss(
             predicted, gather_tokens(patches, masked), normalized=self.recipe.mae.normalize_pixels
         )
-        return StepOutput(loss, tokens.detach()[:, self.n_prefix_tokens :].mean(dim=1).float())
+        return StepOutput(loss, features.detach().float())
+
+    def reconstruct(self, patches: Tensor, keep: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, n, 3 · p²) patches → the masked ones as predicted (b, n − k, 3 · p²), and mean encoded tokens (b, d)."""
+        tokens = self.encode(gather_tokens(patches, keep), keep)  # (b, prefix + k, d)
+        return gather_tokens(self.decode(tokens, keep), masked), tokens[:, self.n_prefix_tokens :].mean(dim=1)
 
     def encode(self, visible: Tensor, keep: Tensor) -> Tensor:
         """(b, k, 3 · p²) visible patches → (b, prefix + k, d): masked patches are not part of the input."""

@@ -76,3 +76,26 @@ def test_views_are_the_same_bytes_and_the_draws_after_them_too(tiny: dict[str, A
     for one, other in zip(*made, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     assert torch.equal(made[0][-1], made[1][-1])
+
+
+@pytest.mark.parametrize("kind", ["lejepa", "mae", "dino"])
+def test_a_method_learns_the_same_from_pieces(tiny: dict[str, Any], kind: str) -> None:
+    recipe = load_recipe(tiny[kind])[1]
+    method = build_method(recipe, 10)
+    images = torch.randint(0, 256, (10, recipe.source_px, recipe.source_px, 3), dtype=torch.uint8)
+    views = method.views(images, Draw(3, 5, 10, slice(0, 10), CPU))
+    found = []
+    for threads in (1, 2):
+        with threads_of(threads):
+            method.zero_grad(set_to_none=True)
+            outcome = method(views, 0)
+            outcome.loss.backward()
+            gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+            found.append((outcome.loss.detach(), outcome.features, gradients))
+    (loss, features, expected), (of_pieces, features_of_pieces, gradients) = found
+    torch.testing.assert_close(of_pieces, loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(features_of_pieces, features, rtol=1e-4, atol=1e-5)
+    assert gradients.keys() == expected.keys()
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert torch.allclose(gradients[name], gradient, atol=1e-4 * largest), name
