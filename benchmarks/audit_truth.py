@@ -4,11 +4,11 @@
     python -m benchmarks.audit_truth --reps 20 --only fingerprint
     python -m benchmarks.audit_truth --reps 2000 --levels  # only false positives, in worlds with a null question
 
-Prints one line per world and question, each share with its binomial error: how often the 5 % test rejects (false positive
-rate in a null world, power elsewhere), how often the 95 % interval covers the expected score (the mean over repetitions), and
-how often the verdict is correct. `--further` adds, for each pair: how often a drop is reported although the disease looks the
-same under every device, how often the intervals of the drop and of the Robustness Index cover the expected value, and the
-index compared with its chance level in worlds without any effect.
+Prints one line per world and question, each share with its binomial error: how often the 5 % test rejects (false
+positive rate in a null world, power elsewhere), how often the 95 % interval covers the expected score (the mean over
+repetitions), and how often the verdict is correct. `--further` adds, for each pair: how often a drop is reported
+although the disease looks the same under every device, how often the intervals of the drop and of the Robustness Index
+cover the expected value, and the index compared with its chance level in worlds without any effect.
 """
 
 from __future__ import annotations
@@ -93,7 +93,12 @@ WORLDS = (
     replace(BASE, name="no effect, continuous", rank=True),
     replace(BASE, name="three devices, one rare", devices=(0.5, 0.44, 0.06)),
     World("device only", "clinical_not_encoded", ("clinical", "clinical_beyond", "association"), device=4.0),
-    World("disease only", "not_associated_not_encoded", ("acquisition", "acquisition_beyond", "association"), disease=4.0),
+    World(
+        "disease only",
+        "not_associated_not_encoded",
+        ("acquisition", "acquisition_beyond", "association"),
+        disease=4.0,
+    ),
     World("both, independent", "encoded_not_confounded", ("association",), disease=4.0, device=4.0),
     World("explained by device", "explained_by_acquisition", ("clinical_beyond",), device=4.0, confounding=0.7),
     World("explained, fingerprint 3", "", ("clinical_beyond",), device=4.0, confounding=0.7, fingerprint=3.0),
@@ -103,7 +108,8 @@ WORLDS = (
     World("partly explained", "confounded_survives", (), disease=3.0, device=4.0, confounding=0.7),
     World("complete confounding", "cannot_be_separated", (), disease=3.0, device=4.0, confounding=1.0),
     replace(BASE, name="no effect, time to event", time=True),
-    World("disease only, time to event", "", ("acquisition", "acquisition_beyond", "association"), disease=4.0, time=True),
+    World(("disease only, time to "
+          "event"), "", ("acquisition", "acquisition_beyond", "association"), disease=4.0, time=True),
     World("explained, time to event", "", ("clinical_beyond",), device=4.0, confounding=0.9, time=True),
     World("weak disease", "", ("acquisition", "acquisition_beyond", "association"), disease=1.5),
     World("strong disease, 60 patients", "", ("acquisition",), disease=5.0, n_patients=60, dim=16, images=(1, 3)),
@@ -178,7 +184,10 @@ def report(world: World, results: list[dict[str, Any]], seconds: float) -> None:
             scores = np.array([r["score"] for r in rows])
             covered = np.mean([r["ci_low"] <= scores.mean() <= r["ci_high"] for r in rows])
             detectable = np.mean([r["detectable"] for r in rows])
-            line += f"  score {scores.mean():.3f} (sd {scores.std():.3f})  coverage {covered:.3f}  detectable {detectable:.3f}"
+            line += (
+                f"  score {scores.mean():.3f} (sd {scores.std():.3f})  coverage {covered:.3f}  detectable "
+                f"{detectable:.3f}"
+            )
         print(line)
     for question, value in (("transfer", "drop"), ("neighbours", "robustness_index")):
         rows = [r[question] for r in results if r[question] and r[question]["ci_low"] is not None]

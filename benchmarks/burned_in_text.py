@@ -1,4 +1,5 @@
-"""Burned-in text on BUS-BRA: the share of OCR findings that the shape-based detector finds, by scanner, and the cost of both.
+"""Burned-in text on BUS-BRA: the share of OCR findings that the shape-based detector finds, by scanner, and the cost of
+both.
 
     PELLUCID_DATA=FOLDER python -m benchmarks.burned_in_text          # needs the extra `privacy`; about two CPU minutes
 

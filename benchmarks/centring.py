@@ -1,10 +1,11 @@
-"""Does centring the vectors improve cosine neighbours? Measured by the label of the ten nearest images of other patients.
+"""Does centring the vectors improve cosine neighbours? Measured by the label of the ten nearest images of other
+patients.
 
     python -m benchmarks.centring STUDY/analysis --labels pathology device_model
 
-For every backbone of the study: the share of the ten nearest images of other patients that have the image's own label, by
-cosine and by cosine after subtracting the mean vector; the share of neighbours common to both; and the 95 % interval of the
-difference (bootstrap of patients) for each label. All pairs are compared, so use it for a few thousand images.
+For every backbone of the study: the share of the ten nearest images of other patients that have the image's own label,
+by cosine and by cosine after subtracting the mean vector; the share of neighbours common to both; and the 95 % interval
+of the difference (bootstrap of patients) for each label. All pairs are compared, so use it for a few thousand images.
 """
 
 from __future__ import annotations

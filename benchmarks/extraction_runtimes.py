@@ -2,10 +2,10 @@
 
     python -m benchmarks.extraction_runtimes [--models …] [--rounds 3] [--batch 16] [--only NAME …]
 
-Each variant computes the same images with one thread, as every worker does. Rounds alternate. Prints the median of images per
-second of that thread's processor time (not wall time: other work may run on the machine), the ratio to plain float32, the
-time to get ready, the lowest cosine with plain float32, and the share of images with the same ten nearest neighbours (targets:
-0.999 and 97 %). Runtimes that are not installed are skipped and listed.
+Each variant computes the same images with one thread, as every worker does. Rounds alternate. Prints the median of
+images per second of that thread's processor time (not wall time: other work may run on the machine), the ratio to plain
+float32, the time to get ready, the lowest cosine with plain float32, and the share of images with the same ten nearest
+neighbours (targets: 0.999 and 97 %). Runtimes that are not installed are skipped and listed.
 """
 
 from __future__ import annotations
@@ -229,7 +229,8 @@ def main() -> None:
         base = statistics.median(rates["float32, torch's attention"])
         print(f"\n{architecture}, batch {chosen.batch}, one thread")
         print(
-            "| | images/s (lowest–highest) | × float32 | ready after | lowest cosine | same ten |\n|---|---|---|---|---|---|"
+            "| | images/s (lowest–highest) | × float32 | ready after | lowest cosine | same ten "
+            "|\n|---|---|---|---|---|---|"
         )
         for name, run in ready.items():
             cosine, same = agreement(all_vectors(run, shown, chosen.batch), reference)

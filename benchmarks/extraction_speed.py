@@ -1,14 +1,16 @@
-"""Extraction speed on the same files, in one run: a plain loop, lightly-train's `embed`, Pellucid, and the network alone.
+"""Extraction speed on the same files, in one run: a plain loop, lightly-train's `embed`, Pellucid, and the network
+alone.
 
     python -m benchmarks.extraction_speed [--images 256] [--rounds 6] [--models …] [--sizes 640x480 1920x1440]
         [--lightly-train PYTHON]
 
-*Plain loop*: the usual first version: Pillow, timm's transform, a DataLoader with one worker per core, float32, all cores in
-one matrix product. *lightly-train*: run by the interpreter of a separate environment (never imported here: it is AGPL); its
-start-up time is subtracted as the difference of two lengths. *Ours*: `compute_chunks`, from a plain folder and from a scan's prepared
-copies. *The limit*: the same network on decoded images in memory, the better of one process with all cores and one thread
-per product. Rounds alternate. Other work on the machine only slows down, so ratios use the best round; the median and the
-range are printed too. lightly-train takes a minute to start and runs once.
+*Plain loop*: the usual first version: Pillow, timm's transform, a DataLoader with one worker per core, float32, all
+cores in one matrix product. *lightly-train*: run by the interpreter of a separate environment (never imported here: it
+is AGPL); its start-up time is subtracted as the difference of two lengths. *Ours*: `compute_chunks`, from a plain
+folder and from a scan's prepared copies. *The limit*: the same network on decoded images in memory, the better of one
+process with all cores and one thread per product. Rounds alternate. Other work on the machine only slows down, so
+ratios use the best round; the median and the range are printed too. lightly-train takes a minute to start and runs
+once.
 """
 
 from __future__ import annotations
@@ -122,7 +124,8 @@ def ours(
 
 
 def network_share(source: ImageSource, name: str, encoder: Backbone, folder: Path) -> float:
-    """Share of the processor time of an extraction that is the network's: however busy the machine, the limit of the rest."""
+    """Share of the processor time of an extraction that is the network's: however busy the machine, the limit of the
+    rest."""
     spent = [0.0]
 
     def timed(pixels: NDArray[np.uint8]) -> Any:
@@ -202,7 +205,10 @@ def machine() -> str:
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     said = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     versions = f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}"
-    return f"{hardware.name}, {CORES} cores, flags {' '.join(said) or 'none of AVX-512'}; {versions}; load average before: {os.getloadavg()[0]:.1f}"
+    return (
+        f"{hardware.name}, {CORES} cores, flags {' '.join(said) or 'none of AVX-512'}; {versions}; load average "
+        f"before: {os.getloadavg()[0]:.1f}"
+    )
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.first_study --data FOLDER --out FOLDER [--only demo busbra …]
 
-Prints, as Markdown, the minutes of each study and how well each variable is predicted from the vectors of each backbone.
-`--data` is the folder that holds busbra/, pad_ufes_subset/ and ct_tcga_dicom/.
+Prints, as Markdown, the minutes of each study and how well each variable is predicted from the vectors of each
+backbone. `--data` is the folder that holds busbra/, pad_ufes_subset/ and ct_tcga_dicom/.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def main() -> None:
     if arguments.data:
         environment["PELLUCID_DATA"] = str(arguments.data.resolve())
     print(
-        f"{Hardware.from_device(torch.device('cpu')).name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n",
+        f"{Hardware.from_device(torch.device('cpu')).name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}\n",
         flush=True,
     )
     for name in arguments.only:

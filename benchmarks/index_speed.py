@@ -4,14 +4,15 @@
         [--kinds flat exact ivf-sq8 ivf-pq hnsw hnsw-sq8 pq-fastscan]
         [--spread apart overlapping] [--folder DIR] [--limit-gb 4]
 
-Each index is built and searched in a separate process; allocations of our kinds are limited to --limit-gb. `peak_mb` is the
-largest resident size, including pages of mapped files, which the system may reclaim. The vectors form clusters of very
-unequal size (4 per 1,000 vectors) whose centres and spread both have a power-law spectrum, so that their intrinsic dimension
-is far below 384, as in real embeddings. *apart*: an image is nearer to the centre of its cluster than to others.
-*overlapping*: the spread within clusters is close to that between them, which is hard for every kind. Queries come from the
-same clusters and are not in the index; they are sent 1,000 at a time. `flat` is faiss.IndexFlatIP in memory. QPS is the
-best pass, at one and at two threads; `per_cpu_s` is queries per second of processor time at one thread, which other work
-changes less. The printed recall is that of the unseen queries; the recall that `index.json` measured is printed too.
+Each index is built and searched in a separate process; allocations of our kinds are limited to --limit-gb. `peak_mb` is
+the largest resident size, including pages of mapped files, which the system may reclaim. The vectors form clusters of
+very unequal size (4 per 1,000 vectors) whose centres and spread both have a power-law spectrum, so that their intrinsic
+dimension is far below 384, as in real embeddings. *apart*: an image is nearer to the centre of its cluster than to
+others. *overlapping*: the spread within clusters is close to that between them, which is hard for every kind. Queries
+come from the same clusters and are not in the index; they are sent 1,000 at a time. `flat` is faiss.IndexFlatIP in
+memory. QPS is the best pass, at one and at two threads; `per_cpu_s` is queries per second of processor time at one
+thread, which other work changes less. The printed recall is that of the unseen queries; the recall that `index.json`
+measured is printed too.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def one(kind: str, path: Path, limit_gb: float) -> dict[str, Any]:
             store = SimpleNamespace(values=values, spec={}, space="benchmark")
             at = time.perf_counter()
             index = open_index(Path(folder), store)
-            said = {"open_s": round(time.perf_counter() - at, 3), "nprobe": record["nprobe"], "factor": record["factor"],
-                    "recall_said": record["recall_at_20"]}  # fmt: skip
+            said = {"open_s": round(time.perf_counter() - at, 3), "nprobe": record["nprobe"],
+                    "factor": record["factor"], "recall_said": record["recall_at_20"]}  # fmt: skip
             size, search = record["bytes"], index.search
         else:
             values = normalised(np.load(path))
@@ -123,8 +124,8 @@ def one(kind: str, path: Path, limit_gb: float) -> dict[str, Any]:
     status = Path("/proc/self/status").read_text(encoding="ascii")  # getrusage would tell of the parent, too
     peak = 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     return {"kind": kind, "n": n, "build_s": round(built, 1), "build_cpu_s": round(cpu, 1), "qps_1": round(rates[1]),
-            "qps_2": round(rates[2]), "per_cpu_s": round(rates[0]), "recall": round(recall, 4), "file_mb": round(size / 1e6),
-            "peak_mb": round(peak / 1e6), **said}  # fmt: skip
+            "qps_2": round(rates[2]), "per_cpu_s": round(rates[0]), "recall": round(recall, 4),
+            "file_mb": round(size / 1e6), "peak_mb": round(peak / 1e6), **said}  # fmt: skip
 
 
 def normalised_rows(values: NDArray[np.float32], found: NDArray[np.int64]) -> NDArray[np.float32]:

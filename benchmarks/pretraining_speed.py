@@ -1,10 +1,12 @@
-"""Pretraining speed, compared in one run with lightly's documented example (PIL transforms in workers) and the hardware's limit.
+"""Pretraining speed, compared in one run with lightly's documented example (PIL transforms in workers) and the
+hardware's limit.
 
-    python -m benchmarks.pretraining_speed [--method dino mae] [--backbone vit_tiny_patch16_224] [--batch 32] [--rounds 3]
+    python -m benchmarks.pretraining_speed [--method dino mae] [--backbone vit_tiny_patch16_224] [--batch 32] [--rounds
+    3]
 
-Both train the same network on the same 640 × 480 JPEGs of a phantom cohort: DINO with 2 × 224 and 6 × 96 px, MAE at 224 px.
-Ours is the whole of `pellucid pretrain`, from prepared images to metrics and checkpoint; lightly's is the loop of its
-documentation without logging. Both may use all cores. Rounds alternate. Prints medians, the parts of our step, the
+Both train the same network on the same 640 × 480 JPEGs of a phantom cohort: DINO with 2 × 224 and 6 × 96 px, MAE at 224
+px. Ours is the whole of `pellucid pretrain`, from prepared images to metrics and checkpoint; lightly's is the loop of
+its documentation without logging. Both may use all cores. Rounds alternate. Prints medians, the parts of our step, the
 floating-point operations of a step, and their rate as a share of the device's measured rate of matrix products.
 """
 

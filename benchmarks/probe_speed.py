@@ -1,14 +1,16 @@
-"""Speed of the audit: permutations compared with one cross-validated fit and scikit-learn's permutation test; whole audits.
+"""Speed of the audit: permutations compared with one cross-validated fit and scikit-learn's permutation test; whole
+audits.
 
     python -m benchmarks.probe_speed [--n 20000] [--dim 384] [--patients 4000] [--peer 3] [--whole 20000 100000]
 
-Vectors have a power-law spectrum (white ones flatter scikit-learn), with one to nine images per patient. In one run, on the
-same folds:
+Vectors have a power-law spectrum (white ones flatter scikit-learn), with one to nine images per patient. In one run, on
+the same folds:
 
-- `fit`: one 5-fold cross-validated ridge fit with its penalty chosen among 12, and one logistic fit (scikit-learn's, as the
-  audit uses it);
+- `fit`: one 5-fold cross-validated ridge fit with its penalty chosen among 12, and one logistic fit (scikit-learn's, as
+  the audit uses it);
 - `permutations`: 999 refits to permuted patients with their AUROC, as in the audit;
-- `peer`: scikit-learn's `permutation_test_score` with a logistic probe and the same folds, a few permutations, scaled to 999;
+- `peer`: scikit-learn's `permutation_test_score` with a logistic probe and the same folds, a few permutations, scaled
+  to 999;
 - `whole`: audits of 3 clinical and 3 acquisition variables: seconds and the largest resident size.
 """
 

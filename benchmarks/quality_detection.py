@@ -2,10 +2,10 @@
 
     python -m benchmarks.quality_detection [--images 80]
 
-Degrades the phantom cohort, and the real sets if the environment variable PELLUCID_DATA names their folder, in known degrees
-(blur, fog, over- and underexposure, JPEG, a cut disc). Prints for each measure and degree: the AUROC of degraded against
-original images, the share of originals not graded good, and that of degraded images. Then the time of each hash and its
-alternatives, and the distances between perceptual hashes of different patients.
+Degrades the phantom cohort, and the real sets if the environment variable PELLUCID_DATA names their folder, in known
+degrees (blur, fog, over- and underexposure, JPEG, a cut disc). Prints for each measure and degree: the AUROC of
+degraded against original images, the share of originals not graded good, and that of degraded images. Then the time of
+each hash and its alternatives, and the distances between perceptual hashes of different patients.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def table(name: str, specialty: str, pictures: list[Pixels]) -> None:
     quantiles = sound[[m.column for m in QUALITY.values()]].quantile([0.01, 0.05, 0.5, 0.95, 0.99])
     print(quantiles.round(3).to_string(), "\n")
     print(
-        "| measure | spoilt by | AUROC | sound ones not good / poor | spoilt ones not good / poor |\n|---|---|---|---|---|"
+        "| measure | spoilt by | AUROC | sound ones not good / poor | spoilt ones not good / poor "
+        "|\n|---|---|---|---|---|"
     )
     for key, ways in SPOILING.items():
         sign = 1 if QUALITY[key].bad == "high" else -1
@@ -197,7 +198,8 @@ def distances(name: str, pictures: list[Pixels]) -> None:
         for p in pictures
     ]
     print(
-        f"{name}: {len(apart)} pairs, median {np.median(apart):.0f}; {near}; re-encoded at half size: largest {max(again)}"
+        f"{name}: {len(apart)} pairs, median {np.median(apart):.0f}; {near}; re-encoded at half size: largest "
+        f"{max(again)}"
     )
 
 

@@ -1,12 +1,14 @@
-"""Whether two versions of the code give the same results for the same study: compare its `analysis` folders file by file.
+"""Whether two versions of the code give the same results for the same study: compare its `analysis` folders file by
+file.
 
     python -m benchmarks.same_results BEFORE AFTER [--allow PATTERN …]
 
 Run the study once with each version, into two folders (`pellucid run STUDY analysis=BEFORE`), with the same number type
-(`PELLUCID_PRECISION=float32`). Compared are, of the newest run of each stage and backbone: vectors and all other arrays (exactly), every column of
-every table, and every number, truth value and identifier in every JSON file. Sentences are counted, not compared: their wording may
-change. Paths, times, versions, hashes of runs and file sizes are left out. Each difference is printed; the exit code is 1 if there
-is one that no `--allow` pattern (a regular expression on `stage/file: key`) names.
+(`PELLUCID_PRECISION=float32`). Compared are, of the newest run of each stage and backbone: vectors and all other arrays
+(exactly), every column of every table, and every number, truth value and identifier in every JSON file. Sentences are
+counted, not compared: their wording may change. Paths, times, versions, hashes of runs and file sizes are left out.
+Each difference is printed; the exit code is 1 if there is one that no `--allow` pattern (a regular expression on
+`stage/file: key`) names.
 """
 
 from __future__ import annotations
@@ -119,7 +121,8 @@ def main() -> None:
     for where, what in found:
         print(f"{'DIFFERS' if (where, what) in unintended else 'intended'}  {where}: {what}")
     print(
-        f"compared: {', '.join(f'{n:,} {what}' for what, n in counts.items())}; {len(found)} differences, {len(unintended)} not intended"
+        f"compared: {', '.join(f'{n:,} {what}' for what, n in counts.items())}; {len(found)} differences, "
+        f"{len(unintended)} not intended"
     )
     sys.exit(bool(unintended))
 

@@ -3,9 +3,9 @@
     python -m benchmarks.source_truth --reps 400            # some ten minutes on one core
     python -m benchmarks.source_truth --reps 40 --only "random"
 
-Each world is a cohort with known quality, images per patient, gaps and calendar. Prints per world, with binomial error: how
-often a single test at 5 % rejects (p ≤ 0.05), how often the audit reports a dependence (any q ≤ 0.05; this rate must stay
-under 5 % where there is none), and the rates of a χ² test that counts images.
+Each world is a cohort with known quality, images per patient, gaps and calendar. Prints per world, with binomial error:
+how often a single test at 5 % rejects (p ≤ 0.05), how often the audit reports a dependence (any q ≤ 0.05; this rate
+must stay under 5 % where there is none), and the rates of a χ² test that counts images.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ WORLDS = (
 
 @dataclass(frozen=True)
 class Few:
-    """A yes-or-no variable whose two classes have unlike numbers of images; a number and a flag that vary within patients."""
+    """A yes-or-no variable whose two classes have unlike numbers of images; a number and a flag that vary within
+    patients."""
 
     patients: tuple[int, int]  # with and without
     images: tuple[int, int]  # of each of these

@@ -1,10 +1,11 @@
-"""Has a short pretraining taught the backbone anything? The same network, trained and with random weights, probed alike.
+"""Has a short pretraining taught the backbone anything? The same network, trained and with random weights, probed
+alike.
 
-    python -m benchmarks.trained_or_random --out FOLDER [pretrain.recipe=lejepa-tiny-cpu …]                 # phantom, 400 patients
-    python -m benchmarks.trained_or_random --out FOLDER --study configs/study/busbra [pretrain.recipe=…]    # real images
+    python -m benchmarks.trained_or_random --out FOLDER [pretrain.recipe=lejepa-tiny-cpu …]      # phantom
+    python -m benchmarks.trained_or_random --out FOLDER --study configs/study/busbra [pretrain.recipe=…]
 
-Runs scan, pretrain, embed, probe and report as the commands do. Prints for each variable the score of a linear and of a kNN
-probe with 95 % intervals over patients, and whether the two intervals are disjoint. The report is in FOLDER.
+Runs scan, pretrain, embed, probe and report as the commands do. Prints for each variable the score of a linear and of a
+kNN probe with 95 % intervals over patients, and whether the two intervals are disjoint. The report is in FOLDER.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ def main() -> None:
         for kind in ("timm-random", "run")
     )
     print(
-        f"\n{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before; {spec['recipe']}, {spec['timm_name']} at "
-        f"{spec['img_size']} px, {spec['images_seen']:,} images seen, {spec['n_images_trained']:,} images of "
-        f"{spec['n_patients_trained']:,} patients trained on, {minutes:.1f} minutes\n"
+        f"\n{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before; {spec['recipe']}, "
+        f"{spec['timm_name']} at {spec['img_size']} px, {spec['images_seen']:,} images seen, "
+        f"{spec['n_images_trained']:,} images of {spec['n_patients_trained']:,} patients trained on, {minutes:.1f} "
+        "minutes\n"
     )
     print("| variable | linear, random | linear, trained | apart | kNN, random | kNN, trained | apart |")
     print("|---|---|---|---|---|---|---|")

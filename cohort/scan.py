@@ -34,7 +34,8 @@ from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal.resolve import forget_late
 from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 
-# Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then stale.
+# Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then
+# stale.
 _COLUMNS_VERSION = 2
 _AUDIT_VERSION = 4
 
@@ -198,7 +199,8 @@ def _refuse_too_many(study: Study, images: pd.DataFrame, read: RunFolder) -> Non
     reasons = bad["reason"].value_counts()
     shown = "\n".join(f"  {count} × {reason}" for reason, count in reasons.head(8).items())
     raise UserError(
-        f"{len(bad)} of {len(images)} files ({share:.0%}) cannot be read, more than scan.max_unreadable = {limit:.0%}:\n"
+        f"{len(bad)} of {len(images)} files ({share:.0%}) cannot be read, more than scan.max_unreadable = "
+        f"{limit:.0%}:\n"
         f"{shown}\n  (first: `{bad['image_id'].iloc[0]}`; all of them: {read.path / 'images.parquet'})\n"
         "repair or remove them, or allow more with scan.max_unreadable=…"
     )

@@ -1,7 +1,7 @@
 """Who has withdrawn consent: a list of salted hashes beside a study, so that no later scan takes them in again.
 
-The list names nobody. It holds HMAC-SHA256 of patients' own ids, of file names and of frames under a random salt of its own.
-A reader of the list who guesses an id can check the guess, so keep it as confidential as the study.
+The list names nobody. It holds HMAC-SHA256 of patients' own ids, of file names and of frames under a random salt of its
+own. A reader of the list who guesses an id can check the guess, so keep it as confidential as the study.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Withdrawn:
             ]
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(
-                f"{path}: the list of withdrawn patients cannot be read ({type(error).__name__}): put it back from a copy; "
-                "without it they would be taken in again"
+                f"{path}: the list of withdrawn patients cannot be read ({type(error).__name__}): put it back from a "
+                "copy; without it they would be taken in again"
             ) from None
         if schema != SCHEMA:
             raise UserError(f"{path}: has schema {schema!r}; this version reads {SCHEMA}")
@@ -208,5 +208,6 @@ def refuse_pending(path: Path, study: Path) -> None:
     """
     if Withdrawn.load(path).pending:
         raise UserError(
-            f"{study}: a withdrawal of consent was begun and interrupted: `pellucid forget {study}` brings it to its end"
+            f"{study}: a withdrawal of consent was begun and interrupted: `pellucid forget {study}` brings it to its "
+            "end"
         )

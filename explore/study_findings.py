@@ -1,7 +1,7 @@
 """Finished runs of a study, read once: the report and the explorer show these findings and nothing else.
 
-Identifiers end here: the original patient ids are dropped on reading, images are captioned by research id, and file names
-and paths are removed from texts (`scrub`).
+Identifiers end here: the original patient ids are dropped on reading, images are captioned by research id, and file
+names and paths are removed from texts (`scrub`).
 """
 
 from __future__ import annotations

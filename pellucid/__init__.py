@@ -1,8 +1,8 @@
 """Pretrain a vision backbone on clinical images, embed them, and audit what the embeddings encode.
 
 A study is a folder of images with a `study.yaml` (docs/study.md); `draft_study` writes a first one. Each command of
-`pellucid --help` is also a function. It takes the study's path or a loaded `Study`, reuses finished runs, and returns the
-run that it made:
+`pellucid --help` is also a function. It takes the study's path or a loaded `Study`, reuses finished runs, and returns
+the run that it made:
 
     import pellucid
 

@@ -196,7 +196,8 @@ def run_stages(study: Study, *, device: str = "auto", say: Say = print, progress
     check_sections(study)
     if not study.variables:
         say(
-            "study.yaml names no variables: images are prepared, embedded and clustered, but nothing is probed or audited"
+            "study.yaml names no variables: images are prepared, embedded and clustered, but nothing is probed or "
+            "audited"
         )
     names = [stage.name for stage in STAGES if stage.name in _WORK and (study.variables or not stage.needs_variables)]
     # Three backbones are always embedded: pixels, random weights, the study's own.

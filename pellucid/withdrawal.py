@@ -1,7 +1,7 @@
 """`forget`: remove a patient who withdrew consent from every run of a study, and exclude the patient from later runs.
 
-Each package below removes images from what it writes. This module decides what happens to which run, by the stage table.
-docs/withdrawal.md explains what is removed, what stays, and why.
+Each package below removes images from what it writes. This module decides what happens to which run, by the stage
+table. docs/withdrawal.md explains what is removed, what stays, and why.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ def forget_patients(study: Study, typed: Sequence[str], *, yes: bool = False, sa
     left = traces(study, scope)
     for path in left:
         say(
-            f"still contains an id or file name of these patients: {path} (not written by Pellucid, or your own text: check it)"
+            f"still contains an id or file name of these patients: {path} (not written by Pellucid, or your own "
+            "text: check it)"
         )
     _say_originals(study, scope, say)
     say(f"done. Next: pellucid run {study.path}")
@@ -192,7 +193,8 @@ def _say_plan(study: Study, scope: WithdrawalScope, steps: Sequence[Step], withd
     for path, n in annotated_files(study.withdrawn.parent, withdrawn).items():
         say(f"  annotation/{path.name}: {n} line(s) removed")
     say(
-        f"  annotation/{study.withdrawn.name}: stores salted hashes of their ids, so that later scans exclude these patients"
+        f"  annotation/{study.withdrawn.name}: stores salted hashes of their ids, so that later scans exclude these "
+        "patients"
     )
 
 
@@ -210,9 +212,9 @@ def _say_originals(study: Study, scope: WithdrawalScope, say: Say) -> None:
         shown = ", ".join(map(str, rows[:_SHOWN])) + (" …" if len(rows) > _SHOWN else "")
         say(f"for you to delete: {len(rows)} row(s) of {study.table} (row {shown})")
     say(
-        "not checked: copies that `deidentify` wrote and their linkage file, exports, files that you passed on, folders that "
-        "`embed --out` wrote (pellucid forget FOLDER --image ID), backups, the history of this terminal. An open explorer "
-        "keeps images in memory until it is closed"
+        "not checked: copies that `deidentify` wrote and their linkage file, exports, files that you passed on, "
+        "folders that `embed --out` wrote (pellucid forget FOLDER --image ID), backups, the history of this terminal. "
+        "An open explorer keeps images in memory until it is closed"
     )
 
 
@@ -272,7 +274,8 @@ def _locked(analysis: Path) -> Iterator[None]:
 
 
 def traces(study: Study, scope: WithdrawalScope) -> list[Path]:
-    """Files in `analysis` and `annotation` that still contain an original id or a file name of these patients in plain text."""
+    """Files in `analysis` and `annotation` that still contain an original id or a file name of these patients in plain
+    text."""
     words = {text.encode() for text in (*scope.patients, *scope.files, *scope.frames) if len(text) >= _SHORTEST_NAME}
     found = []
     for folder in (study.analysis, study.withdrawn.parent):

@@ -204,7 +204,8 @@ def _train(
 
 
 def _began_with(weights: Weights) -> dict[str, Any]:
-    """For preprocess.json: the source of the starting weights, and every split that they or their predecessors were trained on."""
+    """For preprocess.json: the source of the starting weights, and every split that they or their predecessors were
+    trained on."""
     splits = {*(weights.about.get("splits_trained") or []), *(weights.about.get("warm_start_splits") or [])}
     return {"warm_start": weights.source, "warm_start_splits": sorted(splits)}
 

@@ -1,8 +1,8 @@
 """The confounder audit: what do these vectors encode, the disease or the device?
 
-Questions in order: each variable alone; then, for each pair (clinical variable, acquisition factor), their association before any
-model, each within levels of the other, and the verdict. Input: arrays and a table; output: a dictionary of schema
-pellucid.audit/1 (docs/audit.md). `pellucid.probes.audit_files` reads and writes files.
+Questions in order: each variable alone; then, for each pair (clinical variable, acquisition factor), their association
+before any model, each within levels of the other, and the verdict. Input: arrays and a table; output: a dictionary of
+schema pellucid.audit/1 (docs/audit.md). `pellucid.probes.audit_files` reads and writes files.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def audit(
         vectors: (n, d) finite floats.
         table: n rows in the same order.
         patient: column of patient ids.
-        clinical, acquisition: columns, as a list (kinds are guessed) or a mapping name → kind (binary, categorical, ordinal,
-            continuous; time_to_event for two columns named "time/event").
-        positive: the level of a binary variable that counts as the event, {name: level}; docs/audit.md gives the rule for
-            the others.
+        clinical, acquisition: columns, as a list (kinds are guessed) or a mapping name → kind (binary, categorical,
+            ordinal, continuous; time_to_event for two columns named "time/event").
+        positive: the level of a binary variable that counts as the event, {name: level}; docs/audit.md gives the rule
+            for the others.
         permutations, folds, bootstrap, seed: see `AuditSettings`.
         progress: called as `progress(done, total, question)`.
-        strict: a column that cannot be probed (constant, or the patient id) raises; otherwise it is listed with the reason
-            and without a number.
+        strict: a column that cannot be probed (constant, or the patient id) raises; otherwise it is listed with the
+            reason and without a number.
         further: also neighbours, transfer, remedies and few-label curves; about doubles the time.
         nonlinear: also a probe of boosted trees.
 
@@ -182,7 +182,8 @@ def _answers(
     remedies = answer_questions(
         [
             Question(f"remedies: {_names(pair)}", remedy_rows,
-                (vectors, pair, (errors["clinical", pair.clinical.name], errors["acquisition", pair.acquisition.name]), settings))
+                (vectors, pair,
+                 (errors["clinical", pair.clinical.name], errors["acquisition", pair.acquisition.name]), settings))
             for pair in further
         ], work, steps,
     )  # fmt: skip
@@ -210,7 +211,8 @@ def _names(pair: Pair) -> str:
 
 
 def _accused(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pairs whose factor is associated, encoded and not cleared, worst first; within a verdict the stronger association."""
+    """Pairs whose factor is associated, encoded and not cleared, worst first; within a verdict the stronger
+    association."""
     accused = [pair for pair in pairs if pair["accused"] and is_associated(pair["association"])]
     accused.sort(key=lambda pair: (ACCUSING.index(pair["verdict"]), -abs(pair["association"]["value"])))
     return [{key: pair[key] for key in ("clinical", "acquisition", "verdict", "sentence")} for pair in accused]

@@ -79,8 +79,8 @@ def _same_order(ids: NDArray[np.str_], frame: pd.DataFrame, vectors: Path, table
         texts = frame[column].astype(str).to_numpy()
         if len(texts) == len(ids) and set(texts) == set(ids) and (texts != ids).any():
             raise UserError(
-                f'{vectors}: its ids are those of the column "{column}" of {table}, in another order: give --id {column}, and the rows '
-                "are joined by it."
+                f'{vectors}: its ids are those of the column "{column}" of {table}, in another order: give --id '
+                f"{column}, and the rows are joined by it."
             )
 
 
@@ -103,7 +103,8 @@ def read_vectors(path: Path) -> tuple[NDArray[np.floating[Any]], NDArray[np.str_
             return values, loaded["ids"].astype(str) if "ids" in loaded else None
         except ValueError:
             raise UserError(
-                f"{path}: its ids are Python objects, which are not loaded for safety; save them as text: ids.astype(str)."
+                f"{path}: its ids are Python objects, which are not loaded for safety; save them as text: "
+                "ids.astype(str)."
             ) from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
@@ -124,8 +125,8 @@ def join_by_id(
         raise UserError(unknown_name(id_column, frame.columns, f"{table}"))
     if ids is None:
         raise UserError(
-            f"{vectors}: has no ids to join by; put one id per line into {vectors.with_suffix('.ids.txt').name} in the same folder, "
-            "or leave --id out if the rows are in the same order."
+            f"{vectors}: has no ids to join by; put one id per line into {vectors.with_suffix('.ids.txt').name} in the "
+            "same folder, or leave --id out if the rows are in the same order."
         )
     if len(ids) != len(values):
         raise UserError(f"{vectors}: {len(values)} vectors but {len(ids)} ids; one id per vector is needed.")
@@ -136,7 +137,8 @@ def join_by_id(
     position = pd.Series(np.arange(len(frame)), index=keys).reindex(ids)
     if position.isna().any():
         raise UserError(
-            f'{table}: {int(position.isna().sum())} of {len(ids)} vectors have no row, for example "{ids[position.isna()][0]}" '
+            f"{table}: {int(position.isna().sum())} of {len(ids)} vectors have no row, for example "
+            f'"{ids[position.isna()][0]}" '
             f'(column "{id_column}").'
         )
     return values, frame.iloc[position.to_numpy(dtype=np.int64)].reset_index(drop=True)

@@ -1,4 +1,5 @@
-"""Several questions of an audit at once, in processes: many small matrix products in threads would wait for the interpreter lock.
+"""Several questions of an audit at once, in processes: many small matrix products in threads would wait for the
+interpreter lock.
 
 Each question has a separate seed and separate arguments, so that the order in which questions run changes no answer.
 """
@@ -24,7 +25,8 @@ WORTH_PROCESSES = 5e7  # images × dimensions × permutations; below it, startin
 
 @dataclass(frozen=True)
 class Question:
-    """A module-level function with its arguments, which can be sent to another process; arrays are shared, not copied."""
+    """A module-level function with its arguments, which can be sent to another process; arrays are shared, not
+    copied."""
 
     label: str  # for the progress bar
     function: Callable[..., Any]

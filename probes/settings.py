@@ -51,7 +51,8 @@ class AuditSettings:
                 raise UserError(f"{name} is {getattr(self, name)}; at least {least} are needed.")
         if self.folds > MIN_PATIENTS:
             raise UserError(
-                f"folds is {self.folds}; at most {MIN_PATIENTS} are possible, the smallest number of patients in a class."
+                f"folds is {self.folds}; at most {MIN_PATIENTS} are possible, the smallest number of patients in a "
+                "class."
             )
 
     @property
@@ -64,15 +65,15 @@ class AuditSettings:
     def for_family(self, size: int) -> tuple[AuditSettings, str]:
         """These settings with enough permutations for a family of `size` questions, and a sentence if they were raised.
 
-        The smallest p-value is 1 / (permutations + 1), and Benjamini and Hochberg multiply it by up to the size of the family:
-        with too few permutations even a gross association could not reach a q-value of 0.05.
+        The smallest p-value is 1 / (permutations + 1), and Benjamini and Hochberg multiply it by up to the size of the
+        family: with too few permutations even a gross association could not reach a q-value of 0.05.
         """
         needed = PER_QUESTION * size - 1
         if self.permutations >= needed:
             return self, ""
         return replace(self, permutations=needed), (
-            f"{needed:,} permutations were drawn, not {self.permutations:,}: with {size} questions in a family, fewer could not "
-            "show even the strongest effect."
+            f"{needed:,} permutations were drawn, not {self.permutations:,}: with {size} questions in a family, fewer "
+            "could not show even the strongest effect."
         )
 
     def as_recorded(self) -> dict[str, Any]:
@@ -85,7 +86,8 @@ class AuditSettings:
     ) -> Estimate:
         """`pellucid.probes.inference.estimate.probe` with these settings.
 
-        The seed depends on the question `what`, not on its place in the list: adding a variable changes no other result.
+        The seed depends on the question `what`, not on its place in the list: adding a variable changes no other
+        result.
         """
         return probe(
             vectors, target, patients, permutations=self.permutations, folds=self.folds, bootstrap=self.bootstrap,

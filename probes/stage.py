@@ -102,8 +102,9 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
                 )
             if "taken_out" in stored.spec:
                 content["notes"].append(
-                    f"{stored.spec['taken_out']} was removed from these vectors; the removal was learnt on {stored.spec['learnt_from']} of the patients that "
-                    f"are tested here. For its effect in new patients, see `remedies` in the audit of {stored.spec['derived_from']}."
+                    f"{stored.spec['taken_out']} was removed from these vectors; the removal was learnt on "
+                    f"{stored.spec['learnt_from']} of the patients that are tested here. For its effect in new "
+                    f"patients, see `remedies` in the audit of {stored.spec['derived_from']}."
                 )
             if masked is not None:
                 table = rows_of(scan, stored.images)
@@ -146,7 +147,8 @@ def named_variables(study: Study, pairs: Sequence[str]) -> dict[str, dict[str, s
 
 
 def _events(scan: RunFolder, named: Mapping[str, Mapping[str, str]]) -> dict[str, EventLevel]:
-    """The event of each binary variable among all usable images, as the source audit has it: the vectors may be of fewer."""
+    """The event of each binary variable among all usable images, as the source audit has it: the vectors may be of
+    fewer."""
     manifest = pd.read_parquet(scan.path / "manifest.parquet")
     usable = manifest[manifest["status"] == "ok"]
     found = {}

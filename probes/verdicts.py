@@ -32,7 +32,8 @@ def is_associated(association: Row) -> bool:
 
 
 def is_gone(beyond: Row, whole: Row) -> bool:
-    """Not shown within levels, and the interval excludes the score of the whole cohort, so lack of power is not the reason."""
+    """Not shown within levels, and the interval excludes the score of the whole cohort, so lack of power is not the
+    reason."""
     return beyond["score"] is not None and not is_shown(beyond) and beyond["ci_high"] < whole["score"]
 
 
@@ -96,24 +97,24 @@ def sentence(verdict: str, clinical: Row, acquisition: Row, pair: Row) -> str:
     strength = _strength(pair["association"])
     if verdict == "not_associated_not_encoded":
         return (
-            f"No evidence of an association between {z} and {y} ({strength}), and no evidence that {z} can be predicted from "
-            f"the embedding ({_unread(acquisition)})."
+            f"No evidence of an association between {z} and {y} ({strength}), and no evidence that {z} can be "
+            f"predicted from the embedding ({_unread(acquisition)})."
         )
     if verdict == "associated_not_encoded":
         return (
-            f"{z} is associated with {y} in this cohort ({strength}), but there is no evidence that it can be predicted from "
-            f"the embedding ({_unread(acquisition)})."
+            f"{z} is associated with {y} in this cohort ({strength}), but there is no evidence that it can be "
+            f"predicted from the embedding ({_unread(acquisition)})."
         )
     if verdict == "clinical_not_encoded":
         return (
-            f"The embedding encodes {z} ({figure(acquisition)}), but there is no evidence that {y} can be predicted from it "
-            f"({_unread(clinical)})."
+            f"The embedding encodes {z} ({figure(acquisition)}), but there is no evidence that {y} can be predicted "
+            f"from it ({_unread(clinical)})."
         )
     if verdict == "encoded_not_confounded":
         return (
-            f"The embedding encodes both {y} ({figure(clinical)}) and {z} ({figure(acquisition)}), but there is no evidence "
-            f"that they are associated in this cohort ({strength}), and so none that {y} is predicted through {z}. A weak "
-            "association may have been missed."
+            f"The embedding encodes both {y} ({figure(clinical)}) and {z} ({figure(acquisition)}), but there is no "
+            f"evidence that they are associated in this cohort ({strength}), and so none that {y} is predicted through "
+            f"{z}. A weak association may have been missed."
         )
     opening = f"{z} is associated with {y} in this cohort ({strength}) and is encoded ({figure(acquisition)}). "
     if verdict == "confounded_survives":
@@ -124,15 +125,16 @@ def sentence(verdict: str, clinical: Row, acquisition: Row, pair: Row) -> str:
     if verdict == "acquisition_read_through_clinical":
         return (
             f"{opening}But among patients of the same {y}, there is no evidence that {z} can be predicted "
-            f"({_beyond(pair['acquisition_beyond_clinical'])}), while {y} can be predicted among patients of the same {z} "
-            f"({figure(beyond)}): {z} appears to be predicted through {y}."
+            f"({_beyond(pair['acquisition_beyond_clinical'])}), while {y} can be predicted among patients of the same "
+            f"{z} ({figure(beyond)}): {z} appears to be predicted through {y}."
         )
     if verdict == "explained_by_acquisition":
         return (
-            f"{opening}Among patients of the same {z}, there is no evidence that {y} can be predicted ({_beyond(beyond)}), "
-            f"compared with {figure(clinical)} in the whole cohort: the prediction of {y} is explained by {z}."
+            f"{opening}Among patients of the same {z}, there is no evidence that {y} can be predicted "
+            f"({_beyond(beyond)}), compared with {figure(clinical)} in the whole cohort: the prediction of {y} is "
+            f"explained by {z}."
         )
     return (
-        f"{opening}{y} can be predicted in the whole cohort ({figure(clinical)}), but these patients do not show whether {y} "
-        f"or {z} is the reason: among patients of the same {z}, {_beyond(beyond)}."
+        f"{opening}{y} can be predicted in the whole cohort ({figure(clinical)}), but these patients do not show "
+        f"whether {y} or {z} is the reason: among patients of the same {z}, {_beyond(beyond)}."
     )

@@ -40,7 +40,8 @@ FORBIDDEN = {
 }
 PATTERN = re.compile("|".join(rf"(?P<p{i}>\b(?:{p})\b)" for i, p in enumerate(FORBIDDEN.values())), re.IGNORECASE)
 
-# (file, phrase): reason. Names of commands, options, and configuration and JSON keys need no entry: see `_without_names`.
+# (file, phrase): reason. Names of commands, options, and configuration and JSON keys need no entry: see
+# `_without_names`.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 

@@ -1,4 +1,5 @@
-"""The rules for files that CONTRIBUTING.md states: short, named once, in rooms of a readable size, without import circles."""
+"""The rules for files that CONTRIBUTING.md states: short, named once, in rooms of a readable size, without import
+circles."""
 
 from __future__ import annotations
 

@@ -162,8 +162,8 @@ def _refuse_out(study: Study, out: Path, linkage: Path) -> None:
         raise UserError(f"{out}: is not empty, and not made by `pellucid deidentify`: name a new folder")
     if (real / WORK_FOLDER / "output.json").is_file() and not linkage.exists():
         raise UserError(
-            f"{linkage}: is not there, and {out} was made with a linkage file: name that one, or a new folder (patients "
-            "would get second names here)"
+            f"{linkage}: is not there, and {out} was made with a linkage file: name that one, or a new folder "
+            "(patients would get second names here)"
         )
 
 
@@ -363,6 +363,6 @@ def _facts(settings: CleaningSettings) -> list[str]:
     return [
         f"Burned-in text {how}. {which}",
         f"Dates {dates}; times of day are removed. Of DICOM headers only attributes that are known to be needed stay.",
-        f"Sex, age, size and weight {'stay' if options.retain_patient else 'are removed'}; serial number and station of "
-        f"the device {'stay' if options.retain_device else 'are replaced by keyed names'}.",
+        f"Sex, age, size and weight {'stay' if options.retain_patient else 'are removed'}; serial number and station "
+        f"of the device {'stay' if options.retain_device else 'are replaced by keyed names'}.",
     ]

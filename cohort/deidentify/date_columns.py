@@ -1,4 +1,5 @@
-"""Dates in a column of the table: which values are days, in which order they are written, and moved in their own form."""
+"""Dates in a column of the table: which values are days, in which order they are written, and moved in their own
+form."""
 
 from __future__ import annotations
 

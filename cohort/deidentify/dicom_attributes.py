@@ -2,9 +2,9 @@
 
 PS3.15 Table E.1-1 lists what must go, several hundred attributes in a table that grows each year, besides private and
 unknown ones and any text that somebody typed into the wrong field. Here the list is turned round: an attribute stays
-only if it stands below. None of KEPT has an action in Table E.1-1 (edition 2026c), but for the two sequences of references
-(X/Z/U*), in which the UIDs are replaced. Those that have one and stay, changed or by one of the standard's options, have a
-group of their own.
+only if it stands below. None of KEPT has an action in Table E.1-1 (edition 2026c), but for the two sequences of
+references (X/Z/U*), in which the UIDs are replaced. Those that have one and stay, changed or by one of the standard's
+options, have a group of their own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pydicom.datadict import tag_for_keyword
 
 # How the pixels are stored and shown (PS3.3 C.7.6.3, C.7.6.5, C.7.6.6, C.11.1, C.11.2).
 _PIXELS = """
-SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit
-PixelRepresentation SmallestImagePixelValue LargestImagePixelValue PixelPaddingValue PixelPaddingRangeLimit PixelSpacing
+SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated BitsStored
+HighBit PixelRepresentation SmallestImagePixelValue LargestImagePixelValue PixelPaddingValue
+PixelPaddingRangeLimit PixelSpacing
 PixelAspectRatio PixelSpacingCalibrationType WindowCenter WindowWidth VOILUTFunction RescaleIntercept RescaleSlope
 RescaleType ModalityLUTSequence VOILUTSequence LUTDescriptor LUTData ModalityLUTType PresentationLUTShape
 RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor
@@ -57,8 +58,8 @@ MagneticFieldStrength NumberOfPhaseEncodingSteps EchoTrainLength PercentSampling
 FlipAngle InPlanePhaseEncodingDirection SAR TransducerFrequency TransducerType DepthOfScanField MechanicalIndex
 BoneThermalIndex CranialThermalIndex SoftTissueThermalIndex PulseRepetitionFrequency ProcessingFunction
 Grid AnodeTargetMaterial BodyPartThickness CompressionForce DetectorType DetectorConfiguration
-PositionerType PositionerPrimaryAngle PositionerSecondaryAngle FieldOfViewShape FieldOfViewDimensions RelativeXRayExposure
-ExposureControlMode FilterMaterial HorizontalFieldOfView PupilDilated IlluminationTypeCodeSequence
+PositionerType PositionerPrimaryAngle PositionerSecondaryAngle FieldOfViewShape FieldOfViewDimensions
+RelativeXRayExposure ExposureControlMode FilterMaterial HorizontalFieldOfView PupilDilated IlluminationTypeCodeSequence
 AcquisitionDeviceTypeCodeSequence
 """
 
@@ -102,14 +103,16 @@ EMPTY = _group("PatientBirthDate AccessionNumber ReferringPhysicianName StudyID 
 
 # Of ImageType and FrameType only terms that the standard or the makers define stay; anything may be typed there.
 IMAGE_TYPES = frozenset(
-    _group("""ORIGINAL DERIVED MIXED PRIMARY SECONDARY OTHER NONE AXIAL LOCALIZER VOLUME PERFUSION ANGIO CARDIAC_GATED CARDIAC
-    CARDRESP_GATED DYNAMIC FLUOROSCOPY GATED RESP_GATED REST STRESS STATIC REFERENCE MAXIMUM MINIMUM MEAN MEDIAN ADDITION
-    SUBTRACTION DIVISION MULTIPLIED SUBTRACTED RESAMPLED FILTERED REFORMATTED MPR MIP MINIP PROJECTION REFORMATED CPR
+    _group("""ORIGINAL DERIVED MIXED PRIMARY SECONDARY OTHER NONE AXIAL LOCALIZER VOLUME PERFUSION ANGIO CARDIAC_GATED
+    CARDIAC CARDRESP_GATED DYNAMIC FLUOROSCOPY GATED RESP_GATED REST STRESS STATIC REFERENCE MAXIMUM MINIMUM MEAN MEDIAN
+    ADDITION SUBTRACTION DIVISION MULTIPLIED SUBTRACTED
+    RESAMPLED FILTERED REFORMATTED MPR MIP MINIP PROJECTION REFORMATED CPR
     VOLUME_RENDER SURFACE_RENDER SINGLE_PLANE BIPLANE BIPLANE_A BIPLANE_B SINGLE MULTIPLE TOMO WHOLE_BODY EMISSION
     TRANSMISSION RECON GATED_TOMO ABDOMINAL BREAST CHEST ENDOCAVITARY ENDORECTAL ENDOVAGINAL EPICARDIAL FETAL_HEART
     GYNECOLOGY INTRACARDIAC INTRAOPERATIVE INTRAVASCULAR MUSCULOSKELETAL NEONATAL_HEAD OBSTETRICAL OPHTHALMIC PEDIATRIC
-    PELVIC RETROPERITONEAL SCROTAL SMALL_PARTS TEE THYROID TRANSCRANIAL TTE ADULT_ECHO 2D_IMAGING M_MODE CW_DOPPLER PW_DOPPLER
-    COLOR_DOPPLER M P R I M_FFE M_IR M_SE PHASE MAGNITUDE REAL IMAGINARY NORM ND DIS2D DIS3D DIFFUSION ADC TRACEW FA B0
+    PELVIC RETROPERITONEAL SCROTAL SMALL_PARTS TEE THYROID TRANSCRANIAL TTE ADULT_ECHO 2D_IMAGING M_MODE CW_DOPPLER
+    PW_DOPPLER COLOR_DOPPLER M P R
+    I M_FFE M_IR M_SE PHASE MAGNITUDE REAL IMAGINARY NORM ND DIS2D DIS3D DIFFUSION ADC TRACEW FA B0
     MOSAIC FM FMRI MFSPLIT T1 T2 T2_STAR WATER FAT IN_PHASE OUT_OF_PHASE OPP_PHASE DIXON SPECTROSCOPY VELOCITY
     LABEL OVERVIEW THUMBNAIL TOMO_PROJ TOMOSYNTHESIS GENERATED_2D STANDARD MAMMOGRAM SPECIMEN POST_PROCESSED
     PROCESSED RAW STEREO COLOR RED_FREE AUTOFLUORESCENCE FLUORESCENCE MONTAGE 0001 0002""")

@@ -1,4 +1,5 @@
-"""Whether a cleaned DICOM file is displayed as the original was: a header without one number may turn a picture white."""
+"""Whether a cleaned DICOM file is displayed as the original was: a header without one number may turn a picture
+white."""
 
 from __future__ import annotations
 

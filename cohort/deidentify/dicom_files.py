@@ -1,4 +1,5 @@
-"""One DICOM file → the same picture with only the attributes of `attributes.py`: PS3.15 Annex E, by a list of what stays."""
+"""One DICOM file → the same picture with only the attributes of `attributes.py`: PS3.15 Annex E, by a list of what
+stays."""
 
 from __future__ import annotations
 

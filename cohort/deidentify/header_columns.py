@@ -15,7 +15,8 @@ from pellucid.cohort.manifest.table_file import as_text
 from pellucid.cohort.readers import UnreadableImage, read_image
 from pellucid.cohort.study import Study, is_header_fact
 
-# Makes and settings name nobody. Everything else (station, serial, operator, institution, protocol …) gets a keyed name.
+# Makes and settings name nobody. Everything else (station, serial, operator, institution, protocol …) gets a keyed
+# name.
 _PLAIN = frozenset(
     {
         *("format", "width", "height", "bits", "header_manufacturer", "header_model", "header_software", "header_lens"),

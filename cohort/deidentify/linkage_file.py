@@ -147,8 +147,8 @@ def open_linkage(path: Path, study: Study, out: Path) -> Linkage:
         raise UserError(f"{path}: is not a file: name the linkage file itself")
     if status.st_mode & 0o077 or status.st_uid != os.getuid():
         raise UserError(
-            f"{path}: others can read or change this linkage file (mode {stat.S_IMODE(status.st_mode):04o}); anybody who "
-            f"reads it can identify the patients. If nobody has: chmod 600 {path}"
+            f"{path}: others can read or change this linkage file (mode {stat.S_IMODE(status.st_mode):04o}); anybody "
+            f"who reads it can identify the patients. If nobody has: chmod 600 {path}"
         )
     return _read(path, real, mine)
 
@@ -157,8 +157,8 @@ def _refuse_place(path: Path, real: Path, folders: Iterable[tuple[str, Path]]) -
     for what, folder in folders:
         if real.is_relative_to(folder.resolve()):
             raise UserError(
-                f"{path}: the linkage file may not lie in {what} ({folder}): anybody who receives that folder could identify "
-                "the patients. Put it where only you can read, for example in your home folder"
+                f"{path}: the linkage file may not lie in {what} ({folder}): anybody who receives that folder could "
+                "identify the patients. Put it where only you can read, for example in your home folder"
             )
 
 

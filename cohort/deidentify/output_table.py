@@ -57,9 +57,9 @@ def refuse_personal(study: Study, frame: pd.DataFrame, *, keep_dates: bool) -> N
         telling = {v for v in distinct if holds_id(v) and (dates is None or moved(v, 0, dates) is None)}
         if telling:
             raise UserError(
-                f"{study.path}: the column `{name}` holds the id of a patient of the study in {int(cells.isin(telling).sum())} "
-                "row(s) and would be written to the de-identified table: take it out of study.yaml, or remove the ids "
-                "from the table"
+                f"{study.path}: the column `{name}` holds the id of a patient of the study in "
+                f"{int(cells.isin(telling).sum())} row(s) and would be written to the de-identified table: take it out "
+                "of study.yaml, or remove the ids from the table"
             )
 
 

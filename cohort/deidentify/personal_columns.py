@@ -53,7 +53,8 @@ def is_personal(name: str) -> bool:
 
 
 def id_in(ids: Iterable[str]) -> Callable[[str], bool]:
-    """A test whether a text holds one of the ids, as whole words in a row (as in `pellucid.cohort.identifiers.findings.name_findings`).
+    """A test whether a text holds one of the ids, as whole words in a row (as in
+    `pellucid.cohort.identifiers.findings.name_findings`).
 
     An id with letters is also found if its parts are joined or divided otherwise: `PAT_1122`, `pat1122`. Ids of fewer
     than four characters are ignored.

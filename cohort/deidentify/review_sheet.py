@@ -1,4 +1,5 @@
-"""The review sheet: every masked picture as it now is, and the counts a person must see before anything is handed on."""
+"""The review sheet: every masked picture as it now is, and the counts a person must see before anything is handed
+on."""
 
 from __future__ import annotations
 
@@ -68,9 +69,9 @@ def write_review(folder: Path, records: Mapping[str, Mapping[str, Any]], facts: 
         "is not masked, and faces never are: "
         + (f"{len(seen)} pictures seem to show one</p>" if seen else "none was found, but only frontal ones are.</p>"),
         _table(("seems to show a face",), [(stem.rpartition("/")[2],) for stem in seen]) if seen else "",
-        "<p>If a picture still shows what names somebody: find its original in the linkage file by the name that stands "
-        "under the picture, move it out of the images of the study, and repeat the command; its copy then leaves this "
-        "folder.</p>",
+        "<p>If a picture still shows what names somebody: find its original in the linkage file by the name that "
+        "stands under the picture, move it out of the images of the study, and repeat the command; its copy then "
+        "leaves this folder.</p>",
         "".join(f"<p>{escape(fact)}</p>" for fact in facts),
         "<h2>What the headers held, and hold no more</h2>",
         _table(("kind", "files"), kinds.most_common()) if kinds else "<p>Nothing.</p>",

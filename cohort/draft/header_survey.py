@@ -72,7 +72,8 @@ class Headers:
 
     @property
     def specialty(self) -> tuple[str, str]:
-        """The specialty that more than half of all files' modality speaks of, and that modality; empty where none does."""
+        """The specialty that more than half of all files' modality speaks of, and that modality; empty where none
+        does."""
         counts = Counter(value for value in self.facts.get("header_modality", []) if value)
         modality, n = counts.most_common(1)[0] if counts else ("", 0)
         found = _SPECIALTY.get(modality.upper(), "")

@@ -75,7 +75,8 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
     headers = read_headers(folder / images, ids)
     if table is None:
         lines += [
-            "# No table was found: no diagnosis can be audited without one. Add `table: clinical.csv` and what its columns mean.",
+            "# No table was found: no diagnosis can be audited without one. Add `table: clinical.csv` and what its "
+            "columns mean.",
             *_patient_without_table(ids, headers),
         ]
         lines += _acquisition([], headers)
@@ -101,8 +102,8 @@ def _only_table(folder: Path) -> Path | None:
 
 
 _SPLIT = (
-    "split: {test: 0.2, seed: 0}  # a fifth of the patients; add `stratify: [VARIABLE, …]` to balance it by more than the "
-    "outcomes (docs/splits.md)"
+    "split: {test: 0.2, seed: 0}  # a fifth of the patients; add `stratify: [VARIABLE, …]` to balance it by more than "
+    "the outcomes (docs/splits.md)"
 )
 
 
@@ -175,7 +176,8 @@ def _table_lines(
         lines.append(_from_dicom(headers))
     else:
         lines.append(
-            "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if there is one"
+            "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if "
+            "there is one"
         )
     guesses = [guess_variable(frame[c]) for c in frame.columns if c not in {image, patient, split_column}]
     for role, meaning in (

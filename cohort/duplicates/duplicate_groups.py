@@ -67,8 +67,8 @@ def find_duplicates(
         images: rows of the one pass: `image_id`, `sha256`, `status` and, where there are, `frame`, `pixel_hash` (text)
             and `perceptual_hash` (16 hexadecimal digits); "" is not known.
         thumbnails: gives small gray copies; without it near duplicates are not looked for.
-        max_distance: in bits, at most 11: pictures whose hashes differ by more are never compared. None: 10, and 7 among
-            more than 200,000 different hashes.
+        max_distance: in bits, at most 11: pictures whose hashes differ by more are never compared. None: 10, and 7
+            among more than 200,000 different hashes.
         min_correlation: see `correlation`.
 
     A pair is near when its hashes differ in at most `max_distance` bits *and* the fine structure of the thumbnails
@@ -196,15 +196,16 @@ def duplicate_sentences(manifest: pd.DataFrame, found: Duplicates, split_column:
     blank = usable[usable["duplicate_group"].isin(found.blank)]
     if len(blank):
         said.append(
-            f"images: {len(blank)} file(s) of {blank['patient'].nunique()} patient(s) are blank pictures that repeat one "
-            f"another{_example(usable, str(blank['duplicate_group'].iloc[0]))}: they say nothing of a patient; remove them"
+            f"images: {len(blank)} file(s) of {blank['patient'].nunique()} patient(s) are blank pictures that repeat "
+            f"one another{_example(usable, str(blank['duplicate_group'].iloc[0]))}: they say nothing of a patient; "
+            "remove them"
         )
     wide = [group for group, who in shared.items() if group not in found.blank and len(who) > MAX_BOUND]
     if wide and not split_column:
         said.append(
             f"images: {len(wide)} picture(s) stand with more than {MAX_BOUND} patients each (up to "
-            f"{max(len(shared[group]) for group in wide)}){_example(usable, wide[0])}: test charts or logos, it seems, so "
-            "these patients are not kept on one side of the split for their sake; remove such pictures"
+            f"{max(len(shared[group]) for group in wide)}){_example(usable, wide[0])}: test charts or logos, it seems, "
+            "so these patients are not kept on one side of the split for their sake; remove such pictures"
         )
     sides = usable[usable["duplicate_group"] != ""].groupby("duplicate_group")["split"].nunique()
     torn = [str(group) for group in sides.index[sides > 1] if group not in found.blank and group not in wide]
@@ -216,8 +217,8 @@ def duplicate_sentences(manifest: pd.DataFrame, found: Duplicates, split_column:
         )
     if found.capped:
         said.append(
-            f"images: near duplicates of {found.capped} image(s) were not looked for among all others, because too many "
-            "different pictures share their perceptual hash"
+            f"images: near duplicates of {found.capped} image(s) were not looked for among all others, because too "
+            "many different pictures share their perceptual hash"
         )
     return said
 

@@ -1,6 +1,7 @@
 """Near duplicates: pairs of pictures whose perceptual hashes are close, verified on small gray copies of both.
 
-`pellucid.cohort.duplicates.duplicate_groups` says what is made of them. Nothing here needs n × n comparisons or all thumbnails at once.
+`pellucid.cohort.duplicates.duplicate_groups` says what is made of them. Nothing here needs n × n comparisons or all
+thumbnails at once.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ def candidate_pairs(
 ) -> Iterator[tuple[int, int]]:
     """Pairs of positions (the smaller first), each once, whose hashes differ in at most `max_distance` bits.
 
-    Where more than `_MAX_BUCKET` hashes share one value of a piece, they are not compared by that piece, and are marked in `crowded`.
+    Where more than `_MAX_BUCKET` hashes share one value of a piece, they are not compared by that piece, and are marked
+    in `crowded`.
     """
     radius = max_distance // _PIECES
     if not 0 <= radius <= 2:

@@ -18,7 +18,8 @@ _SMALLEST_FACE_PX = 40  # … from this size on
 
 
 def faces(pixels: NDArray[np.uint8]) -> list[Box] | None:
-    """Frontal faces (local binary patterns cascade, Liao et al. 2007, as trained by OpenCV and shipped by scikit-image).
+    """Frontal faces (local binary patterns cascade, Liao et al. 2007, as trained by OpenCV and shipped by
+    scikit-image).
 
     It costs about 0.1 s a picture, and misses faces that are turned, covered or cut: no find is no proof.
 

@@ -1,4 +1,5 @@
-"""What may name a patient: in headers, in file names, burned into the pixels; found in the one pass, removed elsewhere."""
+"""What may name a patient: in headers, in file names, burned into the pixels; found in the one pass, removed
+elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from itertools import pairwise
 import pydicom
 from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR
 
-# Findings that name a person or lead straight to one. The others are in the Basic Profile as well, and go when a study is
-# de-identified, but a file that has them names nobody by itself.
+# Findings that name a person or lead straight to one. The others are in the Basic Profile as well, and go when a study
+# is de-identified, but a file that has them names nobody by itself.
 IDENTITY = frozenset(
     {
         "dicom_name",
@@ -44,8 +45,8 @@ _KINDS = (
      r"Pregnancy|Ethnic|Occupation|Allergies|Medical|SpecialNeeds|PreMedication|LabelText"),
     ("dicom_device", r"Station|Device|Serial|Detector|GantryID|GeneratorID|PlateID|CassetteID|AE$|AETitle|NetworkID|"
      r"ModifyingSystem|SourceManufacturer|^Lens|TreatmentMachine|Slot|UDI|XRaySource|TransducerIdent|Originator"),
-    ("dicom_comment", r"Description|Comment|Label|Title|Keywords|Subject|Text|Notes|Reason|Narrative|Impressions|Diagnos|"
-     r"ProtocolName|Name$|Agent|Sequence$|Values?$|Arbitrary|MakerNote|Flow|Padding|Document|Origin|Source|Timezone"),
+    ("dicom_comment", r"Description|Comment|Label|Title|Keywords|Subject|Text|Notes|Reason|Narrative|Impressions|"
+     r"Diagnos|ProtocolName|Name$|Agent|Sequence$|Values?$|Arbitrary|MakerNote|Flow|Padding|Document|Origin|Source|Timezone"),
 )  # fmt: skip
 
 _NO_FINDING = frozenset(
@@ -55,7 +56,8 @@ _NO_FINDING = frozenset(
 
 _FREE_TEXT = frozenset({"LT", "ST", "UT"})
 
-# Sequences that describe how it was taken are looked into; the frames of a large enhanced file are not, for their number.
+# Sequences that describe how it was taken are looked into; the frames of a large enhanced file are not, for their
+# number.
 _NOT_WALKED = frozenset({0x52009229, 0x52009230})
 
 _PLACEHOLDER = re.compile(
@@ -97,7 +99,8 @@ def dicom_findings(dataset: pydicom.Dataset, *, believe: bool = True) -> tuple[s
 
 
 def _attributes(dataset: pydicom.Dataset) -> Iterator[tuple[str, str, bytes]]:
-    """Kind, keyword and value of each attribute of a kind; values are not converted, which would cost most of the time."""
+    """Kind, keyword and value of each attribute of a kind; values are not converted, which would cost most of the
+    time."""
     for tag in dataset.keys():  # noqa: SIM118 - a dataset iterates over elements, which converts them
         number = int(tag)
         kind, keyword, vr = attribute_kind(number)

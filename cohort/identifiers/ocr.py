@@ -83,7 +83,8 @@ def _engine() -> Any:
         params={
             "Global.log_level": "error",
             "Global.text_score": 0.0,  # the caller says how sure the reading must be
-            # by default small pictures are enlarged to 736 pixels: as many lines found as at twice their size, for 1.6 × the time
+            # by default small pictures are enlarged to 736 pixels: as many lines found as at twice their size, for 1.6
+            # × the time
             "Det.limit_type": "min",
             "Det.limit_side_len": 480,
             "Global.use_cls": False,  # turns lines that stand on their head; burned-in text does not

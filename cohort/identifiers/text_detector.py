@@ -24,8 +24,8 @@ def text_lines(pixels: NDArray[np.uint8], min_characters: int = 3) -> list[Box]:
 
     Drawn text differs from tissue in three ways that need no reading: its strokes are thin and bright against what
     surrounds them (white top-hat), colourless, and the characters of a line share their upper and lower edge to the
-    pixel. It misses text that is large, coloured, dark on light, or fewer than `min_characters` in a row; docs/privacy.md
-    says how much of what OCR reads it finds.
+    pixel. It misses text that is large, coloured, dark on light, or fewer than `min_characters` in a row;
+    docs/privacy.md says how much of what OCR reads it finds.
 
     Args:
         pixels: (H, W, 3) uint8 RGB, at a scale at which characters are 6 to 40 pixels high.

@@ -16,8 +16,8 @@ _RADIUS_PX = 3
 def without_text(pixels: Pixels) -> Pixels:
     """(H, W, 3) uint8 RGB with its lines of drawn characters painted over from what surrounds them (Telea 2004).
 
-    Lines are found by their form, without reading (`pellucid.cohort.identifiers.text_detector.text_lines`), which misses some. What is painted is smooth;
-    where it lies may still be seen.
+    Lines are found by their form, without reading (`pellucid.cohort.identifiers.text_detector.text_lines`), which
+    misses some. What is painted is smooth; where it lies may still be seen.
     """
     middle = np.ascontiguousarray(shrink(pixels, _SIDE_PX))
     boxes = text_lines(middle)

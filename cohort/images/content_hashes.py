@@ -19,9 +19,10 @@ def pixel_hash(pixels: NDArray[np.uint8], width: int, height: int) -> str:
     """32 hex digits (128 bits) that are the same for the same decoded pixels, whatever file held them.
 
     BLAKE2b over the sizes and the CRC-32 of each of 32 equal bands of the pixels: a quarter of the time of BLAKE2b over
-    the pixels themselves (benchmarks/quality_detection.py), which takes as long as decoding them. A CRC-32 always sees a change of
-    up to 32 neighbouring bits, and misses any other with probability 2⁻³² for *each* band that differs. That is safe
-    against chance, not against somebody who sets out to forge a collision; `sha256` of the file is there for that.
+    the pixels themselves (benchmarks/quality_detection.py), which takes as long as decoding them. A CRC-32 always sees
+    a change of up to 32 neighbouring bits, and misses any other with probability 2⁻³² for *each* band that differs.
+    That is safe against chance, not against somebody who sets out to forge a collision; `sha256` of the file is there
+    for that.
 
     Args:
         pixels: (H, W, 3) uint8 RGB as they were decoded, perhaps at a smaller DCT scale.

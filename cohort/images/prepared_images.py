@@ -84,8 +84,8 @@ class PreparedImages:
         size_px = int(open_finished(read).record["config"].get("size_px", at_least_px))
         if size_px < at_least_px:  # originals that are smaller themselves are another matter: nothing was lost
             raise UserError(
-                f"{read.name}: the prepared copies have {size_px} pixels on their shorter side, {at_least_px} are needed: "
-                f"scan again with scan.size_px={at_least_px} (in study.yaml, so that every command knows it)"
+                f"{read.name}: the prepared copies have {size_px} pixels on their shorter side, {at_least_px} are "
+                f"needed: scan again with scan.size_px={at_least_px} (in study.yaml, so that every command knows it)"
             )
         return cls(read, rows, usable["image_id"].tolist())
 

@@ -71,7 +71,8 @@ def list_folder(
     Args:
         skip: a folder to leave out.
         withdrawn: patients whose files are skipped.
-        patient_rule: regular expression whose group is the patient's id; it recognises new files of a withdrawn patient.
+        patient_rule: regular expression whose group is the patient's id; it recognises new files of a withdrawn
+            patient.
     """
     found: list[Path] = []
     for folder, subfolders, files in os.walk(root, followlinks=False):

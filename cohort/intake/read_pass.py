@@ -94,7 +94,8 @@ def read_all(
     frames = withdrawn if withdrawn is not None and withdrawn.frames_fingerprint else None
     jobs = (joblib.delayed(_read_chunk)(folder, listing.root, i, chunks[i], config, frames) for i in todo)
     with _cluster(dask) if dask else nullcontext():
-        # Here a thread for each core is enough: it only listens to a process that reads (pellucid.cohort.intake.sandbox).
+        # Here a thread for each core is enough: it only listens to a process that reads
+        # (pellucid.cohort.intake.sandbox).
         parallel = joblib.Parallel(
             n_jobs=-1 if dask else max(1, min(workers, len(todo))),
             prefer=None if dask else "threads",

@@ -1,8 +1,8 @@
 """Decode files in separate processes, so that a file that crashes or hangs a decoder costs one row and not the scan.
 
-Decoders are C code that reads whatever an archive contains. A reading process has a time limit per image, enforced by the
-kernel (SIGALRM with its default action ends even a loop in C), and a limit on its address space. If it dies, the file it
-was reading gets a row with the reason, and a new process continues with the next file.
+Decoders are C code that reads whatever an archive contains. A reading process has a time limit per image, enforced by
+the kernel (SIGALRM with its default action ends even a loop in C), and a limit on its address space. If it dies, the
+file it was reading gets a row with the reason, and a new process continues with the next file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _lock = threading.Lock()
 
 
 def read_files(root: Path, files: list[str], config: ScanConfig) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    """`pellucid.cohort.intake.file_record.read_file` for each file in turn, in another process; at least one row per file."""
+    """`pellucid.cohort.intake.file_record.read_file` for each file in turn, in another process; at least one row per
+    file."""
     for file in files:
         got_frames = 0
         with _borrowed() as process:

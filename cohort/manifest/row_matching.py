@@ -111,8 +111,9 @@ def match_images(
     absent = text[~text.isin(set(by_file.dropna()) | set(by_frame.dropna()))]
     if len(absent):
         problems.append(
-            f"{table_path.name}: {len(absent)} row(s) name an image that is not there (first: "
-            f"row {int(absent.index[0]) + 2}, `{absent.iloc[0]}`): they are left out; add the file or correct `{names.name}`"
+            f"{table_path.name}: {len(absent)} row(s) name an image that is not there (first: row "
+            f"{int(absent.index[0]) + 2}, `{absent.iloc[0]}`): they are left out; add the file or correct "
+            f"`{names.name}`"
         )
     without = images.loc[(row_of < 0).to_numpy(), "file"].drop_duplicates()
     if len(without):

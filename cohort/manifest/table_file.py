@@ -18,7 +18,8 @@ _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d*[1-9])?")  # written the o
 
 
 def as_text(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Values as the text a person would write: 17.0 → `17`, True → `True`; a missing value, or a word for one → None."""
+    """Values as the text a person would write: 17.0 → `17`, True → `True`; a missing value, or a word for one →
+    None."""
 
     def text_or_none(value: Any) -> str | None:
         text = None if pd.isna(value) else as_level(value)

@@ -1,6 +1,7 @@
 """The outline of the field of view: where it lies, and how much of a round one the picture holds.
 
-Read by `pellucid.cohort.measures.quality`; the field itself (what is not black border) comes from `pellucid.cohort.measures.phenotypes.look`.
+Read by `pellucid.cohort.measures.quality`; the field itself (what is not black border) comes from
+`pellucid.cohort.measures.phenotypes.look`.
 """
 
 from __future__ import annotations

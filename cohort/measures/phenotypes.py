@@ -1,7 +1,8 @@
 """Named visual measures that a clinician understands, computed on the prepared copy during the one pass.
 
 `look` prepares once what every measure needs (CIELAB, the field of view, a half-size copy); `phenotypes` describes the
-picture, and `pellucid.cohort.measures.quality` judges it from the same look. docs/measures.md gives each formula with its source.
+picture, and `pellucid.cohort.measures.quality` judges it from the same look. docs/measures.md gives each formula with
+its source.
 """
 
 from __future__ import annotations
@@ -271,7 +272,8 @@ def _texture(seen: Look) -> dict[str, float]:
     return {
         "texture_contrast": contrast,
         "texture_homogeneity": float(np.vdot(p, 1 / (1 + _APART))),
-        # of a symmetric matrix the covariance is variance − contrast / 2; a picture of one level has 1, as in scikit-image
+        # of a symmetric matrix the covariance is variance − contrast / 2; a picture of one level has 1, as in
+        # scikit-image
         "texture_correlation": 1 - contrast / (2 * spread) if spread > 1e-12 else 1.0,
     }
 

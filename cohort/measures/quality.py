@@ -1,4 +1,5 @@
-"""How good each picture is, as a clinician would grade it: a number per measure, its grade, and a person's word over it.
+"""How good each picture is, as a clinician would grade it: a number per measure, its grade, and a person's word over
+it.
 
 The numbers come from the one pass (`measure`); grades are given later from thresholds in configs/specialty/*.yaml, so
 that changing a threshold never reads an image again. Each measure is defined over one column of the manifest.

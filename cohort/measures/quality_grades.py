@@ -81,8 +81,8 @@ def grades(frame: pd.DataFrame, thresholds: QualityThresholds) -> pd.DataFrame:
         thresholds: of its specialty.
 
     Returns:
-        `image_id`, `image_grade_<measure>` for each measure and `image_grade`, on the index of `frame`: good, borderline, poor,
-        or "" where there is no number (an unreadable file) or the specialty does not judge by it.
+        `image_id`, `image_grade_<measure>` for each measure and `image_grade`, on the index of `frame`: good,
+        borderline, poor, or "" where there is no number (an unreadable file) or the specialty does not judge by it.
 
     Raises:
         UserError: a column is missing.
@@ -167,7 +167,8 @@ def apply_annotations(graded: pd.DataFrame, annotations: pd.DataFrame) -> pd.Dat
 
 
 def _checked(annotations: pd.DataFrame, image_ids: set[str]) -> pd.DataFrame:
-    """The annotations with their time parsed as `when`; the first mistake is told with its row, counted as in the file."""
+    """The annotations with their time parsed as `when`; the first mistake is told with its row, counted as in the
+    file."""
     from pellucid.cohort.config import did_you_mean
 
     measures, words = [*QUALITY, OVERALL], [*GRADES, WITHDRAWN]

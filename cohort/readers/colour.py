@@ -57,8 +57,8 @@ def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None) -> tuple[NDArray[n
 
     Args:
         pixels: (H, W) gray, (H, W, 3) RGB or (H, W, 4) CMYK (255 is full ink), uint8.
-        profile: the ICC profile; None, or one that is broken or of another kind of colour, changes nothing (CMYK is then
-            converted by the plain formula R = 255 - min(255, C + K)).
+        profile: the ICC profile; None, or one that is broken or of another kind of colour, changes nothing (CMYK is
+            then converted by the plain formula R = 255 - min(255, C + K)).
 
     Returns:
         (H, W, 3) uint8, and what was done, for `Picture.how`.

@@ -36,7 +36,8 @@ def dicom_header(dataset: Any) -> dict[str, str]:
 
 
 def header_findings(dataset: Any) -> tuple[str, ...]:
-    """The kinds of identifying attributes, by `pellucid.cohort.identifiers.findings.dicom_findings`; dicom_unchecked where it stumbled."""
+    """The kinds of identifying attributes, by `pellucid.cohort.identifiers.findings.dicom_findings`; dicom_unchecked
+    where it stumbled."""
     from pellucid.cohort.identifiers.findings import dicom_findings
 
     try:

@@ -79,7 +79,8 @@ class Picture:
         bits: stored bits per channel.
         header: what the header says of how the image came to be (never shown, only joined and counted): HEADER_NAMES.
         findings: kinds of identifying content in the header, for example `exif_gps`.
-        jpeg_quality: the IJG quality (1–100) that the quantisation tables speak of; None where nothing was lost to JPEG.
+        jpeg_quality: the IJG quality (1–100) that the quantisation tables speak of; None where nothing was lost to
+            JPEG.
         how: what was done on the way from the stored pixels to these, for example `DCT scale 1/2`; empty for nothing.
     """
 

@@ -1,4 +1,5 @@
-"""The values of a TIFF page → 8-bit sRGB, by its photometric interpretation (TIFF 6.0, sections 3 to 6, 16, 20 to 23)."""
+"""The values of a TIFF page → 8-bit sRGB, by its photometric interpretation (TIFF 6.0, sections 3 to 6, 16, 20 to
+23)."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def _from_ycbcr(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _from_lab(values: NDArray[np.uint8], *, signed: bool) -> NDArray[np.uint8]:
-    """8-bit CIELAB under D50, L* 0–100 in 0–255; a* and b* as signed bytes (section 23), or offset by 128 (the ICC's)."""
+    """8-bit CIELAB under D50, L* 0–100 in 0–255; a* and b* as signed bytes (section 23), or offset by 128 (the
+    ICC's)."""
     stored = np.ascontiguousarray(values if signed else values ^ np.array([0, 128, 128], np.uint8))
     image = Image.frombuffer("LAB", (values.shape[1], values.shape[0]), stored, "raw", "LAB", 0, 1)
     transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")

@@ -14,11 +14,11 @@ _PEN_MARGIN = 20  # levels by which green exceeds both others: no stain in use i
 def tissue_mask(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Pixels of stained tissue.
 
-    Stain shows as saturation, glass is gray to white: the saturation of HSV, median filtered, is cut by Otsu's threshold
-    (Otsu 1979, doi:10.1109/TSMC.1979.4310076; on the saturation as in Lu et al. 2021, doi:10.1038/s41551-020-00682-w,
-    CLAM, section "WSI processing"), but never below a least saturation. What is very dark, green, or a blue far stronger
-    than haematoxylin's, is ink or shadow (the colours that HistoQC looks for: Janowczyk et al. 2019,
-    doi:10.1200/CCI.18.00157).
+    Stain shows as saturation, glass is gray to white: the saturation of HSV, median filtered, is cut by Otsu's
+    threshold (Otsu 1979, doi:10.1109/TSMC.1979.4310076; on the saturation as in Lu et al. 2021,
+    doi:10.1038/s41551-020-00682-w, CLAM, section "WSI processing"), but never below a least saturation. What is very
+    dark, green, or a blue far stronger than haematoxylin's, is ink or shadow (the colours that HistoQC looks for:
+    Janowczyk et al. 2019, doi:10.1200/CCI.18.00157).
 
     Args:
         thumbnail: (H, W, 3) uint8 sRGB, at about 8 µm per pixel.

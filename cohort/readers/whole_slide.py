@@ -49,7 +49,8 @@ _OTHER_VENDORS = ("vms", "avs", "sis")  # their marks also occur in plain micros
 
 
 def is_slide_tiff(tiff: tifffile.TiffFile, path: Path | None = None, *, cautious: bool = False) -> bool:
-    """Whether a TIFF is a whole slide: by its maker's mark, or a tiled pyramid that is too large or too finely resolved.
+    """Whether a TIFF is a whole slide: by its maker's mark, or a tiled pyramid that is too large or too finely
+    resolved.
 
     Args:
         tiff: the opened file.

@@ -76,8 +76,8 @@ def list_runs(analysis: Path, current: Mapping[str, str] | None = None) -> list[
     """Every run under `analysis` as {stage, name, path, state}, oldest first.
 
     Args:
-        current: for the stages with inputs from outside (`read`, `scan`), the key that the study has now. A finished run
-            with another key, a run with a missing parent, and everything made from these, is stale.
+        current: for the stages with inputs from outside (`read`, `scan`), the key that the study has now. A finished
+            run with another key, a run with a missing parent, and everything made from these, is stale.
     """
     current = current or {}
     finished = finished_runs(analysis)

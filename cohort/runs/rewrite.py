@@ -1,4 +1,5 @@
-"""The one exception to "a run is never edited": taking a withdrawn patient's images out of it, so that a kill loses nothing.
+"""The one exception to "a run is never edited": taking a withdrawn patient's images out of it, so that a kill loses
+nothing.
 
 What a run becomes is first written whole into `.forgetting/` inside its folder, `ready.json` last; only then are files
 replaced, one rename after the other. A repeated command rolls forward what is ready and throws away what is not.

@@ -1,7 +1,8 @@
 """The pipeline as data: every stage of a study with its parents, configuration section, files and rule on withdrawal.
 
-`run`, `status`, the checks of study.yaml, `forget`, the report's provenance and docs/study.md read this table, so that the
-order of the stages is written down once. The functions that do the work are bound to the names in `pellucid.pipeline`.
+`run`, `status`, the checks of study.yaml, `forget`, the report's provenance and docs/study.md read this table, so that
+the order of the stages is written down once. The functions that do the work are bound to the names in
+`pellucid.pipeline`.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class Stage:
 
 
 # In the order in which `pellucid run` computes them: parents before children.
-# Two commands write runs of the stage `embed` from other embed runs: vectors per patient (parent: the image vectors) and
-# `take-out` (parents: scan and vectors). A withdrawal deletes these derived runs.
+# Two commands write runs of the stage `embed` from other embed runs: vectors per patient (parent: the image vectors)
+# and `take-out` (parents: scan and vectors). A withdrawal deletes these derived runs.
 STAGES = (
     Stage("read", (), "scan", ("images.parquet",), False, False, "rewrite"),
     Stage("scan", ("read",), None, ("manifest.parquet", "source.json"), False, False, "rewrite"),

@@ -1,7 +1,8 @@
 """The source audit: who was imaged with what, when and how well, before any model — counts, tests and plain sentences.
 
-Called by `pellucid.cohort.scan` when the table has been joined; what it finds is `source.json`. Each section is a file of its own, and
-every test in it is `permutation_tests.compare`: the patient is the unit. docs/source.md says what each section means.
+Called by `pellucid.cohort.scan` when the table has been joined; what it finds is `source.json`. Each section is a file
+of its own, and every test in it is `permutation_tests.compare`: the patient is the unit. docs/source.md says what each
+section means.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ def source_audit(study: Study, manifest: pd.DataFrame, problems: Sequence[str]) 
 
     Args:
         study: names the variables and the seed.
-        manifest: as `pellucid.cohort.manifest.join` builds it; columns of grades, header fields and duplicates may be absent.
+        manifest: as `pellucid.cohort.manifest.join` builds it; columns of grades, header fields and duplicates may be
+            absent.
         problems: sentences that the join gave.
 
     Returns:
-        The content of `source.json` (schema `pellucid.source/1`). Every p-value is by permutation of whole patients, every
-        q-value by Benjamini–Hochberg over the `family` named beside it.
+        The content of `source.json` (schema `pellucid.source/1`). Every p-value is by permutation of whole patients,
+        every q-value by Benjamini–Hochberg over the `family` named beside it.
     """
     usable = manifest[manifest["status"] == "ok"].reset_index(drop=True)
     unreadable = manifest[manifest["status"] == "unreadable"]

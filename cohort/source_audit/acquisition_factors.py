@@ -1,4 +1,5 @@
-"""Who was imaged with what: each acquisition factor in images, patients and events, and whether it goes with the diagnosis."""
+"""Who was imaged with what: each acquisition factor in images, patients and events, and whether it goes with the
+diagnosis."""
 
 from __future__ import annotations
 

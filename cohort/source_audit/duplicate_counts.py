@@ -73,14 +73,16 @@ def _sentences(report: dict[str, Any]) -> list[str]:
         first = report["to_look_at"][0]
         said.append(
             f"{report['n_across_patients']} group(s) of duplicate images lie across different patients (the first: "
-            f"{', '.join(first['patients'][:3])}): one of them has the wrong patient, or two ids are one person. Look at them."
+            f"{', '.join(first['patients'][:3])}): one of them has the wrong patient, or two ids are one person. "
+            "Look at them."
         )
     if report["n_across_splits"]:
         said.append(
-            f"{report['n_across_splits']} group(s) of duplicate images lie on both sides of the split: what is tested there "
-            "was seen in training."
+            f"{report['n_across_splits']} group(s) of duplicate images lie on both sides of the split: what is tested "
+            "there was seen in training."
         )
     said.append(
-        f"{report['n_copies']} image(s) are duplicates of another ({kinds}), in {report['n_groups']} group(s); none was dropped."
+        f"{report['n_copies']} image(s) are duplicates of another ({kinds}), in {report['n_groups']} group(s); none "
+        "was dropped."
     )
     return said

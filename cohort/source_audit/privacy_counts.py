@@ -44,8 +44,9 @@ def privacy(cohort: SourceColumns, faces: bool = False) -> dict[str, Any]:
     said = []
     if naming.any():
         said.append(
-            f"{report['n_images_naming']} image(s) of {report['n_patients_naming']} patient(s) name a person, or lead to one, in "
-            f"header, file name or picture ({_listed([f for f in found if f['finding'] in _NAMING])}): de-identify before sharing."
+            f"{report['n_images_naming']} image(s) of {report['n_patients_naming']} patient(s) name a person, or lead "
+            f"to one, in header, file name or picture ({_listed([f for f in found if f['finding'] in _NAMING])}): "
+            "de-identify before sharing."
         )
     others = [f for f in found if f["finding"] not in _NAMING]
     if others:

@@ -1,7 +1,8 @@
 """Is poor quality random? Image quality against the patient, the clinic, the device and the year.
 
-If images of the sick are poor more often, a model may learn the poor image. Images of one patient are alike in quality, so a
-test that counts images rejects far too often (benchmarks/source_truth.py shows by how much); here patients are permuted.
+If images of the sick are poor more often, a model may learn the poor image. Images of one patient are alike in quality,
+so a test that counts images rejects far too often (benchmarks/source_truth.py shows by how much); here patients are
+permuted.
 """
 
 from __future__ import annotations
@@ -167,7 +168,8 @@ def _verdict(tests: Sequence[dict[str, Any]]) -> dict[str, str]:
 def smallest_difference(test: dict[str, Any]) -> dict[str, Any] | None:
     """The difference between the two largest levels that these patients would show with 80 % power at α = 0.05.
 
-    2.8 (= 1.96 + 0.84) standard errors of a difference of patients' means, before any correction for the number of tests.
+    2.8 (= 1.96 + 0.84) standard errors of a difference of patients' means, before any correction for the number of
+    tests.
     """
     largest = sorted(test["levels"], key=lambda level: -level["patients"])[:2]
     if len(largest) < 2 or min(level["patients"] for level in largest) < MIN_PATIENTS:
@@ -241,7 +243,8 @@ def _absence(names: Sequence[str], report: dict[str, Any]) -> str:
     if bounds:
         test, found = max(bounds, key=lambda pair: pair[1]["difference"])
         sentence += (
-            f" ({test['n_patients']} patients; a difference of {100 * found['difference']:.0f} points in the share of poor "
-            f"images between {test['variable']} = {found['levels'][0]} and {found['levels'][1]} would probably have shown)"
+            f" ({test['n_patients']} patients; a difference of {100 * found['difference']:.0f} points in the share of "
+            f"poor images between {test['variable']} = {found['levels'][0]} and {found['levels'][1]} would probably "
+            "have shown)"
         )
     return sentence + "."

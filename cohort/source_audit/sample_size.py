@@ -182,7 +182,8 @@ def _histogram(sizes: NDArray[np.int64]) -> list[int]:
 def _of_patients(column: Column, patients: Patients) -> Column:
     """One value a patient; missing for patients in whom the variable changes.
 
-    The most frequent value would not do: how it is chosen depends on how many images there are, which is what is tested.
+    The most frequent value would not do: how it is chosen depends on how many images there are, which is what is
+    tested.
     """
     known = column.known
     some = patients.subset(known)

@@ -11,7 +11,8 @@ _MOST_PER_SECTION = 4  # of those that stand first
 
 
 def most_important(report: dict[str, Any]) -> dict[str, Any]:
-    """`sections` (name → all its sentences, in reading order) and `sentences` (at most 18, the most important first)."""
+    """`sections` (name → all its sentences, in reading order) and `sentences` (at most 18, the most important
+    first)."""
     sections = {
         "images": _images(report),
         "sample_size": _sample_size(report),
@@ -39,8 +40,8 @@ def most_important(report: dict[str, Any]) -> dict[str, Any]:
 def _images(report: dict[str, Any]) -> list[str]:
     per = report["images_per_patient"]
     said = [
-        f"{report['n_images']} images of {report['n_patients']} patients can be used ({per['min']} to {per['max']} images a "
-        f"patient, median {per['median']:g})."
+        f"{report['n_images']} images of {report['n_patients']} patients can be used ({per['min']} to {per['max']} "
+        f"images a patient, median {per['median']:g})."
     ]
     if report["n_unreadable"]:
         said.append(f"{report['n_unreadable']} of {report['n_files']} files could not be read and were quarantined.")
@@ -61,8 +62,8 @@ def _factors(report: dict[str, Any]) -> list[str]:
     if apart:
         of_what = "it" if len(apart) == 1 else "any of these"
         said.append(
-            f"{', '.join(apart)}: no patient was imaged at two levels of {of_what}. What differs between levels may be the "
-            "patients as well as the way they were imaged, and this data set cannot tell the two apart."
+            f"{', '.join(apart)}: no patient was imaged at two levels of {of_what}. What differs between levels may be "
+            "the patients as well as the way they were imaged, and this data set cannot tell the two apart."
         )
     for factor in report["factors"]:
         name = factor["name"]
@@ -78,8 +79,8 @@ def _factors(report: dict[str, Any]) -> list[str]:
     new = [c["name"] for c in report["candidates"] if not c["same_as"]]
     if new:
         said.append(
-            f"Headers also hold {', '.join(new[:6])}{' …' if len(new) > 6 else ''}, which study.yaml does not name: declare "
-            "under `acquisition` what matters, and it is audited."
+            f"Headers also hold {', '.join(new[:6])}{' …' if len(new) > 6 else ''}, which study.yaml does not name: "
+            "declare under `acquisition` what matters, and it is audited."
         )
     return said
 

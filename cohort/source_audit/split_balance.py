@@ -14,8 +14,8 @@ from pellucid.cohort.source_audit.columns import MAX_LEVELS_SHOWN, Column, Sourc
 def balance(cohort: SourceColumns) -> dict[str, Any]:
     """Each other side against training, variable by variable.
 
-    The difference of a number is (a − b) / √((s²a + s²b)/2) of patients' means, of a level the same of its share (Austin
-    2009, Stat Med 28:3083); of a variable, the largest of its levels. By chance alone a difference is within
+    The difference of a number is (a − b) / √((s²a + s²b)/2) of patients' means, of a level the same of its share
+    (Austin 2009, Stat Med 28:3083); of a variable, the largest of its levels. By chance alone a difference is within
     1.96 √(1/a + 1/b) in 95 of 100 splits of one level or number (`chance`).
     """
     sides = cohort.images["split"].astype(str).to_numpy(dtype=object)

@@ -30,8 +30,8 @@ FloatArray = NDArray[np.float64]
 class Association:
     """An association of two variables, or the reason why there is none to report.
 
-    `measure` is one of cramers_v (0 to 1), eta_squared (0 to 1, of ranks) and spearman (-1 to 1). Where nothing was tested it is
-    "", `value` and `p_value` are None, and `note` says why.
+    `measure` is one of cramers_v (0 to 1), eta_squared (0 to 1, of ranks) and spearman (-1 to 1). Where nothing was
+    tested it is "", `value` and `p_value` are None, and `note` says why.
     """
 
     measure: str
@@ -55,14 +55,17 @@ def associate(
     alone would give.
 
     Args:
-        left: (n,) codes into `left_levels`, -1 where missing; or, where `left_levels` is empty, numbers, NaN where missing.
+        left: (n,) codes into `left_levels`, -1 where missing; or, where `left_levels` is empty, numbers, NaN where
+            missing.
         right: the same.
         patients: of the n images.
 
     Returns:
-        Two sets of levels: bias-corrected Cramér's V. Levels and numbers: η² of the ranks less what as many levels would
-        explain by chance (ε²; Kelley 1935, Proc Natl Acad Sci 21:554). Two numbers: Spearman's correlation. Levels of fewer
-        than 10 patients are left out; with fewer than two levels left, or fewer than 20 patients, there is no number.
+        Two sets of levels: bias-corrected Cramér's V. Levels and numbers: η² of the ranks less what as many levels
+            would
+        explain by chance (ε²; Kelley 1935, Proc Natl Acad Sci 21:554). Two numbers: Spearman's correlation. Levels of
+        fewer than 10 patients are left out; with fewer than two levels left, or fewer than 20 patients, there is no
+        number.
     """
     sides = [(np.asarray(left), tuple(left_levels)), (np.asarray(right), tuple(right_levels))]
     known = np.logical_and(*(values >= 0 if levels else ~np.isnan(values) for values, levels in sides))
@@ -93,7 +96,8 @@ def associate(
 
 
 def assign_q_values(tests: Sequence[dict[str, Any]]) -> None:
-    """Benjamini–Hochberg over one family: sets `q_value` beside each `p_value` that is a number, None beside the others."""
+    """Benjamini–Hochberg over one family: sets `q_value` beside each `p_value` that is a number, None beside the
+    others."""
     tested = [test for test in tests if test.get("p_value") is not None]
     for test in tests:
         test["q_value"] = None
@@ -117,7 +121,8 @@ def _at_common_levels(
 ) -> NDArray[np.bool_]:
     """Images whose levels all have 10 patients or more among the images kept.
 
-    Leaving out a level of one variable may make one of the other rare. What remains in the end does not depend on the order.
+    Leaving out a level of one variable may make one of the other rare. What remains in the end does not depend on the
+    order.
     """
     rows = known.copy()
     while True:

@@ -1,8 +1,9 @@
-"""The null distribution of an association: the values of one variable given to other patients, whole patients at a time.
+"""The null distribution of an association: the values of one variable given to other patients, whole patients at a
+time.
 
-Where one of the two is the same in all images of a patient, a patient is reduced to one row (shares of levels, mean rank) and
-1,000 permutations are a few matrix products; else images are permuted. A mean of few images scatters more than one of
-many: `pellucid.cohort.statistics.random_effects` makes patients exchangeable before they are exchanged.
+Where one of the two is the same in all images of a patient, a patient is reduced to one row (shares of levels, mean
+rank) and 1,000 permutations are a few matrix products; else images are permuted. A mean of few images scatters more
+than one of many: `pellucid.cohort.statistics.random_effects` makes patients exchangeable before they are exchanged.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Tested:
 def by_image(first: Side, second: Side, patients: Patients, permutations: int) -> Tested:
     """Both vary within patients: whole blocks go to patients with as many images, and are shuffled there.
 
-    Also a block of equal values goes only to a patient with as many images: a patient of one image has one value whatever
-    the variable is, and moved among those of many images such values would make the null too narrow.
+    Also a block of equal values goes only to a patient with as many images: a patient of one image has one value
+    whatever the variable is, and moved among those of many images such values would make the null too narrow.
     """
     n_all = patients.n_patients
     if len(patients) > MAX_ROWS:
@@ -74,10 +75,11 @@ def by_image(first: Side, second: Side, patients: Patients, permutations: int) -
 def by_patient(first: Side, second: Side, patients: Patients, varies: Sequence[bool], permutations: int) -> Tested:
     """One of the two is the same in all images of each patient: a patient is one row, and any may get any other's.
 
-    Of the other, a patient's value is a mean over images, and scatters the more the fewer these are. Where the number of
-    images goes with the variable, values as they are would not be exchangeable. So deviations in units of their own
-    scatter are exchanged and multiplied by the scatter of the patient who gets them (Freedman & Lane 1983, weighted as in
-    a random-effects model). Of patients with equally many images, or of two constant sides, that is the plain permutation.
+    Of the other, a patient's value is a mean over images, and scatters the more the fewer these are. Where the number
+    of images goes with the variable, values as they are would not be exchangeable. So deviations in units of their own
+    scatter are exchanged and multiplied by the scatter of the patient who gets them (Freedman & Lane 1983, weighted as
+    in a random-effects model). Of patients with equally many images, or of two constant sides, that is the plain
+    permutation.
     """
     n, weights = patients.n_patients, patients.weights
     of_image = [_columns(side, weights) for side in (first, second)]
@@ -107,7 +109,8 @@ def by_patient(first: Side, second: Side, patients: Patients, varies: Sequence[b
 
 
 def _as_wide(factors: FloatArray) -> FloatArray:
-    """Factors (n, k) of exchanged deviations, enlarged so that their sum scatters as that of independent deviations would.
+    """Factors (n, k) of exchanged deviations, enlarged so that their sum scatters as that of independent deviations
+    would.
 
     Deviations that are dealt out sum to 0, which takes from the scatter where the factors do not sum to 0 themselves.
     """

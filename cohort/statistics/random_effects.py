@@ -1,4 +1,5 @@
-"""How much a patient's mean over images scatters, by the number of images: what makes patients of few and of many comparable."""
+"""How much a patient's mean over images scatters, by the number of images: what makes patients of few and of many
+comparable."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ def standardised(columns: FloatArray, patients: Patients) -> tuple[FloatArray, F
         columns: (n_images, k) numbers or indicators; each column is judged alone.
 
     Returns:
-        deviations (n_patients, k) with mean 0, and errors (n_patients, k). Errors are 1, and deviations plain, in a column
-        that does not vary within any patient, or where all have equally many images.
+        deviations (n_patients, k) with mean 0, and errors (n_patients, k). Errors are 1, and deviations plain, in a
+        column that does not vary within any patient, or where all have equally many images.
     """
     means, sizes = patient_means(columns, patients), patients.sizes
     errors = np.ones_like(means)

@@ -1,11 +1,11 @@
 """Rank statistics weighted by patient and restricted to strata: AUROC, Spearman's correlation, mid-ranks.
 
-Associations, probes and the monitoring of a pretraining run all use these. Higher is better; chance is 0.5 for the AUROC and
-0 for a correlation. Nothing is folded: an AUROC below 0.5 stays below 0.5. For thousands of permutations
+Associations, probes and the monitoring of a pretraining run all use these. Higher is better; chance is 0.5 for the
+AUROC and 0 for a correlation. Nothing is folded: an AUROC below 0.5 stays below 0.5. For thousands of permutations
 `pellucid.probes.inference.binned_rank_metrics` computes the same from binned scores, without sorting.
 
-Shapes: n images, c vectors at once (one per permutation or bootstrap sample). Two images are compared only if they are in
-the same stratum.
+Shapes: n images, c vectors at once (one per permutation or bootstrap sample). Two images are compared only if they are
+in the same stratum.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def along(values: NDArray[np.generic], order: IntArray) -> NDArray[Any]:
 
 
 def below(counted: FloatArray, equal: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The `counted` weight (c, n) of strictly lower scores plus half that of equal ones; scores in order, `equal` as from the sort."""
+    """The `counted` weight (c, n) of strictly lower scores plus half that of equal ones; scores in order, `equal` as
+    from the sort."""
     upto = np.cumsum(counted, axis=1, dtype=np.float64)
     under = upto - 0.5 * counted
     if equal.any():  # duplicate images, a probe of few levels: what lies before and behind a group of ties, halved
@@ -82,7 +83,8 @@ def correlation(left: FloatArray, right: FloatArray, weights: FloatArray) -> NDA
 def auroc(
     scores: FloatArray, positive: NDArray[np.bool_], weights: FloatArray, strata: IntArray
 ) -> NDArray[np.float64]:
-    """Area under the ROC curve, (c,): the chance that a positive patient scores above a negative one of the same stratum.
+    """Area under the ROC curve, (c,): the chance that a positive patient scores above a negative one of the same
+    stratum.
 
     Ties count half; with images weighted 1 / images of their patient (`Patients.weights`) this is a statement about
     patients. NaN where no stratum holds both classes. Range 0–1, chance 0.5 (Hanley & McNeil 1982).

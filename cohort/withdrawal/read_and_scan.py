@@ -42,8 +42,8 @@ def withdrawn_rows(run: RunFolder, withdrawn: Withdrawn) -> NDArray[np.bool_]:
 def forget_in_read(study: Study, run: RunFolder, withdrawn: Withdrawn, entry: Withdrawal) -> Path | None:
     """Take images out of a `read` run: their rows, and their bytes in the shards, whose other rows keep their places.
 
-    A run of the study as it is now gets the key that the study has without the withdrawn files, so that nothing is decoded
-    again; this costs the shards that are touched and one reading of images.parquet.
+    A run of the study as it is now gets the key that the study has without the withdrawn files, so that nothing is
+    decoded again; this costs the shards that are touched and one reading of images.parquet.
 
     Returns:
         The folder under its final name; None if nothing was left of it.
@@ -96,7 +96,8 @@ def _blank_shard(folder: Path, staged: Path, shard: int, rows: set[int]) -> bool
 
 
 def _row_files(folder: Path, gone: NDArray[np.intp]) -> list[tuple[Path, int, int]]:
-    """The files of rows/ that hold the given rows of images.parquet, with where they begin there and how many they are."""
+    """The files of rows/ that hold the given rows of images.parquet, with where they begin there and how many they
+    are."""
     if not (folder / "rows").is_dir():
         return []
     found = []

@@ -1,6 +1,8 @@
-"""Forgetting, as far as images and tables go: whom a withdrawal covers, the list of who withdrew, and the runs `read` and `scan`.
+"""Forgetting, as far as images and tables go: whom a withdrawal covers, the list of who withdrew, and the runs `read`
+and `scan`.
 
-Vectors are forgotten by `pellucid.embed.store.withdrawal`, weights are marked by `pellucid.pretrain.export.withdrawal`, and `pellucid.withdrawal` calls them all.
+Vectors are forgotten by `pellucid.embed.store.withdrawal`, weights are marked by `pellucid.pretrain.export.withdrawal`,
+and `pellucid.withdrawal` calls them all.
 """
 
 from __future__ import annotations
@@ -56,15 +58,16 @@ def find_scope(study: Study, typed: Sequence[str], withdrawn: Withdrawn) -> With
         research = set(newest.loc[newest["patient"] == name, "patient_source_id"]) if len(newest) else set()
         if own and research and own != research:
             raise UserError(
-                f"`{name}` is the own id of one patient and the research id of another: rename neither, but name the one "
-                "you mean by the other of her two ids (the manifest of the scan has both)"
+                f"`{name}` is the own id of one patient and the research id of another: rename neither, but name the "
+                "one you mean by the other of her two ids (the manifest of the scan has both)"
             )
         earlier = withdrawn.was_asked(name)
         if not own and earlier is not None:
             raise UserError(
                 f"`{name}` has been forgotten ({earlier.when})"
                 + (
-                    "; research ids are dealt anew by a scan, and it now means somebody else: name that patient by the own id"
+                    "; research ids are dealt anew by a scan, and it now means somebody else: name that patient by "
+                    "the own id"
                     if research
                     else "; nothing of it is left here"
                 )
@@ -74,8 +77,8 @@ def find_scope(study: Study, typed: Sequence[str], withdrawn: Withdrawn) -> With
                 raise UserError(f"`{name}` has been forgotten; nothing of it is left here")
             near = did_you_mean(name, [*known["patient_source_id"].dropna().astype(str).unique(), *newest["patient"]])
             raise UserError(
-                f"{study.path}: no scan knows a patient `{name}`{near}: give the id as in the table, the path or the header, "
-                "or the research id. If it was never scanned, scan first, so that its images are known"
+                f"{study.path}: no scan knows a patient `{name}`{near}: give the id as in the table, the path or the "
+                "header, or the research id. If it was never scanned, scan first, so that its images are known"
             )
         patients |= own | research
     return _scope(study, typed, known, known["patient_source_id"].isin(patients))

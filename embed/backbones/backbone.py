@@ -148,7 +148,7 @@ class Backbone:
         return self.readout.tokens and self.token_grid is not None
 
     def _averaged(self, x: Tensor, tokens: bool) -> tuple[Tensor, Tensor | None]:
-        """(n, 3, size_px, size_px) normalised → vectors averaged over views, and tokens of the whole image if wanted."""
+        """(n, 3, size_px, size_px) normalised → vectors averaged over views; tokens of the whole image if wanted."""
         total, places, n = None, None, 0
         for view in views(x, self.readout.average, self.input_px):
             if tokens and n == 0:  # the whole image is the first view
@@ -207,7 +207,7 @@ class Backbone:
         return replace(self, compute=compute if self.model is not None else Compute())
 
     def packed(self) -> Backbone:
-        """A copy whose linear and convolution weights are stored in the number type; autocast would cast them per batch.
+        """A copy with linear and convolution weights stored in the number type; autocast would cast them per batch.
 
         Results are bit-identical. Use only `read` and `__call__` of the copy.
         """

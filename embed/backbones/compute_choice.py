@@ -1,9 +1,9 @@
 """How a network is computed: number type, attention kernel and memory layout, timed once per network and machine.
 
-Processor flags do not predict speed: with `avx512_bf16` alone, bfloat16 takes twice the time of float32; with AMX, a third
-(benchmarks/LOG.md). Therefore the possible ways are timed for about a second, with one thread, and the fastest is chosen.
-The choice and its timings are cached in `$XDG_CACHE_HOME/pellucid/compute.json` (delete it to time again) and recorded with
-the results. The first process of a job makes the choice for all processes.
+Processor flags do not predict speed: with `avx512_bf16` alone, bfloat16 takes twice the time of float32; with AMX, a
+third (benchmarks/LOG.md). Therefore the possible ways are timed for about a second, with one thread, and the fastest is
+chosen. The choice and its timings are cached in `$XDG_CACHE_HOME/pellucid/compute.json` (delete it to time again) and
+recorded with the results. The first process of a job makes the choice for all processes.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def possible(model: nn.Module, hardware: Hardware, asked: str = "auto") -> list[
 
 
 def measured(options: Sequence[Compute], one_pass: Callable[[Compute], float], budget_s: float) -> dict[Compute, float]:
-    """Seconds of the fastest pass of each option; options alternate, so that other work on the machine affects all alike.
+    """Seconds of the fastest pass of each option; options alternate, so that other work on the machine affects all
+    alike.
 
     Args:
         one_pass: runs the network once and returns the seconds.
@@ -313,7 +314,8 @@ def threads_of(number: int) -> Iterator[None]:
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `run` takes on the device; on a CPU, the CPU time of this thread, which other processes do not affect.
+    """Seconds that `run` takes on the device; on a CPU, the CPU time of this thread, which other processes do not
+    affect.
 
     On a CPU, products must be single-threaded (`threads_of(1)`).
     """

@@ -22,13 +22,13 @@ _SYNTAX = re.compile(r"(?P<path>.+\.safetensors)@(?P<rest>[^@/]+(?:@[^@/]*)?)") 
 def from_file(name: str, rest: str) -> LoadedNetwork:
     """Load the weights of a file into the timm network named after it, optionally at another size (`@TIMM_NAME@SIZE`).
 
-    Positional embeddings of a square grid are resampled to the network's grid by bicubic interpolation. Image size, pixel
-    mean and standard deviation come from timm's entry for the name: a tag such as `vit_small_patch16_224.dino` states how
-    its weights were trained.
+    Positional embeddings of a square grid are resampled to the network's grid by bicubic interpolation. Image size,
+    pixel mean and standard deviation come from timm's entry for the name: a tag such as `vit_small_patch16_224.dino`
+    states how its weights were trained.
 
     Raises:
-        UserError: the name has another form, the file cannot be read, or not all tensors fit; the message then lists the
-            missing, unexpected and mismatching ones.
+        UserError: the name has another form, the file cannot be read, or not all tensors fit; the message then lists
+            the missing, unexpected and mismatching ones.
     """
     parts = _SYNTAX.fullmatch(rest)
     if parts is None:
@@ -51,8 +51,8 @@ def from_file(name: str, rest: str) -> LoadedNetwork:
     loaded = load_into(model, tensors)
     if not loaded.whole:
         raise UserError(
-            f"backbone `{name}`: the weights do not fit {architecture}: {'; '.join(loaded.sentences())}. Give the name of "
-            "the network for which they were trained"
+            f"backbone `{name}`: the weights do not fit {architecture}: {'; '.join(loaded.sentences())}. Give the name "
+            "of the network for which they were trained"
         )
     config = timm.data.resolve_data_config({}, model=model)
     details = {"timm_name": architecture, "weights": "from a file", "file_sha256": sha256_file(path)}

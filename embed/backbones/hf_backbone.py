@@ -92,8 +92,8 @@ def from_transformers(name: str, rest: str) -> LoadedNetwork:
     kind = str(config.get("model_type", ""))
     if kind not in _TOWERS:
         raise UserError(
-            f"backbone `{name}`: {folder / 'config.json'} describes a model of type `{kind or 'unknown'}`; supported types "
-            f"are {', '.join(sorted(_TOWERS))}"
+            f"backbone `{name}`: {folder / 'config.json'} describes a model of type `{kind or 'unknown'}`; supported "
+            f"types are {', '.join(sorted(_TOWERS))}"
         )
     side, mean, std = preprocessing(name, folder)
     side = size or side
@@ -142,9 +142,9 @@ def _fetched(name: str, repository: str) -> Path:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=_FILES))
     except Exception as error:
         raise UserError(
-            f"backbone `{name}`: there is no such folder, {repository} is not in the local cache, and it cannot be fetched "
-            f"from the hub ({type(error).__name__}): download it on a machine with a network (`hf download {repository}`) "
-            "and copy its folder or the cache"
+            f"backbone `{name}`: there is no such folder, {repository} is not in the local cache, and it cannot be "
+            f"fetched from the hub ({type(error).__name__}): download it on a machine with a network (`hf download "
+            f"{repository}`) and copy its folder or the cache"
         ) from None
 
 
@@ -165,8 +165,9 @@ def _json(name: str, path: Path) -> dict[str, Any]:
 def preprocessing(name: str, folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
     """Side of the square in pixels, and mean and standard deviation of pixels in 0–1, from the model's description.
 
-    If the description resizes and then crops the centre, the side is that of the crop; we stretch the whole image onto the
-    square instead, so that no border is lost. A rescaling factor other than 1/255 is folded into mean and deviation.
+    If the description resizes and then crops the centre, the side is that of the crop; we stretch the whole image onto
+    the square instead, so that no border is lost. A rescaling factor other than 1/255 is folded into mean and
+    deviation.
 
     Raises:
         UserError: there is no description, or its images are not square.
@@ -196,7 +197,8 @@ def preprocessing(name: str, folder: Path) -> tuple[int, tuple[float, ...], tupl
         mean, std = [0.0] * 3, [1.0] * 3
     if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
         raise UserError(
-            f"backbone `{name}`: {path.name} gives mean {mean} and standard deviation {std}; three values of each are needed"
+            f"backbone `{name}`: {path.name} gives mean {mean} and standard deviation {std}; three values of each "
+            "are needed"
         )
     return int(sides.pop()), tuple(m / factor for m in mean), tuple(s / factor for s in std)
 
@@ -205,8 +207,8 @@ def _loaded(name: str, folder: Path, kind: str, tower: Any, transformers: Any) -
     """The network with all its weights from the folder; a folder with only a part of them is refused."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"backbone `{name}`: {folder} contains no .safetensors file; save the model again with a recent transformers "
-            "(`model.save_pretrained(FOLDER)`)"
+            f"backbone `{name}`: {folder} contains no .safetensors file; save the model again with a recent "
+            "transformers (`model.save_pretrained(FOLDER)`)"
         )
     arguments: dict[str, Any] = {"add_pooling_layer": False} if kind == "vit" else {}
     if kind == "vit_mae":

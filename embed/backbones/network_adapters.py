@@ -1,4 +1,5 @@
-"""One interface to timm transformers, timm convolutional networks and the vision towers of transformers (`hf_backbone`)."""
+"""One interface to timm transformers, timm convolutional networks and the vision towers of transformers
+(`hf_backbone`)."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Network(Protocol):
     n_blocks: int
 
     def features(self, pixels: Tensor, n_last: int) -> list[Tensor]:
-        """(n, 3, s, s) normalised → outputs of the last `n_last` blocks, each after the final norm, in network order."""
+        """(n, 3, s, s) normalised → outputs of the last `n_last` blocks, each after the final norm, in network
+        order."""
 
     def places(self, features: Tensor) -> Tensor:
         """Output of one block → (n, places, width) float32: its patches, without class token and registers."""

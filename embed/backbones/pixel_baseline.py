@@ -14,8 +14,8 @@ PIXELS_DIM = _THUMBNAIL * _THUMBNAIL * 3 + _BINS * 3 + _RINGS
 def pixel_features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(128, 128, 3) uint8 RGB → (848,) float32: 16 × 16 thumbnail, colour histogram, radial power spectrum.
 
-    The thumbnail is in 0–1. Each channel's 16-bin histogram sums to 1. The spectrum is the log10 power of the grey image
-    under a Hann window, averaged over 32 rings of equal width up to the Nyquist frequency.
+    The thumbnail is in 0–1. Each channel's 16-bin histogram sums to 1. The spectrum is the log10 power of the grey
+    image under a Hann window, averaged over 32 rings of equal width up to the Nyquist frequency.
     """
     thumbnail = cv2.resize(pixels, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     histogram = np.concatenate(

@@ -40,10 +40,10 @@ def pool_tokens(tokens: Tensor, pooling: Pooling, n_prefix: int) -> list[Tensor]
 def gem(patches: Tensor) -> Tensor:
     """(n, patches, width) → (n, width): the generalised mean (mean x³)^⅓ (Radenović et al. 2019, equation 3, p = 3).
 
-    In the paper it follows a ReLU, so values are non-negative. Tokens of a Vision Transformer are signed. Clamping them at
-    zero, as is often done, discards information: a channel that is negative everywhere would be zero for every image. An
-    odd power needs no clamp, because the cube and the real cube root keep the sign. For non-negative values this equals
-    the paper's formula. The function is odd: gem(−x) = −gem(x).
+    In the paper it follows a ReLU, so values are non-negative. Tokens of a Vision Transformer are signed. Clamping them
+    at zero, as is often done, discards information: a channel that is negative everywhere would be zero for every
+    image. An odd power needs no clamp, because the cube and the real cube root keep the sign. For non-negative values
+    this equals the paper's formula. The function is odd: gem(−x) = −gem(x).
     """
     mean = patches.float().pow(GEM_P).mean(dim=1)
     return mean.sign() * mean.abs().pow(1 / GEM_P)

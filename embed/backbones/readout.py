@@ -11,8 +11,9 @@ class ReadoutConfig(Config):
     """Which features of a frozen backbone become the vector. The keys belong to the `embed:` section of study.yaml.
 
     Attributes:
-        pooling: how the tokens of an image become one vector. `auto` is the backbone's default: for a pretrain run, what
-            its export says (MAE: mean of the patches, DINO: class token); for timm and transformers, the network's own.
+        pooling: how the tokens of an image become one vector. `auto` is the backbone's default: for a pretrain run,
+            what its export says (MAE: mean of the patches, DINO: class token); for timm and transformers, the network's
+            own.
         layers: `last`, or `last4`: the pooled outputs of the last four blocks, each after the final norm, concatenated,
             as in the linear evaluation of DINO (Caron et al. 2021, section 4.1 and appendix F).
         average: average the vectors of several views: the image and its mirror image (`flip`), or the whole image and

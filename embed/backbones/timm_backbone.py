@@ -1,4 +1,5 @@
-"""`timm:`, `timm-random:` and `run:`: timm networks with pretrained weights, random weights, or those of a pretrain run."""
+"""`timm:`, `timm-random:` and `run:`: timm networks with pretrained weights, random weights, or those of a pretrain
+run."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def _refuse_incomplete_patches(name: str, model: Any, size: int | None) -> None:
 
 
 def require_weights(name: str, architecture: str) -> None:
-    """Refuse within seconds if pretrained weights are not available; the hub client would retry for most of a minute."""
+    """Refuse within seconds if pretrained weights are not available; the hub client would retry for most of a
+    minute."""
     import huggingface_hub
 
     config = timm.get_pretrained_cfg(architecture)

@@ -96,8 +96,8 @@ def load_into(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Loaded:
 def resampled_positions(vit: Any, positions: Tensor) -> Tensor | None:
     """(1, prefix + n, d) positions of a square grid → those of `vit`'s grid; None if they do not fit.
 
-    Positions of class token and registers are kept unchanged. Interpolation is bicubic with antialiasing, as in timm when it
-    loads pretrained weights for another image size.
+    Positions of class token and registers are kept unchanged. Interpolation is bicubic with antialiasing, as in timm
+    when it loads pretrained weights for another image size.
     """
     grid: tuple[int, int] = vit.patch_embed.grid_size
     n_prefix = 0 if getattr(vit, "no_embed_class", False) else int(vit.num_prefix_tokens)

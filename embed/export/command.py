@@ -64,12 +64,14 @@ def export_vectors(chosen: Chosen, to: str, out: Path, *, overwrite: bool = Fals
                 sentences.append(f"open it with: {command} (pip install embedding-atlas)")
                 if chosen.xy is None:
                     sentences.append(
-                        "these vectors have no map yet (`pellucid cluster` computes one): Embedding Atlas computes its own"
+                        "these vectors have no map yet (`pellucid cluster` computes one): Embedding Atlas computes "
+                        "its own"
                     )
     if chosen.named:
         sentences.append("images are named by their paths: check that these contain no names of people before sharing")
     sentences.append(
-        "you are responsible for exported data: a vector can reveal its image, and `pellucid forget` does not change exports"
+        "you are responsible for exported data: a vector can reveal its image, and `pellucid forget` does not change "
+        "exports"
     )
     return sentences
 

@@ -1,7 +1,7 @@
 """Vectors as AnnData (`.h5ad`) for scverse tools, written block by block with bounded memory.
 
-Follows anndata's "On-disk format" (AnnData 0.1.0: dataframe, array, categorical and string-array 0.2.0, dict 0.1.0), using
-h5py only: the anndata library requires pandas below 3.
+Follows anndata's "On-disk format" (AnnData 0.1.0: dataframe, array, categorical and string-array 0.2.0, dict 0.1.0),
+using h5py only: the anndata library requires pandas below 3.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pellucid.embed.export.selection import Chosen
 
 
 def write_h5ad(chosen: Chosen, path: Path) -> None:
-    """Write obs (columns, by research id), X (vectors), obsm (X_umap, if there is a map) and uns (description of the vectors).
+    """Write obs (columns, by research id), X (vectors), obsm (X_umap, if there is a map) and uns (description of the
+    vectors).
 
     `anndata.read_h5ad` reads it, also with `backed="r"`.
 

@@ -1,4 +1,5 @@
-"""Vectors for the TensorBoard embedding projector: a folder with vectors, columns, small pictures and a configuration."""
+"""Vectors for the TensorBoard embedding projector: a folder with vectors, columns, small pictures and a
+configuration."""
 
 from __future__ import annotations
 

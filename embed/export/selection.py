@@ -70,7 +70,8 @@ def choose_study(
 
     Args:
         columns: columns to export; none: patient, split, the variables of the study, phenotypes, quality, and device
-            facts from the headers. Operators, institutions and serial numbers are already running numbers in the manifest.
+            facts from the headers. Operators, institutions and serial numbers are already running numbers in the
+            manifest.
         keep_image_ids: name images by their paths, and permit other columns with paths.
 
     Raises:
@@ -132,7 +133,8 @@ def _columns(rows: pd.DataFrame, asked: Sequence[str], declared: Sequence[str], 
     for name in asked:
         if name in _HASHES:
             raise UserError(
-                f"the column `{name}` is never exported: it is a hash of the file and would link the export to the original"
+                f"the column `{name}` is never exported: it is a hash of the file and would link the export to the "
+                "original"
             )
         if name in PRIVATE:
             raise UserError(f"the column `{name}` is never exported: it identifies people or repeats text from images")

@@ -1,8 +1,8 @@
 """Extraction in chunks: a process or thread claims a chunk and writes it to one file once its images have vectors.
 
-A chunk is the unit of resuming. Batches never cross chunks, and each batch is computed by one thread, so that results are
-byte-identical regardless of workers and interruptions. Chunks are claimed by file locks: the kernel releases the locks of
-a dead process, and processes on several nodes need only the common folder.
+A chunk is the unit of resuming. Batches never cross chunks, and each batch is computed by one thread, so that results
+are byte-identical regardless of workers and interruptions. Chunks are claimed by file locks: the kernel releases the
+locks of a dead process, and processes on several nodes need only the common folder.
 """
 
 from __future__ import annotations

@@ -206,9 +206,9 @@ def study_source(
     config = ScanConfig(**{k: v for k, v in read.record["config"].items() if k in ScanConfig.model_fields})
     if kind == "prepared" and config.size_px < size_px:  # originals that are smaller themselves are allowed
         raise UserError(
-            f"{read.path.name}: the prepared copies have {config.size_px} pixels on their shorter side, but {size_px} are "
-            f"needed: scan again with scan.size_px={size_px} (in study.yaml, so that every command uses it), or read "
-            "the originals with embed.source=originals"
+            f"{read.path.name}: the prepared copies have {config.size_px} pixels on their shorter side, but {size_px} "
+            f"are needed: scan again with scan.size_px={size_px} (in study.yaml, so that every command uses it), or "
+            "read the originals with embed.source=originals"
         )
     if kind == "originals" or text == "mask":
         wanted = {str(file): list(ids) for file, ids in usable.groupby("file", sort=False)["image_id"]}

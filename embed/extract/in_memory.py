@@ -45,8 +45,8 @@ def embed_array(
         encoder = load_backbone(encoder, device, config.readout(), config.precision)
     if isinstance(images, np.ndarray) and (images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8):
         raise UserError(
-            f"embed_array: expected (n, height, width, 3) uint8 RGB, got {images.shape} {images.dtype}: scale floats to "
-            "0 … 255, repeat grey values three times"
+            f"embed_array: expected (n, height, width, 3) uint8 RGB, got {images.shape} {images.dtype}: scale floats "
+            "to 0 … 255, repeat grey values three times"
         )
     size = config.batch_size_for(encoder)
     failed: list[str] = []

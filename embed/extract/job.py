@@ -139,7 +139,8 @@ class Extraction:
         return holds_chunks_of(self.chunk_folder, made_from) and (self.chunk_folder / "plan.json").is_file()
 
     def _write_plan(self, stores: list[Vectors], must_share: bool) -> None:
-        """Choose the store with the most reusable vectors. The plan is kept after a kill, even if other stores appear."""
+        """Choose the store with the most reusable vectors. The plan is kept after a kill, even if other stores
+        appear."""
         reused, chosen = pd.DataFrame(columns=list(COLUMNS)), None
         if stores:
             now = contents(self.source, cores_per_process())
@@ -207,8 +208,8 @@ class Extraction:
             if len(bad):
                 clear_parts(self.chunk_folder)  # after the new scan all images are read again
                 raise UserError(
-                    f"{self.source.folder}: the prepared copy of `{chunk.image_ids[bad[0]]}` is damaged: delete the run "
-                    "and scan again"
+                    f"{self.source.folder}: the prepared copy of `{chunk.image_ids[bad[0]]}` is damaged: delete the "
+                    "run and scan again"
                 )
 
     # --- write ---

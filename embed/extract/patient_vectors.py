@@ -25,8 +25,8 @@ MAX_ROWS = 32_768  # in memory at once, unless a single patient has more images
 def embed_patients(study: Study, images_run: RunFolder, how: PatientVector = "mean") -> RunFolder:
     """One vector per patient from a finished `embed` run, which is the only parent of the new run.
 
-    `images.parquet` has one row per patient: patient, split, n_images, agreement (0–1, similarity of the images), and as
-    image_id the patient's most typical image, so that figures have an image to show. Vectors have length 1.
+    `images.parquet` has one row per patient: patient, split, n_images, agreement (0–1, similarity of the images), and
+    as image_id the patient's most typical image, so that figures have an image to show. Vectors have length 1.
 
     Args:
         how: see `patient_vectors`.
@@ -71,18 +71,18 @@ def patient_vectors(
 ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
     """One vector of length 1 for each patient.
 
-    Each image vector is first scaled to length 1; otherwise images with long vectors would have more weight. The result is
-    scaled too: the mean of unit vectors is shorter the more they differ, and has length 1 for a single image, so its
+    Each image vector is first scaled to length 1; otherwise images with long vectors would have more weight. The result
+    is scaled too: the mean of unit vectors is shorter the more they differ, and has length 1 for a single image, so its
     length would encode the number of images, a property of clinical practice. That length is stored as `agreement`.
 
     With u_i the unit vectors of a patient's n images:
 
     - `mean`: Σ u_i, the mean direction (Mardia & Jupp 2000, section 9.2.1).
-    - `medoid`: the image with the greatest sum of cosines to the others (Kaufman & Rousseeuw 1990, chapter 2). With cosines
-      this is the image nearest to the mean direction, since Σ_j u_i·u_j = u_i·Σ_j u_j.
-    - `weighted`: Σ w_i u_i with w_i = max(0, mean cosine of image i to the patient's other images), so that an image unlike
-      the others (blurred, another view) has little weight. This is degree centrality in the similarity graph (Erkan &
-      Radev 2004, section 3.1), in place of learnt attention. For one or two images it equals the mean.
+    - `medoid`: the image with the greatest sum of cosines to the others (Kaufman & Rousseeuw 1990, chapter 2). With
+      cosines this is the image nearest to the mean direction, since Σ_j u_i·u_j = u_i·Σ_j u_j.
+    - `weighted`: Σ w_i u_i with w_i = max(0, mean cosine of image i to the patient's other images), so that an image
+      unlike the others (blurred, another view) has little weight. This is degree centrality in the similarity graph
+      (Erkan & Radev 2004, section 3.1), in place of learnt attention. For one or two images it equals the mean.
 
     Args:
         values: (n, dim) float32, possibly memory-mapped; patients are read in blocks.
@@ -90,7 +90,8 @@ def patient_vectors(
         how: one of the three rules.
 
     Returns:
-        One row per patient, sorted by patient (image_id, patient, split, n_images, agreement), and (n_patients, dim) float32.
+        One row per patient, sorted by patient (image_id, patient, split, n_images, agreement), and (n_patients, dim)
+        float32.
 
     Raises:
         UserError: a patient has no mean direction (the unit vectors cancel out, or all are zero).
@@ -114,7 +115,8 @@ def patient_vectors(
     lost = np.flatnonzero(~np.isfinite(agreement))
     if len(lost):
         raise UserError(
-            f"patient {names[lost[0]]}: the vectors of the patient's images cancel out; use another backbone, or the medoid"
+            f"patient {names[lost[0]]}: the vectors of the patient's images cancel out; use another backbone, or the "
+            "medoid"
         )
     chosen = images.iloc[typical]
     table = pd.DataFrame(
@@ -144,7 +146,8 @@ def _blocks(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 def _combine_block(
     unit: NDArray[np.float64], starts: NDArray[np.int64], sizes: NDArray[np.int64], how: PatientVector
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]]:
-    """Vectors, agreement (NaN if there is no mean direction) and row of the most typical image, for several patients."""
+    """Vectors, agreement (NaN if there is no mean direction) and row of the most typical image, for several
+    patients."""
     owner = np.repeat(np.arange(len(sizes)), sizes)
     total = np.add.reduceat(unit, starts, axis=0)
     length = np.linalg.norm(total, axis=1)
@@ -183,8 +186,8 @@ def patient_table(
 ) -> tuple[pd.DataFrame, list[str]]:
     """The variables by patient, for probes of patient vectors.
 
-    A patient's value is the one shared by all images that have a value. If images differ (a finding in one eye only), no
-    rule suits every variable, and the patient's value is missing.
+    A patient's value is the one shared by all images that have a value. If images differ (a finding in one eye only),
+    no rule suits every variable, and the patient's value is missing.
 
     Args:
         manifest: manifest of the scan, one row per image.
@@ -214,7 +217,7 @@ def patient_table(
         table[variable.name] = value.mask(differ).to_numpy()
         if differ.any():
             sentences.append(
-                f"{variable.name}: images of the same patient differ for {int(differ.sum())} of {len(patients)} patients; "
-                "their value is treated as missing"
+                f"{variable.name}: images of the same patient differ for {int(differ.sum())} of {len(patients)} "
+                "patients; their value is treated as missing"
             )
     return table, sentences

@@ -148,7 +148,8 @@ def folder_options(overrides: Sequence[str]) -> dict[str, Any]:
     if other:
         hint = f"; did you mean `embed.{other[0]}`?" if other[0] in EmbedConfig.model_fields else ""
         raise UserError(
-            f"`{other[0]}`: for a plain folder, only keys of `embed:` are allowed, for example embed.batch_size=32{hint}"
+            f"`{other[0]}`: for a plain folder, only keys of `embed:` are allowed, for example "
+            f"embed.batch_size=32{hint}"
         )
     options = given.get("embed", {})
     return dict(options) if isinstance(options, dict) else {"embed": options}

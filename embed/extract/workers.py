@@ -1,7 +1,7 @@
 """Workers that compute chunks: threads of this process, single-threaded processes (one per core), or a GPU.
 
-On a CPU every worker computes with one thread: two threads in one matrix product are slower than two products in parallel
-(benchmarks/LOG.md), and results of one thread do not depend on the number of workers.
+On a CPU every worker computes with one thread: two threads in one matrix product are slower than two products in
+parallel (benchmarks/LOG.md), and results of one thread do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from pellucid.embed.backbones.readout import ReadoutConfig
 from pellucid.embed.extract.chunks import ExtractionJob, claim_and_compute, done_chunks
 from pellucid.embed.extract.embed_config import EmbedConfig
 
-# On a CPU, fewer pictures are computed by threads of this process. A worker process takes some seconds to load torch and
-# the weights (benchmarks/extraction_speed.py), but a file that crashes its decoder then ends only that process.
+# On a CPU, fewer pictures are computed by threads of this process. A worker process takes some seconds to load torch
+# and the weights (benchmarks/extraction_speed.py), but a file that crashes its decoder then ends only that process.
 PROCESSES_FROM = 10_000
 _CHECK_EVERY_S = 0.1
 _MAX_DEATHS = 3  # of workers, without any chunk finished in between
@@ -233,8 +233,8 @@ class Processes:
         }.get(code, "")
         if self._deaths > _MAX_DEATHS:
             raise UserError(
-                f"embedding: {self._deaths} worker processes in a row ended {end}{hint}. Finished work is kept: repeat the "
-                "command, with fewer workers (embed.workers=1) if memory is short"
+                f"embedding: {self._deaths} worker processes in a row ended {end}{hint}. Finished work is kept: repeat "
+                "the command, with fewer workers (embed.workers=1) if memory is short"
             )
         print(f"embedding: a worker process ended {end}{hint}; its images are repeated", file=sys.stderr, flush=True)
         return self._start()

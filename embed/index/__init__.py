@@ -1,4 +1,5 @@
-"""The search index of a vector store: chosen by size and memory, tuned to a measured recall, checked whenever opened."""
+"""The search index of a vector store: chosen by size and memory, tuned to a measured recall, checked whenever
+opened."""
 
 from pellucid.embed.index.build import build_index
 from pellucid.embed.index.index_files import read_record, verify_index

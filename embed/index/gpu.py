@@ -29,7 +29,8 @@ def clustering_on_gpu(ivf: Any) -> Iterator[None]:
 
 
 def on_gpu(index: Any, bytes_needed: int) -> tuple[Any, Any] | None:
-    """Copy `index` to the first GPU; returns the copy and the resources that must outlive it, or None if it does not fit.
+    """Copy `index` to the first GPU; returns the copy and the resources that must outlive it, or None if it does not
+    fit.
 
     Filtered searches stay on the CPU: selectors work on the CPU's inverted lists only.
     """

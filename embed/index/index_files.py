@@ -21,7 +21,8 @@ _AGAIN = "run `pellucid embed` again"
 
 
 def write_index(folder: Path, index: Any, record: dict[str, Any]) -> dict[str, Any]:
-    """Write the two files, `index.json` last: without it an index is incomplete. Returns the content of `index.json`."""
+    """Write the two files, `index.json` last: without it an index is incomplete. Returns the content of
+    `index.json`."""
     path = folder / "index.faiss"
     (folder / "index.json").unlink(missing_ok=True)  # after a kill, the old record must not describe the new index
     with atomic_path(path) as temporary:
@@ -95,8 +96,8 @@ def check_vectors(folder: Path, record: dict[str, Any], values: NDArray[np.float
     where = folder / "index.faiss"
     if space is not None and record["space"] is not None and space != record["space"]:
         raise UserError(
-            f"{where}: was made from vectors of another backbone, pooling or preprocessing (space {record['space'][:8]}) "
-            f"than vectors.npy (space {space[:8]}), and the two cannot be compared; {_AGAIN}"
+            f"{where}: was made from vectors of another backbone, pooling or preprocessing (space "
+            f"{record['space'][:8]}) than vectors.npy (space {space[:8]}), and the two cannot be compared; {_AGAIN}"
         )
     if (record["n"], record["dim"]) != values.shape:
         raise UserError(
@@ -131,7 +132,8 @@ def sha256_rows(values: NDArray[np.float32]) -> str:
 
 
 def pieces_of_rows(values: NDArray[np.float32]) -> str:
-    """Hex sha256 over the shape and about 1 MB of evenly spread rows: detects another file, but not a single flipped bit."""
+    """Hex sha256 over the shape and about 1 MB of evenly spread rows: detects another file, but not a single flipped
+    bit."""
     n, dim = values.shape
     rows = max(1, _PIECE // (4 * dim))
     digest = hashlib.sha256(np.array([n, dim], "<i8").tobytes())

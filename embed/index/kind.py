@@ -1,4 +1,5 @@
-"""Choose the kind of index: exact while that is fast, then inverted lists of 4-bit codes, or of 8-bit codes on a GPU."""
+"""Choose the kind of index: exact while that is fast, then inverted lists of 4-bit codes, or of 8-bit codes on a
+GPU."""
 
 from __future__ import annotations
 

@@ -72,9 +72,9 @@ class Index:
         Args:
             queries: (m, dim) float32 vectors of any length.
             k: number of rows to find.
-            allowed: (n,) mask of the rows that may be found; None: all. A filter does not lower the recall: up to 50,000
-                allowed rows are searched exactly; with more, as many allowed rows are scanned as a search without a
-                filter scans rows.
+            allowed: (n,) mask of the rows that may be found; None: all. A filter does not lower the recall: up to
+                50,000 allowed rows are searched exactly; with more, as many allowed rows are scanned as a search
+                without a filter scans rows.
 
         Returns:
             (m, k) cosines, −1 to 1, and (m, k) rows, the most similar first; padded with −inf and −1.
@@ -176,7 +176,8 @@ class Index:
     def _best_of(
         self, unit: NDArray[np.float32], found: NDArray[np.int64], scores: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The `k` best candidates by exact cosine; after the first 2 k by score, only those that can still be among them."""
+        """The `k` best candidates by exact cosine; after the first 2 k by score, only those that can still be among
+        them."""
         lengths, width = self._lengths_for(found.size), found.shape[1]
         similarity = np.empty(found.shape, np.float32)
         best = np.full((len(found), k), -np.inf, np.float32)
@@ -256,8 +257,8 @@ def _selector(allowed: NDArray[np.bool_]) -> Any:
 def open_index(folder: Path, vectors: VectorStore, device: str = "cpu") -> Index:
     """Open the index of a vector store, memory-mapped, after checking that it matches the vectors.
 
-    Sizes, shapes and about 1 MB of evenly spread pieces of index and vectors are compared with `index.json`: a truncated,
-    exchanged or rewritten file is refused. `verify_index` reads every byte.
+    Sizes, shapes and about 1 MB of evenly spread pieces of index and vectors are compared with `index.json`: a
+    truncated, exchanged or rewritten file is refused. `verify_index` reads every byte.
 
     Args:
         folder: contains `index.faiss` and `index.json` (stores of the first version have only the former).

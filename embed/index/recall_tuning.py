@@ -35,12 +35,14 @@ class SearchSettings:
         error: standard error of the recall over the queries.
         queries: number of queries.
         reached: whether the recall exceeds the required one by more than one standard error.
-        far: similarity to the nearest list's centre that 499 of 500 queries exceed. Other queries are unlike the vectors on
-            which recall was measured, and more lists are scanned for them.
-        slack: the exact cosine of a candidate exceeds the score of its code by at most this, except for one in a thousand.
-        margin: skip those of the `nprobe` nearest lists whose centre is less similar to the query than the nearest centre by
-            more than this (pruning as in SPANN, Chen et al., NeurIPS 2021, section 3.2). A query inside a cluster needs few
-            lists, one between clusters many: less than half of the codes are scanned for the same recall. None: scan all.
+        far: similarity to the nearest list's centre that 499 of 500 queries exceed. Other queries are unlike the
+            vectors on which recall was measured, and more lists are scanned for them.
+        slack: the exact cosine of a candidate exceeds the score of its code by at most this, except for one in a
+            thousand.
+        margin: skip those of the `nprobe` nearest lists whose centre is less similar to the query than the nearest
+            centre by more than this (pruning as in SPANN, Chen et al., NeurIPS 2021, section 3.2). A query inside a
+            cluster needs few lists, one between clusters many: less than half of the codes are scanned for the same
+            recall. None: scan all.
     """
 
     nprobe: int
@@ -111,8 +113,8 @@ def _promising(
     """(nprobe, margin, mean number of codes scanned) worth trying, the cheapest first.
 
     The lists that contain the true neighbours give, before any code is scanned, an upper bound on the recall of each
-    setting. For several bounds, the setting that reaches it with the fewest codes is worth trying, because codes lose some
-    neighbours too.
+    setting. For several bounds, the setting that reaches it with the fewest codes is worth trying, because codes lose
+    some neighbours too.
 
     Args:
         near, lists: (m, widest) each query's nearest lists.

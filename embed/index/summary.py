@@ -25,7 +25,10 @@ def index_sentence(record: dict[str, Any]) -> str:
             f"measured on {record['recall_queries']} of these vectors"
         )
         if not record["recall_reached"]:
-            text += f"; less than the {record['recall_wanted']:.1%} required: set embed.index.kind=exact, or allow more memory"
+            text += (
+                f"; less than the {record['recall_wanted']:.1%} required: set embed.index.kind=exact, or allow "
+                "more memory"
+            )
     if record.get("instead"):
         text += f" ({record['instead']})"
     return f"{text}; {record['bytes'] / 1e6:,.1f} MB, built in {record['build_s']:.1f} s"

@@ -77,8 +77,8 @@ def _projection(unit: NDArray[np.float32], kept: int) -> Any:
 def scanner(ivf: Any) -> Any:
     """The object that scans the lists: product codes laid out for SIMD registers (André et al., VLDB 2015), in memory.
 
-    A query reads half a byte per dimension of a vector, and reading dominates the time. The file keeps plain lists, from
-    which entries can be removed.
+    A query reads half a byte per dimension of a vector, and reading dominates the time. The file keeps plain lists,
+    from which entries can be removed.
     """
     return faiss.IndexIVFPQFastScan(ivf) if isinstance(ivf, faiss.IndexIVFPQ) else ivf
 

@@ -37,8 +37,8 @@ def extend_index(
 ) -> dict[str, Any]:
     """Make the index of `values` from that of an earlier store in the same space.
 
-    An exact index is rebuilt, which takes seconds. Inverted lists keep their training: a kept entry moves to its new row
-    number. A list that loses an entry gets a new centre and new codes from its remaining entries. The new file then
+    An exact index is rebuilt, which takes seconds. Inverted lists keep their training: a kept entry moves to its new
+    row number. A list that loses an entry gets a new centre and new codes from its remaining entries. The new file then
     depends on removed vectors only through what all vectors share: the ranges of the codes, or their directions and
     codebooks. Everything is trained again if the number of vectors has more than doubled or halved since training, if
     another kind of index is due, or if the recall is too low.

@@ -1,10 +1,11 @@
-"""Decide whether two pictures are the same one, possibly rotated, mirrored, cropped or scaled: register and compare them.
+"""Decide whether two pictures are the same one, possibly rotated, mirrored, cropped or scaled: register and compare
+them.
 
-Keypoints (SIFT, Lowe 2004) of the first picture are matched with those of the second and of its mirror image. The rotation,
-scale and shift that most matches support (RANSAC, Fischler and Bolles 1981) registers the pictures. In the overlap their
-fine structure must correlate, as for the near duplicates of the scan
-(`pellucid.cohort.duplicates.near_duplicates.correlation`). Matching keypoints are not enough: pictures of one device share
-rulers and lettering, which match even if the rest differs.
+Keypoints (SIFT, Lowe 2004) of the first picture are matched with those of the second and of its mirror image. The
+rotation, scale and shift that most matches support (RANSAC, Fischler and Bolles 1981) registers the pictures. In the
+overlap their fine structure must correlate, as for the near duplicates of the scan
+(`pellucid.cohort.duplicates.near_duplicates.correlation`). Matching keypoints are not enough: pictures of one device
+share rulers and lettering, which match even if the rest differs.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Stage `near`: from the vectors, find the same picture under two patients (rotated, mirrored or cropped), and outliers.
+"""Stage `near`: from the vectors, find the same picture under two patients (rotated, mirrored or cropped), and
+outliers.
 
 The hashes of the scan find re-encoded and resized copies (`pellucid.cohort.duplicates.duplicate_groups`). A rotated or
 cropped picture has another hash, but still a similar vector. Candidates therefore come from the index, and each is
 verified on the pictures.
 
 Candidates are ordered by a ratio: the distance of the pair divided by the mean distance of the image to its ten nearest
-images of other patients (the smaller ratio of both directions). The ratio does not depend on the scale of a backbone; the
-cosines of an MAE, for example, are all near 1. Pairs are verified in this order until `patience` pairs in a row show
-different pictures; the ratio reached is reported as the threshold.
+images of other patients (the smaller ratio of both directions). The ratio does not depend on the scale of a backbone;
+the cosines of an MAE, for example, are all near 1. Pairs are verified in this order until `patience` pairs in a row
+show different pictures; the ratio reached is reported as the threshold.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def find_near(
 def _candidates(
     index: Index, groups: NDArray[np.int64], most: int, known: NDArray[np.object_] | None
 ) -> tuple[list[tuple[int, int, float, float]], NDArray[np.float64]]:
-    """(row, other, similarity, ratio) with row < other, each pair once, lowest ratio first; and the distance of each row."""
+    """(row, other, similarity, ratio) with row < other, each pair once, lowest ratio first; and the distance of each
+    row."""
     distance = np.full(index.n, np.nan)
     best: pd.DataFrame | None = None
     for start in range(0, index.n, _MAX_QUERIES):
@@ -189,9 +191,10 @@ def near_sentences(found: NearDuplicates) -> list[str]:
     if len(pairs):
         first = pairs.iloc[0]
         sentences.append(
-            f"{len(pairs)} pair(s) of images in {pairs['group'].nunique()} group(s) show the same picture under different "
-            f"patients although their hashes differ ({_count_by_kind(pairs)}; the first: {first['patient']} and "
-            f"{first['other_patient']}): one image is assigned to the wrong patient, or two ids are one person. Please check."
+            f"{len(pairs)} pair(s) of images in {pairs['group'].nunique()} group(s) show the same picture under "
+            f"different patients although their hashes differ ({_count_by_kind(pairs)}; the first: {first['patient']} "
+            f"and {first['other_patient']}): one image is assigned to the wrong patient, or two ids are one person. "
+            "Please check."
         )
         leaking = pairs[pairs["split"] != pairs["other_split"]]
         if len(leaking):
@@ -210,7 +213,8 @@ def near_sentences(found: NearDuplicates) -> list[str]:
     )
     if len(found.unusual):
         sentences.append(
-            f"the {len(found.unusual)} image(s) farthest from all images of other patients are listed: please check them"
+            f"the {len(found.unusual)} image(s) farthest from all images of other patients are listed: please check "
+            "them"
         )
     return sentences
 

@@ -34,8 +34,8 @@ class Answer:
     """The result of a search.
 
     Attributes:
-        hits: `query` (number of the query), rank, image_id, patient, split, similarity (cosine; 1 is the same direction),
-            distance (1 − cosine), and the requested columns; nearest first.
+        hits: `query` (number of the query), rank, image_id, patient, split, similarity (cosine; 1 is the same
+            direction), distance (1 − cosine), and the requested columns; nearest first.
         queries: one row per query: `query`, `distance` (mean distance to its ten nearest images of other patients) and
             `percentile` (percentage of the cohort's images with a smaller such distance).
         among: number of images that pass the filters, and of all images.

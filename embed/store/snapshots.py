@@ -1,7 +1,8 @@
 """Update a stand-alone vector store atomically: after a kill it holds the old version or the new one, complete.
 
-Each version is a separate folder under `.versions`. The link `.current` points to the valid one, and `vectors.npy` and the
-other files are links through it. Replacing one link by another is atomic, so all files change at once and keep their names.
+Each version is a separate folder under `.versions`. The link `.current` points to the valid one, and `vectors.npy` and
+the other files are links through it. Replacing one link by another is atomic, so all files change at once and keep
+their names.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Schema `pellucid.vectors/2`. A folder MUST contain `vectors.npy` (n, dim) float32, `images.parquet` (n rows, at least
 image_id, patient and split) and `spec.json` (`backbone`, `n`, `dim`, and the keys of
 `pellucid.embed.backbones.embedding_space.SPACE_KEYS` with their hash `space`). It MAY contain `tokens.npy` (n, patches,
-width) float16, described by `spec["tokens"]`. Folders of `pellucid.vectors/1`, which recorded neither space nor layers nor
-views, are read with the values that were fixed then.
+width) float16, described by `spec["tokens"]`. Folders of `pellucid.vectors/1`, which recorded neither space nor layers
+nor views, are read with the values that were fixed then.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def _loaded(folder: Path) -> Vectors:
     recorded, spec = spec.get("space"), completed(spec)
     if recorded is not None and recorded != spec["space"]:
         raise UserError(
-            f"{folder / 'spec.json'}: was edited: its `space` does not match its other entries; run `pellucid embed` again"
+            f"{folder / 'spec.json'}: was edited: its `space` does not match its other entries; run `pellucid embed` "
+            "again"
         )
     values = _mapped(folder / "vectors.npy")
     images = pd.read_parquet(folder / "images.parquet")

@@ -1,4 +1,5 @@
-"""The explorer's entry page: `streamlit run explore/app/main.py -- STUDY_YAML [key=value …]`, started by `pellucid explore`."""
+"""The explorer's entry page: `streamlit run explore/app/main.py -- STUDY_YAML [key=value …]`, started by `pellucid
+explore`."""
 
 from __future__ import annotations
 

@@ -101,8 +101,8 @@ def associations(
 ) -> list[dict[str, Any]]:
     """Whether the clusters are associated with each variable, each patient weighing 1; q over all variables tested.
 
-    The test is that of source audit and audit (`pellucid.cohort.statistics.associate`). Images without a cluster count as one more
-    group, so that a device whose images fit nowhere is seen.
+    The test is that of source audit and audit (`pellucid.cohort.statistics.associate`). Images without a cluster count
+    as one more group, so that a device whose images fit nowhere is seen.
 
     Args:
         frame: `patient` and the variables, one row per image.
@@ -145,7 +145,8 @@ def describe(
     cluster: NDArray[np.int64],
     variables: Sequence[Variable],
 ) -> list[dict[str, Any]]:
-    """One dict per cluster: size, patients, the largest share of one patient, medoids, appearance and most frequent levels.
+    """One dict per cluster: size, patients, the largest share of one patient, medoids, appearance and most frequent
+    levels.
 
     Args:
         frame: image_id, patient, phenotypes and variables; one row per image, in the order of `vectors`.

@@ -47,9 +47,9 @@ class Layout:
 def lay_out(values: NDArray[np.float32], config: ClusterConfig) -> Layout:
     """A map and clusters of (n, d) vectors; cosine geometry; the same seed gives the same result.
 
-    HDBSCAN clusters a five-dimensional UMAP embedding (min_dist 0) of the neighbour graph from which the map is computed.
-    In hundreds of dimensions density is nearly flat and HDBSCAN labels most images as noise; PCA merges small groups
-    into large ones; the two-dimensional map splits groups.
+    HDBSCAN clusters a five-dimensional UMAP embedding (min_dist 0) of the neighbour graph from which the map is
+    computed. In hundreds of dimensions density is nearly flat and HDBSCAN labels most images as noise; PCA merges small
+    groups into large ones; the two-dimensional map splits groups.
     """
     vectors = normalised(np.asarray(values, dtype=np.float32))
     n = len(vectors)
@@ -194,6 +194,7 @@ def _sentences(
         names = ", ".join(str(item["cluster"]) for item in alone)
         noun = "Cluster" if len(alone) == 1 else "Clusters"
         sentences.append(
-            f"{noun} {names} consist{'s' if len(alone) == 1 else ''} of images of a few patients: do not draw conclusions about disease."
+            f"{noun} {names} consist{'s' if len(alone) == 1 else ''} of images of a few patients: do not draw "
+            "conclusions about disease."
         )
     return sentences + association_sentences(tested)

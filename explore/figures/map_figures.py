@@ -1,7 +1,8 @@
-"""Plotly figures, the same for the report and the explorer: frames and dicts in, a `Figure` out, nothing read or written.
+"""Plotly figures, the same for the report and the explorer: frames and dicts in, a `Figure` out, nothing read or
+written.
 
-Colours can be distinguished with colour vision deficiency (Okabe & Ito 2008): blue is clinical, vermilion is acquisition, grey
-is a baseline. The palette is that of the training page (`pretrain.monitor`).
+Colours can be distinguished with colour vision deficiency (Okabe & Ito 2008): blue is clinical, vermilion is
+acquisition, grey is a baseline. The palette is that of the training page (`pretrain.monitor`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ _RIM = {"width": 0.4, "color": "#ffffff"}
 TEMPLATE = go.layout.Template(
     layout={
         "font": {
-            "family": "'Source Sans', Inter, 'Source Sans 3', 'Source Sans Pro', 'Segoe UI', Roboto, Helvetica, Arial, sans-serif",
+            "family": (
+                "'Source Sans', Inter, 'Source Sans 3', 'Source Sans Pro', 'Segoe UI', Roboto, Helvetica, "
+                "Arial, sans-serif"
+            ),
             "size": 14,
             "color": INK,
         },

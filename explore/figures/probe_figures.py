@@ -1,4 +1,5 @@
-"""Plotly figures of the audit for report and explorer: how well each variable is predicted, alone and within levels of another."""
+"""Plotly figures of the audit for report and explorer: how well each variable is predicted, alone and within levels of
+another."""
 
 from __future__ import annotations
 
@@ -211,7 +212,8 @@ def _axis_title(scale: str) -> str:
 
 def _probe_hover(backbone: str, item: Mapping[str, Any]) -> str:
     lines = [
-        f"<b>{wording.for_plotly(wording.readable_name(str(item['name'])))}</b>, {wording.for_plotly(wording.backbone_label(backbone))}",
+        f"<b>{wording.for_plotly(wording.readable_name(str(item['name'])))}</b>, "
+        f"{wording.for_plotly(wording.backbone_label(backbone))}",
         f"{wording.metric_label(item.get('metric'))} {wording.interval(item)}",
     ]
     if item.get("n_patients") is not None:

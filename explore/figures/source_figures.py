@@ -1,4 +1,5 @@
-"""Plotly figures of the source audit, the same for the report and the explorer: sections of source.json in, a `Figure` out.
+"""Plotly figures of the source audit, the same for the report and the explorer: sections of source.json in, a `Figure`
+out.
 
 Blue is clinical, vermilion is acquisition, grey is neither; quality grades have three separate colours.
 """

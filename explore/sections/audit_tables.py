@@ -1,4 +1,5 @@
-"""The audit's further questions about each pair as tables: transfer, confounded training, neighbours, remedies, burned-in text.
+"""The audit's further questions about each pair as tables: transfer, confounded training, neighbours, remedies,
+burned-in text.
 
 Read from audit.json; report and explorer show the same rows.
 """
@@ -57,9 +58,10 @@ def _text_table(masked: Mapping[str, Any]) -> FurtherTable:
     return FurtherTable(
         "text",
         "Is it predicted from text in the images?",
-        f"{masked['n_marked']:,} of {masked['n_images']:,} images show lines of text. All of them were embedded again with the same "
-        "backbone after the text was painted over, and the same probe was fitted again. A change below 0 is what the text "
-        "contributed. Text is detected by its shape, so some is missed, and painting over it may leave traces.",
+        f"{masked['n_marked']:,} of {masked['n_images']:,} images show lines of text. All of them were embedded again "
+        "with the same backbone after the text was painted over, and the same probe was fitted again. A change below 0 "
+        "is what the text contributed. Text is detected by its shape, so some is missed, and painting over it may "
+        "leave traces.",
         ("Variable", "Role", "Measure", "Unchanged", "Text painted over", "Change (95 % interval)"),
         tuple(_text(row) for row in masked["variables"]),
         len(masked["variables"]),
@@ -74,7 +76,10 @@ def _text(row: Mapping[str, Any]) -> tuple[str, ...]:
     head = wording.readable_name(str(row["name"])), str(row["role"])
     if row["change"] is None:
         return (*head, "", "–", "–", "too few patients")
-    change = f"{wording.number(row['change'], 3)} ({wording.number(row['ci_low'], 3)} to {wording.number(row['ci_high'], 3)})"
+    change = (
+        f"{wording.number(row['change'], 3)} ({wording.number(row['ci_low'], 3)} to "
+        f"{wording.number(row['ci_high'], 3)})"
+    )
     return (
         *head,
         wording.metric_label(row["metric"]),
@@ -150,7 +155,10 @@ def _remedies(pair: Pair) -> Iterator[tuple[str, ...]]:
 def _change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
     if before is None or after is None:
         return "not applied"
-    return f"{wording.number(before['score'])} → {wording.number(after['score'])} ({wording.number(after['ci_low'])} to {wording.number(after['ci_high'])})"
+    return (
+        f"{wording.number(before['score'])} → {wording.number(after['score'])} ({wording.number(after['ci_low'])} to "
+        f"{wording.number(after['ci_high'])})"
+    )
 
 
 # key, title, lead, columns, and the rows of one pair
@@ -158,18 +166,18 @@ _TABLES: tuple[tuple[str, str, str, tuple[str, ...], Callable[[Pair], Iterator[t
     (
         "transfer",
         "Does it still work on another device, operator or site?",
-        "The probe is trained on patients of the other levels of the factor (for example the other devices) and compared with "
-        "training on as many patients of the same level. Both are tested on the same patients. A drop whose interval is above 0 "
-        "means that the prediction does not carry over.",
+        "The probe is trained on patients of the other levels of the factor (for example the other devices) and "
+        "compared with training on as many patients of the same level. Both are tested on the same patients. A drop "
+        "whose interval is above 0 means that the prediction does not carry over.",
         ("Clinical variable", "Acquisition factor", "Measure", "Same level", "Other levels", "Drop (95 % interval)"),
         _transfer,
     ),
     (
         "confounded",
         "What does training on a confounded cohort cost?",
-        "Probes are trained on patients in whom class and level of the factor are not associated, partly associated or fully "
-        "associated. All are tested on the same balanced patients. The less the score drops, the better the embedding "
-        "separates the two.",
+        "Probes are trained on patients in whom class and level of the factor are not associated, partly associated or "
+        "fully associated. All are tested on the same balanced patients. The less the score drops, the better the "
+        "embedding separates the two.",
         (
             "Clinical variable",
             "Acquisition factor",
@@ -184,11 +192,12 @@ _TABLES: tuple[tuple[str, str, str, tuple[str, ...], Callable[[Pair], Iterator[t
     (
         "neighbours",
         "What do the most similar images share?",
-        "Robustness Index: among the most similar other patients that share only one of the two variables, the share that has the "
-        "clinical variable in common (1: always the clinical variable, 0: always the factor). iLISI (integration local inverse "
-        "Simpson’s index) and kBET (k-nearest-neighbour batch-effect test) measure whether neighbourhoods contain the levels of "
-        "the factor in the same proportions as the cohort. AMI (adjusted mutual information) is the agreement of clusters with "
-        "each variable (0: none, 1: complete). Compare each value with its chance level.",
+        "Robustness Index: among the most similar other patients that share only one of the two variables, the share "
+        "that has the clinical variable in common (1: always the clinical variable, 0: always the factor). iLISI "
+        "(integration local inverse Simpson’s index) and kBET (k-nearest-neighbour batch-effect test) measure whether "
+        "neighbourhoods contain the levels of the factor in the same proportions as the cohort. AMI (adjusted mutual "
+        "information) is the agreement of clusters with each variable (0: none, 1: complete). Compare each value with "
+        "its chance level.",
         (
             "Clinical variable",
             "Acquisition factor",
@@ -206,10 +215,11 @@ _TABLES: tuple[tuple[str, str, str, tuple[str, ...], Callable[[Pair], Iterator[t
     (
         "remedies",
         "What does removing the factor cost?",
-        "Scores before → after each remedy, with the 95 % interval after it. Remedies are fitted on training patients and tested "
-        "on others. A remedy is useful if the score of the factor falls to chance, for the linear probe and for kNN (the most "
-        "similar other patients), and the score of the clinical variable stays. A loss in the clinical variable may be the part "
-        "that came from the factor. LEACE is least-squares concept erasure; ComBat is the batch correction of that name.",
+        "Scores before → after each remedy, with the 95 % interval after it. Remedies are fitted on training patients "
+        "and tested on others. A remedy is useful if the score of the factor falls to chance, for the linear probe and "
+        "for kNN (the most similar other patients), and the score of the clinical variable stays. A loss in the "
+        "clinical variable may be the part that came from the factor. LEACE is least-squares concept erasure; ComBat "
+        "is the batch correction of that name.",
         (
             "Acquisition factor",
             "Clinical variable",

@@ -167,9 +167,9 @@ def _sample_size(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> S
         rows.append((*row, *(_side(size["by_split"].get(side)) for side in sides)))
     columns = ("Variable", "Patients", "Images", "Expected 95 % interval", *(f"in {side}" for side in sides))
     lead = (
-        "The number of patients decides, not the number of images. The expected interval is its half-width with this many "
-        "patients: for an AUROC (area under the receiver operating characteristic curve) of 0.80 (Hanley and McNeil 1982), "
-        "or for a correlation near 0."
+        "The number of patients decides, not the number of images. The expected interval is its half-width with this "
+        "many patients: for an AUROC (area under the receiver operating characteristic curve) of 0.80 (Hanley and "
+        "McNeil 1982), or for a correlation near 0."
     )
     return Section(
         "enough", "Are there enough patients?", lead if rows else "", texts.get("sample_size", []),
@@ -331,8 +331,8 @@ def _by_vectors(near: NearDuplicateFindings | None) -> list[Section]:
         Section(
             "near",
             "Is the same image filed under two patients?",
-            f"Candidates come from the embedding ({near.backbone}); each pair was then confirmed on the pixels. The first pair "
-            "of each group is shown, with the part of the split in brackets."
+            f"Candidates come from the embedding ({near.backbone}); each pair was then confirmed on the pixels. The "
+            "first pair of each group is shown, with the part of the split in brackets."
             if pairs
             else f"Candidates come from the embedding ({near.backbone}).",
             near.sentences[:-1] if len(near.unusual) else near.sentences,
@@ -342,7 +342,8 @@ def _by_vectors(near: NearDuplicateFindings | None) -> list[Section]:
             "unusual",
             "Unusual images",
             f"For each patient, the image with the largest distance to all images of other patients in the embedding "
-            f"({near.backbone}). Unusual does not mean diseased: check for a wrong body region, a test image or a faulty device.",
+            f"({near.backbone}). Unusual does not mean diseased: check for a wrong body region, a test image or a "
+            "faulty device.",
             pictures=unusual if len(first) else [],
         ),
     ]  # fmt: skip

@@ -135,7 +135,8 @@ def card(verdict: Verdict) -> str:
     )
     colour = _COLOURS[verdict.tone]
     return (
-        f'<div style="border:1px solid {PALETTE["line"]};border-left:6px solid {colour};border-radius:4px;padding:.7rem 1.1rem">'
+        f'<div style="border:1px solid {PALETTE["line"]};border-left:6px solid '
+        f'{colour};border-radius:4px;padding:.7rem 1.1rem">'
         f'<div style="color:{colour};font-weight:700;font-size:.9rem">{html.escape(verdict.title)}</div>'
         f'<div style="font-size:1.06rem;margin:.2rem 0">{html.escape(verdict.sentence)}</div>'
         f"{note}</div>"

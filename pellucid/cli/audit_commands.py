@@ -75,8 +75,9 @@ def audit(
         _audit_study(study, [*(overrides or []), *changes], config, backbone)
     elif vectors is not None and table is not None and patient is not None and out is not None:
         _audit_arrays(
-            vectors, table, patient, (comma_separated(clinical), comma_separated(acquisition)), out, permutations or 999,
-            seed or 0, row_id, positive=_levels(positive or []), further=not brief, nonlinear=nonlinear,
+            vectors, table, patient, (comma_separated(clinical), comma_separated(acquisition)), out,
+            permutations or 999, seed or 0, row_id, positive=_levels(positive or []), further=not brief,
+            nonlinear=nonlinear,
         )  # fmt: skip
 
 

@@ -1,15 +1,15 @@
 """Acquisition-robust augmentation: simulate other devices by random light, colour, sharpness, noise and compression.
 
-An embedding that encodes the camera by white balance, vignette or JPEG tables is confounded if cameras and diagnoses are
-associated. A method that compares views of an image learns to ignore differences between them. **Every view therefore has
-independent random strengths**: with one draw per image, both views would show the same simulated device, and matching them by
-device would be easiest, so that the network would learn to encode devices. MAE reconstructs its input including the simulated
-device; for MAE this augmentation only adds variety.
+An embedding that encodes the camera by white balance, vignette or JPEG tables is confounded if cameras and diagnoses
+are associated. A method that compares views of an image learns to ignore differences between them. **Every view
+therefore has independent random strengths**: with one draw per image, both views would show the same simulated device,
+and matching them by device would be easiest, so that the network would learn to encode devices. MAE reconstructs its
+input including the simulated device; for MAE this augmentation only adds variety.
 
 It does not simulate other device effects, such as the field of view, text on the screen or the order of an examination.
 
-Everything is computed at the resolution of the view, after cropping and scaling: noise, blocks and blur have the scale that
-the network receives, not that of a camera's file.
+Everything is computed at the resolution of the view, after cropping and scaling: noise, blocks and blur have the scale
+that the network receives, not that of a camera's file.
 
 Shapes: b images of a batch, k of them chosen, v side of the view.
 """
@@ -37,7 +37,8 @@ def random_focus(draw: Draw, config: Acquisition) -> Focus | None:
 
 
 def shift_acquisition(views: Tensor, draw: Draw, config: Acquisition, pose: Pose) -> Tensor:
-    """(b, 3, v, v) in 0–1 → the same, in place: vignette, tone and colour, noise, JPEG, each in randomly selected images.
+    """(b, 3, v, v) in 0–1 → the same, in place: vignette, tone and colour, noise, JPEG, each in randomly selected
+    images.
 
     The order is that of a camera; sharpness, which precedes the noise, is `random_focus`.
     """
@@ -125,9 +126,9 @@ def noisy(pictures: Tensor, seeds: Tensor, shot: Tensor, read: Tensor, *, sigma_
 def counted_noise(seeds: Tensor, n: int) -> Tensor:
     """(k, 2) int32 → (k, n) numbers of mean 0 and variance 1, nearly normal, that depend only on seed and position.
 
-    A generator of the device would depend on the device and the number of processes, and numbers drawn on the CPU would have
-    to be transferred. Instead a counter is hashed (Wellons' lowbias32, a bijection of 32 bits) and the four bytes are added:
-    the sum of four uniform numbers is nearly normal within three standard deviations.
+    A generator of the device would depend on the device and the number of processes, and numbers drawn on the CPU would
+    have to be transferred. Instead a counter is hashed (Wellons' lowbias32, a bijection of 32 bits) and the four bytes
+    are added: the sum of four uniform numbers is nearly normal within three standard deviations.
     """
     x = torch.arange(n, dtype=torch.int32, device=seeds.device) + (seeds[:, :1] * 65536 + seeds[:, 1:])
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1)):

@@ -1,9 +1,9 @@
-"""Compute a batch in pieces, one thread per piece: on a CPU this is faster than sharing each operation among the threads
-(benchmarks/LOG.md).
+"""Compute a batch in pieces, one thread per piece: on a CPU this is faster than sharing each operation among the
+threads (benchmarks/LOG.md).
 
-Only computations without interaction between images are divided: views, and networks without batch norm or dropout. Losses
-that compare images use the whole batch. There are as many pieces as PyTorch threads, and their gradients are added in order,
-so that results are byte-identical for the same number of threads.
+Only computations without interaction between images are divided: views, and networks without batch norm or dropout.
+Losses that compare images use the whole batch. There are as many pieces as PyTorch threads, and their gradients are
+added in order, so that results are byte-identical for the same number of threads.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Results of the calls, in order; each call runs in a thread, with one intra-op thread and the caller's autocast."""
+    """Results of the calls, in order; each call runs in a thread, with one intra-op thread and the caller's
+    autocast."""
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu")
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()

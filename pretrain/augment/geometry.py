@@ -1,9 +1,9 @@
 """The position of a view in its image, and one resampling that crops, flips, rotates and blurs.
 
 Crop, flips and blur are linear and separable, so that one small matrix per axis and image applies all of them:
-view = V · image · Hᵀ. The matrices are antialiased, unlike point sampling with `grid_sample`. A quarter turn exchanges the
-axes of the result. Only a free rotation is not separable: the same matrices resample the crop, with a margin, to slightly
-more than the view's resolution, and one bilinear sampling rotates it.
+view = V · image · Hᵀ. The matrices are antialiased, unlike point sampling with `grid_sample`. A quarter turn exchanges
+the axes of the result. Only a free rotation is not separable: the same matrices resample the crop, with a margin, to
+slightly more than the view's resolution, and one bilinear sampling rotates it.
 
 Shapes: b images of a batch, s side of the source, v side of the view.
 """
@@ -97,8 +97,8 @@ def moved_inside(boxes: Tensor, angle: Tensor) -> Tensor:
 def resampling_matrix(start: Tensor, length: Tensor, source_px: int, view_px: int, flip: Tensor | None) -> Tensor:
     """(b, v, s): rows are the triangle filter that resamples [start, start + length] of a unit interval to v pixels.
 
-    The filter is wider than a pixel if the view is smaller than its source (antialiasing), else linear interpolation: the
-    values of `interpolate(mode="bilinear", antialias=True)`. Beyond its ends the interval is mirrored.
+    The filter is wider than a pixel if the view is smaller than its source (antialiasing), else linear interpolation:
+    the values of `interpolate(mode="bilinear", antialias=True)`. Beyond its ends the interval is mirrored.
 
     Args:
         start, length: (b,) shares of the axis.
@@ -174,7 +174,8 @@ def resample_views(
 
 
 def _turn(pose: Pose) -> Tensor:
-    """(b, 2, 3): from the view's coordinates, −1 to 1 around its centre, to those of its box before flips and rotations."""
+    """(b, 2, 3): from the view's coordinates, −1 to 1 around its centre, to those of its box before flips and
+    rotations."""
     boxes = pose.boxes
     none = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     x = torch.where(none if pose.flip is None else pose.flip, -1.0, 1.0)

@@ -1,7 +1,7 @@
 """JPEG compression and decompression of a batch of images, computed on the training device.
 
-All lossy steps of JPEG are computed: YCbCr, 8 × 8 cosine transform, and quantisation with the tables of the standard's annex
-K, scaled like in the library of the Independent JPEG Group. ITU-T T.81 (1992), annexes A and K.
+All lossy steps of JPEG are computed: YCbCr, 8 × 8 cosine transform, and quantisation with the tables of the standard's
+annex K, scaled like in the library of the Independent JPEG Group. ITU-T T.81 (1992), annexes A and K.
 
 Shapes: k images, v side.
 """
@@ -30,7 +30,8 @@ _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
 def quantisation_tables(quality: Tensor) -> Tensor:
-    """(k,) qualities from 1 to 100 → (k, 2, 64) float32 steps of luma and chroma, 1 to 255: IJG's `jpeg_set_quality`."""
+    """(k,) qualities from 1 to 100 → (k, 2, 64) float32 steps of luma and chroma, 1 to 255: IJG's
+    `jpeg_set_quality`."""
     quality = quality.float()
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     base = torch.tensor([_LUMA, _CHROMA], dtype=torch.float32, device=quality.device)

@@ -1,8 +1,8 @@
 """Augmentation of batches of uint8 images on the training device: the sequence of all changes to pixels.
 
 The order: geometry.py (crop, flips, rotation and blur in one resampling), acquisition_shift.py (other devices),
-colour_jitter.py (jitter and solarisation), normalisation. All random numbers come from one `Draw`, in a fixed order; changes
-that the recipe does not use draw none.
+colour_jitter.py (jitter and solarisation), normalisation. All random numbers come from one `Draw`, in a fixed order;
+changes that the recipe does not use draw none.
 
 Shapes: b images of a batch, s side of the source, v side of the view.
 """

@@ -1,4 +1,5 @@
-"""Decoded batches: the images of a batch depend only on (seed, step), not on earlier steps or the number of processes."""
+"""Decoded batches: the images of a batch depend only on (seed, step), not on earlier steps or the number of
+processes."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class Batches:
         self.images, self.source_px, self.batch_size, self.seed, self.rows = images, source_px, batch_size, seed, rows
         self.workers = workers
         self.sampler = Sampler(len(images), seed) if sampler is None else sampler
-        # All images or none: a partial cache would help only a part of each batch. Memory is allocated as images are decoded.
+        # All images or none: a partial cache would help only a part of each batch. Memory is allocated as images are
+        # decoded.
         fits = len(images) * source_px * source_px * 3 <= cache_gb * 1e9
         self._cache = np.empty((len(images), source_px, source_px, 3), np.uint8) if fits else None
         self._cached = np.zeros(len(images), dtype=bool)
@@ -60,8 +62,8 @@ class Batches:
     def stream(self, start: int, stop: int, *, pin: bool = False) -> Generator[Tensor, None, None]:
         """Batches `start` … `stop − 1`, each (b, source_px, source_px, 3) uint8 in CPU memory.
 
-        With `pin` they are in pinned memory that is reused: start the copy of a batch to the device, on its current stream,
-        before requesting the next batch; the copy need not be complete.
+        With `pin` they are in pinned memory that is reused: start the copy of a batch to the device, on its current
+        stream, before requesting the next batch; the copy need not be complete.
 
         Raises:
             UserError: an image cannot be decoded.
@@ -110,8 +112,8 @@ class Batches:
             return self.images.square(i, self.source_px)
         except (ValueError, OSError, IndexError) as error:  # Arrow's and the decoders' errors are all of these
             raise UserError(
-                f"the prepared copy of {self.images.image_ids[i]} cannot be read ({error}): its shard is damaged; delete "
-                "the run of the stage `read` that holds it and scan again"
+                f"the prepared copy of {self.images.image_ids[i]} cannot be read ({error}): its shard is damaged; "
+                "delete the run of the stage `read` that holds it and scan again"
             ) from error
 
 
@@ -141,7 +143,8 @@ class PinnedBuffers:
         return buffer
 
     def used(self, buffer: Tensor) -> None:
-        """Call it after the copy of `buffer` was queued on the current stream: the buffer is free when the copy is done."""
+        """Call it after the copy of `buffer` was queued on the current stream: the buffer is free when the copy is
+        done."""
         event = self._new_event()
         event.record()
         self._copied[next(i for i, mine in enumerate(self._buffers) if mine is buffer)] = event

@@ -1,12 +1,12 @@
 """The order of the images, a function of seed and slot: by image, by patient, or by acquisition factor and patient.
 
 Slots are numbered from the start of the training: step · batch size + place in the batch. With `sampling: patient`,
-consecutive slots visit each patient once per round, in a new order in each round, and each visit takes the patient's next
-image. With `patient+device` they visit the devices, then the device's patients, then the patient's images.
+consecutive slots visit each patient once per round, in a new order in each round, and each visit takes the patient's
+next image. With `patient+device` they visit the devices, then the device's patients, then the patient's images.
 
 The images form a tree with one rule for every node: visit k of a node with n children goes to child π(k mod n), with a
-separate permutation π for each ⌊k / n⌋. It is the ⌊k / n⌋-th visit of that child, which is the child's k. There is no state
-and no stored permutation: π(i) is computed when it is needed.
+separate permutation π for each ⌊k / n⌋. It is the ⌊k / n⌋-th visit of that child, which is the child's k. There is no
+state and no stored permutation: π(i) is computed when it is needed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Sampler:
     """The order of the images of one training."""
 
     def __init__(self, n_images: int, seed: int, *levels: NDArray[np.generic]) -> None:
-        """`levels`: balanced groups of the images, outermost first, each (n_images,): none, patients, or devices and patients."""
+        """`levels`: balanced groups of the images, outermost first, each (n_images,): none, patients, or devices and
+        patients."""
         self.n_images, self.seed = n_images, seed
         groups = np.zeros(n_images, dtype=np.int64)  # group of each image on the level above
         self._children: list[tuple[Ints, Ints]] = []  # per level and node: first child and number of children
@@ -115,7 +116,8 @@ def new_sampler(frame: pd.DataFrame, levels: list[str], seed: int) -> Sampler:
 
 
 def permuted(place: Ints, n: Ints, key: Keys) -> Ints:
-    """π(place): for each of the m entries the value at `place` of a random permutation of 0 … n − 1 that depends only on `key`.
+    """π(place): for each of the m entries the value at `place` of a random permutation of 0 … n − 1 that depends only
+    on `key`.
 
     A Feistel network over a × a ≥ n cells, iterated until the result is below n: Black and Rogaway, Ciphers with
     arbitrary finite domains, CT-RSA 2002, section 5 and "cycle walking". The cost does not depend on n.
@@ -141,7 +143,8 @@ def _feistel(place: Ints, side: Ints, key: Keys) -> Ints:
 
 
 def splitmix64(x: Keys) -> Keys:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64-bit numbers that mixes their bits."""
+    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64-bit numbers that mixes their
+    bits."""
     with np.errstate(over="ignore"):
         x = x + _GOLDEN
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,8 +1,8 @@
 """Differentiable sums and gathers over all processes, so that losses over the global batch have exact gradients.
 
-DistributedDataParallel averages the gradients of the processes. A loss that all processes compute from a shared sum, and a
-loss of each process's rows against all rows, then have the gradient of the loss over the global batch, provided that the
-backward pass sums over the processes too. The functions here do so.
+DistributedDataParallel averages the gradients of the processes. A loss that all processes compute from a shared sum,
+and a loss of each process's rows against all rows, then have the gradient of the loss over the global batch, provided
+that the backward pass sums over the processes too. The functions here do so.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from pellucid.embed.backbones import pick_device
 
 PREEMPTED_FILE = "PELLUCID_PREEMPTED"  # environment variable, see docs/cluster.md
 TIMEOUT_S = 1800.0
-# Beginnings of the error messages of PyTorch's back ends after the loss of a process; few have their own exception class.
+# Beginnings of the error messages of PyTorch's back ends after the loss of a process; few have their own exception
+# class.
 _LOST = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "timeout", "broken pipe")
 T = TypeVar("T")
 
@@ -98,7 +99,8 @@ class Ranks:
 def join_ranks(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Iterator[Ranks]:
     """Join the process group of torchrun (RANK, WORLD_SIZE, LOCAL_RANK); without torchrun, be the only process.
 
-    When the block ends with `Preempted`, the first process writes a file for the job script: see `write_preempted_file`.
+    When the block ends with `Preempted`, the first process writes a file for the job script: see
+    `write_preempted_file`.
 
     Args:
         timeout_s: longest wait for a process that does not respond.
@@ -132,8 +134,8 @@ def join_ranks(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Iterator[R
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
             f"process {rank} of {world}: another process of this training ended, or did not respond for "
-            f"{timeout_s:,.0f} s ({first_line}). See its last messages for the reason. The checkpoints are intact: rerun the "
-            "command to continue from the newest"
+            f"{timeout_s:,.0f} s ({first_line}). See its last messages for the reason. The checkpoints are intact: "
+            "rerun the command to continue from the newest"
         ) from error
     finally:
         # NCCL may wait for ever for a lost process; the end of this process releases everything as well.
@@ -149,8 +151,8 @@ def _is_lost_process(error: RuntimeError) -> bool:
 def write_preempted_file(message: str) -> None:
     """Write `message` to the file in the environment variable PELLUCID_PREEMPTED, if it is set.
 
-    torchrun exits with 1 regardless of the exit codes of its processes, so a job script cannot see the exit code 75 of a
-    training that was stopped after saving a checkpoint. It can check for this file instead.
+    torchrun exits with 1 regardless of the exit codes of its processes, so a job script cannot see the exit code 75 of
+    a training that was stopped after saving a checkpoint. It can check for this file instead.
     """
     named = os.environ.get(PREEMPTED_FILE)
     if named:

@@ -1,7 +1,7 @@
 """Batch norm over the images of all processes, for ResNets and LeJEPA's projector.
 
-Otherwise each process would normalise by its own share of the batch, and the running statistics of the processes, of which
-one is saved, would diverge. Vision Transformers and ConvNeXt have no batch norm.
+Otherwise each process would normalise by its own share of the batch, and the running statistics of the processes, of
+which one is saved, would diverge. Vision Transformers and ConvNeXt have no batch norm.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def _replace(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d):
             raise UserError(
-                f"`backbone`: its {type(child).__name__} does more than batch norm and cannot be used with several processes: "
-                "train it with one process, or choose a backbone with plain batch norm (resnet50) or without (convnext, vit)"
+                f"`backbone`: its {type(child).__name__} does more than batch norm and cannot be used with several "
+                "processes: train it with one process, or choose a backbone with plain batch norm (resnet50) or "
+                "without (convnext, vit)"
             )
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             new = GlobalBatchNorm(

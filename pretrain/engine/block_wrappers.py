@@ -42,8 +42,8 @@ def checkpoint_activations(network: nn.Module) -> int:
     """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         raise UserError(
-            "`machine.checkpoint_activations: true` would count each batch twice in the statistics of batch norm: remove it, "
-            "or choose a backbone without batch norm, for example a Vision Transformer or ConvNeXt"
+            "`machine.checkpoint_activations: true` would count each batch twice in the statistics of batch norm: "
+            "remove it, or choose a backbone without batch norm, for example a Vision Transformer or ConvNeXt"
         )
     found = blocks(network)
     for block in found:

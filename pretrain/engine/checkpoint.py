@@ -36,7 +36,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def best_checkpoint(folder: Path) -> Path | None:
     """`checkpoints/best-00000800.pt`, or None if no checkpoint has a score.
 
-    If the process was killed between saving a better one and removing its predecessor there are two: the later is better.
+    If the process was killed between saving a better one and removing its predecessor there are two: the later is
+    better.
     """
     return max((folder / "checkpoints").glob("best-*.pt"), default=None)
 
@@ -121,7 +122,8 @@ def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
             return state
     if paths:
         raise UserError(
-            f"{folder / 'checkpoints'}: none of the {len(paths)} checkpoints can be read; delete them to restart the training"
+            f"{folder / 'checkpoints'}: none of the {len(paths)} checkpoints can be read; delete them to restart the "
+            "training"
         )
     return None
 

@@ -95,7 +95,7 @@ def train(
 
 @dataclass
 class Trainer:
-    """One training: `run` calls `setup` and `resume` once, then `train_step`, `log_step` and `save_or_stop` for each step.
+    """One training: `run` calls `setup` and `resume`, then `train_step`, `log_step` and `save_or_stop` for each step.
 
     The attributes are the arguments of `train`. `setup` and `resume` add:
         optimizer, scaler: AdamW, and a gradient scaler that is active with float16 only, because of its small range.
@@ -239,8 +239,7 @@ class Trainer:
         # 3. Images, as uint8: (b, source_px, source_px, 3).
         images = next(stream)
         watch.lap("wait")
-        # 4. Views, loss and gradient, for each micro-batch. All randomness depends on (seed, step) only, so that there is
-        #    no generator state to save.
+        # 4. Views, loss and gradient, for each micro-batch. Randomness depends on (seed, step) only: no state to save.
         self.optimizer.zero_grad(set_to_none=True)
         outputs: list[StepOutput] = []
         for part, rows in enumerate(micro_batches(self.batches.rows, recipe.accumulate)):
@@ -285,7 +284,7 @@ class Trainer:
         return numbers[-1][1]
 
     def log_step(self, done: int, result: StepResult, images_per_s: float, watch: Stopwatch) -> None:
-        """6. Write one line of metrics, and the timings to a separate file, so that metrics.jsonl does not depend on speed.
+        """6. Write one line of metrics, and the timings to a separate file: metrics.jsonl does not depend on speed.
 
         Raises:
             TrainingFailed: the monitor detected a collapse.
@@ -330,7 +329,7 @@ class Trainer:
                 **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             }
             keep = self.recipe.machine.checkpoints if self.monitor.suspect_since is None else sys.maxsize
-            # The best checkpoint must not depend on the time of a stop; untrained networks have a high but meaningless rank.
+            # The best checkpoint must not depend on the time of a stop; the rank of untrained networks is meaningless.
             score = self.rank_me if saved and done > self.monitor.grace_steps else None
             self.ranks.first_does(functools.partial(save_checkpoint, self.folder, done, state, keep, score))
         if stopping:
@@ -338,7 +337,8 @@ class Trainer:
                 (self.folder / PREEMPT).unlink(missing_ok=True)  # it must not stop the resumed training again
             raise Preempted(
                 f"pretrain {self.name}: stopped after step {done:,} of {self.steps:,} "
-                f"({stop.reason() or 'stop requested in another process'}); a checkpoint is saved, rerun the command to continue"
+                f"({stop.reason() or 'stop requested in another process'}); a checkpoint is saved, rerun the command "
+                "to continue"
             )
 
     def _observe(self, done: int) -> None:

@@ -1,6 +1,7 @@
 """Parameter groups of the optimizer: which weights are decayed, and the learning rate of each layer.
 
-- [0]: Clark et al., ELECTRA, 2020, https://arxiv.org/abs/2003.10555, section 3.1 (layer-wise decay of the learning rate)
+- [0]: Clark et al., ELECTRA, 2020, https://arxiv.org/abs/2003.10555, section 3.1 (layer-wise decay of the learning
+  rate)
 - [1]: Bao et al., BEiT, 2021, https://arxiv.org/abs/2106.08254, appendix (the same for Vision Transformers)
 """
 
@@ -24,8 +25,8 @@ def parameter_groups(method: Method, layer_decay: float = 1.0) -> list[dict[str,
         layer_decay: learning rate of a layer of the trained backbone ÷ that of the layer above; 1: the same for all.
 
     Returns:
-        Dicts of `params`, `decayed` (weight decay applies) and `lr_scale` (factor of the scheduled learning rate). Their
-        order depends only on the architecture, as loading an optimizer state requires.
+        Dicts of `params`, `decayed` (weight decay applies) and `lr_scale` (factor of the scheduled learning rate).
+        Their order depends only on the architecture, as loading an optimizer state requires.
     """
     scales: dict[int, float] = {}
     if layer_decay != 1.0:
@@ -47,9 +48,10 @@ def parameter_groups(method: Method, layer_decay: float = 1.0) -> list[dict[str,
 def layer_scales(backbone: nn.Module, layer_decay: float) -> dict[str, float]:
     """Parameter name → factor of its learning rate: layer_decay^(depth − i) for block i (from 0) of `depth` blocks.
 
-    The stem, with positions and tokens, is the layer below the first block: layer_decay^(depth + 1). Modules outside the
-    backbone, such as a projection head or decoder, are above the last block and keep the full rate ([1]; timm's rule for a
-    classifier). timm defines the layers; in a ConvNeXt or ResNet they are the consecutive blocks of all stages.
+    The stem, with positions and tokens, is the layer below the first block: layer_decay^(depth + 1). Modules outside
+    the backbone, such as a projection head or decoder, are above the last block and keep the full rate ([1]; timm's
+    rule for a classifier). timm defines the layers; in a ConvNeXt or ResNet they are the consecutive blocks of all
+    stages.
     """
     named = [*backbone.named_parameters(), (_HEAD, None)]
     layers: dict[str, int] = group_with_matcher(named, backbone.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]

@@ -65,9 +65,9 @@ def changes(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str
     if saved["world"] != now["world"]:
         shares = [_share(now["batch_size"], side["world"]) for side in (saved, now)]
         said.append(
-            f"{_processes(saved['world'])} before, {_processes(now['world'])} from now on: the batches of {now['batch_size']} images "
-            f"and their order are unchanged, each process now computes {shares[1]} instead of {shares[0]} images; results "
-            "agree up to rounding and the random numbers of drop path"
+            f"{_processes(saved['world'])} before, {_processes(now['world'])} from now on: the batches of "
+            f"{now['batch_size']} images and their order are unchanged, each process now computes {shares[1]} instead "
+            f"of {shares[0]} images; results agree up to rounding and the random numbers of drop path"
         )
     for key, what in (("batch_size", "batch size"), ("steps", "number of training steps")):
         if saved[key] != now[key]:

@@ -12,8 +12,8 @@ PARTS = ("wait", "views", "forward", "backward", "optimizer")
 class Stopwatch:
     """Times the parts of one step. Switched off it costs nothing; switched on it synchronises a GPU once, at the end.
 
-    GPU work runs asynchronously, so its parts are timed by events in the GPU's queue. The wait for data is measured on the
-    CPU. It is an upper bound of the lost time, because the GPU may still be working meanwhile.
+    GPU work runs asynchronously, so its parts are timed by events in the GPU's queue. The wait for data is measured on
+    the CPU. It is an upper bound of the lost time, because the GPU may still be working meanwhile.
     """
 
     def __init__(self, device: torch.device, *, on: bool) -> None:

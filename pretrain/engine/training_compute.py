@@ -1,6 +1,7 @@
 """Choose the number type, attention kernel and memory layout in which a training step of the recipe is fastest here.
 
-The first process chooses once (`pellucid.embed.backbones.compute_choice`) and writes `compute.json`; a resumed training keeps it.
+The first process chooses once (`pellucid.embed.backbones.compute_choice`) and writes `compute.json`; a resumed training
+keeps it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def training_compute(
         hardware = Hardware.from_device(ranks.device)
         work = f"training, {recipe.method}, {recipe.img_size} px"  # type: ignore[attr-defined]
         trial = build().to(ranks.device)
-        # One thread, as each piece of a batch has (augment/batch_pieces.py); timing several would measure other programs.
+        # One thread, as each piece of a batch has (augment/batch_pieces.py); timing several would measure other
+        # programs.
         with threads_of(1):
             one_pass = timed_step(trial, recipe, ranks.device)
             asked = _NAMES[recipe.precision]

@@ -82,7 +82,8 @@ def find_weights(named: str, folder: Path = Path()) -> Weights:
     not_finite = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if not_finite:
         raise UserError(
-            f"`warm_start.weights: {named}`: {listed(not_finite)} contains values that are not finite; use other weights"
+            f"`warm_start.weights: {named}`: {listed(not_finite)} contains values that are not finite; use other "
+            "weights"
         )
     return Weights(tensors, named, fingerprint(tensors), about)
 
@@ -122,8 +123,8 @@ def warm_start(method: Method, weights: Weights, *, allow_partial: bool) -> Load
     loaded = load_into(trained, weights.tensors)
     if not loaded.loaded or (not loaded.whole and not allow_partial):
         raise UserError(
-            f"`warm_start.weights: {weights.source}` does not fit the backbone: {'; '.join(loaded.sentences())}. Choose "
-            "the `backbone` that the weights were made for"
+            f"`warm_start.weights: {weights.source}` does not fit the backbone: {'; '.join(loaded.sentences())}. "
+            "Choose the `backbone` that the weights were made for"
             + ("" if not loaded.loaded else ", or load only the tensors that fit: warm_start.allow_partial=true")
         )
     if exported is not trained:
@@ -139,8 +140,9 @@ def normalisation_differs(about: Mapping[str, Any], mean: tuple[float, ...], std
     if all(abs(a - b) < 5e-3 for a, b in zip(theirs, ours, strict=True)):
         return None
     return (
-        f"the weights expect pixels normalised with mean {list(about['mean'])} and standard deviation {list(about['std'])}, "
-        f"but the recipe has {list(mean)} and {list(std)}: set `mean` and `std` to those of the weights"
+        f"the weights expect pixels normalised with mean {list(about['mean'])} and standard deviation "
+        f"{list(about['std'])}, but the recipe has {list(mean)} and {list(std)}: set `mean` and `std` to those of the "
+        "weights"
     )
 
 

@@ -66,8 +66,8 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
             temporary.write_text(model_card(spec), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{folder}: the backbone cannot be written ({error}); the training is complete and saved in the last checkpoint. "
-            "Free disk space and rerun the command: it only writes the missing files"
+            f"{folder}: the backbone cannot be written ({error}); the training is complete and saved in the last "
+            "checkpoint. Free disk space and rerun the command: it only writes the missing files"
         ) from None
 
 

@@ -18,5 +18,6 @@ def newest_backbone(study: Study, scan: RunFolder) -> RunFolder:
         return runs[-1]
     raise UserError(
         f"{study.path}: no backbone was pretrained on this scan yet: run `pellucid pretrain`, or choose another with "
-        "--backbone (pixels, timm-random:NAME, timm:NAME, hf:FOLDER, file:WEIGHTS@NAME or run:FOLDER: docs/embeddings.md)"
+        "--backbone (pixels, timm-random:NAME, timm:NAME, hf:FOLDER, file:WEIGHTS@NAME or run:FOLDER: "
+        "docs/embeddings.md)"
     )

@@ -20,13 +20,13 @@ def model_card(spec: Mapping[str, Any]) -> str:
         *training_sentences(spec),
         "## Loading",
         f"```python\n{create}\n{load}\n```",
-        f"Input: RGB from 0 to 1, the whole image stretched to {spec['img_size']} × {spec['img_size']} pixels, minus the "
-        f"mean {spec['mean']}, divided by the standard deviation {spec['std']}. Output: one vector of {spec['dim']} numbers, "
-        f"{_POOLING[spec['pooling']]}.",
+        f"Input: RGB from 0 to 1, the whole image stretched to {spec['img_size']} × {spec['img_size']} pixels, minus "
+        f"the mean {spec['mean']}, divided by the standard deviation {spec['std']}. Output: one vector of "
+        f"{spec['dim']} numbers, {_POOLING[spec['pooling']]}.",
         "## Limits",
-        "The vectors may encode the device and the site as well as clinical findings: run `pellucid audit` before drawing "
-        "clinical conclusions from them. This is a research tool, not a medical device. Weights can reveal training "
-        "images: treat them with the confidentiality that the study requires.",
+        "The vectors may encode the device and the site as well as clinical findings: run `pellucid audit` before "
+        "drawing clinical conclusions from them. This is a research tool, not a medical device. Weights can reveal "
+        "training images: treat them with the confidentiality that the study requires.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -49,8 +49,9 @@ def training_sentences(spec: Mapping[str, Any]) -> list[str]:
         )
     if spec.get("n_images_withdrawn"):
         said.append(
-            f"**Up to {_count(spec['n_images_withdrawn'], 'image')} of these are of patients who later withdrew consent.** "
-            "Weights cannot unlearn them. The body that approved the study decides whether the weights may still be used."
+            f"**Up to {_count(spec['n_images_withdrawn'], 'image')} of these are of patients who later withdrew "
+            "consent.** Weights cannot unlearn them. The body that approved the study decides whether the weights may "
+            "still be used."
         )
     if "excluded" in spec:
         kept = [
@@ -74,7 +75,8 @@ def training_sentences(spec: Mapping[str, Any]) -> list[str]:
         said.append(f"The manifest of `{spec['scan']}`, which is part of the study, lists these patients.")
     if spec.get("warm_start"):
         said.append(
-            f"The starting weights were `{spec['warm_start']}`: their training data count as training data of this backbone."
+            f"The starting weights were `{spec['warm_start']}`: their training data count as training data of this "
+            "backbone."
         )
     return said or ["The export contains no information about its training data."]
 

@@ -19,8 +19,8 @@ from pellucid.embed.backbones import Compute, load_backbone
 def export_onnx(run: Path, path: Path) -> Path:
     """Write the backbone of a finished pretrain run as ONNX, for any number of images at once.
 
-    Input `pixels`: (n, 3, size, size) float32. Output `embedding`: (n, d) float32. The metadata entry `pellucid` has the
-    content of `preprocess.json` (size, mean, standard deviation).
+    Input `pixels`: (n, 3, size, size) float32. Output `embedding`: (n, d) float32. The metadata entry `pellucid` has
+    the content of `preprocess.json` (size, mean, standard deviation).
 
     Args:
         run: folder with `backbone.safetensors` and `preprocess.json`.

@@ -1,7 +1,7 @@
 """A patient's withdrawal from pretrain runs: weights are kept and marked; images on the training page are removed.
 
-Weights cannot unlearn an image. `preprocess.json` and the model card therefore state how many images of withdrawn patients
-the weights were trained on.
+Weights cannot unlearn an image. `preprocess.json` and the model card therefore state how many images of withdrawn
+patients the weights were trained on.
 """
 
 from __future__ import annotations

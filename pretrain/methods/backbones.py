@@ -1,7 +1,7 @@
 """The backbones that can be pretrained, by timm name: Vision Transformers, ConvNeXt and ResNet, with random weights.
 
-The feature of an image is the output of timm's `model(images)` without a classifier: the class token of a Vision Transformer
-with `global_pool: token`, else timm's pooling (the mean of the patch tokens or of the last feature map).
+The feature of an image is the output of timm's `model(images)` without a classifier: the class token of a Vision
+Transformer with `global_pool: token`, else timm's pooling (the mean of the patch tokens or of the last feature map).
 """
 
 from __future__ import annotations

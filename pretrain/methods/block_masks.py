@@ -47,8 +47,8 @@ def random_block_masks(draw: Draw, views: int, grid: tuple[int, int], probabilit
 def block_masks(target: Tensor, rectangles: Tensor, noise: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mask exactly `target` patches of each view, with rectangles where possible; → (v, n) bool.
 
-    The algorithm of [1] for all masks at once: a rectangle of random size, aspect and position is used if it masks at least
-    one new patch and not more than required. The remaining patches, one or two, are masked individually.
+    The algorithm of [1] for all masks at once: a rectangle of random size, aspect and position is used if it masks at
+    least one new patch and not more than required. The remaining patches, one or two, are masked individually.
 
     Args:
         target: (v,) int64.

@@ -1,4 +1,5 @@
-"""DINO: a student predicts, from several views of an image, the output of its moving average (the teacher) for two views.
+"""DINO: a student predicts, from several views of an image, the output of its moving average (the teacher) for two
+views.
 
 - [0]: Caron et al., Emerging Properties in Self-Supervised Vision Transformers, 2021, https://arxiv.org/abs/2104.14294
 
@@ -84,7 +85,8 @@ class Dino(Method):
         return self.student.backbone
 
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
-        """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; the second only if there are local views."""
+        """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; the second only if there are local
+        views."""
         return multi_crop(images, draw, self.recipe.views, self.recipe.img_size, self.mean, self.std)
 
     def forward(self, views: list[Tensor], step: int) -> StepOutput:

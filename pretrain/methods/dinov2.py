@@ -3,9 +3,9 @@
 - [0]: Oquab et al., DINOv2, 2023, section 4, https://arxiv.org/abs/2304.07193
 - [1]: Zhou et al., iBOT, 2021, https://arxiv.org/abs/2111.07832
 
-In some global views of the student, blocks of patches are replaced by a learnt mask token. The teacher receives whole views;
-its outputs are the targets for the class token of the other view and for each masked patch. Backbone: timm's Vision
-Transformer with a class token, with or without registers. Head: lightly's. Targets and teacher: distillation.py.
+In some global views of the student, blocks of patches are replaced by a learnt mask token. The teacher receives whole
+views; its outputs are the targets for the class token of the other view and for each masked patch. Backbone: timm's
+Vision Transformer with a class token, with or without registers. Head: lightly's. Targets and teacher: distillation.py.
 Shapes: b images, n patches of a global view, h masked patches in total, K output dimensions of a head, d features.
 """
 
@@ -78,8 +78,8 @@ class DinoV2(Method):
         )
         if default_pooling(vit) != "cls":
             raise UserError(
-                f"`backbone: {recipe.backbone}`: DINOv2 compares class tokens, but this network does not use one as its "
-                "feature; choose another, for example vit_small_patch16_224 or vit_small_patch14_reg4_dinov2"
+                f"`backbone: {recipe.backbone}`: DINOv2 compares class tokens, but this network does not use one as "
+                "its feature; choose another, for example vit_small_patch16_224 or vit_small_patch14_reg4_dinov2"
             )
         require_size(vit, recipe.views.local.size_px, "views.local.size_px")
         head = new_head(vit.num_features, config, config.output_dim)
@@ -95,11 +95,12 @@ class DinoV2(Method):
 
     @torch.no_grad()
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
-        """→ [global views (2b, 3, v, v), mask (2b, n) bool, hidden (h,) int64, weight (h,) float32, local views if any].
+        """→ [global views (2b, 3, v, v), mask (2b, n) bool, hidden (h,) int64, weight (h,) float32, local views if
+        any].
 
         `hidden` are the positions of the masked patches in the flattened mask. `weight` is 1 / (masked patches of that
-        view), so that every masked view has the same weight ([1], eq. 2). If a (tiny) batch has no masked patch, one patch
-        of weight 0 is used, so that every parameter takes part in every step.
+        view), so that every masked view has the same weight ([1], eq. 2). If a (tiny) batch has no masked patch, one
+        patch of weight 0 is used, so that every parameter takes part in every step.
         """
         recipe, config = self.recipe, self.recipe.dinov2
         made = multi_crop(images, draw, recipe.views, recipe.img_size, self.mean, self.std)

@@ -1,6 +1,7 @@
 """Self-distillation, shared by DINO and DINOv2: head, teacher target with its centre, loss, and moving average.
 
-- [0]: Caron et al., Emerging Properties in Self-Supervised Vision Transformers (DINO), 2021, https://arxiv.org/abs/2104.14294
+- [0]: Caron et al., Emerging Properties in Self-Supervised Vision Transformers (DINO), 2021,
+  https://arxiv.org/abs/2104.14294
 - [1]: Caron et al., SwAV, 2020, section 3.1 and appendix A, https://arxiv.org/abs/2006.09882
 
 Shapes: b images, K output dimensions of the head ("prototypes"), v views.
@@ -62,8 +63,8 @@ class Schedules:
 class TeacherTarget(nn.Module):
     """The teacher's outputs → target distributions for the student: centred or balanced, and sharpened.
 
-    The centre C ([0], eq. 4) is that of the global batch. It is constant during a step: the outputs of all micro-batches are
-    summed, and `update` changes C once, over all processes.
+    The centre C ([0], eq. 4) is that of the global batch. It is constant during a step: the outputs of all
+    micro-batches are summed, and `update` changes C once, over all processes.
     """
 
     centre: Tensor
@@ -111,8 +112,8 @@ class TeacherTarget(nn.Module):
 def sinkhorn_knopp(logits: Tensor, weight: Tensor | None = None) -> Tensor:
     """Rows of exp(logits), balanced so that each column has an equal share over the batch of all processes; (m, K).
 
-    Three rounds of dividing columns, then rows, by their sums, ending with rows that are distributions ([1], appendix A).
-    `weight`: (m,) 1 for valid rows, 0 for padding.
+    Three rounds of dividing columns, then rows, by their sums, ending with rows that are distributions ([1], appendix
+    A). `weight`: (m,) 1 for valid rows, 0 for padding.
     """
     q = torch.exp(logits - largest(logits.max()))  # for numerical range; a common factor cancels below
     if weight is not None:
@@ -127,8 +128,8 @@ def multi_crop_loss(target: Tensor, student: Tensor, temp: float) -> Tensor:
     """Mean over images and pairs of different views of H(P_t, P_s) ([0], eq. 3 and Algorithm 1) → scalar, float32.
 
     H = −Σ_k P_t log softmax(s / τ)_k = logsumexp(s / τ) − ⟨P_t, s⟩ / τ, because P_t sums to one. Each output of the
-    student is therefore used once, with the sum of its targets. The product is elementwise, because a matrix product would be
-    rounded to TF32 on a GPU.
+    student is therefore used once, with the sum of its targets. The product is elementwise, because a matrix product
+    would be rounded to TF32 on a GPU.
 
     Args:
         target: (t, b, K) probabilities for the t global views.
@@ -158,12 +159,12 @@ def row_cross_entropy(target: Tensor, student: Tensor, temp: float) -> Tensor:
 def teacher_terms(target: Tensor) -> dict[str, Tensor]:
     """Entropy of the teacher and how evenly it uses its outputs; (m, K) probabilities → two 0-dim tensors, in nats.
 
-    `teacher_entropy`: mean entropy of the m samples, in [0, log K]. log K: uniform output (uniform collapse); 0: always a
-    single prototype.
+    `teacher_entropy`: mean entropy of the m samples, in [0, log K]. log K: uniform output (uniform collapse); 0: always
+    a single prototype.
 
     `teacher_kl_uniform`: KL(p̄ ‖ uniform) = log K − H(p̄) in [0, log K], with p̄ (K,) the mean over the samples *of all
-    processes*: 0 if all prototypes are used equally, log K if only one is used. A batch of m sharp samples cannot use more
-    than m prototypes, so that the minimum is about log(K / m) if K is larger than the batch.
+    processes*: 0 if all prototypes are used equally, log K if only one is used. A batch of m sharp samples cannot use
+    more than m prototypes, so that the minimum is about log(K / m) if K is larger than the batch.
     """
     entropy = -torch.special.xlogy(target, target).sum(dim=1).mean()
     mean = total(target.mean(dim=0)) / n_processes()
@@ -175,7 +176,7 @@ def teacher_terms(target: Tensor) -> dict[str, Tensor]:
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """θ_teacher ← λ θ_teacher + (1 − λ) θ_student ([0], section 3.1), all tensors in one call.
 
-    The running statistics of batch norm are not averaged. The teacher runs in training mode and has its own statistics, from
-    its activations for global views; the student's belong to other weights and include small views.
+    The running statistics of batch norm are not averaged. The teacher runs in training mode and has its own statistics,
+    from its activations for global views; the student's belong to other weights and include small views.
     """
     torch._foreach_lerp_(list(teacher.parameters()), [p.detach() for p in student.parameters()], 1 - momentum)

@@ -18,8 +18,8 @@ _EPS = 1e-8
 def koleo_loss(features: Tensor) -> Tensor:
     """−mean log distance of each L2-normalised feature to its nearest neighbour among all; (b, d) → scalar, float32.
 
-    The neighbours are among the features of all processes, within one micro-batch. Larger batches have nearer neighbours, so
-    values are comparable for equal batch sizes only.
+    The neighbours are among the features of all processes, within one micro-batch. Larger batches have nearer
+    neighbours, so values are comparable for equal batch sizes only.
     """
     own = F.normalize(features.float(), dim=1, eps=_EPS)
     everything = all_rows(own)

@@ -1,10 +1,11 @@
 """LeJEPA: one encoder without teacher; views of an image predict their mean, and SIGReg prevents collapse.
 
-- [0]: Balestriero & LeCun, LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics, 2025, Algorithm 2,
-  https://arxiv.org/abs/2511.08544
+- [0]: Balestriero & LeCun, LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics, 2025,
+  Algorithm 2, https://arxiv.org/abs/2511.08544
 
-It has no stop-gradient, moving average, temperature or prototypes, and suits small compute and convolutional networks. Backbone: timm's Vision Transformer, ConvNeXt or ResNet. SIGReg: sigreg.py.
-Shapes: b images, v views of each, d features, p dimensions of the projection.
+It has no stop-gradient, moving average, temperature or prototypes, and suits small compute and convolutional networks.
+Backbone: timm's Vision Transformer, ConvNeXt or ResNet. SIGReg: sigreg.py. Shapes: b images, v views of each, d
+features, p dimensions of the projection.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class LeJepa(Method):
         return self.encoder
 
     def views(self, images: Tensor, draw: Draw) -> list[Tensor]:
-        """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; the second only if there are local views."""
+        """→ [global views (2b, 3, v, v), local views (count · b, 3, w, w)]; the second only if there are local
+        views."""
         return multi_crop(images, draw, self.recipe.views, self.recipe.img_size, self.mean, self.std)
 
     def forward(self, views: list[Tensor], step: int) -> StepOutput:
@@ -83,7 +85,8 @@ def new_projector(dim: int, hidden_dim: int, projection_dim: int) -> nn.Sequenti
 
 
 def prediction_loss(projections: Tensor, n_global: int) -> Tensor:
-    """Mean squared distance of every view to the mean of its image's global views ([0], Algorithm 2); (v, b, p) → scalar.
+    """Mean squared distance of every view to the mean of its image's global views ([0], Algorithm 2); (v, b, p) →
+    scalar.
 
     The first `n_global` views are the global ones. Both sides receive gradients.
     """

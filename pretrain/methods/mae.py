@@ -54,8 +54,8 @@ class Mae(Method):
                 "no attention pooling, unlike this network; choose another, for example vit_small_patch16_224 or "
                 "vit_small_patch14_reg4_dinov2"
             )
-        # Used only because its constructor initialises the encoder as in [0] (Xavier). Its forward is not used: it embeds the
-        # masked patches too.
+        # Used only because its constructor initialises the encoder as in [0] (Xavier). Its forward is not used: it
+        # embeds the masked patches too.
         MaskedVisionTransformerTIMM(vit, pos_embed_initialization="skip")
         self.n_prefix_tokens = int(vit.num_prefix_tokens)  # class token and registers
         self.n_positioned_tokens = 0 if vit.no_embed_class else self.n_prefix_tokens  # those with a position embedding
@@ -139,7 +139,8 @@ class Mae(Method):
 
 
 def patchify(images: Tensor, patch_px: int) -> Tensor:
-    """(b, 3, v, v) → (b, n, 3 · p²), patches row by row, each in the order (channel, y, x) of a convolution's kernel."""
+    """(b, 3, v, v) → (b, n, 3 · p²), patches row by row, each in the order (channel, y, x) of a convolution's
+    kernel."""
     b, c, v, _ = images.shape
     g = v // patch_px
     split = images.reshape(b, c, g, patch_px, g, patch_px)

@@ -1,12 +1,13 @@
 """The interface between the training loop and a method. A new method is a subclass of `Method` in its own file.
 
-**Micro-batches.** The loop may divide a process's share of the batch into equal micro-batches. It calls `views` and `forward`
-for each and adds the gradients of their losses, divided by their number; then it calls `before_update` and `after_update`
-once. Losses that are means over images give the same result as with the whole batch. Terms that compare the images of a batch
-use the micro-batch of all processes: KoLeo's neighbours, SIGReg's sample, the statistics of batch norm and Sinkhorn–Knopp.
-Centres are updated once per step, in `after_update`, with the mean over all micro-batches.
+**Micro-batches.** The loop may divide a process's share of the batch into equal micro-batches. It calls `views` and
+`forward` for each and adds the gradients of their losses, divided by their number; then it calls `before_update` and
+`after_update` once. Losses that are means over images give the same result as with the whole batch. Terms that compare
+the images of a batch use the micro-batch of all processes: KoLeo's neighbours, SIGReg's sample, the statistics of batch
+norm and Sinkhorn–Knopp. Centres are updated once per step, in `after_update`, with the mean over all micro-batches.
 
-**Several processes.** The state of a method must stay equal in all processes: sums are taken over all of them before use.
+**Several processes.** The state of a method must stay equal in all processes: sums are taken over all of them before
+use.
 """
 
 from __future__ import annotations

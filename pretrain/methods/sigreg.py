@@ -1,4 +1,5 @@
-"""SIGReg: distance of embeddings from an isotropic Gaussian along random directions; LeJEPA's only protection from collapse.
+"""SIGReg: distance of embeddings from an isotropic Gaussian along random directions; LeJEPA's only protection from
+collapse.
 
 - [0]: Balestriero & LeCun, LeJEPA, 2025, sections 4.2 and 4.3, https://arxiv.org/abs/2511.08544
 - [1]: Epps & Pulley, A test for normality based on the empirical characteristic function, Biometrika 1983
@@ -21,7 +22,8 @@ _DIRECTIONS = 8  # separates these random numbers from those of batches and view
 
 
 def random_directions(seed: int, step: int, dim: int, count: int) -> Tensor:
-    """(dim, count) float32 unit columns, uniform on the sphere, new at each step and equal in all processes ([0], 4.3)."""
+    """(dim, count) float32 unit columns, uniform on the sphere, new at each step and equal in all processes ([0],
+    4.3)."""
     words = np.random.SeedSequence([_DIRECTIONS, seed, step]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
     directions = torch.randn((dim, count), generator=generator)
@@ -35,8 +37,8 @@ def sigreg(projections: Tensor, directions: Tensor, *, knots: int, t_max: float)
         T = N · ∫ |φ_N(t) − exp(−t²/2)|² exp(−t²/2) dt over [−t_max, t_max],  φ_N(t) = mean over images of exp(i t aᵀz)
 
     by the trapezoidal rule ([0], section 4.2; [1]). N and φ_N are over the images of all processes, so that the
-    number of processes does not change T. The integrand is even, so that `knots` points in [0, t_max] suffice. T does not
-    decrease with N under the null hypothesis, and increases with N otherwise.
+    number of processes does not change T. The integrand is even, so that `knots` points in [0, t_max] suffice. T does
+    not decrease with N under the null hypothesis, and increases with N otherwise.
     """
     with torch.autocast(projections.device.type, enabled=False):
         x = projections.float() @ directions.to(projections.device)  # (v, n, m)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 def class_attention(model: nn.Module, images: Tensor) -> Tensor | None:
     """(m, 3, v, v) normalised → (m, heads, g, g): the class token's attention to the patches; it sums to 1.
 
-    The softmax is over all tokens; only the patches are kept and rescaled to sum to 1, without registers and class token.
-    timm's fused attention does not return its weights, so they are recomputed from the input of the last block's attention
-    (Caron et al. 2021, figure 1).
+    The softmax is over all tokens; only the patches are kept and rescaled to sum to 1, without registers and class
+    token. timm's fused attention does not return its weights, so they are recomputed from the input of the last block's
+    attention (Caron et al. 2021, figure 1).
 
     Returns:
         None if the model has no class token or no such attention.

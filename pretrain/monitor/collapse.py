@@ -1,9 +1,9 @@
 """Detect a failing training from its lines of metrics: collapse, non-finite loss or gradient, stagnation.
 
-The monitor uses only the lines of metrics.jsonl. A resumed training and all processes of a distributed one therefore reach
-the same result. Nothing is judged during the warm-up. The rank is computed after the mean of the batch is subtracted, and
-relative to the first lines: the features of untrained networks, and those of MAE at all times, are similar for all images
-although nothing is wrong.
+The monitor uses only the lines of metrics.jsonl. A resumed training and all processes of a distributed one therefore
+reach the same result. Nothing is judged during the warm-up. The rank is computed after the mean of the batch is
+subtracted, and relative to the first lines: the features of untrained networks, and those of MAE at all times, are
+similar for all images although nothing is wrong.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ _HELP: dict[str, str] = {
     "(teacher_momentum closer to 1) and a center_momentum below 1",
     "dimensional collapse": "a larger batch_size, a lower learning rate (optimizer.base_lr) or a larger weight of the "
     "regulariser (koleo_weight with dinov2, sigreg_weight with lejepa) usually helps",
-    "uniform collapse": "a lower teacher_temp with a longer teacher_temp_warmup, a longer warm-up, a lower learning rate "
-    "(optimizer.base_lr), fewer prototypes (output_dim) for a small study, or a koleo_weight (method dinov2) usually helps",
-    "one answer": "a center_momentum below 1 (for example 0.9; 1 never updates the centre), a larger batch_size, a slower "
-    "teacher (teacher_momentum closer to 1) or a lower learning rate (optimizer.base_lr) usually helps",
-    "not finite": "a lower learning rate (optimizer.base_lr), a longer warm-up (optimizer.warmup) or precision=fp32 usually "
-    "helps",
+    "uniform collapse": "a lower teacher_temp with a longer teacher_temp_warmup, a longer warm-up, a lower learning "
+    "rate (optimizer.base_lr), fewer prototypes (output_dim) for a small study, or a koleo_weight (method dinov2) "
+    "usually helps",
+    "one answer": "a center_momentum below 1 (for example 0.9; 1 never updates the centre), a larger batch_size, a "
+    "slower teacher (teacher_momentum closer to 1) or a lower learning rate (optimizer.base_lr) usually helps",
+    "not finite": "a lower learning rate (optimizer.base_lr), a longer warm-up (optimizer.warmup) or precision=fp32 "
+    "usually helps",
     "stagnation": "a higher learning rate (optimizer.base_lr) usually helps; if the loss fell before, the training may "
     "simply have converged",
 }
@@ -83,7 +84,8 @@ class Diagnosis:
 
 
 def not_finite(step: int, loss: float, grad_norm: float) -> Diagnosis | None:
-    """A diagnosis if the loss or gradient norm of step `step` (from 0) is not finite; the weights were not yet updated."""
+    """A diagnosis if the loss or gradient norm of step `step` (from 0) is not finite; the weights were not yet
+    updated."""
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return None
     of_loss = not math.isfinite(loss)
@@ -99,7 +101,8 @@ def last_good(checkpoints: Iterable[tuple[int, Path]], diagnosis: Diagnosis) -> 
 
 
 class TrainingFailed(UserError):
-    """A training was stopped by a diagnosis of `Monitor` or `not_finite`; `last_good`: the newest checkpoint before it."""
+    """A training was stopped by a diagnosis of `Monitor` or `not_finite`; `last_good`: the newest checkpoint before
+    it."""
 
     def __init__(self, diagnosis: Diagnosis, last_good: Path | None) -> None:
         super().__init__(diagnosis.sentence(last_good))
@@ -112,7 +115,8 @@ class Monitor:
     def __init__(
         self, config: Health, *, dim: int, steps: int, grace_steps: int, teacher_outputs: int | None = None
     ) -> None:
-        """`dim` of the features; `grace_steps`: steps at the start that are not judged; `teacher_outputs`: K of DINO's head."""
+        """`dim` of the features; `grace_steps`: steps at the start that are not judged; `teacher_outputs`: K of DINO's
+        head."""
         self.config, self.dim, self.steps, self.grace_steps = config, dim, steps, grace_steps
         self.log_k = math.log(teacher_outputs) if teacher_outputs else None
         self._first: list[Mapping[str, Any]] = []
@@ -173,7 +177,8 @@ class Monitor:
         return None
 
     def _shown(self, line: Mapping[str, Any]) -> dict[Kind, tuple[str, float, float, str]]:
-        """Each kind of collapse that this line shows, with sign, value, threshold and finding; the most severe first."""
+        """Each kind of collapse that this line shows, with sign, value, threshold and finding; the most severe
+        first."""
         c, found = self.config, dict[Kind, tuple[str, float, float, str]]()
         scale = math.sqrt(self.dim)
         spread = float(line["feature_std"]) * scale
@@ -181,14 +186,15 @@ class Monitor:
             least = c.least_spread / scale
             found["complete collapse"] = (
                 "feature_std", spread / scale, least,
-                f"complete collapse: all images have nearly the same features (feature_std is {spread / scale:.2g}, below "
-                f"{least:.2g}; features spread evenly have {1 / scale:.2g})",
+                f"complete collapse: all images have nearly the same features (feature_std is {spread / scale:.2g}, "
+                f"below {least:.2g}; features spread evenly have {1 / scale:.2g})",
             )  # fmt: skip
         if line.get("projection_std", 1.0) < c.least_projection:
             found["complete collapse"] = (
                 "projection_std", float(line["projection_std"]), c.least_projection,
                 f"complete collapse: the projections of all images are nearly the same (projection_std is "
-                f"{float(line['projection_std']):.2g}, below {c.least_projection:g}; the target of the regulariser is 1)",
+                f"{float(line['projection_std']):.2g}, below {c.least_projection:g}; the target of the regulariser "
+                "is 1)",
             )  # fmt: skip
         if self.log_k is not None and "teacher_entropy" in line:
             found |= self._teacher(float(line["teacher_entropy"]), float(line["teacher_kl_uniform"]), self.log_k)
@@ -199,8 +205,8 @@ class Monitor:
             if rank < least:
                 found["dimensional collapse"] = (
                     "centred_rank", rank, least,
-                    f"dimensional collapse: the images differ in only {rank:.1f} of {self.dim} directions (centred_rank is "
-                    f"below {least:.1f}; it was {at_first:.1f} at the start)",
+                    f"dimensional collapse: the images differ in only {rank:.1f} of {self.dim} directions "
+                    f"(centred_rank is below {least:.1f}; it was {at_first:.1f} at the start)",
                 )  # fmt: skip
         return found
 
@@ -212,13 +218,13 @@ class Monitor:
         informs = f"its output carries {max(information, 0):.2g} nats of information about the image, below {least:.2g}"
         if kl < 0.05 * log_k:
             what = (
-                f"uniform collapse: the teacher assigns every image to all prototypes equally (teacher_entropy is {entropy:.3g} of "
-                f"log K = {log_k:.3g}, teacher_kl_uniform {kl:.2g}; {informs})"
+                "uniform collapse: the teacher assigns every image to all prototypes equally (teacher_entropy is "
+                f"{entropy:.3g} of log K = {log_k:.3g}, teacher_kl_uniform {kl:.2g}; {informs})"
             )
             return {"uniform collapse": ("teacher_entropy", entropy, log_k - kl - least, what)}
         what = (
-            f"collapse to one output: the teacher assigns every image to the same prototypes (teacher_entropy is {entropy:.3g}, "
-            f"teacher_kl_uniform {kl:.3g} of log K = {log_k:.3g}; {informs})"
+            "collapse to one output: the teacher assigns every image to the same prototypes (teacher_entropy is "
+            f"{entropy:.3g}, teacher_kl_uniform {kl:.3g} of log K = {log_k:.3g}; {informs})"
         )
         return {"one answer": ("teacher_kl_uniform", kl, log_k - entropy - least, what)}
 

@@ -43,8 +43,8 @@ def effective_rank(features: Tensor) -> float:
     """RankMe: exp of the entropy of the normalised singular values; (b, d) → float in [1, min(b, d)], higher is better.
 
     Garrido et al. 2023, eq. 1–2 (which is Roy & Vetterli's effective rank of 2007). A direction that all
-    images share counts like any other. `centred_rank` is the same after the mean of the batch is subtracted; it is the better
-    sign of collapse for features with a large common component, like those of MAE and of random weights.
+    images share counts like any other. `centred_rank` is the same after the mean of the batch is subtracted; it is the
+    better sign of collapse for features with a large common component, like those of MAE and of random weights.
     """
     singular = torch.linalg.svdvals(features.detach().double().cpu())
     p = singular / singular.sum().clamp_min(1e-300) + 1e-7

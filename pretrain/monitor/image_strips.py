@@ -125,7 +125,8 @@ def _reconstructions(method: Mae, recipe: Recipe, whole: Tensor, watch: Watch, c
         for i, row in enumerate(chosen)
     ]
     added = (
-        " The loss compares patterns within normalised patches, so brightness and contrast of each patch are taken from the image."
+        " The loss compares patterns within normalised patches, so brightness and contrast of each patch are taken "
+        "from the image."
         if method.recipe.mae.normalize_pixels
         else ""
     )
@@ -162,8 +163,8 @@ def _attention(method: Method, recipe: Recipe, whole: Tensor, watch: Watch, chos
         rows.append(tiles)
     return Strip(
         "Attention",
-        "Attention of the class token in the last block. Orange: above uniform attention. Shown are the mean over heads and the "
-        "most focused heads.",
+        "Attention of the class token in the last block. Orange: above uniform attention. Shown are the mean over "
+        "heads and the most focused heads.",
         ["image", f"mean of {maps.shape[1]} heads", *(f"head {head + 1}" for head in sharpest)],
         rows,
     )
@@ -195,8 +196,8 @@ def _views(method: Method, recipe: Recipe, source: Tensor, watch: Watch, chosen:
             break
     return Strip(
         "Views",
-        "Augmented views of each image, as used for training. The network learns to ignore the differences between them. Is the "
-        "finding still visible and unchanged?",
+        "Augmented views of each image, as used for training. The network learns to ignore the differences between "
+        "them. Is the finding still visible and unchanged?",
         ["image", *("" for _ in rows[0][1:])],
         rows,
     )

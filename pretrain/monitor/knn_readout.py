@@ -21,8 +21,8 @@ Ints = NDArray[np.int64]
 def nearest(vectors: NDArray[np.float32], asked: Ints, known: Ints, patients: Ints, k: int) -> tuple[Ints, Floats]:
     """The `k` rows of `known` nearest to each row of `asked`, never of the same patient.
 
-    By cosine similarity after the mean of `known` is subtracted: features with a large common component, like MAE's, are all
-    similar without it.
+    By cosine similarity after the mean of `known` is subtracted: features with a large common component, like MAE's,
+    are all similar without it.
 
     Returns:
         (q, k) rows of `vectors`, nearest first, and (q, k) cosines; −inf where there are fewer than k.
@@ -39,16 +39,17 @@ def predict_from_neighbours(
 ) -> dict[str, Any]:
     """How well `values` of the `asked` images are predicted from the nearest `known` images.
 
-    Binary and categorical: the prediction is the share of neighbours with a level; the score is the AUROC, averaged over the
-    levels of at least FEWEST_PATIENTS predicted patients. Ordinal and continuous: the prediction is the mean of the
-    neighbours; the score is Spearman's correlation. Every patient has the same weight, regardless of the number of images.
-    The interval is the 95 % percentile bootstrap over patients.
+    Binary and categorical: the prediction is the share of neighbours with a level; the score is the AUROC, averaged
+    over the levels of at least FEWEST_PATIENTS predicted patients. Ordinal and continuous: the prediction is the mean
+    of the neighbours; the score is Spearman's correlation. Every patient has the same weight, regardless of the number
+    of images. The interval is the 95 % percentile bootstrap over patients.
 
-    No patient should be both asked and known: in leave-one-out prediction a patient with a finding leaves fewer such patients
-    among the neighbours, which puts scores below chance.
+    No patient should be both asked and known: in leave-one-out prediction a patient with a finding leaves fewer such
+    patients among the neighbours, which puts scores below chance.
 
     Args:
-        vectors: (n, d). values: (n,), may be missing. patients: (n,) codes. asked, known: rows. k: number of neighbours.
+        vectors: (n, d). values: (n,), may be missing. patients: (n,) codes. asked, known: rows. k: number of
+            neighbours.
 
     Returns:
         metric, score, ci_low, ci_high (None where a note explains why), chance, patients, images, levels, note.

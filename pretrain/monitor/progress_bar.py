@@ -71,7 +71,8 @@ def show_progress(name: str, start: int, steps: int, batch_size: int, *, wanted:
             said = time.monotonic()
             left = duration((steps - step) * batch_size / max(images_per_s, 1e-9))
             print(
-                f"pretrain {name}: step {step:,} of {steps:,}, loss {loss:.3f}, {images_per_s:,.0f} images/s, {left} left",
+                f"pretrain {name}: step {step:,} of {steps:,}, loss {loss:.3f}, {images_per_s:,.0f} images/s, {left} "
+                "left",
                 file=sys.stderr,
                 flush=True,
             )

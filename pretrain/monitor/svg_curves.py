@@ -34,8 +34,10 @@ CSS_VARIABLES = " ".join(f"--{name}: {colour};" for name, colour in PALETTE.item
 STYLE = """
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(236px, 1fr)); gap: 18px 24px; margin: 12px 0; }
 .curve { margin: 0; break-inside: avoid; min-width: 0; display: flex; flex-direction: column; }
-.curve figcaption { display: flex; justify-content: space-between; gap: 10px; font-size: 14.5px; margin: 0; max-width: none; color: #1f2933; }
-.curve figcaption b { font-weight: 600; } .curve figcaption span { color: #52606d; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.curve figcaption { display: flex; justify-content: space-between; gap: 10px; font-size: 14.5px; margin: 0;
+  max-width: none; color: #1f2933; }
+.curve figcaption b { font-weight: 600; }
+.curve figcaption span { color: #52606d; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .curve .say { font-size: 12.5px; color: #52606d; line-height: 1.35; margin: 1px 0 0; }
 .curve svg { display: block; width: 100%; height: auto; margin-top: auto; overflow: visible; }
 .curve text { font: 10.5px Inter, "Source Sans 3", "Segoe UI", Roboto, Helvetica, Arial, sans-serif; fill: #52606d; }
@@ -132,7 +134,8 @@ class Curve:
         last = self.last or number(points[-1][1])
         say = f'<p class="say">{html.escape(self.say)}</p>' if self.say else ""
         return Markup(
-            f'<figure class="curve"><figcaption><b>{html.escape(self.title)}</b><span>{html.escape(last)}</span></figcaption>'
+            "<figure "
+            f'class="curve"><figcaption><b>{html.escape(self.title)}</b><span>{html.escape(last)}</span></figcaption>'
             f'{say}<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{html.escape(self.title)}: {html.escape(last)}" '
             f'data-points="{html.escape(json.dumps(tips))}">{"".join(parts)}'
             f'<circle class="dot" r="3.5" fill="{self.colour}" style="display:none"/>'

@@ -35,7 +35,8 @@ class Events:
         except ImportError:
             raise UserError(
                 "`machine.tensorboard: true` needs the package tensorboard: install it with pip install "
-                "'pellucid[tensorboard]', or remove the setting: training.html in the run's folder shows the same curves"
+                "'pellucid[tensorboard]', or remove the setting: training.html in the run's folder shows the same "
+                "curves"
             ) from None
         shutil.rmtree(folder / FOLDER, ignore_errors=True)  # `replay` writes the events of an interrupted run again
         self._writer = SummaryWriter(str(folder / FOLDER))

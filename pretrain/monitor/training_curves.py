@@ -31,7 +31,8 @@ def training_curves(metrics: Lines, *, dim: int | None, steps: int, log_k: float
     ]
     curves = [
         Curve("Loss", points("loss"), "The minimised value. Comparable only within one method.", CLINICAL),
-        Curve("Effective rank", points("effective_rank"), "RankMe: number of directions that the features use. Higher is better."),
+        Curve("Effective rank", points("effective_rank"), ("RankMe: number of directions that the features use. "
+                                                          "Higher is better.")),
         Curve(
             "Centred rank", points("centred_rank"),
             "Effective rank after the mean is subtracted: number of directions in which images differ.",
@@ -40,7 +41,8 @@ def training_curves(metrics: Lines, *, dim: int | None, steps: int, log_k: float
             "Feature spread", points("feature_std"),
             "Standard deviation of the normalised features. Near 0, all images have the same features.", reference=even,
         ),
-        Curve("Alignment", points("alignment"), "Distance between two views of an image. Lower is better if uniformity does not rise."),
+        Curve("Alignment", points("alignment"), ("Distance between two views of an image. Lower is better if "
+                                                "uniformity does not rise.")),
         Curve("Uniformity", points("uniformity"), "0: all features are equal. Near −4: spread over the whole sphere."),
         Curve(
             "Teacher information", information,
@@ -68,7 +70,8 @@ def training_curves(metrics: Lines, *, dim: int | None, steps: int, log_k: float
 
 
 def watch_curves(lines: Lines, *, steps: int) -> dict[str, list[Curve]]:
-    """One curve per variable, with interval and chance level, in the groups `clinical` (with outcomes) and `acquisition`."""
+    """One curve per variable, with interval and chance level, in the groups `clinical` (with outcomes) and
+    `acquisition`."""
     found: dict[str, list[Curve]] = {"clinical": [], "acquisition": []}
     for name in dict.fromkeys(str(line["variable"]) for line in lines):
         of = [line for line in lines if line["variable"] == name]
@@ -90,7 +93,11 @@ def watch_curves(lines: Lines, *, steps: int) -> dict[str, list[Curve]]:
                 [(float(line["step"]), float(line["score"])) for line in scored],
                 f"{metric}, {last['patients']} patients{note}",
                 ACQUISITION if group == "acquisition" else CLINICAL,
-                band=[(float(i["step"]), float(i["ci_low"]), float(i["ci_high"])) for i in scored if i.get("ci_low") is not None],
+                band=[
+                    (float(i["step"]), float(i["ci_low"]), float(i["ci_high"]))
+                    for i in scored
+                    if i.get("ci_low") is not None
+                ],
                 reference=(float(last["chance"]), "chance level"),
                 limits=limits,
                 steps=steps,

@@ -1,7 +1,7 @@
 """The training page: one self-contained file, `training.html`, that shows the progress of a training in a browser.
 
-It is built from metrics.jsonl, watch.jsonl and timings.jsonl of the run folder, together with health.json. It loads nothing
-from the network, and images carry research ids only.
+It is built from metrics.jsonl, watch.jsonl and timings.jsonl of the run folder, together with health.json. It loads
+nothing from the network, and images carry research ids only.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class TrainingPage:
         return self.watch.due(done, self.steps) if self.watch is not None else done == self.steps
 
     def at(self, method: Method, done: int) -> None:
-        """Monitor the method after `done` steps (0: untrained): append to watch.jsonl, render the images and write the page."""
+        """Monitor the method after `done` steps (0: untrained): append to watch.jsonl, render the images and write the
+        page."""
         self._dim = int(method.backbone().num_features)
         if self.watch is not None:
             vectors = self.watch.vectors(method)
@@ -89,7 +90,8 @@ class TrainingPage:
         self.write(finished=True)
 
     def write(self, *, finished: bool = False, stopped: Diagnosis | None = None, last_good: Path | None = None) -> None:
-        """Write the page and health.json from the files of the folder; the images are those of the last monitoring step.
+        """Write the page and health.json from the files of the folder; the images are those of the last monitoring
+        step.
 
         Args:
             finished: the training is complete.
@@ -103,8 +105,8 @@ class TrainingPage:
             self._write(finished=finished, stopped=stopped, last_good=last_good)
         except OSError as error:
             raise UserError(
-                f"{self.folder / PAGE}: cannot be written ({error.strerror}). Free disk space and rerun the command: it "
-                "continues from the newest checkpoint"
+                f"{self.folder / PAGE}: cannot be written ({error.strerror}). Free disk space and rerun the command: "
+                "it continues from the newest checkpoint"
             ) from None
 
     def _write(self, *, finished: bool, stopped: Diagnosis | None, last_good: Path | None) -> None:

@@ -1,8 +1,8 @@
 """Monitoring with labels: at regular steps, predict each variable of an image from its nearest neighbours.
 
-The loss uses no labels. These scores show whether the features encode the device or the diagnosis more strongly as training
-proceeds. Labels are used for these scores only, never for training. The predicted images belong to patients of the training
-split who are held out of the training batches; test patients are not used.
+The loss uses no labels. These scores show whether the features encode the device or the diagnosis more strongly as
+training proceeds. Labels are used for these scores only, never for training. The predicted images belong to patients of
+the training split who are held out of the training batches; test patients are not used.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ class Watch:
     """The sample of images that is monitored.
 
     Attributes:
-        frame: one row per image: image_id, patient, caption, `shown` (the image may be shown: it has no burned-in text),
-            `asked` (true: the image is predicted; false: it is only a neighbour), and the variables.
+        frame: one row per image: image_id, patient, caption, `shown` (the image may be shown: it has no burned-in
+            text), `asked` (true: the image is predicted; false: it is only a neighbour), and the variables.
         held_out: image_ids that are excluded from training; empty if no patient is held out.
         every: steps between two monitoring steps.
-        precision: of the study's `embed:` section, so that the scores are those of the vectors that `embed` will compute.
+        precision: of the study's `embed:` section, so that the scores are those of the vectors that `embed` will
+            compute.
     """
 
     frame: pd.DataFrame
@@ -68,7 +69,8 @@ class Watch:
             return None
         usable = with_captions(manifest[manifest["status"] == "ok"])
         usable = usable[usable["split"] == "train"]
-        # Research ids change when patients are added; source ids do not. They are used for the hash only, and then dropped.
+        # Research ids change when patients are added; source ids do not. They are used for the hash only, and then
+        # dropped.
         own = usable["patient_source_id"] if "patient_source_id" in usable else usable["patient"]
         text = usable["text_like"].astype(bool) if "text_like" in usable else False
         usable = usable.assign(person=own.fillna(usable["patient"]), shown=~pd.Series(text, index=usable.index))
@@ -117,7 +119,8 @@ class Watch:
         ]
 
     def vectors(self, method: Method) -> NDArray[np.float32]:
-        """(n, d) float32 vectors of the current backbone, in the frame's order, computed as `pellucid embed` computes them.
+        """(n, d) float32 vectors of the current backbone, in the frame's order, computed as `pellucid embed` computes
+        them.
 
         The number type, kernel and threads are those that `embed` chooses. The method is unchanged afterwards.
         """
@@ -147,28 +150,29 @@ class Watch:
         who = f"{asked['patient'].nunique():,} patients ({len(asked):,} images)"
         if self.held_out:
             return (
-                f"Predicted from the {self.neighbours} nearest images of other patients, for {who} of the training split that "
-                "are excluded from training."
+                f"Predicted from the {self.neighbours} nearest images of other patients, for {who} of the training "
+                "split that are excluded from training."
             )
         return (
-            f"Predicted from the {self.neighbours} nearest images of other patients, for {who}. These images are also used for "
-            f"training, without labels: the study is too small to hold out {FEWEST_HELD_OUT} patients."
+            f"Predicted from the {self.neighbours} nearest images of other patients, for {who}. These images are also "
+            f"used for training, without labels: the study is too small to hold out {FEWEST_HELD_OUT} patients."
         )
 
 
 def sample(training: pd.DataFrame, share: float, most_images: int, seed: int) -> tuple[pd.DataFrame, frozenset[str]]:
     """Select the monitored images, and the images that are excluded from training.
 
-    Patients are selected by a hash of their name and the seed, so that adding patients does not change who is held out. All
-    images of a patient are treated alike. If there are more than `most_images`, the first image of every patient is taken
-    before any second one.
+    Patients are selected by a hash of their name and the seed, so that adding patients does not change who is held out.
+    All images of a patient are treated alike. If there are more than `most_images`, the first image of every patient is
+    taken before any second one.
 
     Args:
         training: image_id, patient, `person` (the name that is hashed) and the variables; one row per readable image of
             the training split.
 
     Returns:
-        The selected rows with the column `asked`, in the order of `training`; and the image_ids of all held-out patients.
+        The selected rows with the column `asked`, in the order of `training`; and the image_ids of all held-out
+        patients.
     """
     draws = training["person"].map(lambda person: _hash(seed, str(person)))
     held = draws < share

@@ -1,4 +1,5 @@
-"""A pretraining recipe: `configs/pretrain/NAME.yaml` < the study's `pretrain:` section, as one checked, typed object."""
+"""A pretraining recipe: `configs/pretrain/NAME.yaml` < the study's `pretrain:` section, as one checked, typed
+object."""
 
 from __future__ import annotations
 
@@ -107,6 +108,7 @@ def _checked(data: Mapping[str, Any], where: str) -> AnyRecipe:
     method = str(data.get("method"))
     if method not in METHODS:
         raise UserError(
-            f"{where}: `method` is {data.get('method')!r}{did_you_mean(method, METHODS)}; there are: {', '.join(METHODS)}"
+            f"{where}: `method` is {data.get('method')!r}{did_you_mean(method, METHODS)}; there are: "
+            f"{', '.join(METHODS)}"
         )
     return validate(METHODS[method], data, where)

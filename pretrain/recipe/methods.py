@@ -60,7 +60,8 @@ class DinoV2Config(DinoConfig):
 
 
 class LeJepaConfig(Config):
-    """One encoder whose views predict their mean, with embeddings regularised to a Gaussian (Balestriero & LeCun 2025)."""
+    """One encoder whose views predict their mean, with embeddings regularised to a Gaussian (Balestriero & LeCun
+    2025)."""
 
     hidden_dim: int = Field(ge=2)  # of the projector's two hidden layers
     projection_dim: int = Field(ge=2)

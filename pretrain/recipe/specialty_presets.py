@@ -1,8 +1,8 @@
 """Augmentation presets of specialties: which changes of a recipe's views are harmful there, and why.
 
-The section `augmentation:` of `configs/specialty/NAME.yaml` overrides the recipe, and the study overrides both. Orientation is
-replaced, because it depends on the specialty. Crops are given a minimum size. Colour, blur and solarisation are limited, never
-increased. Settings that a recipe does not have (colour in MAE) are not added.
+The section `augmentation:` of `configs/specialty/NAME.yaml` overrides the recipe, and the study overrides both.
+Orientation is replaced, because it depends on the specialty. Crops are given a minimum size. Colour, blur and
+solarisation are limited, never increased. Settings that a recipe does not have (colour in MAE) are not added.
 """
 
 from __future__ import annotations
@@ -174,15 +174,15 @@ def explain(before: Mapping[str, Any], after: Mapping[str, Any], preset: Augment
         reason = getattr(preset, group).because
         sentences.append(f"{name}, {group.replace('_', ' ')}: {', '.join(changes)}, because {reason}")
     overruled = [
-        f"{key} remains {_text(old.get(key, _default(key)))}, as set in the study; the preset {name} has {_text(value)}, because "
-        f"{getattr(preset, _group(key)).because}"
+        f"{key} remains {_text(old.get(key, _default(key)))}, as set in the study; the preset {name} has "
+        f"{_text(value)}, because {getattr(preset, _group(key)).because}"
         for key, value in meant.items()
         if value != old.get(key, _default(key)) and used.get(key, _default(key)) == old.get(key, _default(key))
     ]
     if _robust(after) and (after.get("method") == "mae"):
         overruled.append(
-            "acquisition-robust augmentation has little effect with MAE, which also reconstructs the simulated device; methods "
-            "that compare views (dino, dinov2, lejepa) learn to ignore it"
+            "acquisition-robust augmentation has little effect with MAE, which also reconstructs the simulated device; "
+            "methods that compare views (dino, dinov2, lejepa) learn to ignore it"
         )
     return sentences + overruled
 

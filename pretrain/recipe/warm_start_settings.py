@@ -29,8 +29,8 @@ class WarmStart(Config):
             )
         if kind == "file" and not rest.endswith(".safetensors"):
             raise ValueError(
-                f"weights {self.weights!r}: only .safetensors files are read, because opening a .pt or .pth file may run "
-                "code; safetensors.torch.save_file converts a file that you trust"
+                f"weights {self.weights!r}: only .safetensors files are read, because opening a .pt or .pth file may "
+                "run code; safetensors.torch.save_file converts a file that you trust"
             )
         return self
 

@@ -1,8 +1,9 @@
-"""Three ways to remove an acquisition factor from vectors, each learnt on training patients and applicable to any patient.
+"""Three ways to remove an acquisition factor from vectors, each learnt on training patients and applicable to any
+patient.
 
 - [0]: Belrose et al., LEACE: Perfect linear concept erasure in closed form, 2023, theorem 4.3 and equation 1
-- [1]: Johnson, Li & Rabinovic, Adjusting batch effects in microarray expression data using empirical Bayes methods, 2007
-  (ComBat, by the library combatlearn)
+- [1]: Johnson, Li & Rabinovic, Adjusting batch effects in microarray expression data using empirical Bayes methods,
+  2007 (ComBat, by the library combatlearn)
 
 Legend: n images, d dimensions, b columns of the factor (an indicator per level; or one column of numbers).
 """
@@ -31,8 +32,8 @@ NAMES = {
 def fit_leace(vectors: Values, factor: Values, weights: Values) -> Erase:
     """The smallest change of the vectors after which no linear probe of the training patients finds the factor [0].
 
-    r(x) = x − W⁺ P W (x − mean), W the whitening of the vectors and P the projection onto the columns of W Σ_xz. It does
-    not need the factor of a new image.
+    r(x) = x − W⁺ P W (x − mean), W the whitening of the vectors and P the projection onto the columns of W Σ_xz. It
+    does not need the factor of a new image.
 
     Args:
         vectors: (n, d) of training patients.
@@ -78,7 +79,8 @@ def has_combat() -> bool:
 def fit_combat(vectors: Values, factor: Values, weights: Values) -> Erase:
     """ComBat [1]: mean and spread of each dimension and level, drawn towards those of the other dimensions.
 
-    The library has no weights: every image counts equally. No spread can be learnt from a level with one training image.
+    The library has no weights: every image counts equally. No spread can be learnt from a level with one training
+    image.
     """
     from combatlearn import ComBat
 

@@ -1,7 +1,8 @@
 """`take-out`: vectors without an acquisition factor, written as a separate `embed` run.
 
-The remedy is learnt on training patients only. These vectors are for use; the audit answers whether the remedy works (`remedies`,
-learnt and tested on different patients). An audit of the changed vectors would also test the patients that the remedy was learnt on.
+The remedy is learnt on training patients only. These vectors are for use; the audit answers whether the remedy works
+(`remedies`, learnt and tested on different patients). An audit of the changed vectors would also test the patients that
+the remedy was learnt on.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ def take_out(
     Args:
         table: the manifest's rows in the order of the vectors.
         factor: an acquisition variable of the study.
-        remedy: `residual` and `combat` change an image by the image's level of the factor and leave out images without one;
-            `leace` applies the same change to every image.
+        remedy: `residual` and `combat` change an image by the image's level of the factor and leave out images without
+            one; `leace` applies the same change to every image.
 
     Raises:
-        UserError: no such factor, too few training patients of two levels, or a factor was already removed from these vectors.
+        UserError: no such factor, too few training patients of two levels, or a factor was already removed from these
+            vectors.
     """
     kind = _factor_kind(study, factor, remedy)
     stored = load_vectors(vectors.path)
@@ -100,7 +102,8 @@ def _check_training_patients(
 def _spec(
     stored: Vectors, vectors: RunFolder, name: str, factor: str, remedy: Remedy, learnt_from: int
 ) -> dict[str, Any]:
-    """The content of spec.json. The fingerprint differs from that of the original vectors: a linear map follows the network."""
+    """The content of spec.json. The fingerprint differs from that of the original vectors: a linear map follows the
+    network."""
     parts = f"{stored.spec['fingerprint']} {vectors.key} {factor} {remedy} {_VERSION}"
     return {key: value for key, value in stored.spec.items() if key not in _LEFT_OUT} | {
         "backbone": name,

@@ -3,9 +3,10 @@
 - [0]: Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, section 3.4
 - [1]: Caron et al., DINO, 2021, section 4.1: k = 20 for every backbone
 
-Here a neighbour is a *patient*, represented by the nearest of the patient's images, so that fifty images of one patient are one
-neighbour and not twenty. Votes are weighted by exp(cosine / 0.07) as in both papers. Only the centre of the
-vectors is fitted, on training patients: without it the vectors of an MAE are so similar that all votes have the same weight.
+Here a neighbour is a *patient*, represented by the nearest of the patient's images, so that fifty images of one patient
+are one neighbour and not twenty. Votes are weighted by exp(cosine / 0.07) as in both papers. Only the centre of the
+vectors is fitted, on training patients: without it the vectors of an MAE are so similar that all votes have the same
+weight.
 
 Legend: n images, d dimensions, k neighbours.
 """
@@ -79,7 +80,8 @@ def nearest_patients(
     queries: IntArray,  # (m,) rows
     k: int,
 ) -> IntArray:
-    """(m, k) rows: of each of the `k` patients most similar to an image, except the image's patient, the nearest image; nearest first.
+    """(m, k) rows: of each of the `k` patients most similar to an image, except the image's patient, the nearest image;
+    nearest first.
 
     By cosine after subtracting the mean over patients; labels are not used.
     """
@@ -99,7 +101,8 @@ def _nearest(
     *,
     own: bool,  # whether the bank contains the query's patient, who is then excluded
 ) -> Iterator[tuple[IntArray, IntArray, NDArray[np.float64]]]:
-    """(queries, (q, wanted) rows of the nearest image of the nearest patients, nearest first, their cosines), by parts."""
+    """(queries, (q, wanted) rows of the nearest image of the nearest patients, nearest first, their cosines), by
+    parts."""
     change = np.diff(patients[bank]) > 0
     starts, owner = np.flatnonzero(np.r_[True, change]), np.cumsum(np.r_[False, change])
     ends = np.append(starts[1:], len(bank))
@@ -133,7 +136,8 @@ def _of_each_patient(
     wanted: int,
     most: int,  # number of most similar columns to search first
 ) -> tuple[IntArray, NDArray[np.float32]]:
-    """Of each row the most similar column of each of the `wanted` most similar patients, nearest first, and how similar."""
+    """Of each row the most similar column of each of the `wanted` most similar patients, nearest first, and how
+    similar."""
     n = similarity.shape[1]
     some = np.sort(np.argpartition(similarity, n - most, axis=1)[:, n - most :], axis=1)
     near = np.take_along_axis(similarity, some, axis=1)

@@ -1,10 +1,11 @@
 """The logistic probe: out-of-fold log-odds of unseen patients, everything fitted inside the fold.
 
-One level against the rest; L2-penalised, each patient with weight 1. The ridge probe has already computed the principal components
-of the training patients of each fold; in these Newton's method has a small Hessian and is many times faster than fitting from the
-vectors, with the same minimum.
+One level against the rest; L2-penalised, each patient with weight 1. The ridge probe has already computed the principal
+components of the training patients of each fold; in these Newton's method has a small Hessian and is many times faster
+than fitting from the vectors, with the same minimum.
 
-- [0]: Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2009, section 4.4.1: iteratively reweighted least squares
+- [0]: Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 2009, section 4.4.1: iteratively reweighted
+  least squares
 
 Legend: n images, c levels, r components.
 """
@@ -72,7 +73,8 @@ def newton(
     penalty: float,
     start: NDArray[np.float64],  # (r + 1,)
 ) -> NDArray[np.float64]:
-    """(r + 1,) coefficients that minimise the weighted mean log loss + penalty / 2 · their square, the intercept free [0]."""
+    """(r + 1,) coefficients that minimise the weighted mean log loss + penalty / 2 · their square, the intercept free
+    [0]."""
     share = weights / weights.sum()
     held = np.append(np.full(len(start) - 1, penalty), _FREE)
     found, odds = start, features @ start

@@ -177,7 +177,8 @@ class FoldedRidge:
         return fitted
 
     def scores_by_fold(self, targets: NDArray[np.floating], standardise: bool = True) -> NDArray[np.floating]:
-        """`scores` of targets whose images are in the order `by_fold`, in that order: no gathering, for the many permuted ones."""
+        """`scores` of targets whose images are in the order `by_fold`, in that order: no gathering, for the many
+        permuted ones."""
         out = np.empty(targets.shape, dtype=self.dtype)
         fitted = self._directions(targets)
         for factor, part, block, direction in zip(self.factors, self.slices, self.augmented, fitted, strict=True):
@@ -199,7 +200,8 @@ def fitted_probe(
     targets: NDArray[np.floating],  # (c, n)
     penalty: float | None = None,
 ) -> Probe:
-    """The same probe fitted once: (c, d) slopes and (c,) offsets whose scores have unit spread in training, and the penalty.
+    """The same probe fitted once: (c, d) slopes and (c,) offsets whose scores have unit spread in training, and the
+    penalty.
 
     penalty: chosen as in `FoldedRidge` where None is given; one given is solved for at once.
     """
@@ -285,7 +287,8 @@ def _probe_of(
 
 
 def solved(system: NDArray[np.floating], wanted: NDArray[np.floating]) -> NDArray[np.floating]:
-    """(c, d) from a positive definite system (d, d) and (c, d); once more in double precision where single is not enough."""
+    """(c, d) from a positive definite system (d, d) and (c, d); once more in double precision where single is not
+    enough."""
     solve = sposv if system.dtype == np.float32 else dposv
     _, found, failed = solve(system.T, wanted.T, lower=1)  # its own transpose, without a copy
     if failed and system.dtype == np.float32:

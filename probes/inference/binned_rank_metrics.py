@@ -1,10 +1,13 @@
-"""The rank measures of `pellucid.cohort.statistics.weighted_ranks` from binned scores without sorting, for many score vectors or sets of weights.
+"""The rank measures of `pellucid.cohort.statistics.weighted_ranks` from binned scores without sorting, for many score
+vectors or sets of weights.
 
-**Permutations.** A rank is the weight of all lower scores. With scores in 1,024 equal bins over ±8 standard deviations, one sum of
-weights per bin gives all ranks in a quarter of the time of sorting; two scores in one bin are a tie. A permutation test with this statistic is as exact as with any other, as long as observed and permuted
-targets share it: the observed score is put into the same bins for its p-value, and reported unbinned.
+**Permutations.** A rank is the weight of all lower scores. With scores in 1,024 equal bins over ±8 standard deviations,
+one sum of weights per bin gives all ranks in a quarter of the time of sorting; two scores in one bin are a tie. A
+permutation test with this statistic is as exact as with any other, as long as observed and permuted targets share it:
+the observed score is put into the same bins for its p-value, and reported unbinned.
 
-**Bootstrap.** The scores stay and the weights change: bins of equal mass, without additional ties if there are fewer images than bins.
+**Bootstrap.** The scores stay and the weights change: bins of equal mass, without additional ties if there are fewer
+images than bins.
 
 Shapes: n images, c score vectors.
 """
@@ -35,7 +38,8 @@ def binned(scores: NDArray[np.floating]) -> IntArray:
 def auroc(
     scores: NDArray[np.floating], positive: NDArray[np.bool_], weights: NDArray[np.floating], strata: IntArray
 ) -> NDArray[np.float64]:
-    """(c,) as `pellucid.cohort.statistics.weighted_ranks.auroc`, from scores and positive (c, n), weights and strata (n,)."""
+    """(c,) as `pellucid.cohort.statistics.weighted_ranks.auroc`, from scores and positive (c, n), weights and strata
+    (n,)."""
     n_strata = int(strata.max()) + 1
     out = np.empty(len(scores))
     first = 2 * N_BINS * strata
@@ -51,7 +55,8 @@ def auroc(
 def spearman(
     scores: NDArray[np.floating], target_ridits: NDArray[np.floating], weights: NDArray[np.floating], strata: IntArray
 ) -> NDArray[np.float64]:
-    """(c,) as `pellucid.cohort.statistics.weighted_ranks.spearman`, from scores and target_ridits (c, n), weights and strata (n,)."""
+    """(c,) as `pellucid.cohort.statistics.weighted_ranks.spearman`, from scores and target_ridits (c, n), weights and
+    strata (n,)."""
     n_strata = int(strata.max()) + 1
     out = np.zeros(len(scores))
     first = N_BINS * strata
@@ -75,7 +80,8 @@ def _by_mass(values: NDArray[np.floating]) -> IntArray:
 
 
 class BootstrapAuroc:
-    """AUROC of one score vector (n,) under many sets of weights, (samples, n) → (samples,); NaN where a sample has no pair."""
+    """AUROC of one score vector (n,) under many sets of weights, (samples, n) → (samples,); NaN where a sample has no
+    pair."""
 
     def __init__(self, scores: NDArray[np.floating], positive: NDArray[np.bool_], strata: IntArray) -> None:
         self._strata = int(strata.max()) + 1
@@ -86,7 +92,8 @@ class BootstrapAuroc:
 
 
 class BootstrapSpearman:
-    """Spearman's correlation of one score vector with one target under many sets of weights, (samples, n) → (samples,)."""
+    """Spearman's correlation of one score vector with one target under many sets of weights, (samples, n) →
+    (samples,)."""
 
     def __init__(self, scores: NDArray[np.floating], values: NDArray[np.floating], strata: IntArray) -> None:
         self._strata = int(strata.max()) + 1

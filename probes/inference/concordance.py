@@ -1,8 +1,10 @@
 """Harrell's concordance for a time to an event, with censored patients.
 
-- [0]: Therneau, Grambsch & Fleming, Martingale-based residuals for survival models, 1990, equation 3 (without covariates)
+- [0]: Therneau, Grambsch & Fleming, Martingale-based residuals for survival models, 1990, equation 3 (without
+  covariates)
 - [1]: Harrell et al., Evaluating the yield of medical tests, 1982: the concordance index
-- [2]: Uno et al., On the C-statistics, 2011, for what depends on the censoring: a concordance of other follow-up is another one
+- [2]: Uno et al., On the C-statistics, 2011, for what depends on the censoring: a concordance of other follow-up is
+  another one
 
 A pair can be compared if one had the event before the other was last seen. Shapes: n images, c score vectors.
 """
@@ -16,11 +18,12 @@ IntArray = NDArray[np.int64]
 
 
 class Concordance:
-    """Harrell's index [1] of one score vector under many sets of weights: the share of comparable pairs in which the patient
-    with the earlier event has the higher score; ties count half; within strata.
+    """Harrell's index [1] of one score vector under many sets of weights: the share of comparable pairs in which the
+    patient with the earlier event has the higher score; ties count half; within strata.
 
-    Of two patients the places in time differ, as binary numbers, in one highest digit: digit by digit the pairs fall into blocks
-    of which one half is earlier than the other, and each block is an AUROC. O(n log² n) once, O(n log n) a sample.
+    Of two patients the places in time differ, as binary numbers, in one highest digit: digit by digit the pairs fall
+    into blocks of which one half is earlier than the other, and each block is an AUROC. O(n log² n) once, O(n log n) a
+    sample.
     """
 
     def __init__(self, scores: NDArray[np.floating], order: IntArray, strata: IntArray) -> None:

@@ -1,4 +1,5 @@
-"""The 95 % interval of a score: the patient bootstrap and the balanced half samples, on a variance-stabilising scale."""
+"""The 95 % interval of a score: the patient bootstrap and the balanced half samples, on a variance-stabilising
+scale."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def stretch(score: NDArray[np.float64], ranked: bool) -> NDArray[np.float64]:
 
 
 def refit_error(statistic: Statistic, ridge: FoldedRidge, fit: NDArray[np.floating], groups: IntArray) -> float:
-    """Standard error, on the stretched scale, of the score under other training and test patients (balanced half samples)."""
+    """Standard error, on the stretched scale, of the score under other training and test patients (balanced half
+    samples)."""
     ranked = statistic.target.metric == "spearman"
     halves = half_sample_pairs(ridge, fit, groups, statistic.strata, statistic.on_half)
     difference = np.diff(stretch(halves, ranked), axis=1)
@@ -60,8 +62,9 @@ def interval(
     """95 % interval of the expected score of the probe with this number of patients.
 
     The standard error is the larger of two: the patient bootstrap of the out-of-fold scores (other test patients),
-    and the balanced half samples of `pellucid.probes.inference.half_samples` (other training and test patients). Student's t with 15 degrees
-    of freedom, on a variance-stabilising scale. (The logistic and the kNN probe use the half samples of the ridge probe.)
+    and the balanced half samples of `pellucid.probes.inference.half_samples` (other training and test patients).
+    Student's t with 15 degrees of freedom, on a variance-stabilising scale. (The logistic and the kNN probe use the
+    half samples of the ridge probe.)
     """
     ranked = statistic.target.metric == "spearman"
     drawn = resampled_in_chunks(statistic, scores, patients, counts)

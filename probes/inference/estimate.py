@@ -1,7 +1,7 @@
 """One probe of one variable: score, interval, permutation p-value and detectable effect, all from one statistic.
 
-Uses the factorised ridge probe (`pellucid.probes.estimators.ridge`); the questions of the audit use this. With strata it
-answers the conditional question: what can be predicted beyond the stratum?
+Uses the factorised ridge probe (`pellucid.probes.estimators.ridge`); the questions of the audit use this. With strata
+it answers the conditional question: what can be predicted beyond the stratum?
 """
 
 from __future__ import annotations
@@ -197,7 +197,8 @@ def _with_interval(design: _Design, found: Estimate, bootstrap: int, seed: int, 
 
 
 def r_squared(ridge: FoldedRidge, values: NDArray[np.float64]) -> float:
-    """Out-of-fold R² with equal weight for every patient: 1 - squared error / squared error of the training mean. At most 1."""
+    """Out-of-fold R² with equal weight for every patient: 1 - squared error / squared error of the training mean. At
+    most 1."""
     predicted = ridge.scores(values[None], standardise=False)[0].astype(np.float64)
     error = baseline = 0.0
     for rows in ridge.rows:

@@ -1,12 +1,12 @@
 """How much a probe's score would vary with other patients, refitting included: balanced half samples.
 
-The bootstrap of out-of-fold scores keeps the fitted probes fixed. It ignores the variation due to the training patients, and
-near chance it misses half of the variance: there, each pair of patients enters twice, once with either in training.
-Therefore the patients are assigned to 16 groups and divided 15 times into two halves of eight groups each, by the rows
-of a Hadamard matrix (balanced repeated replication: McCarthy 1969; Wolter 2007, chapter 3). Both halves are
-cross-validated from scratch, with the folds and penalties of the whole. The two halves share no patient, so half
-their mean squared difference is the variance at half the number of patients, without bias; the variance at the whole
-number is half of that. Each refit is one Cholesky solution per fold, of sums over groups of patients.
+The bootstrap of out-of-fold scores keeps the fitted probes fixed. It ignores the variation due to the training
+patients, and near chance it misses half of the variance: there, each pair of patients enters twice, once with either in
+training. Therefore the patients are assigned to 16 groups and divided 15 times into two halves of eight groups each, by
+the rows of a Hadamard matrix (balanced repeated replication: McCarthy 1969; Wolter 2007, chapter 3). Both halves are
+cross-validated from scratch, with the folds and penalties of the whole. The two halves share no patient, so half their
+mean squared difference is the variance at half the number of patients, without bias; the variance at the whole number
+is half of that. Each refit is one Cholesky solution per fold, of sums over groups of patients.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def half_sample_pairs(
 
 @dataclass(frozen=True)
 class _Sums:
-    """Weighted Gram matrix and products with the targets of each group, (16, d, d) and (16, d, c), in single precision."""
+    """Weighted Gram matrix and products with the targets of each group, (16, d, d) and (16, d, c), in single
+    precision."""
 
     gram: NDArray[np.float32]
     cross: NDArray[np.float32]

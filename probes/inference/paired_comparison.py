@@ -43,8 +43,9 @@ def compare(
 ) -> Change:
     """Probe both (n, d) sets, which may differ in d, in the same patient-grouped folds.
 
-    The standard error of the change is the larger of two, as in `pellucid.probes.inference.confidence_interval.interval`: of the paired bootstrap of the
-    out-of-fold scores, and of the paired half samples; Student's t with 15 degrees of freedom.
+    The standard error of the change is the larger of two, as in
+    `pellucid.probes.inference.confidence_interval.interval`: of the paired bootstrap of the out-of-fold scores, and of
+    the paired half samples; Student's t with 15 degrees of freedom.
     """
     strata = np.zeros(len(patients), dtype=np.int64)
     levels, scarcest = informative_levels(target, patients, strata)

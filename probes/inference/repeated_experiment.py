@@ -1,6 +1,7 @@
 """A randomised experiment (folds, draws, training, test), repeated for its estimate and on half samples for its error.
 
-- [0]: Wolter, Introduction to Variance Estimation, 2007, chapter 3: balanced half samples (`pellucid.probes.inference.half_samples`)
+- [0]: Wolter, Introduction to Variance Estimation, 2007, chapter 3: balanced half samples
+  (`pellucid.probes.inference.half_samples`)
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Experiment = Callable[[NDArray[np.bool_], list[int], float | None], tuple[NDArra
 def rounds(
     experiment: Experiment, label: IntArray, n_rounds: int, seed: int
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Scores of each round with all patients, and of both halves of each of the 15 divisions with the mean penalty of the rounds.
+    """Scores of each round with all patients, and of both halves of each of the 15 divisions with the mean penalty of
+    the rounds.
 
     label: (p,) the patients are divided evenly over these labels.
     """
@@ -39,10 +41,11 @@ def rounds(
 
 
 def reach(of_halves: list[float]) -> float | None:
-    """Half the width of the 95 % interval (Student's t with 15 degrees of freedom), from the scores of the halves, in pairs.
+    """Half the width of the 95 % interval (Student's t with 15 degrees of freedom), from the scores of the halves, in
+    pairs.
 
-    The halves share no patient: half their mean squared difference is the variance with half the patients [0], and half of that the
-    variance with all. None if too few halves have a score.
+    The halves share no patient: half their mean squared difference is the variance with half the patients [0], and half
+    of that the variance with all. None if too few halves have a score.
     """
     difference = np.diff(np.array(of_halves).reshape(-1, 2), axis=1)
     difference = difference[np.isfinite(difference)]

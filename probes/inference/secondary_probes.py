@@ -2,8 +2,9 @@
 
 - `logistic`: levels, one against the rest
 - `knn`: nearest neighbours, without training
-- `pooled`: a ridge probe of one vector per patient, the mean over the patient's images: do all images together show what a
-  single image does not? (Mean pooling: Ilse et al., Attention-based deep multiple instance learning, 2018, section 2.3)
+- `pooled`: a ridge probe of one vector per patient, the mean over the patient's images: do all images together show
+  what a single image does not? (Mean pooling: Ilse et al., Attention-based deep multiple instance learning, 2018,
+  section 2.3)
 - `nonlinear`: boosted trees, optional
 """
 

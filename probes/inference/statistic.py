@@ -41,7 +41,8 @@ class Target:
         return "auroc" if self.n_levels == 2 else "macro_auroc"
 
     def columns(self, levels: Sequence[int] | None = None) -> IntArray:
-        """The levels that are scored one against the rest, of those given or of all; of a binary target the event alone."""
+        """The levels that are scored one against the rest, of those given or of all; of a binary target the event
+        alone."""
         several = range(self.n_levels) if levels is None else levels
         return np.array({0: [0], 2: [1]}.get(self.n_levels, list(several)), dtype=np.int64)
 
@@ -98,7 +99,8 @@ class Statistic:
     def permuted(
         self, scores: NDArray[np.floating], targets: NDArray[np.floating], order: IntArray | None = None
     ) -> NDArray[np.float64]:
-        """(c,) of scores and targets (c * columns, n), in bins (`pellucid.probes.inference.binned_rank_metrics`): the statistic that permutations are compared by.
+        """(c,) of scores and targets (c * columns, n), in bins (`pellucid.probes.inference.binned_rank_metrics`): the
+        statistic that permutations are compared by.
 
         order: (c, n) permuted places in time, of a time to an event, whose concordance needs no bins.
         """
@@ -126,7 +128,8 @@ class Statistic:
         return float(auroc(scores[:, rows], positive, weights, strata).mean())
 
     def resampler(self, scores: NDArray[np.floating]) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
-        """A function (samples, n) counts → (samples,): the statistic of the observed scores (columns, n) under resampled patients."""
+        """A function (samples, n) counts → (samples,): the statistic of the observed scores (columns, n) under
+        resampled patients."""
         each: Sequence[Callable[[NDArray[np.floating]], NDArray[np.float64]]]
         if self.target.is_time:
             each = [Concordance(scores[0], self.target.order, self.strata)]
@@ -149,7 +152,8 @@ class Statistic:
 def informative_levels(target: Target, patients: Patients, strata: IntArray) -> tuple[list[int], int]:
     """Levels that can be compared within strata, and the patients of the scarcest side of the best level.
 
-    A level counts if, over the strata that contain both this level and others, each side has at least MIN_PATIENTS patients.
+    A level counts if, over the strata that contain both this level and others, each side has at least MIN_PATIENTS
+    patients.
     """
     data = np.asarray(target.data)
     informative, best = [], 0
@@ -171,7 +175,8 @@ def informative_levels(target: Target, patients: Patients, strata: IntArray) -> 
 def comparable_events(
     target: Target, patients: Patients, rows: NDArray[np.bool_], strata: IntArray | None = None
 ) -> int:
-    """The number of patients in these rows with an event while another patient of the same stratum was still followed."""
+    """The number of patients in these rows with an event while another patient of the same stratum was still
+    followed."""
     if not rows.any():
         return 0
     own = np.zeros(int(rows.sum()), dtype=np.int64) if strata is None else strata[rows]

@@ -77,7 +77,7 @@ def _events(column: pd.Series[Any], name: str, event: str) -> NDArray[np.bool_]:
     unclear = text[~text.isin(_CAME | _DID_NOT)]
     if len(unclear):
         raise UserError(
-            f'Variable "{name}": "{event}" holds "{unclear.iloc[0]}"; write 1 where the event came and 0 where it had not '
-            "when the patient was last seen."
+            f'Variable "{name}": "{event}" holds "{unclear.iloc[0]}"; write 1 where the event came and 0 where it '
+            "had not when the patient was last seen."
         )
     return np.asarray(text.isin(_CAME), dtype=bool)

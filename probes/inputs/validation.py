@@ -90,7 +90,8 @@ class AuditInput:
             )
         if patients.n_patients == len(table):
             notes.append(
-                "Every image has a different patient id. If patients have several images, all intervals and p-values are too optimistic."
+                "Every image has a different patient id. If patients have several images, all intervals and p-values "
+                "are too optimistic."
             )
         return cls(patients, variables, notes)
 
@@ -125,8 +126,8 @@ def _check_vectors(vectors: NDArray[np.floating], n_rows: int) -> None:
         )
     if len(vectors) != n_rows:
         raise UserError(
-            f"There are {len(vectors)} vectors but {n_rows} rows in the table; they must be the same images in the same "
-            "order (or be joined by an id column)."
+            f"There are {len(vectors)} vectors but {n_rows} rows in the table; they must be the same images in the "
+            "same order (or be joined by an id column)."
         )
     if len(vectors) > 1 and all(
         (vectors[first : first + 8192] == vectors[0]).all() for first in range(0, len(vectors), 8192)

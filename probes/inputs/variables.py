@@ -1,4 +1,5 @@
-"""One column of the user's table, ready to be probed: kind, levels, missing rows, or the reason why it cannot be probed."""
+"""One column of the user's table, ready to be probed: kind, levels, missing rows, or the reason why it cannot be
+probed."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class ProbeVariable:
 
     binary, categorical: `codes` (n,) index `levels` (for binary, code 1 is the event); -1 where unusable.
     ordinal, continuous: `values` (n,) float; NaN where unusable. `codes` is empty.
-    time_to_event: `values` are martingale residuals, `order` (n,) the places in time (`pellucid.probes.inference.concordance`).
+    time_to_event: `values` are martingale residuals, `order` (n,) the places in time
+    (`pellucid.probes.inference.concordance`).
     """
 
     name: str
@@ -77,7 +79,8 @@ def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str])
         if (given[name] or ("time_to_event" if pair else "")) == "time_to_event":
             if pair is None:
                 raise UserError(
-                    f'Variable "{name}" has the kind time_to_event: name both columns with a slash between them, "time/event".'
+                    f'Variable "{name}" has the kind time_to_event: name both columns with a slash between them, '
+                    '"time/event".'
                 )
             kinds[name] = "time_to_event"
             continue
@@ -135,8 +138,8 @@ def guess_kind(column: pd.Series[Any]) -> Kind:
         odd = present[pd.to_numeric(present, errors="coerce").isna()]
         if len(odd) < 0.1 * len(present):
             raise UserError(
-                f'Variable "{column.name}" holds "{as_level(odd.iloc[0])}" among numbers; correct it, or give the kind: '
-                f"{column.name}:categorical, or {column.name}:continuous once all are numbers."
+                f'Variable "{column.name}" holds "{as_level(odd.iloc[0])}" among numbers; correct it, or give the '
+                f"kind: {column.name}:categorical, or {column.name}:continuous once all are numbers."
             )
     return "categorical"
 
@@ -168,7 +171,8 @@ def read_variable(
     positive: the level that counts as the event, of a binary variable.
 
     Raises UserError for a constant column, for one that is the patient id, for text where
-    the kind needs numbers, and for an unknown level `positive`. Too few patients is not a user error: the reason is in `refusal`.
+    the kind needs numbers, and for an unknown level `positive`. Too few patients is not a user error: the reason is in
+    `refusal`.
     """
     missing = is_missing(column).to_numpy()
     present = column[~missing]
@@ -297,6 +301,6 @@ def strata_of(variable: ProbeVariable, patients: Patients) -> tuple[IntArray, st
     _, out[usable] = np.unique(np.searchsorted(edges, values, side="right"), return_inverse=True)
     n_strata = int(out.max()) + 1
     return out, (
-        f"{variable.name} is {variable.kind.replace('_', ' ')}: compared within {n_strata} strata of neighbouring values, "
-        "so differences within a stratum remain."
+        f"{variable.name} is {variable.kind.replace('_', ' ')}: compared within {n_strata} strata of neighbouring "
+        "values, so differences within a stratum remain."
     )

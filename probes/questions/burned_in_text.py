@@ -60,8 +60,9 @@ def _text_sentence(row: dict[str, Any]) -> str:
     if row["change"] is None:
         return f"{row['name']}: too few patients."
     scores = (
-        f"{row['name']}: {METRIC_NAMES[row['metric']]} {row['before']:.2f} with the text in the images, {row['after']:.2f} with "
-        f"the text masked (change {row['change']:+.2f}, {row['ci_low']:+.2f} to {row['ci_high']:+.2f})"
+        f"{row['name']}: {METRIC_NAMES[row['metric']]} {row['before']:.2f} with the text in the images, "
+        f"{row['after']:.2f} with the text masked (change {row['change']:+.2f}, {row['ci_low']:+.2f} to "
+        f"{row['ci_high']:+.2f})"
     )
     if row["ci_high"] < 0:
         return f"{scores}: part of the prediction comes from the text."

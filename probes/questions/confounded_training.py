@@ -2,9 +2,10 @@
 
 - [0]: Kömen et al., Towards Robust Foundation Models for Digital Pathology, 2025 (PathoROB): average performance drop
 
-Two classes, two levels of the factor: four cells. Training sets of one size are drawn in which class and level are increasingly associated, from
-not at all to completely. A probe is trained on each and tested on equally many patients of all four cells. A robust embedding loses
-little, because a probe cannot use the device. Patients, not images, are drawn and tested.
+Two classes, two levels of the factor: four cells. Training sets of one size are drawn in which class and level are
+increasingly associated, from not at all to completely. A probe is trained on each and tested on equally many patients
+of all four cells. A robust embedding loses little, because a probe cannot use the device. Patients, not images, are
+drawn and tested.
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ class PerformanceDrop:
 def performance_drop(
     vectors: NDArray[np.floating], target: Target, levels: IntArray, patients: Patients, seed: int = 0
 ) -> PerformanceDrop:
-    """For the two levels whose smaller class is largest: this makes the smallest of the four cells as large as possible.
+    """For the two levels whose smaller class is largest: this makes the smallest of the four cells as large as
+    possible.
 
-    The interval: Student's t with 15 degrees of freedom around the drop, its standard error from 15 balanced divisions of the
-    patients into halves, each drawn, trained and tested from scratch.
+    The interval: Student's t with 15 degrees of freedom around the drop, its standard error from 15 balanced divisions
+    of the patients into halves, each drawn, trained and tested from scratch.
     """
     if target.n_levels != 2:
         return PerformanceDrop(refusal="only for two classes")
@@ -69,7 +71,10 @@ def performance_drop(
     smallest = int(counts[:, best].min()) if len(best) == 2 else 0
     if smallest < 2 * MIN_PATIENTS:
         return PerformanceDrop(
-            refusal=f"the smallest of the four cells of two classes and two levels has {smallest} patients ({2 * MIN_PATIENTS} needed)"
+            refusal=(
+                f"the smallest of the four cells of two classes and two levels has {smallest} patients "
+                f"({2 * MIN_PATIENTS} needed)"
+            )
         )
     pair = np.sort(best)
     cells = [np.flatnonzero(steady & (y == a) & (z == b)) for a in (0, 1) for b in pair]
@@ -139,7 +144,8 @@ def _round(
 
 
 def _sizes(smallest: int) -> tuple[int, int]:
-    """Per cell, the number of test patients and the mean number of training patients; smallest: patients of the smallest cell."""
+    """Per cell, the number of test patients and the mean number of training patients; smallest: patients of the
+    smallest cell."""
     n_test = max(2, round(_TEST * smallest))
     quarter = (smallest - n_test) // 2  # so that two cells alone can give as many as all four
     return n_test, quarter - (quarter % 4 if quarter >= 4 else 0)  # each share of it is a whole number of patients

@@ -1,8 +1,10 @@
 """The probe's score against the number of labelled training patients.
 
-- [0]: Chen et al., A Simple Framework for Contrastive Learning, 2020, section 5.2, for the question with 1 % and 10 % of labels
+- [0]: Chen et al., A Simple Framework for Contrastive Learning, 2020, section 5.2, for the question with 1 % and 10 %
+  of labels
 
-The share is of the *patients* of the training folds, drawn evenly over the classes; all patients of the other fold are tested.
+The share is of the *patients* of the training folds, drawn evenly over the classes; all patients of the other fold are
+tested.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ _MOST_IMAGES = 5_000  # of all folds together; limits the time
 def few_label_curve(
     vectors: NDArray[np.floating], target: Target, patients: Patients, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """`share`, number of training patients `n_patients`, mean `score` over the draws, and standard deviation `sd`; shares with too few patients
-    are left out."""
+    """`share`, number of training patients `n_patients`, mean `score` over the draws, and standard deviation `sd`;
+    shares with too few patients are left out."""
     label = patients.typical(fold_label(target, patients))
     statistic = Statistic.from_target(target, patients, target.columns())
     fit = statistic.targets(np.arange(len(patients))[None]).astype(np.float64)

@@ -1,15 +1,19 @@
-"""Which labels nearest neighbours share, the disease or the device: measures without a probe, which can rank saturated backbones.
+"""Which labels nearest neighbours share, the disease or the device: measures without a probe, which can rank saturated
+backbones.
 
 - [0]: Kömen et al., Towards Robust Foundation Models for Digital Pathology, 2025 (PathoROB): Robustness Index and
   clustering score
 - [1]: Büttner et al., A test metric for assessing single-cell RNA-seq batch correction, 2019: kBET
 - [2]: Korsunsky et al., Fast, sensitive and accurate integration of single-cell data with Harmony, 2019: LISI
-- [3]: Luecken et al., Benchmarking atlas-level data integration in single-cell genomics, 2022: k of kBET, scale of iLISI
+- [3]: Luecken et al., Benchmarking atlas-level data integration in single-cell genomics, 2022: k of kBET, scale of
+  iLISI
 
-The unit is the patient: a neighbour is the nearest image of *another* patient, one image per patient; kBET, iLISI and clusters
-use one embedding per patient. Each measure is reported with its value at chance, for labels unrelated to the vectors.
+The unit is the patient: a neighbour is the nearest image of *another* patient, one image per patient; kBET, iLISI and
+clusters use one embedding per patient. Each measure is reported with its value at chance, for labels unrelated to the
+vectors.
 
-Legend: n images, p patients, d dimensions, k neighbours, a levels of the clinical variable, b of the acquisition factor.
+Legend: n images, p patients, d dimensions, k neighbours, a levels of the clinical variable, b of the acquisition
+factor.
 """
 
 from __future__ import annotations
@@ -48,7 +52,8 @@ class Neighbours:
             clinical label under another acquisition; 1 is the disease alone, 0 the device alone.
         ci_low, ci_high: its 95 % interval.
         chance: its expectation if neighbours were drawn at random from the other patients.
-        ilisi: levels of the acquisition factor that are mixed in a neighbourhood, 0 (one level) to 1 (all equally often).
+        ilisi: levels of the acquisition factor that are mixed in a neighbourhood, 0 (one level) to 1 (all equally
+            often).
         ilisi_chance: the same with the factor permuted over patients.
         kbet_rejection: share of patients whose neighbourhood has other shares of the levels than the cohort.
         kbet_chance: the same with the factor permuted over patients.
@@ -116,8 +121,8 @@ class Neighbourhood:
     def robustness(self, clinical: IntArray, acquisition: IntArray) -> tuple[float, float, float]:
         """Robustness Index [0, equation 1] with its 95 % interval.
 
-        All patients have equal weight. The standard error is the jackknife that leaves out one of 16 groups of patients, as
-        queries and as neighbours; Student's t with 15 degrees of freedom on the arcsine-root scale.
+        All patients have equal weight. The standard error is the jackknife that leaves out one of 16 groups of
+        patients, as queries and as neighbours; Student's t with 15 degrees of freedom on the arcsine-root scale.
         """
         codes = self.patients.codes
         same_clinical = clinical[self.queries][:, None] == clinical[self.near]
@@ -175,7 +180,8 @@ def robustness_chance(patients: Patients, queries: IntArray, clinical: IntArray,
 
 def patient_embeddings(vectors: NDArray[np.floating], patients: Patients) -> NDArray[np.float32]:
     """(p, d) one embedding a patient: the mean of the images' vectors, each first centred on the cohort and scaled to
-    length 1, scaled to length 1 again (`embed.patients` has the same rule without the centring, which no label enters)."""
+    length 1, scaled to length 1 again (`embed.patients` has the same rule without the centring, which no label
+    enters)."""
     centre = np.average(np.asarray(vectors, dtype=np.float64), axis=0, weights=patients.weights)
     total = np.zeros((patients.n_patients, vectors.shape[1]))
     for first in range(0, len(vectors), 65_536):
@@ -251,7 +257,8 @@ def _mixing(embedding: NDArray[np.float32], levels: IntArray, seed: int) -> tupl
 
 
 def _clusters(embedding: NDArray[np.float32], seed: int) -> IntArray | None:
-    """(p,) cluster of each patient by k-means, their number chosen by silhouette; None if there are too few patients or all are identical."""
+    """(p,) cluster of each patient by k-means, their number chosen by silhouette; None if there are too few patients or
+    all are identical."""
     n = len(embedding)
     if n < 3 * N_GROUPS:
         return None

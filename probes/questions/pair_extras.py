@@ -1,6 +1,7 @@
 """Further questions about a pair: transfer, labels of neighbours, and the effect of remedies.
 
-Numeric variables are divided into the same strata as in the other questions (`pellucid.probes.questions.within_strata`).
+Numeric variables are divided into the same strata as in the other questions
+(`pellucid.probes.questions.within_strata`).
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def remedy_rows(
             {
                 "name": result.name,
                 **{
-                    role: {probe: dict(zip(("score", "ci_low", "ci_high"), map(number, s), strict=True)) for probe, s in by_probe.items()}
+                    role: {
+                        probe: dict(zip(("score", "ci_low", "ci_high"), map(number, s), strict=True))
+                        for probe, s in by_probe.items()
+                    }
                     for role, by_probe in (("acquisition", result.acquisition), ("clinical", result.clinical))
                 },
                 "sentence": result.note if result.name == "none" else remedy_sentence(result, tried[0], y.name, z.name),
@@ -77,7 +81,8 @@ def remedy_rows(
 
 
 def neighbour_rows(vectors: NDArray[np.floating], pairs: Sequence[Pair], seed: int) -> list[dict[str, Any] | None]:
-    """`neighbours` of pairs with the same rows and patients, whose neighbourhoods are computed once; None if there are too few.
+    """`neighbours` of pairs with the same rows and patients, whose neighbourhoods are computed once; None if there are
+    too few.
 
     Only levels with ten patients take part, so that some pairs may still have different rows.
     """

@@ -1,7 +1,7 @@
 """What a remedy removes and costs: the factor is removed from the vectors, or its association from the training set.
 
-Everything is fitted on training patients and tested on the others, linearly and by kNN: a linear erasure may hide from a linear
-probe what neighbours still show. `none` is scored in the same folds for comparison.
+Everything is fitted on training patients and tested on the others, linearly and by kNN: a linear erasure may hide from
+a linear probe what neighbours still show. `none` is scored in the same folds for comparison.
 
 - [0]: `pellucid.probes.erasure.erasers` for LEACE, residuals and ComBat
 - [1]: Kamiran & Calders, Data preprocessing techniques for classification without discrimination, 2012, section 5.3:
@@ -68,8 +68,9 @@ def remedies(
 
     Args:
         vectors: (n, d).
-        errors: standard errors of refitting of the clinical and the acquisition probe (`Estimate.refitted`), times the root of the
-            number of patients of each; the interval of a probe after a remedy uses them, rescaled to its number of patients.
+        errors: standard errors of refitting of the clinical and the acquisition probe (`Estimate.refitted`), times the
+            root of the number of patients of each; the interval of a probe after a remedy uses them, rescaled to its
+            number of patients.
     """
     rng = np.random.default_rng([seed, 5])
     rows = enough_of_each((clinical, acquisition), patients)
@@ -206,9 +207,11 @@ def _by_cohort(
     counts: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> RemedyResult:
-    """Unchanged vectors; a cohort in which the clinical variable is not associated with the factor, for training and test.
+    """Unchanged vectors; a cohort in which the clinical variable is not associated with the factor, for training and
+    test.
 
-    Reweighted: a patient weighs P(y) P(z) / P(y, z) [1]. Matched: equally many patients of each class from each level, drawn at random.
+    Reweighted: a patient weighs P(y) P(z) / P(y, z) [1]. Matched: equally many patients of each class from each level,
+    drawn at random.
     """
     y = patients.typical(np.asarray(clinical.data, dtype=np.int64))
     z = patients.typical(np.asarray(acquisition.data, dtype=np.int64))

@@ -1,8 +1,10 @@
-"""Does the clinical variable survive a change of the acquisition factor? Train on the other levels, test on the one left out.
+"""Does the clinical variable survive a change of the acquisition factor? Train on the other levels, test on the one
+left out.
 
-A drop alone is not evidence: a probe trained on fewer or on other patients is worse anyway. Therefore the level that is left out is also
-cross-validated separately, with training sets of the same size and the same shares of the clinical classes as those taken from
-the other levels, and both probes are tested on the same patients. The remaining difference is due to the change of level.
+A drop alone is not evidence: a probe trained on fewer or on other patients is worse anyway. Therefore the level that is
+left out is also cross-validated separately, with training sets of the same size and the same shares of the clinical
+classes as those taken from the other levels, and both probes are tested on the same patients. The remaining difference
+is due to the change of level.
 
 - [0]: Leek et al., Tackling the widespread and critical impact of batch effects, 2010, for the question
 

@@ -79,7 +79,8 @@ def variable_row(
     notes = [
         *v.notes,
         *(["Saturated: predicted almost perfectly, so this score cannot rank backbones."] if saturated else []),
-        *(["Varies within patients: permuted in whole-patient blocks and among the images of each patient."] if constant is False else []),
+        *([("Varies within patients: permuted in whole-patient blocks and among the images of each "
+           "patient.")] if constant is False else []),
     ]  # fmt: skip
     events = {"categorical": v.levels, "time_to_event": ("event",)}.get(v.kind, ())
     events = (v.event,) if v.event else events
@@ -114,7 +115,8 @@ def _missing_row(
     row = {"n_images": v.n_missing, "n_patients": patients.count(lacks)}
     if min(row["n_patients"], patients.count(~lacks)) < MIN_PATIENTS:
         return {**estimate_row(Estimate("auroc", 0.5, len(lacks), patients.n_patients)), **row,
-                "note": f"too few patients with or without a value to test whether missingness can be predicted ({MIN_PATIENTS} needed)."}  # fmt: skip
+                "note": "too few patients with or without a value to test whether missingness can be predicted "
+                f"({MIN_PATIENTS} needed)."}  # fmt: skip
     target = Target(lacks.astype(np.int64), 2)
     return {**estimate_row(settings.probe(vectors, target, patients, f"missing {v.name}")), **row}
 

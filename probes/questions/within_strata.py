@@ -28,7 +28,8 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """The two variables among the rows that have both; `refusal` is the reason why the pair cannot be tested, or empty."""
+    """The two variables among the rows that have both; `refusal` is the reason why the pair cannot be tested, or
+    empty."""
 
     clinical: ProbeVariable
     acquisition: ProbeVariable
@@ -81,8 +82,8 @@ def pair_row(vectors: NDArray[np.floating], pair: Pair, settings: AuditSettings)
     note = ""
     if several == 0:
         note = (
-            f"No patient has images of two levels of {z.name}: these data do not show how images of the same patient would differ "
-            "between levels."
+            f"No patient has images of two levels of {z.name}: these data do not show how images of the same patient "
+            "would differ between levels."
         )
     return {
         **names,
@@ -103,7 +104,8 @@ def _values_of(v: ProbeVariable, rows: NDArray[np.bool_]) -> tuple[NDArray[np.ge
 def _from_design(
     design: NDArray[np.float64], target: Target, patients: Patients, settings: AuditSettings, what: str
 ) -> Estimate:
-    """The probe of a few columns; if neither they nor the target vary within patients, one row per patient is equivalent and faster."""
+    """The probe of a few columns; if neither they nor the target vary within patients, one row per patient is
+    equivalent and faster."""
     if patients.constant(target.data).all() and all(patients.constant(column).all() for column in design.T):
         first = np.unique(patients.codes, return_index=True)[1]
         one_each = Patients(np.arange(patients.n_patients), patients.n_patients)
@@ -116,7 +118,8 @@ def _beyond_row(estimate: Estimate, target: str, within: str, note: str) -> dict
     row = estimate_row(estimate, note)
     if estimate.refusal:
         row["note"] = (
-            f"too few patients of the same {within} differ in {target} ({estimate.n_informative}; {MIN_PATIENTS} needed)"
+            f"too few patients of the same {within} differ in {target} ({estimate.n_informative}; {MIN_PATIENTS} "
+            "needed)"
         )
     return row
 

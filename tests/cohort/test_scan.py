@@ -121,8 +121,8 @@ def test_row_without_image_and_image_without_row(tmp_path: Path) -> None:
         "file or correct `file_name`"
     ) in problems
     assert (
-        "images: 1 file(s) have no row in clinical.csv (first: `img_03.jpg`): they are left out; add a row for each, or "
-        "remove the files"
+        "images: 1 file(s) have no row in clinical.csv (first: `img_03.jpg`): they are left out; add a row for each, "
+        "or remove the files"
     ) in problems
     left_out = manifest[manifest["status"] == "no_row"]
     assert left_out[["image_id", "reason", "split", "patient"]].to_numpy().tolist() == [
@@ -141,13 +141,15 @@ def test_row_without_patient_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.drop(columns="diagnosis"), "there is no column `diagnosis`\nthe table has: file_name, patient_id, age, device"),
+        (lambda t: t.drop(columns="diagnosis"), ("there is no column `diagnosis`\nthe table has: file_name, "
+                                                "patient_id, age, device")),
         (lambda t: t.rename(columns={"device": "devcie"}), "there is no column `device`; did you mean `devcie`?"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "rows 2 and 14 both name `img_00.jpg`"),
         (lambda t: t.assign(file_name="x" + t["file_name"]), "no row of column `file_name` names an image below"),
         (
             lambda t: t.assign(age=t["age"].astype(str).replace("41", "forty-one")),
-            "column `age` is declared continuous, but row 4 has `forty-one`: correct it, or declare the column categorical",
+            "column `age` is declared continuous, but row 4 has `forty-one`: correct it, or declare the column "
+            "categorical",
         ),
     ],
 )  # fmt: skip

@@ -29,7 +29,8 @@ from pellucid.pretrain.stage import pretrain
 from pellucid.withdrawal import forget_patients
 
 TINY = {
-    "recipe": "mae-tiny-cpu", "backbone": "test_vit", "img_size": 32, "source_px": 40, "batch_size": 8, "images_seen": 32,
+    "recipe": "mae-tiny-cpu", "backbone": "test_vit", "img_size": 32, "source_px": 40, "batch_size": 8,
+    "images_seen": 32,
     "precision": "fp32", "mae": {"decoder_dim": 32, "decoder_depth": 1},
     "machine": {"checkpoint_every": 4, "workers": 1}, "watch": {"every": 4, "images": 60},
 }  # fmt: skip

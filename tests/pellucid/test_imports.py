@@ -17,12 +17,14 @@ PACKAGES = ("cohort", "embed", "pretrain", "probes", "explore")
 IMPORT_ALL = """
 import importlib, pkgutil, sys, pellucid
 for module in pkgutil.walk_packages(pellucid.__path__, "pellucid."):
-    if not module.name.endswith("__main__") and ".screens." not in module.name and module.name != "pellucid.explore.app.main":
-        importlib.import_module(module.name)
+    name = module.name
+    if not name.endswith("__main__") and ".screens." not in name and name != "pellucid.explore.app.main":
+        importlib.import_module(name)
 for name in pellucid.__all__:
     getattr(pellucid, name)
 twice = sorted({name.partition(".")[0] for name in sys.modules} & {"cohort", "embed", "pretrain", "probes", "explore"})
-files = [getattr(m, "__file__", None) for n, m in sys.modules.items() if n.partition(".")[0] == "pellucid" and n != "__main__"]
+ours = [m for n, m in sys.modules.items() if n.partition(".")[0] == "pellucid" and n != "__main__"]
+files = [getattr(m, "__file__", None) for m in ours]
 print(twice, len(files) > 250, len(files) == len({*files}))
 """
 AUDIT = """

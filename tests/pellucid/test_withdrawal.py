@@ -1,4 +1,5 @@
-"""Withdrawn consent: nothing of a patient is left in a study's folders, nothing comes back, and nothing else is lost."""
+"""Withdrawn consent: nothing of a patient is left in a study's folders, nothing comes back, and nothing else is
+lost."""
 
 from __future__ import annotations
 

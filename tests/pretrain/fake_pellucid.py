@@ -1,7 +1,8 @@
-"""`pellucid pretrain FOLDER`, on the hand-made scan of conftest.py; told to, it holds a step until a signal has come in.
+"""`pellucid pretrain FOLDER`, on the hand-made scan of conftest.py; told to, it holds a step until a signal has come
+in.
 
-HOLD_AT=4 HOLD_RANKS=0,1: these processes write `ready.RANK` (their process id) into FOLDER in step 4 and wait until each of
-them has heard a signal, so that a test knows at which step the training was asked to stop.
+HOLD_AT=4 HOLD_RANKS=0,1: these processes write `ready.RANK` (their process id) into FOLDER in step 4 and wait until
+each of them has heard a signal, so that a test knows at which step the training was asked to stop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A disk that fills up at any point of a training: a sentence, nothing lost, and the repeated command ends as if undisturbed."""
+"""A disk that fills up at any point of a training: a sentence, nothing lost, and the repeated command ends as if
+undisturbed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The sbatch files: what Slurm would make of them, what the programs in them are given, and a turn that ends and goes on.
+"""The sbatch files: what Slurm would make of them, what the programs in them are given, and a turn that ends and goes
+on.
 
 Slurm's commands and, where no training is needed, torchrun and pellucid are stood in for by small scripts on PATH.
 """
@@ -86,7 +87,7 @@ def test_the_three_trainings_end_a_turn_in_the_same_way() -> None:
     assert all("TORCH_ELASTIC_SHUTDOWN_TIMEOUT=160" in text for text in texts)  # below --signal's 180
 
 
-# --- stand-ins ----------------------------------------------------------------------------------------------------------
+# --- stand-ins ---
 
 FAKES = {
     # Runs the command once per node, one after the other, as tasks with Slurm's variables; passes USR2 on to them.
@@ -117,7 +118,9 @@ FAKES = {
     """,
     "torchrun": """
         { printf '%s\\n' "$*"; env; } > "calls/torchrun.${SLURM_NODEID:-0}"
-        trap 'echo USR2 >> calls/heard; [ -z "${WORD:-}" ] || echo "stopped after step 5" > "$PELLUCID_PREEMPTED"; exit 1' USR2
+        stop() { echo USR2 >> calls/heard; [ -z "${WORD:-}" ] || echo "$STOPPED" > "$PELLUCID_PREEMPTED"; exit 1; }
+        STOPPED="stopped after step 5"
+        trap stop USR2
         touch calls/running
         for ((i = 0; i < ${TENTHS:-0}; i++)); do sleep 0.1; done
         exit "${CODE:-0}"
@@ -180,7 +183,7 @@ def calls(folder: Path, program: str) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-# --- what the programs are given ----------------------------------------------------------------------------------------
+# --- what the programs are given ---
 
 
 def test_one_node_starts_one_process_per_gpu(tmp_path: Path, job: Callable[..., Any]) -> None:
@@ -188,8 +191,8 @@ def test_one_node_starts_one_process_per_gpu(tmp_path: Path, job: Callable[..., 
     assert (code, error) == (0, "")
     command, *env = calls(tmp_path, "torchrun.0")
     assert command == (
-        "--standalone --nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2 --no-python pellucid "
-        "pretrain study.yaml pretrain.seed=1 2"
+        "--standalone --nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2 --no-python "
+        "pellucid pretrain study.yaml pretrain.seed=1 2"
     )
     assert {"OMP_NUM_THREADS=1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=160"} <= set(env)
     assert f"PELLUCID_PREEMPTED={tmp_path}/.preempted-4711" in env
@@ -255,7 +258,7 @@ def test_scan_embed_audit_are_three_jobs_in_a_row(tmp_path: Path, job: Callable[
     assert calls(tmp_path, "pellucid")[-1] == "probe study.yaml"
 
 
-# --- the end of a turn --------------------------------------------------------------------------------------------------
+# --- the end of a turn ---
 
 
 @pytest.mark.parametrize(("name", "requeued"), list(zip(TRAININGS, ("4711", "4711", "4700_2"), strict=True)))
@@ -280,7 +283,7 @@ def test_the_next_turn_is_asked_for_when_time_is_up_and_only_then(
     assert not list(tmp_path.glob(".preempted-*"))
 
 
-# --- real trainings -----------------------------------------------------------------------------------------------------
+# --- real trainings ---
 
 Cohort = Callable[..., tuple[Study, RunFolder]]
 Tiny = dict[str, dict[str, Any]]

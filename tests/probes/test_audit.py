@@ -100,8 +100,8 @@ def test_the_result_is_json_of_the_schema_and_depends_only_on_the_seed():
         **first["pairs"][0]["clinical_beyond_acquisition"], "q_value": 0,
     }  # fmt: skip
     wanted = (
-        "name role kind levels n_images n_patients n_events metric score ci_low ci_high chance p_value q_value detectable "
-        "probe saturated note"
+        "name role kind levels n_images n_patients n_events metric score ci_low ci_high chance p_value q_value "
+        "detectable probe saturated note"
     )
     assert set(wanted.split()) <= set(first["variables"][0])
     diagnosis, age = first["variables"][:2]
@@ -187,14 +187,16 @@ MISTAKES = [
      r"1 of \d+ vectors contain NaN or infinite values \(the first is row 5\); embed those images again"),
     (lambda v, t: (v, t.assign(device="GE")), {}, r'Variable "device" is constant: every row is "GE"'),
     (lambda v, t: (v, t.assign(patient="P1")), {}, r'Column "patient" contains one patient only'),
-    (lambda v, t: (v, t), {"clinical": ["diagnosys"]}, r'The table has no column "diagnosys"; did you mean "diagnosis"\?'),
+    (lambda v, t: (v, t), {"clinical": ["diagnosys"]}, (r'The table has no column "diagnosys"; did you mean '
+                                                       r'"diagnosis"\?')),
     (lambda v, t: (v, t), {"patient": "pat"}, r'The table has no column "pat"; did you mean "patient"\?'),
     (lambda v, t: (v, t.assign(device="X" + t["patient"])), {},
      r'Variable "device" has a different level for each of the 160 patients: it identifies the patient'),
     (lambda v, t: (v, t.assign(patient=t["patient"].where(t.index != 2))), {},
      r'Column "patient": 1 of \d+ rows have no patient id \(the first is row 3\)'),
     (lambda v, t: (v, t), {"clinical": ["patient"]}, r'"patient" is the patient column'),
-    (lambda v, t: (v, t), {"clinical": {"diagnosis": "nominal"}}, r'unknown kind "nominal"; use one of binary, categorical'),
+    (lambda v, t: (v, t), {"clinical": {"diagnosis": "nominal"}}, (r'unknown kind "nominal"; use one of binary, '
+                                                                  r'categorical')),
     (lambda v, t: (v, t), {"clinical": {"diagnosis": "continuous"}},
      r'"diagnosis" has the kind continuous but contains "(benign|malignant)", which is not a number'),
     (lambda v, t: (v, t), {"clinical": ["device"]}, r'"device" is named both clinical and acquisition'),

@@ -35,7 +35,8 @@ def study_of(declared: Any) -> Study:
 
 
 def manifest_of(levels: dict[str, int]) -> pd.DataFrame:
-    """One image a patient of the first level, three of each of the second: the rarer by patients is not that by images."""
+    """One image a patient of the first level, three of each of the second: the rarer by patients is not that by
+    images."""
     (first, n), (second, m) = levels.items()
     patients = [*range(n), *(n + i for i in range(m) for _ in range(3))]
     frame = pd.DataFrame(
@@ -104,8 +105,9 @@ def test_of_arrays_an_option_and_an_argument_choose(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((len(manifest), 4))
     np.save(tmp_path / "v.npy", vectors)
     manifest.to_csv(tmp_path / "t.csv", index=False)
-    command = ["audit", "--vectors", str(tmp_path / "v.npy"), "--table", str(tmp_path / "t.csv"), "--patient", "patient",
-               "--clinical", "diagnosis", "--out", str(tmp_path), "--permutations", "19", "--brief"]  # fmt: skip
+    command = ["audit", "--vectors", str(tmp_path / "v.npy"), "--table", str(tmp_path / "t.csv"),
+               "--patient", "patient", "--clinical", "diagnosis", "--out", str(tmp_path), "--permutations",
+               "19", "--brief"]  # fmt: skip
     said = CliRunner().invoke(app, command)
     assert f"{SENTENCE} to choose." in " ".join(said.output.split())
     said = CliRunner().invoke(app, [*command, "--positive", "diagnosis=other"])

@@ -35,9 +35,9 @@ def show(findings: Findings) -> None:
     if probes:
         st.subheader("What can be told from the image?")
         st.caption(
-            "Each dot is one variable, with its 95 % interval: how well a simple linear model (the probe) predicts it from the "
-            "embedding, in patients it was not trained on. Grey outlines are baselines that were not trained on medical images. "
-            "AUROC is the area under the receiver operating characteristic curve."
+            "Each dot is one variable, with its 95 % interval: how well a simple linear model (the probe) predicts it "
+            "from the embedding, in patients it was not trained on. Grey outlines are baselines that were not trained "
+            "on medical images. AUROC is the area under the receiver operating characteristic curve."
         )
         st.plotly_chart(
             probe_figures.probe_figure(probes), width="stretch", theme=None, config=_CHART, key="probe-figure"
@@ -53,9 +53,9 @@ def show(findings: Findings) -> None:
     if any(figure is not None for _, figure in drawn):
         st.subheader("Is it the disease or the device?")
         st.caption(
-            "The open dot is the score over all patients. The filled dot is the score among patients of the same level of the "
-            "other variable, for example the same device. If a diagnosis is predicted only through the device, its filled dot "
-            "is close to chance."
+            "The open dot is the score over all patients. The filled dot is the score among patients of the same level "
+            "of the other variable, for example the same device. If a diagnosis is predicted only through the device, "
+            "its filled dot is close to chance."
         )
     for scale, figure in drawn:
         if figure is not None:
@@ -76,7 +76,8 @@ def show(findings: Findings) -> None:
 
 
 def _distinct(columns: Sequence[str]) -> list[str]:
-    """Column names of a frame must be unique; several are called "chance level": invisible characters tell pandas which."""
+    """Column names of a frame must be unique; several are called "chance level": invisible characters tell pandas
+    which."""
     return [name + "\u200b" * list(columns[:i]).count(name) for i, name in enumerate(columns)]
 
 

@@ -154,7 +154,8 @@ def _neighbours(findings: Findings, backbone: EmbeddedBackbone, points: pd.DataF
         return
     st.subheader("Most similar images of other patients")
     st.caption(
-        f"Similarity of the embeddings ({wording.for_markdown(backbone.label)}). One image per patient, the most similar first."
+        f"Similarity of the embeddings ({wording.for_markdown(backbone.label)}). One image per patient, the most "
+        "similar first."
     )
     vectors = vectors_of(backbone.vectors.path)
     query = int(np.flatnonzero(vectors.images["image_id"].to_numpy() == here["image_id"].iloc[0])[0])

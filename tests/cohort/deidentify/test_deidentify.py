@@ -474,8 +474,9 @@ def test_tiff_keeps_its_pixels_and_no_tag_that_speaks() -> None:
     rng = np.random.default_rng(0)
     pages = rng.integers(0, 4000, (3, 50, 70), dtype=np.uint16)
     out = io.BytesIO()
-    tifffile.imwrite(out, pages, photometric="minisblack", description="Erika Musterfrau", datetime="2020:01:02 03:04:05",
-                     software="Musterfrau 1", extratags=[(315, "s", 0, "Dr Musterfrau", True)])  # fmt: skip
+    tifffile.imwrite(out, pages, photometric="minisblack", description="Erika Musterfrau",
+                     datetime="2020:01:02 03:04:05", software="Musterfrau 1", extratags=[(315, "s", 0,
+                     "Dr Musterfrau", True)])  # fmt: skip
     for find in (nothing, lambda v, n=(): [(5, 5, 10, 6)]):
         result = clean_tiff(out.getvalue(), find, max_megapixels=1)
         assert b"Musterfrau" not in result.data

@@ -340,7 +340,8 @@ def check_output(folder: Path, out: Path, everyone: list[Person], pixels: dict[s
 
 
 def read_again(path: Path) -> str:
-    """All text that OCR reads in the negative of a picture, however unsure it is: another look than the one that masked."""
+    """All text that OCR reads in the negative of a picture, however unsure it is: another look than the one that
+    masked."""
     values = (
         pydicom.dcmread(path).pixel_array
         if path.suffix == ".dcm"

@@ -163,9 +163,9 @@ def test_a_shared_picture_binds_patients_and_is_said_by_research_id() -> None:
     ]
     torn = in_manifest(rows, found.columns, ["train", "train", "test"])
     assert (
-        "split column `fold`: 1 group(s) of duplicates stand on two sides (P0001 in train and P0003 in test): the column "
-        "is kept as it is, so what is tested there was seen in training; correct the column, or read the results with "
-        "that in mind (first: `i0000.png = i0002.png`)"
+        "split column `fold`: 1 group(s) of duplicates stand on two sides (P0001 in train and P0003 in test): the "
+        "column is kept as it is, so what is tested there was seen in training; correct the column, or read the "
+        "results with that in mind (first: `i0000.png = i0002.png`)"
     ) in duplicate_sentences(torn, found, "fold")
 
 

@@ -68,8 +68,8 @@ def test_private_and_overlay_groups_are_found() -> None:
 
 
 def test_a_file_that_says_it_is_de_identified_is_believed_within_reason() -> None:
-    ds = dataset(PatientIdentityRemoved="YES", PatientName="TCGA-17-Z034", PatientID="TCGA-17-Z034", StudyDate="19830708",
-                 InstitutionName="removed", StudyInstanceUID="1.2.3")  # fmt: skip
+    ds = dataset(PatientIdentityRemoved="YES", PatientName="TCGA-17-Z034", PatientID="TCGA-17-Z034",
+                 StudyDate="19830708", InstitutionName="removed", StudyInstanceUID="1.2.3")  # fmt: skip
     assert dicom_findings(ds) == ()
     assert {"dicom_date", "dicom_uid", "dicom_name"} <= set(dicom_findings(ds, believe=False))
     ds.PatientName, ds.PatientBirthDate = "Meier^Erika", "19610203"

@@ -85,7 +85,10 @@ def test_frames_of_one_file_are_one_patient_where_none_is_known(tmp_path: Path) 
     assert manifest["patient"].iloc[0] == manifest["patient"].iloc[1]
 
 
-FACTS = "patient: {from_path: '^([^/]+)/'}\nacquisition: {header_model: categorical, header_year: ordinal, width: continuous}\n"
+FACTS = (
+    "patient: {from_path: '^([^/]+)/'}\nacquisition: {header_model: categorical, header_year: ordinal, width: "
+    "continuous}\n"
+)
 IDS = ["p1/a.png", "p1/b.png", "p2/c.png"]
 
 
@@ -108,8 +111,8 @@ def test_a_header_fact_and_a_column_of_its_name_is_a_mistake(tmp_path: Path) -> 
     )
     with pytest.raises(
         UserError,
-        match=r"clinical\.csv: the column name `width` is one that the manifest uses itself: rename it \(in study\.yaml "
-        r"`width` is what the files themselves say\)",
+        match=r"clinical\.csv: the column name `width` is one that the manifest uses itself: rename it "
+        r"\(in study\.yaml `width` is what the files themselves say\)",
     ):
         build_manifest(study, rows(IDS))
 
@@ -118,7 +121,10 @@ def test_a_header_fact_that_no_file_gives(tmp_path: Path) -> None:
     study = written(tmp_path, "patient: none\nacquisition: {header_modle: categorical}\n")
     with pytest.raises(
         UserError,
-        match="no file says anything of `header_modle`; did you mean `header_model`\\?; the files give: header_model, width",
+        match=(
+            "no file says anything of `header_modle`; did you mean `header_model`\\?; the files give: "
+            "header_model, width"
+        ),
     ):
         build_manifest(study, rows(IDS, header_model=["X"] * 3))
     with pytest.raises(

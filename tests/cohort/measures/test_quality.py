@@ -1,4 +1,5 @@
-"""Quality: known degradations move the measure that is for them, grades follow the limits, a person's word overrules."""
+"""Quality: known degradations move the measure that is for them, grades follow the limits, a person's word
+overrules."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.phantom import population
 from pellucid.cohort.phantom.drawing import (
     DEVICES,
     OPERATORS,
@@ -179,7 +180,7 @@ def test_a_killed_write_has_no_study_and_is_made_good_by_the_same_call(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pellucid.cohort.phantom.population.phantom_truth", killed)
+        patch.setattr(population, "phantom_truth", killed)
         with pytest.raises(KeyboardInterrupt):
             write_phantom(folder, config)
     assert not (folder / "study.yaml").exists()

@@ -112,7 +112,8 @@ def cmyk() -> Image.Image:
 
 
 def test_cmyk_jpeg_with_and_without_adobe_inversion() -> None:
-    """Pillow writes inverted ink, as Adobe does; with the Adobe segment blanked out the same bytes mean the opposite."""
+    """Pillow writes inverted ink, as Adobe does; with the Adobe segment blanked out the same bytes mean the
+    opposite."""
     data = saved(cmyk(), "JPEG", quality=100)
     assert b"Adobe" in data
     assert np.abs(read_image(data).pixels.astype(int) - scene()).mean() < 2

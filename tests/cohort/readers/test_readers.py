@@ -56,8 +56,10 @@ BAD = {
     "JPEG header only": (b"\xff\xd8\xff\xe0" + b"\0" * 40, "a damaged JPEG: the header cannot be read"),
     "TIFF header only": (b"II*\0\xff\xff\xff\xff", "a damaged TIFF: "),
     "zip bomb": (png_that_promises(60_000, 60_000), "taken for a decompression bomb"),
-    "large but not absurd": (png_that_promises(16_000, 16_000), "the header promises 16000 × 16000 pixels, more than the 200 megapixels allowed"),
-    "DICOM without a picture": (b"\0" * 128 + b"DICM" + b"\0" * 64, "a DICOM file without a picture, or with a damaged header"),
+    "large but not absurd": (png_that_promises(16_000, 16_000), ("the header promises 16000 × 16000 pixels, more "
+                                                                "than the 200 megapixels allowed")),
+    "DICOM without a picture": (b"\0" * 128 + b"DICM" + b"\0" * 64, ("a DICOM file without a picture, or with a "
+                                                                    "damaged header")),
 }  # fmt: skip
 
 

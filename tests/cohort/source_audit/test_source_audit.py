@@ -85,7 +85,8 @@ def test_patients_in_one_row_each_give_what_images_give(pair: tuple[str, str]) -
 
 
 def _strength(one: tuple[Any, int], other: tuple[Any, int], patients: Patients) -> float:
-    """χ² of the patient table; else the squared correlation, or the share of variance between levels, of weighted ranks."""
+    """χ² of the patient table; else the squared correlation, or the share of variance between levels, of weighted
+    ranks."""
     weights = patients.weights
     sides = [
         np.eye(k)[values] if k else ridits(values[None], weights, np.zeros(len(values), np.int64))[0][:, None]

@@ -31,7 +31,8 @@ def test_the_rule(patients: dict[str, int], level: str, rule: str) -> None:
 
 def test_only_a_choice_that_nothing_else_made_is_reported() -> None:
     assert event_level({"benign": 2, "other": 9}, "diagnosis").sentence("diagnosis", " in study.yaml") == (
-        "`diagnosis`: `benign` is treated as the event because it is the rarer level; set `positive` in study.yaml to choose."
+        "`diagnosis`: `benign` is treated as the event because it is the rarer level; set `positive` in study.yaml "
+        "to choose."
     )
     assert "equally many patients" in event_level({"a": 9, "b": 9}, "x").sentence("x")
     assert event_level({"no": 2, "yes": 9}, "x").sentence("x") == ""

@@ -1,4 +1,5 @@
-"""Every backbone's name: the same vectors each time, the real loading of weights, and a sentence where there are none."""
+"""Every backbone's name: the same vectors each time, the real loading of weights, and a sentence where there are
+none."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def test_convolutional_backbones_work_too() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_vectors_are_timms_own(precision: str) -> None:
-    """The same image through plain timm gives the same vector; in bfloat16 (emulated where need be) the same direction."""
+    """The same image through plain timm gives the same vector; in bfloat16 (emulated where need be) the same
+    direction."""
     backbone = load_backbone(f"timm-random:{TINY}", "cpu", compute=Compute(precision))
     pixels = squares(2, backbone.size_px)
     assert backbone.model is not None

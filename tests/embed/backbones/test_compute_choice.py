@@ -1,4 +1,5 @@
-"""Number type, attention and layout: chosen by timings, remembered, forced, asked for, and kept by everything that goes on."""
+"""Number type, attention and layout: chosen by timings, remembered, forced, asked for, and kept by everything that goes
+on."""
 
 from __future__ import annotations
 
@@ -170,7 +171,8 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("name", [VIT, MAP])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_kernel_and_layout_change_no_vector_but_by_rounding(name: str, precision: str) -> None:
-    """On every CPU, bfloat16 emulated where need be. Against float32, 12 or so roundings of 2⁻⁹; between ways, the same."""
+    """On every CPU, bfloat16 emulated where need be. Against float32, 12 or so roundings of 2⁻⁹; between ways, the
+    same."""
     plain = load_backbone(f"timm-random:{name}", "cpu", compute=Compute())
     pixels = np.random.default_rng(0).integers(0, 256, (3, plain.size_px, plain.size_px, 3), dtype=np.uint8)
     expected = plain(pixels)

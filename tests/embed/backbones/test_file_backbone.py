@@ -1,4 +1,5 @@
-"""Weights in a file: taken over whole, brought to another image size, or refused with every tensor that does not fit."""
+"""Weights in a file: taken over whole, brought to another image size, or refused with every tensor that does not
+fit."""
 
 from __future__ import annotations
 

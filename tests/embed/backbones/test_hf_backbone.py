@@ -1,4 +1,5 @@
-"""Vision towers of transformers: the library's own numbers from its own files, and a sentence where something is missing."""
+"""Vision towers of transformers: the library's own numbers from its own files, and a sentence where something is
+missing."""
 
 from __future__ import annotations
 

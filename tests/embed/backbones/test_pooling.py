@@ -20,8 +20,8 @@ from pellucid.embed.backbones.readout import ReadoutConfig
 from pellucid.embed.backbones.view_averaging import refuse_flip, square_px, views
 
 VIT, NORM_AFTER, MAP = "timm-random:test_vit@64", "timm-random:test_vit2", "timm-random:test_convnext"
-# Vectors of tokens after a layer norm are of size 1. Float32 rounds by 2⁻²⁴, and sums of some hundred terms by more; bfloat16 has
-# 8 bits, 2⁻⁹ a rounding, and a dozen of them come together in the blocks of timm's test networks.
+# Vectors of tokens after a layer norm are of size 1. Float32 rounds by 2⁻²⁴, and sums of some hundred terms by more;
+# bfloat16 has 8 bits, 2⁻⁹ a rounding, and a dozen of them come together in the blocks of timm's test networks.
 ROUNDING = 0.05 if os.environ["PELLUCID_PRECISION"] == "bfloat16" else 2e-5
 
 

@@ -1,4 +1,5 @@
-"""Chunks and workers: each chunk is computed once, results are byte-identical for any workers, and deaths are noticed."""
+"""Chunks and workers: each chunk is computed once, results are byte-identical for any workers, and deaths are
+noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What extraction reads: the same pictures under the same ids as the scan, and hashes that follow content, not names."""
+"""What extraction reads: the same pictures under the same ids as the scan, and hashes that follow content, not
+names."""
 
 from __future__ import annotations
 

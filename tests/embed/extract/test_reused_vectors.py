@@ -1,4 +1,5 @@
-"""A store grows and shrinks with its folder: only new content is computed, and a kill leaves the old store or the new."""
+"""A store grows and shrinks with its folder: only new content is computed, and a kill leaves the old store or the
+new."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Adding and removing: after any sequence of both the index is that of the vectors there are, and nothing is left of others."""
+"""Adding and removing: after any sequence of both the index is that of the vectors there are, and nothing is left of
+others."""
 
 from __future__ import annotations
 

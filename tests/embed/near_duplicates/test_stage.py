@@ -1,4 +1,5 @@
-"""The same picture turned, mirrored or cropped is found under another patient, and pictures of one kind are left apart."""
+"""The same picture turned, mirrored or cropped is found under another patient, and pictures of one kind are left
+apart."""
 
 from __future__ import annotations
 

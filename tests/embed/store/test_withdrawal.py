@@ -1,4 +1,5 @@
-"""Forgetting in a folder of vectors: rows, index and names go, the others find each other as before, and nothing comes back."""
+"""Forgetting in a folder of vectors: rows, index and names go, the others find each other as before, and nothing comes
+back."""
 
 from __future__ import annotations
 

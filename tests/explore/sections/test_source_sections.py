@@ -28,7 +28,8 @@ def test_pairs_and_unusual_images_are_shown_as_pictures_by_research_id(whole: An
     near = findings_near(whole)
     ids = near.unusual["image_id"].tolist()
     pair = {"group": "N0001", "image_id": ids[0], "other_image_id": ids[1], "patient": "P1", "other_patient": "P2",
-            "split": "train", "other_split": "test", "similarity": 0.987, "ratio": 0.1, "agreement": 0.9, "how": "turned"}  # fmt: skip
+            "split": "train", "other_split": "test", "similarity": 0.987, "ratio": 0.1,
+            "agreement": 0.9, "how": "turned"}  # fmt: skip
     again = pair | {"other_image_id": ids[2]}
     found = replace(near, pairs=pd.DataFrame([pair, again]))
     by_key = {section.key: section for section in sections({}, {}, found)}

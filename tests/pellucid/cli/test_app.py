@@ -142,8 +142,8 @@ def test_audit_of_anybodys_arrays(pellucid, tmp_path: Path) -> None:  # type: ig
     table = pd.DataFrame({"who": patients, "diagnosis": diagnosis[patients], "device": device[patients]})
     table.to_csv(tmp_path / "t.csv", index=False)
     command = [
-        "audit", "--vectors", tmp_path / "v.npy", "--table", tmp_path / "t.csv", "--patient", "who", "--clinical", "diagnosis",
-        "--acquisition", "device", "--permutations", "199", "--out", tmp_path / "out",
+        "audit", "--vectors", tmp_path / "v.npy", "--table", tmp_path / "t.csv", "--patient", "who",
+        "--clinical", "diagnosis", "--acquisition", "device", "--permutations", "199", "--out", tmp_path / "out",
     ]  # fmt: skip
     done = pellucid(*command)
     assert done.returncode == 0, done.stderr

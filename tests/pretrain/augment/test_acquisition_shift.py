@@ -1,4 +1,5 @@
-"""Acquisition-robust augmentation: JPEG against Pillow's, the vignette where the image has it, noise of the variance asked for."""
+"""Acquisition-robust augmentation: JPEG against Pillow's, the vignette where the image has it, noise of the variance
+asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A batch in pieces gives what the whole gives: views to the bit, outputs and gradients to rounding, and the same each time."""
+"""A batch in pieces gives what the whole gives: views to the bit, outputs and gradients to rounding, and the same each
+time."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def test_outputs_and_gradients_are_those_of_the_whole(precision: str) -> None:
             assert torch.equal(forward_in_pieces(network, batch), out)
     assert torch.equal(out, again)
     assert all(torch.equal(a, b) for a, b in zip(gradients, same, strict=True)), "the same bytes each time"
-    # Sums of eleven images in another order. Bfloat16 rounds to 8 bits, 2⁻⁹, at each of a dozen products on the way back.
+    # Sums of eleven images in another order. Bfloat16 rounds to 8 bits, 2⁻⁹, at each of a dozen products on the way
+    # back.
     rounding = 1e-4 if precision == "float32" else 0.1
     assert torch.allclose(out, whole, atol=rounding)
     assert len(gradients) == len(expected)

@@ -1,4 +1,5 @@
-"""Sampling: exact shares of patients and devices, each image in its turn, and no dependence on anything but seed and slot."""
+"""Sampling: exact shares of patients and devices, each image in its turn, and no dependence on anything but seed and
+slot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Several processes: what they agree on, what they hear of each other's end, and the word that is left for the launcher."""
+"""Several processes: what they agree on, what they hear of each other's end, and the word that is left for the
+launcher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Checkpoints: the newest that can be read, the best kept apart, no more than asked for, and nothing lost on a full disk."""
+"""Checkpoints: the newest that can be read, the best kept apart, no more than asked for, and nothing lost on a full
+disk."""
 
 from __future__ import annotations
 
@@ -233,8 +234,8 @@ def test_conditions_survive_a_checkpoint_and_nothing_changed_is_nothing_said(tmp
     [
         (
             {"world": 2},
-            "1 process before, 2 processes from now on: the batches of 8 images and their order are unchanged, each process now "
-            "computes 4 instead of 8 images",
+            "1 process before, 2 processes from now on: the batches of 8 images and their order are unchanged, each "
+            "process now computes 4 instead of 8 images",
         ),
         ({"steps": 24}, "number of training steps: 12 before, 24 from now on; the schedules use"),
         ({"compute": Compute("bfloat16")}, "precision: fp32 before, bfloat16 from now on"),

@@ -1,4 +1,5 @@
-"""Warm start: what fits is loaded, what does not is named, positions keep their place, and the address knows the weights."""
+"""Warm start: what fits is loaded, what does not is named, positions keep their place, and the address knows the
+weights."""
 
 from __future__ import annotations
 
@@ -89,9 +90,9 @@ def test_everything_that_does_not_fit_is_named_and_an_error_unless_allowed(tmp_p
     before = method.student.norm.weight.detach().clone()
     with pytest.raises(
         UserError,
-        match=r"`warm_start.weights: file:partial.safetensors` does not fit the backbone: \d+ tensors loaded; 1 missing, "
-        r"left at random values: norm.bias; 1 unexpected, ignored: blocks.99.gamma; 1 with another shape, left at random "
-        r"values: norm.weight \[3\] instead of \[64\]\. Choose .* warm_start.allow_partial=true",
+        match=r"`warm_start.weights: file:partial.safetensors` does not fit the backbone: \d+ tensors loaded; 1 "
+        r"missing, left at random values: norm.bias; 1 unexpected, ignored: blocks.99.gamma; 1 with another shape, "
+        r"left at random values: norm.weight \[3\] instead of \[64\]\. Choose .* warm_start.allow_partial=true",
     ):
         warm_start(method, weights, allow_partial=False)
     loaded = warm_start(method, weights, allow_partial=True)
@@ -126,7 +127,8 @@ def test_positions_are_brought_to_another_grid_and_prefix_tokens_keep_theirs(kwa
 
 
 def test_a_position_keeps_its_place_in_the_image() -> None:
-    """Positions that count columns and rows still do after resampling: left stays left, and the step shrinks in step."""
+    """Positions that count columns and rows still do after resampling: left stays left, and the step shrinks in
+    step."""
     ours = vit(img_size=192)  # 12 × 12
     column = torch.linspace(1 / 16, 15 / 16, 8)  # centres of 8 patches across an image of width 1
     theirs = torch.zeros(1, 65, 64)

@@ -1,4 +1,5 @@
-"""Signs of health against formulas written again, and real trainings that collapse, each in its own way, beside healthy twins."""
+"""Signs of health against formulas written again, and real trainings that collapse, each in its own way, beside healthy
+twins."""
 
 from __future__ import annotations
 

@@ -182,8 +182,10 @@ def look(step: int, variable: str, role: str, score: float | None, note: str = "
 
 def test_monitored_variables_are_grouped_by_role_and_their_change_is_described() -> None:
     lines = [
-        look(0, "scanner_model", "acquisition", 0.6), look(0, "grade", "clinical", 0.6), look(0, "died", "outcome", None, "too few patients (4)"),
-        look(9, "scanner_model", "acquisition", 0.9), look(9, "grade", "clinical", 0.62), look(9, "died", "outcome", None, "too few patients (4)"),
+        look(0, "scanner_model", "acquisition", 0.6), look(0, "grade", "clinical", 0.6),
+        look(0, "died", "outcome", None, "too few patients (4)"),
+        look(9, "scanner_model", "acquisition", 0.9), look(9, "grade", "clinical", 0.62),
+        look(9, "died", "outcome", None, "too few patients (4)"),
     ]  # fmt: skip
     groups = watch_curves(lines, steps=9)
     assert [curve.title for curve in groups["acquisition"]] == ["Scanner model"]

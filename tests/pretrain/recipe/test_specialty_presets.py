@@ -122,8 +122,8 @@ def test_the_study_has_the_last_word_and_explain_says_so() -> None:
     said = explain(before, checked(after).model_dump(mode="json"), preset, "radiograph")
     orientation = next(line for line in said if line.startswith("radiograph, orientation"))
     assert orientation == (
-        "radiograph, orientation: rotate_deg 0 → 3 (set in the study; the preset radiograph has 7), because the heart is on the left, "
-        "and a mirrored radiograph shows another diagnosis or another side"
+        "radiograph, orientation: rotate_deg 0 → 3 (set in the study; the preset radiograph has 7), because the heart "
+        "is on the left, and a mirrored radiograph shows another diagnosis or another side"
     )
     assert any(
         line.startswith("flip remains 0.5, as set in the study; the preset radiograph has 0, because") for line in said

@@ -1,4 +1,5 @@
-"""Time to an event through the whole audit: level, power, coverage, verdicts and refusals in worlds with known hazards."""
+"""Time to an event through the whole audit: level, power, coverage, verdicts and refusals in worlds with known
+hazards."""
 
 from __future__ import annotations
 
@@ -70,8 +71,8 @@ def test_power_and_coverage_of_an_effect():
 def test_a_survival_that_exists_only_through_the_device_is_not_read_beyond_it():
     found = [
         audit(
-            *world(seed, n=240, device=5.0, confounding=0.95), patient="patient", clinical=["months/died"], acquisition=["device"],
-            seed=seed, **QUICK,
+            *world(seed, n=240, device=5.0, confounding=0.95), patient="patient", clinical=["months/died"],
+            acquisition=["device"], seed=seed, **QUICK,
         )["pairs"][0]
         for seed in range(8)
     ]  # fmt: skip
@@ -197,7 +198,8 @@ def study_of(folder):
     (folder / "table.csv").write_text("file,patient,months,died,relapsed,grade,device\n")
     (folder / "study.yaml").write_text(
         "images: images\ntable: table.csv\nimage: file\npatient: patient\n"
-        "clinical: {months: continuous, died: binary, relapsed: binary, grade: ordinal}\nacquisition: {device: categorical}\n"
+        "clinical: {months: continuous, died: binary, relapsed: binary, grade: ordinal}\nacquisition: {device: "
+        "categorical}\n"
     )
     return load_study(folder / "study.yaml")
 

@@ -1,4 +1,5 @@
-"""Training sets from balanced to wholly confounded: who keeps class and level apart loses little, who cannot falls to chance."""
+"""Training sets from balanced to wholly confounded: who keeps class and level apart loses little, who cannot falls to
+chance."""
 
 from __future__ import annotations
 

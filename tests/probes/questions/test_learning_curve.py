@@ -1,4 +1,5 @@
-"""Few labelled patients: the curve rises with a signal, stays at chance without, and leaves out what cannot be asked."""
+"""Few labelled patients: the curve rises with a signal, stays at chance without, and leaves out what cannot be
+asked."""
 
 from __future__ import annotations
 

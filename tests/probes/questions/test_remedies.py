@@ -106,7 +106,8 @@ def test_what_each_remedy_costs() -> None:
 
 @pytest.mark.long
 def test_erasure_is_learnt_without_the_patients_it_is_judged_on() -> None:
-    """Noise only, more dimensions than patients: fitted on everybody, erasure would push the factor far *below* chance."""
+    """Noise only, more dimensions than patients: fitted on everybody, erasure would push the factor far *below*
+    chance."""
     rng = np.random.default_rng(4)
     scores = []
     for seed in range(12):
