@@ -45,8 +45,9 @@ from pellucid.embed.backbones.compute_choice import Compute, Hardware
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.engine.step_timer import PARTS
 from pellucid.pretrain.engine.training_compute import COMPUTE
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method, pretrain
+from pellucid.pretrain.stage import pretrain
 
 
 class LightlyDino(nn.Module):

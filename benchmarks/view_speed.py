@@ -25,9 +25,9 @@ from pellucid.cohort.phantom.drawing import Dials, draw_image, patient_tissue
 from pellucid.cohort.readers import read_image
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.augment.views import make_view
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.recipe import DinoRecipe, load_recipe
 from pellucid.pretrain.recipe.specialty_presets import load_preset, with_preset
-from pellucid.pretrain.stage import build_method
 
 SPECIALTIES = ["endoscopy", "dermatology", "fundus", "ultrasound", "wounds", "pathology", "radiograph", "oct", "ct"]
 GREY = {"ultrasound", "radiograph", "oct", "ct"}

@@ -33,20 +33,13 @@ from pellucid.pretrain.engine.warm_start import (
     warm_start,
 )
 from pellucid.pretrain.export.backbone_export import export_backbone, export_best, export_checkpoint, patient_counts
-from pellucid.pretrain.methods.dino import Dino
-from pellucid.pretrain.methods.dinov2 import DinoV2
-from pellucid.pretrain.methods.lejepa import LeJepa
-from pellucid.pretrain.methods.mae import Mae
 from pellucid.pretrain.methods.method import Method
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.monitor.collapse import TrainingFailed
 from pellucid.pretrain.monitor.training_page import TrainingPage
 from pellucid.pretrain.monitor.watch import Watch
 from pellucid.pretrain.recipe import (
     AnyRecipe,
-    DinoRecipe,
-    DinoV2Recipe,
-    LeJepaRecipe,
-    MaeRecipe,
     augmentation_sentences,
     load_recipe,
 )
@@ -246,21 +239,6 @@ def require_one_batch(chosen: pd.DataFrame, splits: list[str], batch_size: int, 
             " or less (a backbone pretrained elsewhere may then work better)"
         )
     return chosen
-
-
-def build_method(recipe: AnyRecipe, steps: int) -> Method:
-    """The method of the recipe, with random weights from the recipe's seed."""
-    with torch.random.fork_rng(devices=[]):  # initialisers use the global generator
-        torch.manual_seed(recipe.seed)
-        match recipe:
-            case MaeRecipe():
-                return Mae(recipe)
-            case DinoRecipe():
-                return Dino(recipe, steps)
-            case DinoV2Recipe():
-                return DinoV2(recipe, steps)
-            case LeJepaRecipe():
-                return LeJepa(recipe)
 
 
 def _rows(ranks: Ranks, recipe: AnyRecipe) -> slice:

@@ -13,8 +13,8 @@ from pellucid.embed.backbones.compute_choice import threads_of
 from pellucid.pretrain.augment.batch_pieces import forward_in_pieces, is_per_image, n_pieces
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.methods.backbones import new_backbone
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.distributed.sync_batch_norm import share_batch_norm
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 
 BATCH, STEP = 8, 2
 CONVOLUTIONAL = {"backbone": "test_resnet", "img_size": 64, "views": {"local": {"count": 1, "size_px": 32}}}

@@ -16,8 +16,8 @@ from pellucid.cohort.study import Study
 from pellucid.embed.backbones.compute_choice import FORCED, Compute, Hardware, measured, possible
 from pellucid.pretrain import stage
 from pellucid.pretrain.engine.training_compute import COMPUTE, timed_step
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 from pellucid.pretrain.stage import pretrain as run_pretrain
 
 Cohort = Callable[..., tuple[Study, RunFolder]]

@@ -15,8 +15,8 @@ from pellucid.cohort.errors import UserError
 from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.pretrain.export.backbone_export import export_backbone
 from pellucid.pretrain.methods.backbones import masked_tokens, new_backbone, new_transformer, timm_kwargs
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 
 KINDS = [
     ("test_vit", "cls"),  # class token

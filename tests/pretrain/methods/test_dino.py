@@ -17,8 +17,8 @@ from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.engine.loop import parameter_groups
 from pellucid.pretrain.methods.dino import Dino
 from pellucid.pretrain.methods.distillation import TeacherTarget, multi_crop_loss, sinkhorn_knopp, teacher_terms
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 
 STEPS = 10
 Array = NDArray[np.float64]

@@ -21,8 +21,8 @@ from pellucid.pretrain.methods.dinov2 import DinoV2
 from pellucid.pretrain.methods.distillation import row_cross_entropy
 from pellucid.pretrain.methods.koleo import koleo_loss
 from pellucid.pretrain.methods.mae import patchify
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 
 CPU = torch.device("cpu")
 Array = NDArray[np.float64]

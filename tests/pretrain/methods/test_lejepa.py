@@ -15,9 +15,9 @@ from scipy.integrate import quad
 
 from pellucid.pretrain.augment.step_random import Draw
 from pellucid.pretrain.methods.lejepa import LeJepa, prediction_loss
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.methods.sigreg import CharacteristicSums, random_directions, sigreg
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 
 
 def build(tiny: dict[str, Any], top: dict[str, Any] | None = None, **changes: Any) -> LeJepa:

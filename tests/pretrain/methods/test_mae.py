@@ -12,8 +12,8 @@ import torch
 from pellucid.cohort.errors import UserError
 from pellucid.pretrain.augment.views import Draw
 from pellucid.pretrain.methods.mae import Mae, gather_tokens, patchify, reconstruction_loss
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 
 
 @pytest.fixture(params=["test_vit", "registers"])

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pellucid.pretrain.augment.step_random import Draw
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.monitor.collapse import Diagnosis, Monitor, last_good, not_finite
 from pellucid.pretrain.monitor.feature_statistics import (
     alignment,
@@ -23,7 +24,6 @@ from pellucid.pretrain.monitor.feature_statistics import (
     uniformity,
 )
 from pellucid.pretrain.recipe import Health, load_recipe
-from pellucid.pretrain.stage import build_method
 
 Tiny = dict[str, dict[str, Any]]
 Line = dict[str, float]

@@ -21,6 +21,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.study import Study, load_study
 from pellucid.pretrain.methods.mae import patchify
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.monitor.attention_maps import class_attention
 from pellucid.pretrain.monitor.collapse import not_finite
 from pellucid.pretrain.monitor.image_strips import unpatchify
@@ -29,7 +30,6 @@ from pellucid.pretrain.monitor.tensorboard_log import Events
 from pellucid.pretrain.monitor.training_curves import training_curves, watch_curves, watch_sentences
 from pellucid.pretrain.monitor.training_page import TrainingPage
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 
 Cohort = Callable[..., tuple[Study, RunFolder]]
 Tiny = dict[str, dict[str, Any]]

@@ -19,10 +19,10 @@ from pellucid.cohort.study import Study, load_study
 from pellucid.embed.backbones.backbone import load_backbone
 from pellucid.embed.backbones.compute_choice import threads_of
 from pellucid.pretrain.export.backbone_export import export_backbone
+from pellucid.pretrain.methods.method_table import build_method
 from pellucid.pretrain.monitor.knn_readout import nearest, predict_from_neighbours
 from pellucid.pretrain.monitor.watch import FEWEST_HELD_OUT, Watch, sample
 from pellucid.pretrain.recipe import load_recipe
-from pellucid.pretrain.stage import build_method
 
 Cohort = Callable[..., tuple[Study, RunFolder]]
 Tiny = dict[str, dict[str, Any]]
