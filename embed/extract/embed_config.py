@@ -11,11 +11,8 @@ from pellucid.embed.backbones.compute_choice import Precision
 from pellucid.embed.backbones.readout import ReadoutConfig
 from pellucid.embed.index import IndexConfig
 
-BATCH_FLOAT32, BATCH_HALF, BATCH_GPU = (
-    4,
-    16,
-    256,
-)  # on a CPU, activations should fit into its caches (benchmarks/LOG.md)
+# Images at once. On a CPU, the activations of a batch should fit into its caches (benchmarks/LOG.md, 2026-11-30).
+BATCH_FLOAT32, BATCH_HALF, BATCH_GPU = 4, 16, 256
 
 
 class EmbedConfig(ReadoutConfig):
