@@ -1,4 +1,4 @@
-"""YAML plus dotted overrides to one frozen, fully checked configuration; every mistake is told at once."""
+"""YAML plus dotted overrides to one frozen, fully checked configuration; all mistakes are reported together."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def _thumbnails(read: RunFolder, images: pd.DataFrame) -> Thumbnails:
 
 
 def _graded(study: Study, manifest: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
-    """Quality grades beside the numbers; a person's grade stands over a computed one."""
+    """Quality grades beside the numbers; a manual grade overrides a computed one."""
     found = grades(manifest, _thresholds(study))
     try:
         found = apply_annotations(found, read_annotations(study.quality_annotations))

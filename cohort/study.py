@@ -22,7 +22,7 @@ _PATH_KEYS = (
     "table",
     "analysis",
     "annotation",
-)  # given on the command line, they are relative to where one stands
+)  # given on the command line, they are relative to the current folder
 
 
 class FromPath(Config):
@@ -183,7 +183,7 @@ class StudyConfig(Config):
         for role in ("clinical", "acquisition", "outcome"):
             for name in getattr(self, role):
                 if name in seen:
-                    raise ValueError(f"the column `{name}` stands under {seen[name]} and under {role}: choose one")
+                    raise ValueError(f"the column `{name}` is listed under {seen[name]} and under {role}: choose one")
                 if name in {self.image, self.patient}:
                     raise ValueError(
                         f"the column `{name}` names the image or the patient: it cannot be a variable as well"

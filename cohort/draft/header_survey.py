@@ -13,7 +13,7 @@ MAX_FILES = 200
 MAX_LEVELS = 30
 TIME_LIMIT_S = 20.0
 _MAX_BYTES = 64 << 20
-# Values of these are told apart, counted and shown; of all others (people, houses, machines, free text) only the count.
+# Values of these are counted and shown; of all others (people, hospitals, machines, free text) only the number.
 _SHOWN = frozenset(
     {
         "manufacturer",
@@ -31,7 +31,7 @@ _SHOWN = frozenset(
     | {"slice_thickness", "magnification", "flash", "format", "bits", "width", "height"}
     | {"exposure_time", "f_number", "iso", "focal_length", "um_per_px"}
 )
-_NEVER = frozenset({"patient_id", "date"})  # the patient is no factor; a date is told by its year
+_NEVER = frozenset({"patient_id", "date"})  # the patient is no factor; the year represents a date
 _OF_FILE = ("format", "bits", "width", "height")
 _SPECIALTY = {
     "US": "ultrasound",

@@ -163,7 +163,7 @@ def shared_pictures(manifest: pd.DataFrame) -> dict[str, list[str]]:
 def binding(manifest: pd.DataFrame, found: Duplicates) -> list[list[str]]:
     """Groups of patients (`patient_source_id`) whom a shared picture binds to one side of the split.
 
-    A blank picture binds nobody, and neither does one that stands with more than ten patients: that is a test chart or
+    A blank picture binds nobody, and neither does one that more than ten patients share: that is a test chart or
     a logo, and binding hundreds of patients by it would leave no split. `duplicate_sentences` says so.
     """
     shared = shared_pictures(manifest)
@@ -203,7 +203,7 @@ def duplicate_sentences(manifest: pd.DataFrame, found: Duplicates, split_column:
     wide = [group for group, who in shared.items() if group not in found.blank and len(who) > MAX_BOUND]
     if wide and not split_column:
         said.append(
-            f"images: {len(wide)} picture(s) stand with more than {MAX_BOUND} patients each (up to "
+            f"images: {len(wide)} image(s) are shared by more than {MAX_BOUND} patients each (up to "
             f"{max(len(shared[group]) for group in wide)}){_example(usable, wide[0])}: test charts or logos, it seems, "
             "so these patients are not kept on one side of the split for their sake; remove such pictures"
         )
@@ -211,7 +211,7 @@ def duplicate_sentences(manifest: pd.DataFrame, found: Duplicates, split_column:
     torn = [str(group) for group in sides.index[sides > 1] if group not in found.blank and group not in wide]
     if torn:
         said.append(
-            f"split column `{split_column}`: {len(torn)} group(s) of duplicates stand on two sides"
+            f"split column `{split_column}`: {len(torn)} group(s) of duplicates are on two sides"
             f"{_patients(usable, torn, sides=True)}: the column is kept as it is, so what is tested there was seen in "
             f"training; correct the column, or read the results with that in mind{_example(usable, torn[0])}"
         )

@@ -23,11 +23,11 @@ MAX_DISTANCE = 10  # bits of 64 that the perceptual hashes of near duplicates ma
 MAX_DISTANCE_MANY = 7  # … and among more than `_MANY` different hashes, where a wider search would take hours
 MIN_CORRELATION = 0.85  # of the fine structure of two pictures that count as one; docs/splits.md says why
 MIN_SPREAD = 3.0  # gray levels (standard deviation): a picture with less shows nothing that could be recognised
-BLOCK = 2_048  # pairs whose thumbnails stand in memory together
+BLOCK = 2_048  # pairs whose thumbnails are in memory together
 _MANY = 200_000
 _PIECES, _PIECE_BITS = 4, 16
 _MAX_BUCKET = 2_000  # hashes that share a piece; more are not compared on it
-_MAX_LEADERS = 32  # different pictures with one and the same hash that are told apart
+_MAX_LEADERS = 32  # different images with the same hash that are kept apart
 _BLOCK_HASHES = 4_000_000  # pairs of hashes compared at a time
 _SHIFT_PX = 3
 

@@ -31,7 +31,7 @@ from pellucid.cohort.study import ScanConfig
 
 _TEXT_SIDE_PX = 480  # burned-in text is looked for at this scale: at the prepared one small characters melt
 _LONGEST_SIDE_PX = 65_000  # of a JPEG, which the prepared copy is
-_MAPPED_BYTES = 64 << 20  # larger files are mapped: a whole slide never stands in memory
+_MAPPED_BYTES = 64 << 20  # larger files are mapped: a whole slide is never in memory
 
 Row = dict[str, Any]
 

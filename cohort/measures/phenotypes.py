@@ -49,7 +49,7 @@ _LSTAR_POWERS = np.stack([LSTAR, LSTAR**2, LSTAR**3])
 _AXIS = _LEVELS - 128.0  # a* or b* of an 8-bit value
 _CHROMA = np.hypot(*np.meshgrid(_AXIS, _AXIS, indexing="ij"))
 _BRIGHT_GREY = 227  # no sRGB colour of L* > 92 and chroma < 14 has an 8-bit grey below it
-# IEC 61966-2-1: the light behind an sRGB value; half a step stands for black, whose logarithm there is not.
+# IEC 61966-2-1: the light behind an sRGB value; black, which has no logarithm, is taken as half a step.
 _LIGHT = np.maximum(_LEVELS, 0.5) / 255
 _LOG_LIGHT = np.log10(np.where(_LIGHT <= 0.04045, _LIGHT / 12.92, ((_LIGHT + 0.055) / 1.055) ** 2.4))
 _LOG_GREY = np.round(255 * np.log1p(_LEVELS) / np.log(256)).astype(np.uint8)

@@ -167,8 +167,8 @@ def apply_annotations(graded: pd.DataFrame, annotations: pd.DataFrame) -> pd.Dat
 
 
 def _checked(annotations: pd.DataFrame, image_ids: set[str]) -> pd.DataFrame:
-    """The annotations with their time parsed as `when`; the first mistake is told with its row, counted as in the
-    file."""
+    """The annotations with their time parsed as `when`; the first mistake is reported with its row, counted as in
+    the file."""
     from pellucid.cohort.config import did_you_mean
 
     measures, words = [*QUALITY, OVERALL], [*GRADES, WITHDRAWN]
@@ -185,7 +185,7 @@ def _checked(annotations: pd.DataFrame, image_ids: set[str]) -> pd.DataFrame:
             near = did_you_mean(str(row["grade"]), words)
             raise UserError(f"{where}: `{row['grade']}` is no grade{near}; there are: {', '.join(words)}")
         if not str(row["author"]).strip():
-            raise UserError(f"{where}: it has no author; a judgement needs somebody who stands for it")
+            raise UserError(f"{where}: the author is missing; enter who graded the image")
         if pd.isna(row["when"]):
             raise UserError(f"{where}: `{row['time']}` is not a time; write it like 2026-05-31T14:05:00+02:00")
     return rows

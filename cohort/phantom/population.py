@@ -1,6 +1,6 @@
 """The phantom cohort: a study of invented patients whose truth is known, for the demo and the tests.
 
-It stands where a user's own folder would: images, `clinical.csv` and `study.yaml`, and beside them `truth.json`,
+It has the form of a user's own folder: images, `clinical.csv` and `study.yaml`, and beside them `truth.json`,
 which says what was planted and which no other command reads. A disease changes the lesion, devices and operators
 change the picture, and one dial decides how far the diagnosis goes along with the device.
 """
@@ -115,7 +115,7 @@ def write_phantom(folder: Path, config: PhantomConfig | None = None, *, sections
 def plan_patients(config: PhantomConfig) -> pd.DataFrame:
     """One row per patient, with `n_images`, `second_device` ("" for most) and `full_frame`; nothing is drawn.
 
-    Variables are dealt out, not drawn: each level as often as its share says, and operator, site and year balanced
+    Variables are assigned in proportion, not drawn: each level as often as its share says, and operator, site and year balanced
     over all that is known of the patients. So the only associations are those asked for, and no harmless factor
     goes along with the diagnosis by bad luck.
     """
@@ -359,7 +359,7 @@ def _with_header(jpeg: bytes, text: str) -> bytes:
 def _study_yaml(config: PhantomConfig) -> str:
     return f"""\
 # A phantom: every patient, image and name here was invented by a program (seed {config.seed}).
-# What was planted is told in truth.json, which no command reads.
+# truth.json states what was planted; no command reads it.
 images: images/
 table: clinical.csv
 image: file_name

@@ -44,7 +44,7 @@ def edit_folder(
         name: the folder's new name; None: as it was.
 
     Returns:
-        The folder under its final name. Checksums are renewed for what changed; the others are taken over unread.
+        The folder under its final name. Checksums are renewed for what changed; the others are copied unread.
     """
     staged = folder / STAGED
     shutil.rmtree(staged, ignore_errors=True)
@@ -122,7 +122,7 @@ def filter_parquet(
 
     Args:
         keep: (n,) of the file's rows.
-        blank: {column: values} that become "" wherever they stand: references to rows that went.
+        blank: {column: values} that become "" wherever they occur: references to removed rows.
     """
     with pq.ParquetFile(source) as file:
         schema = file.schema_arrow

@@ -28,7 +28,7 @@ def compare(left: Column, right: Column, patients: Patients) -> dict[str, Any]:
 
 
 def is_significant(test: dict[str, Any]) -> bool:
-    """Whether a judged association is to be told: q ≤ 0.05 in its family."""
+    """Whether a tested association is significant: q ≤ 0.05 in its family."""
     return test.get("q_value") is not None and test["q_value"] <= ALPHA
 
 

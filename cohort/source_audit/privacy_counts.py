@@ -84,7 +84,7 @@ def burned_in(cohort: SourceColumns, detector: str) -> dict[str, Any]:
 def _words(cohort: SourceColumns) -> list[dict[str, Any]]:
     """Words that OCR read on images of at least ten patients, most patients first; rarer ones may be names.
 
-    They stand in source.json only: a word that all images share may still be the name of an operator or a hospital.
+    They are in source.json only: a word that all images share may still be the name of an operator or a hospital.
     """
     if "text_read" not in cohort.images:
         return []

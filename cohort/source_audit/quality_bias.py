@@ -27,7 +27,7 @@ from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.statistics.patient_resampling import Patients
 
 GRADES = ("good", "borderline", "poor")
-# Measures of an older scan that stand in where images were not graded.
+# Measures that replace the grade where an older scan has none.
 _STAND_INS = ("phenotype_sharpness", "phenotype_reflection", "phenotype_field")
 _FEW_IMAGES = 20_000
 
@@ -150,7 +150,7 @@ def within_patient_similarity(column: Column, patients: Patients, seed: int) -> 
     n0 = (n - (sizes**2).sum() / n) / (k - 1)
     icc = (ms_between - ms_within) / (ms_between + (n0 - 1) * ms_within)
     rng = np.random.default_rng([seed, 5])
-    draws = PERMUTATIONS if n <= _FEW_IMAGES else 99  # of many images, likeness is told by its size, not by its p
+    draws = PERMUTATIONS if n <= _FEW_IMAGES else 99  # with many images the size of the similarity matters, not its p
     above = sum(between(rng.permutation(scores)) >= ss_between - 1e-9 * n for _ in range(draws))
     return found | {"value": float(icc), "p_value": (1 + above) / (1 + draws)}
 

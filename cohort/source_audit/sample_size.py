@@ -171,7 +171,7 @@ def images_sentence(test: dict[str, Any]) -> str:
         numbers = f": {most} a patient at {name} = {high}, {least} at {low} ({describe_test(test)})"
     else:
         numbers = f" ({describe_test(test)})"
-    return f"The number of images depends on {name}{numbers}. Counts of images must not stand for counts of patients."
+    return f"The number of images depends on {name}{numbers}. Do not report counts of images as counts of patients."
 
 
 def _histogram(sizes: NDArray[np.int64]) -> list[int]:

@@ -112,7 +112,7 @@ def _as_wide(factors: FloatArray) -> FloatArray:
     """Factors (n, k) of exchanged deviations, enlarged so that their sum scatters as that of independent deviations
     would.
 
-    Deviations that are dealt out sum to 0, which takes from the scatter where the factors do not sum to 0 themselves.
+    Deviations that are assigned sum to 0, which takes from the scatter where the factors do not sum to 0 themselves.
     """
     whole, left = (factors**2).sum(axis=0), ((factors - factors.mean(axis=0)) ** 2).sum(axis=0)
     widened = np.divide(whole, left, out=np.ones_like(whole), where=left > 1e-12 * whole)

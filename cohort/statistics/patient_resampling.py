@@ -62,7 +62,7 @@ class Patients:
         return np.asarray(taken[self.codes])
 
     def constant(self, values: NDArray[np.generic]) -> NDArray[np.bool_]:
-        """For each patient whether all of his or her rows carry the same value, (n_patients,)."""
+        """For each patient whether all rows of the patient have the same value, (n_patients,)."""
         first = np.full(self.n_patients, -1, dtype=np.int64)
         first[self.codes[::-1]] = np.arange(len(self.codes))[::-1]
         differs = values != values[first[self.codes]]
@@ -84,7 +84,7 @@ def deal_folds(strata: IntArray, n_folds: int, rng: np.random.Generator) -> IntA
     """Deal patients to folds, evenly within each stratum (patient label) and evenly overall.
 
     strata: (n_patients,) label of each patient. Returns (n_patients,) fold numbers. Within a stratum the
-    patients are shuffled and dealt round-robin, the next stratum going on where the last one stopped, so two
+    patients are shuffled and assigned round-robin, the next stratum going on where the last one stopped, so two
     patients of one stratum are interchangeable: the reason why permutations within folds are exact.
     """
     folds = np.empty(len(strata), dtype=np.int64)
@@ -140,7 +140,7 @@ class PatientPermutations:
     - Patients in whom the variable is constant exchange their value among each other.
     - Patients in whom it varies exchange their whole block of values with patients who have as many images
       (of each level of `within`), and the values of a block are shuffled among the patient's own images (of the
-      same level of `within`). A patient whose number of images is unique is only shuffled: she keeps her own values.
+      same level of `within`). A patient whose number of images is unique is only shuffled: it keeps its own values.
       Without the shuffling a variable such as the side (every patient one left and one right image)
       could not be permuted at all.
 
@@ -185,7 +185,7 @@ class PatientPermutations:
     def draw(self, n_draws: int, seed: int, chunk: int, rows: IntArray | None = None) -> Iterator[IntArray]:
         """Yield (≤ chunk, n) arrays of source rows: permuted = values[source]. Independent of the chunk size.
 
-        rows: the images to be told about, in this order; None for all as they are.
+        rows: the images to describe, in this order; None: all, unchanged.
         """
         # A stream of its own (the 2): sharing one with the folds would tie the permutations to them.
         exchange, shuffle = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, 2]).spawn(2))

@@ -59,14 +59,14 @@ def find_scope(study: Study, typed: Sequence[str], withdrawn: Withdrawn) -> With
         if own and research and own != research:
             raise UserError(
                 f"`{name}` is the own id of one patient and the research id of another: rename neither, but name the "
-                "one you mean by the other of her two ids (the manifest of the scan has both)"
+                "one you mean by the patient's other id (the manifest of the scan has both)"
             )
         earlier = withdrawn.was_asked(name)
         if not own and earlier is not None:
             raise UserError(
                 f"`{name}` has been forgotten ({earlier.when})"
                 + (
-                    "; research ids are dealt anew by a scan, and it now means somebody else: name that patient by "
+                    "; a scan assigns research ids anew, and this one now belongs to another patient: name the patient by "
                     "the own id"
                     if research
                     else "; nothing of it is left here"
@@ -103,7 +103,7 @@ def forget_late(study: Study, images: pd.DataFrame, chosen: pd.Series) -> None:
 
     Args:
         images: image_id, file, frame and patient_source_id of all pictures of the scan that is going on.
-        chosen: which of them are hers.
+        chosen: which of them are the patient's.
     """
     withdrawn = Withdrawn.load(study.withdrawn)
     entry = put_on_list(withdrawn, _scope(study, [], images, chosen))

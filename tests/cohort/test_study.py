@@ -81,7 +81,7 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path: Path)
 
 def test_column_with_two_roles(tmp_path: Path) -> None:
     said = mistake(tmp_path, GOOD + "outcome: {device: binary}\n")
-    assert "the column `device` stands under acquisition and under outcome: choose one" in said
+    assert "the column `device` is listed under acquisition and under outcome: choose one" in said
 
 
 def test_columns_without_table(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_shared_picture_binds_patients_and_is_said_by_research_id() -> None:
     ]
     torn = in_manifest(rows, found.columns, ["train", "train", "test"])
     assert (
-        "split column `fold`: 1 group(s) of duplicates stand on two sides (P0001 in train and P0003 in test): the "
+        "split column `fold`: 1 group(s) of duplicates are on two sides (P0001 in train and P0003 in test): the "
         "column is kept as it is, so what is tested there was seen in training; correct the column, or read the "
         "results with that in mind (first: `i0000.png = i0002.png`)"
     ) in duplicate_sentences(torn, found, "fold")
@@ -176,7 +176,7 @@ def test_a_picture_of_many_patients_is_a_test_chart() -> None:
     manifest = in_manifest(rows, found.columns)
     assert binding(manifest, found) == []
     assert any(
-        "1 picture(s) stand with more than 10 patients each (up to 11)" in s
+        "1 image(s) are shared by more than 10 patients each (up to 11)" in s
         for s in duplicate_sentences(manifest, found, None)
     )
     few = rows.iloc[:MAX_BOUND]

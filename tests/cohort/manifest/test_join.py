@@ -189,7 +189,7 @@ def test_a_fixed_split_is_kept_and_the_pair_is_named(tmp_path: Path) -> None:
     study, images, thumbnails = shared_study(tmp_path, "split: {column: fold}\n")
     manifest, problems = build_manifest(study, images, thumbnails)
     assert manifest["split"].tolist() == ["train"] * 30 + ["test"] * 30
-    said = next(p for p in problems if p.startswith("split column `fold`: 1 group(s) of duplicates stand on two sides"))
+    said = next(p for p in problems if p.startswith("split column `fold`: 1 group(s) of duplicates are on two sides"))
     assert {manifest["patient"].iloc[0], manifest["patient"].iloc[59]} <= set(said.replace("(", " ").split())
     assert "pat" not in said.replace("patient", "")
 

@@ -365,7 +365,7 @@ def test_no_annotations_leave_the_grades_as_they_are(tmp_path: Path) -> None:
         (("0.jpg", "focus", "good", "Ada", "2026-03-01"), "row 3: there is no measure `focus`"),
         (("0.jpg", "exposur", "good", "Ada", "2026-03-01"), r"`exposur`; did you mean `exposure`\?"),
         (("0.jpg", "sharpness", "bad", "Ada", "2026-03-01"), "row 3: `bad` is no grade"),
-        (("0.jpg", "sharpness", "good", " ", "2026-03-01"), "row 3: it has no author"),
+        (("0.jpg", "sharpness", "good", " ", "2026-03-01"), "row 3: the author is missing"),
         (("0.jpg", "sharpness", "good", "Ada", "yesterday"), "row 3: `yesterday` is not a time"),
     ],
 )
