@@ -5,7 +5,7 @@ VENV ?= .venv
 EXTRA ?= cpu
 # Processes that share the tests; each computes with one thread
 JOBS ?= auto
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 4
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 4 --durations=10
 BIN := $(VENV)/bin
 READY := $(VENV)/.pellucid-installed
 
