@@ -50,7 +50,6 @@ class NearDuplicateFindings:
 
     backbone: str  # label of the backbone of the vectors
     sentences: list[str]
-    with_text: frozenset[str]  # image_ids with text in the image: not shown in pages that are shared
     pairs: pd.DataFrame  # image_id, other_image_id, patient, other_patient, split, other_split, similarity, how, …
     unusual: pd.DataFrame  # image_id, patient, distance, percentile, times_usual; the most unusual first
 
@@ -69,6 +68,7 @@ class Findings:
     audits: dict[str, dict[str, Any]]  # backbone → content of its audit.json
     pretrain: RunFolder | None
     near: NearDuplicateFindings | None = None
+    hidden: frozenset[str] = frozenset()  # image_ids with signs of text or a face: not shown in pages that are shared
     outdated: str = ""  # why the scan does not belong to the present study.yaml and files
 
     @property
@@ -152,7 +152,8 @@ def gather(
         probes=probes,
         audits=scrub_all(audits, manifest),
         pretrain=pretrain_run,
-        near=None if near_run is None else _near(near_run, manifest),
+        near=None if near_run is None else _near(near_run),
+        hidden=frozenset(manifest["image_id"][~shareable(manifest)]),
     )
 
 
@@ -197,14 +198,10 @@ def newest_near(study: Study, scan: RunFolder) -> RunFolder | None:
     return runs[-1] if runs else None
 
 
-def _near(run: RunFolder, manifest: pd.DataFrame) -> NearDuplicateFindings:
+def _near(run: RunFolder) -> NearDuplicateFindings:
     content = run.read_json("near.json")
     pairs, unusual = (pd.read_parquet(run.path / f"{name}.parquet") for name in ("near", "unusual"))
-    text = (
-        manifest["text_like"].fillna(True).astype(bool) if "text_like" in manifest else pd.Series(True, manifest.index)
-    )
-    with_text = frozenset(manifest["image_id"][text])
-    return NearDuplicateFindings(backbone_label(content["backbone"]), content["sentences"], with_text, pairs, unusual)
+    return NearDuplicateFindings(backbone_label(content["backbone"]), content["sentences"], pairs, unusual)
 
 
 def _backbone_name(run: RunFolder) -> str:

@@ -25,6 +25,13 @@ def letterbox(pixels: Pixels, size_px: int) -> Pixels:
     return ground
 
 
+def obscure(pixels: Pixels) -> Pixels:
+    """(H, W, 3) → the same size in at most 10 × 10 squares of one colour: no letter or face can be recognised."""
+    height, width = pixels.shape[:2]
+    few = cv2.resize(pixels, (min(10, width), min(10, height)), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(few, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+
+
 def thumbnails(scan_folder: Path, image_ids: Iterable[str], size_px: int = 120, quality: int = 82) -> dict[str, bytes]:
     """image_id → JPEG of size_px × size_px, for each image named."""
     wanted = list(dict.fromkeys(image_ids))

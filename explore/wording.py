@@ -110,6 +110,18 @@ def count(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else (many or one + 's')}"
 
 
+def pictures_left_out(n: int, total: int) -> str:
+    """What a page that may be shared says of images it does not show (`pellucid.cohort.identifiers.shareable`)."""
+    found = (
+        f"{n:,} of {count(total, 'image')} show signs of text or of a face and are not shown on this page."
+        if n
+        else "No image shows signs of text."
+    )
+    return (
+        f"{found} Text is detected by its shape, and some is missed: look at every picture before you share the page."
+    )
+
+
 def score(item: Mapping[str, Any]) -> str:
     """`0.81`; a dash where there is no number."""
     return number(item.get("score"))

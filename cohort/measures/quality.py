@@ -138,7 +138,8 @@ def veil(seen: Look) -> float:
     """1 − transmission by the dark channel prior (He, Sun and Tang, CVPR 2009, eq. 11), averaged over the field.
 
     In a clear picture every small patch has some pixel that is dark in some channel. The light of the veil is taken
-    as the 99th percentile of the brightest channel. An image that is pale all over is not distinguished from a veiled one.
+    as the 99th percentile of the brightest channel. An image that is pale all over is not distinguished from a veiled
+    one.
     """
     red, green, blue = cv2.split(seen.tiny)
     darkest = cv2.bitwise_or(

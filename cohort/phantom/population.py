@@ -115,9 +115,9 @@ def write_phantom(folder: Path, config: PhantomConfig | None = None, *, sections
 def plan_patients(config: PhantomConfig) -> pd.DataFrame:
     """One row per patient, with `n_images`, `second_device` ("" for most) and `full_frame`; nothing is drawn.
 
-    Variables are assigned in proportion, not drawn: each level as often as its share says, and operator, site and year balanced
-    over all that is known of the patients. So the only associations are those asked for, and no harmless factor
-    goes along with the diagnosis by bad luck.
+    Variables are assigned in proportion, not drawn: each level as often as its share says, and operator, site and
+    year balanced over all that is known of the patients. So the only associations are those asked for, and no
+    harmless factor is associated with the diagnosis by chance.
     """
     rng = np.random.default_rng([config.seed, 0])
     n = config.patients

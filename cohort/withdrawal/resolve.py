@@ -66,8 +66,8 @@ def find_scope(study: Study, typed: Sequence[str], withdrawn: Withdrawn) -> With
             raise UserError(
                 f"`{name}` has been forgotten ({earlier.when})"
                 + (
-                    "; a scan assigns research ids anew, and this one now belongs to another patient: name the patient by "
-                    "the own id"
+                    "; a scan assigns research ids anew, and this one now belongs to another patient: name the "
+                    "patient by the own id"
                     if research
                     else "; nothing of it is left here"
                 )

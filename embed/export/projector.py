@@ -61,7 +61,7 @@ def write_projector(chosen: Chosen, folder: Path, *, pictures: bool = True) -> l
         config += ["  sprite {", '    image_path: "sprite.png"', f"    single_image_dim: {tile}"]
         config += [f"    single_image_dim: {tile}", "  }"]
         if hidden:
-            remarks.append(f"{hidden} picture(s) with burned-in text are left grey")
+            remarks.append(f"{hidden} picture(s) with signs of text or a face are left grey")
     (folder / "projector_config.pbtxt").write_text("\n".join([*config, "}", ""]), encoding="utf-8")
     if n > 100_000:
         remarks.append("a browser can show about 100,000 points")

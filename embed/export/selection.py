@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers import shareable
 from pellucid.cohort.images import PreparedImages
 from pellucid.cohort.manifest import research_ids
 from pellucid.cohort.runs import RunFolder, newest_runs
@@ -92,12 +93,11 @@ def choose_study(
     xy, cluster = _map(study.analysis, run, rows["image_id"])
     if cluster is not None and "cluster" not in frame:
         frame["cluster"] = cluster
-    text = rows["text_like"].fillna(True).astype(bool) if "text_like" in rows else pd.Series(True, index=rows.index)
     try:
         pictures = None if per_patient else PreparedImages.open(scan.path, rows["image_id"].tolist())
     except UserError:  # the prepared copies were deleted to save space
         pictures = None
-    return Chosen(vectors, frame, xy, pictures, ~text.to_numpy(), keep_image_ids and not per_patient)
+    return Chosen(vectors, frame, xy, pictures, shareable(rows).to_numpy(), keep_image_ids and not per_patient)
 
 
 def choose_folder(folder: Path, columns: Sequence[str] = (), *, keep_image_ids: bool = False) -> Chosen:

@@ -15,7 +15,7 @@ from pellucid.embed.index import Index, normalised, open_index
 from pellucid.embed.store import Vectors, load_vectors
 from pellucid.explore.clusters.stage import principal_directions
 from pellucid.explore.study_findings import Findings, gather_newest
-from pellucid.explore.thumbnails import letterbox
+from pellucid.explore.thumbnails import letterbox, obscure
 
 
 def findings_of(study: Study) -> Findings:
@@ -36,10 +36,17 @@ def _prepared(scan_folder: Path) -> tuple[PreparedImages, dict[str, int]]:
 
 
 @st.cache_data(max_entries=4000, show_spinner=False)
-def picture(scan_folder: Path, image_id: str, size_px: int = 0) -> bytes:
-    """One image of the manifest as JPEG: as prepared, or (size_px > 0) inside a square of that size."""
+def picture(scan_folder: Path, image_id: str, size_px: int = 0, obscured: bool = False) -> bytes:
+    """One image of the manifest as JPEG: as prepared, or (size_px > 0) inside a square of that size.
+
+    Args:
+        obscured: show its colours in coarse squares only.
+    """
     prepared, place = _prepared(scan_folder)
     i = place[image_id]  # KeyError for an id that is not in the manifest: nothing else is served
+    if obscured:
+        pixels = obscure(prepared.decode(i, size_px))
+        return encode(letterbox(pixels, size_px) if size_px else pixels, 88)
     return prepared.encoded(i) if size_px == 0 else encode(letterbox(prepared.decode(i, size_px), size_px), 88)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pellucid.cohort.identifiers import shareable
 from pellucid.cohort.statistics import Patients, assign_q_values, associate, forget_orders
 from pellucid.cohort.study import Variable
 from pellucid.explore.wording import level_text, listing, phenotype_words, readable_name
@@ -19,10 +20,26 @@ from pellucid.explore.wording import level_text, listing, phenotype_words, reada
 _SEEN = 0.5  # standardised difference that is likely to be visible
 
 
-def medoids(vectors: NDArray[np.float32], rows: NDArray[np.int64], patients: pd.Series, n: int = 6) -> list[int]:
-    """The most typical images of a cluster, each of another patient: rows nearest to its mean direction."""
+def medoids(
+    vectors: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    patients: pd.Series,
+    n: int = 6,
+    allowed: NDArray[np.bool_] | None = None,
+) -> list[int]:
+    """The most typical images of a cluster, each of another patient: rows nearest to its mean direction.
+
+    Args:
+        vectors: (images, d) of length 1.
+        rows: rows of the cluster.
+        patients: patient of each image.
+        n: at most so many.
+        allowed: (images,) which images may be chosen; None: all.
+    """
     centre = vectors[rows].mean(axis=0)
     nearest = rows[np.argsort(-(vectors[rows] @ centre), kind="stable")]
+    if allowed is not None:
+        nearest = nearest[allowed[nearest]]
     first = ~patients.iloc[nearest].duplicated().to_numpy()
     return [int(row) for row in nearest[first][:n]]
 
@@ -146,7 +163,7 @@ def describe(
     variables: Sequence[Variable],
 ) -> list[dict[str, Any]]:
     """One dict per cluster: size, patients, the largest share of one patient, medoids, appearance and most frequent
-    levels.
+    levels. Medoids are chosen among the images that may be shown.
 
     Args:
         frame: image_id, patient, phenotypes and variables; one row per image, in the order of `vectors`.
@@ -154,6 +171,7 @@ def describe(
         cluster: (n,) cluster numbers, -1 for none.
     """
     found = []
+    allowed = shareable(frame).to_numpy()
     for number in sorted(set(cluster[cluster >= 0].tolist())):
         inside = cluster == number
         rows = np.flatnonzero(inside)
@@ -166,7 +184,10 @@ def describe(
                 "n_images": len(rows),
                 "n_patients": len(per_patient),
                 "largest_patient_share": float(per_patient.iloc[0] / len(rows)),
-                "medoids": [str(frame["image_id"].iloc[row]) for row in medoids(vectors, rows, frame["patient"])],
+                "medoids": [
+                    str(frame["image_id"].iloc[row])
+                    for row in medoids(vectors, rows, frame["patient"], allowed=allowed)
+                ],
                 "looks": seen,
                 "phenotypes": look,
                 "top_levels": top_levels(frame, inside, variables),

@@ -108,9 +108,11 @@ def _head(findings: Findings) -> dict[str, Any]:
         warnings.append(
             "Patients are not known: every image counts as a separate patient, so intervals are too narrow."
         )
+    n_hidden = int(findings.images["image_id"].isin(findings.hidden).sum())
     return {
         "images": images,
         "patients": patients,
+        "pictures": wording.pictures_left_out(n_hidden, images),
         "backbones": [backbone.label for backbone in findings.backbones if not backbone.baseline],
         "warnings": warnings,
     }
@@ -208,15 +210,19 @@ def _pair_row(verdict: verdict_cards.Verdict, variables: Sequence[dict[str, Any]
     }
 
 
+def _pictures(findings: Findings, image_ids: Sequence[str]) -> dict[str, str]:
+    """image_id → address with the image's bytes. Every picture of the page comes from here, without hidden images."""
+    wanted = [image_id for image_id in image_ids if image_id not in findings.hidden]
+    return {i: data_uri(jpeg) for i, jpeg in thumbnails(findings.scan.path, wanted, 168).items()}
+
+
 def _source(findings: Findings) -> dict[str, Any]:
     source = findings.source
     reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
     shown = []
     quarantined = {str(reason): int(n) for reason, n in reasons.items()}
     sections = source_sections.sections(source, quarantined, findings.near)
-    hidden = findings.near.with_text if findings.near else frozenset()
-    wanted = [image_id for section in sections for shown in section.pictures for image_id, _ in shown.images]
-    small = thumbnails(findings.scan.path, [image_id for image_id in wanted if image_id not in hidden], 168)
+    small = _pictures(findings, [i for section in sections for row in section.pictures for i, _ in row.images])
     for section in sections:
         drawn = [
             {"title": drawing.title, "figure": _Figures.html(drawing.figure(), f"source-{section.key}-{i}")}
@@ -232,7 +238,7 @@ def _source(findings: Findings) -> dict[str, Any]:
                 "pictures": [
                     {
                         "title": row.title,
-                        "images": [(data_uri(small[i]) if i in small else "", caption) for i, caption in row.images],
+                        "images": [(small.get(i, ""), caption) for i, caption in row.images],
                     }
                     for row in section.pictures
                 ],
@@ -251,10 +257,10 @@ def _clusters(findings: Findings) -> dict[str, Any]:
         return {"any": False}
     content = backbone.clusters.read_json("clusters.json")
     shown = content["clusters"][:MOST_CLUSTERS]
-    pictures = thumbnails(findings.scan.path, [image_id for item in shown for image_id in item["medoids"]], 168)
+    pictures = _pictures(findings, [image_id for item in shown for image_id in item["medoids"]])
     captions = dict(zip(findings.images["image_id"], findings.images["caption"], strict=True))
     for item in shown:
-        item["pictures"] = [{"uri": data_uri(pictures[i]), "caption": captions[i]} for i in item["medoids"]]
+        item["pictures"] = [{"uri": pictures[i], "caption": captions[i]} for i in item["medoids"] if i in pictures]
     ranked = sorted(content["associations"], key=lambda item: -(item["value"] or 0))
     return {
         "any": True,

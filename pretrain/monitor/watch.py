@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from pellucid.cohort.identifiers import shareable
 from pellucid.cohort.images import PreparedImages
 from pellucid.cohort.manifest import hash_share, with_captions
 from pellucid.cohort.runs import RunFolder
@@ -72,8 +73,7 @@ class Watch:
         # Research ids change when patients are added; source ids do not. They are used for the hash only, and then
         # dropped.
         own = usable["patient_source_id"] if "patient_source_id" in usable else usable["patient"]
-        text = usable["text_like"].astype(bool) if "text_like" in usable else False
-        usable = usable.assign(person=own.fillna(usable["patient"]), shown=~pd.Series(text, index=usable.index))
+        usable = usable.assign(person=own.fillna(usable["patient"]), shown=shareable(usable))
         columns = [
             "image_id",
             "patient",

@@ -8,7 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from pellucid.explore import wording
-from pellucid.explore.app.cache import clusters_content, picture
+from pellucid.explore.app.cache import clusters_content
+from pellucid.explore.app.image_view import show_image
 from pellucid.explore.study_findings import Findings, labelled
 
 
@@ -81,6 +82,6 @@ def _cluster(findings: Findings, item: dict[str, Any], captions: pd.Series) -> N
             columns = st.columns(3)
             for place, image_id in enumerate(item["medoids"]):
                 if image_id in captions.index:
-                    columns[place % 3].image(
-                        picture(findings.scan.path, image_id, 220), caption=str(captions[image_id]), width="stretch"
-                    )
+                    caption = str(captions[image_id])
+                    at = f"cluster-{item['cluster']}"
+                    show_image(findings, image_id, 220, place=columns[place % 3], caption=caption, at=at)

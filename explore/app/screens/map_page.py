@@ -10,7 +10,8 @@ import streamlit as st
 
 from pellucid.embed.search import search
 from pellucid.explore import wording
-from pellucid.explore.app.cache import index_of, map_points, picture, vectors_of
+from pellucid.explore.app.cache import index_of, map_points, vectors_of
+from pellucid.explore.app.image_view import show_image
 from pellucid.explore.figures import map_figures
 from pellucid.explore.study_findings import EmbeddedBackbone, Findings, labelled
 
@@ -136,7 +137,7 @@ def _one_image(findings: Findings, points: pd.DataFrame) -> None:
         return
     row = here.iloc[0]
     st.subheader(str(row["caption"]).replace("image", "Image", 1))
-    st.image(picture(findings.scan.path, str(row["image_id"])), width="stretch")
+    show_image(findings, str(row["image_id"]), at="chosen")
     facts = [(wording.readable_name(v.name), wording.level_text(row[v.name])) for v in findings.variables]
     facts.append(("cluster", str(row["cluster_name"]).removeprefix("cluster ")))
     st.dataframe(
@@ -179,7 +180,7 @@ def _neighbours(findings: Findings, backbone: EmbeddedBackbone, points: pd.DataF
         image_id, similarity = str(hit.image_id), float(hit.similarity)  # type: ignore[arg-type]
         row = known.loc[image_id].to_dict()
         with columns[place % 6]:
-            st.image(picture(findings.scan.path, image_id, 220), width="stretch", alt=str(row["caption"]))
+            show_image(findings, image_id, 220, at="neighbours")
             facts = " · ".join(
                 wording.for_markdown(wording.level_text(row[v.name])) for v in captioned_by if v is not None
             )

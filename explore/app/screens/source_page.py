@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from pellucid.explore import wording
-from pellucid.explore.app.cache import picture
+from pellucid.explore.app.image_view import show_image
 from pellucid.explore.sections.source_sections import Drawing, Section, sections
 from pellucid.explore.study_findings import Findings
 
@@ -33,10 +32,10 @@ def show(findings: Findings) -> None:
         )
     reasons = findings.problem_images["reason"].replace("", "no row in the table").value_counts()
     for section in sections(source, {str(reason): int(n) for reason, n in reasons.items()}, findings.near):
-        _section(section, findings.scan.path)
+        _section(section, findings)
 
 
-def _section(section: Section, scan_folder: Path) -> None:
+def _section(section: Section, findings: Findings) -> None:
     st.subheader(section.title)
     if section.sentences:
         st.markdown("\n".join("- " + wording.for_markdown(sentence) for sentence in section.sentences))
@@ -50,12 +49,13 @@ def _section(section: Section, scan_folder: Path) -> None:
         )
         if chosen is not None:
             _drawings(f"{section.key}-chosen", [rest[chosen]])
-    for row in section.pictures:
+    for n, row in enumerate(section.pictures):
         if row.title:
             st.markdown(f"**{wording.for_markdown(row.title)}**")
         columns = st.columns(_IN_A_ROW)
         for place, (image_id, caption) in enumerate(row.images):
-            columns[place % _IN_A_ROW].image(picture(scan_folder, image_id, 220), caption=caption, width="stretch")
+            at = f"{section.key}-{n}-{place}"
+            show_image(findings, image_id, 220, place=columns[place % _IN_A_ROW], caption=caption, at=at)
     for table in section.tables:
         if table.title:
             st.markdown(f"**{wording.for_markdown(table.title)}**")
