@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers import shareable
 from pellucid.cohort.manifest import with_captions
 from pellucid.cohort.runs import RunFolder, finished_runs, newest_runs
 from pellucid.cohort.scan import current_scan

@@ -176,6 +176,7 @@ def describe(
         inside = cluster == number
         rows = np.flatnonzero(inside)
         per_patient = frame["patient"].iloc[rows].value_counts()
+        typical = medoids(vectors, rows, frame["patient"], allowed=allowed)
         look = looks(frame, inside)
         seen = [item["words"] for item in look if item["words"]][:3]
         found.append(
@@ -184,10 +185,7 @@ def describe(
                 "n_images": len(rows),
                 "n_patients": len(per_patient),
                 "largest_patient_share": float(per_patient.iloc[0] / len(rows)),
-                "medoids": [
-                    str(frame["image_id"].iloc[row])
-                    for row in medoids(vectors, rows, frame["patient"], allowed=allowed)
-                ],
+                "medoids": frame["image_id"].iloc[typical].astype(str).tolist(),
                 "looks": seen,
                 "phenotypes": look,
                 "top_levels": top_levels(frame, inside, variables),
