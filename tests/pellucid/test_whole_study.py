@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -12,9 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import simplejpeg
 
+from pellucid.cohort.images import PreparedImages
 from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
+from pellucid.explore.thumbnails import letterbox
 
 ROOT = Path(__file__).parents[2]
 SHORT = "pretrain.images_seen=1280"
@@ -28,6 +34,30 @@ def text_of(report: Path) -> str:
     """What a person reads: no scripts, no tags."""
     page = re.sub(r"(?s)<(script|style).*?</\1>", " ", report.read_text(encoding="utf-8"))
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def pictures_in(page: Path) -> list[np.ndarray[Any, Any]]:
+    """Every picture that a page holds, decoded."""
+    found = re.findall(r'<img[^>]+src="data:image/jpeg;base64,([^"]+)"', page.read_text(encoding="utf-8"))
+    return [simplejpeg.decode_jpeg(base64.b64decode(text)) for text in found]
+
+
+def no_marked_image_is_shown(analysis: Path) -> None:
+    """Compare each picture of report and training page with each image that shows signs of text."""
+    scan = next((analysis / "scan").iterdir())
+    manifest = pd.read_parquet(scan / "manifest.parquet")
+    marked = manifest[(manifest["status"] == "ok") & manifest["text_like"].eq(True)]["image_id"].tolist()
+    assert marked
+    prepared = PreparedImages.open(scan, marked)
+    pages = [next((analysis / "report").glob("*/report.html")), next((analysis / "pretrain").glob("*/training.html"))]
+    for page in pages:
+        pictures = pictures_in(page)
+        assert len(pictures) >= 10
+        side = pictures[0].shape[0]
+        for i in range(len(marked)):
+            for own in (letterbox(prepared.decode(i, side), side), prepared.square(i, side)):
+                least = min(np.abs(own.astype(int) - shown).mean() for shown in pictures if shown.shape == own.shape)
+                assert least > 2, f"{page.name} shows {marked[i]}"  # the same image differs by its JPEG coding only
 
 
 @pytest.mark.slow
@@ -51,6 +81,7 @@ def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid_pro
     harmless = re.search(r"No evidence of confounding: ([^.]*)\.", said)
     assert harmless is not None
     assert "operator" in harmless.group(1)
+    no_marked_image_is_shown(analysis)
     again = pellucid_process("demo", tmp_path / "demo")
     assert again.returncode == 0
     assert again.stdout.count("already done") >= 8

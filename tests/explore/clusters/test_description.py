@@ -25,6 +25,18 @@ def test_medoids_are_the_nearest_to_the_centre_one_a_patient() -> None:
     assert chosen[0] == rows[np.argmax(normalised(values)[rows] @ centre)]
 
 
+def test_images_that_may_not_be_shown_are_never_typical() -> None:
+    values = normalised(np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32))
+    rows, patients = np.arange(30), pd.Series(np.arange(30))
+    first = medoids(values, rows, patients, 6)
+    allowed = np.ones(30, dtype=bool)
+    allowed[first[:2]] = False
+    chosen = medoids(values, rows, patients, 6, allowed)
+    assert len(chosen) == 6
+    assert chosen[:4] == first[2:]
+    assert medoids(values, rows, patients, 6, np.zeros(30, dtype=bool)) == []
+
+
 def _frame(n_patients: int, images: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.ndarray[Any, Any]]:
     patient = np.repeat(np.arange(n_patients), images)
     cluster = np.repeat(rng.integers(1, 4, n_patients), images)  # a patient's images all lie together

@@ -15,6 +15,7 @@ from pellucid.cohort.runs.atomic_files import write_json
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.explore import study_findings, wording
 from pellucid.explore.report.page import render
+from pellucid.explore.thumbnails import data_uri, thumbnails
 
 
 class _Links(HTMLParser):
@@ -63,6 +64,27 @@ def test_hostile_names_are_shown_not_run(hostile: Any) -> None:
     assert "evil.example" in page
     assert not any("evil.example" in address for address in parsed.addresses)
     assert "<a href='http://evil" not in page
+
+
+@pytest.mark.long
+def test_no_picture_of_a_marked_image_is_in_the_page(whole: Any) -> None:
+    """Also where clusters of an earlier version chose one as typical."""
+    findings = study_findings.gather_newest(whole.study)
+    clusters = whole.runs["cluster"].read_json("clusters.json")["clusters"]
+    typical = {item["medoids"][0] for item in clusters}
+    assert typical
+    assert not findings.hidden & {image_id for item in clusters for image_id in item["medoids"]}
+    drawn = {data_uri(jpeg) for jpeg in thumbnails(findings.scan.path, sorted(typical), 168).values()}
+    addresses = []
+    for hidden in (findings.hidden, findings.hidden | typical):
+        page, parsed = render(replace(findings, hidden=frozenset(hidden))), _Links()
+        parsed.feed(page)
+        addresses.append({address for address in parsed.addresses if address.startswith("data:image/jpeg")})
+        n = int(findings.images["image_id"].isin(hidden).sum())
+        assert wording.pictures_left_out(n, len(findings.images)) in page
+    assert drawn <= addresses[0]
+    assert addresses[1]
+    assert not drawn & addresses[1]
 
 
 @pytest.mark.long
