@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.study import Study
 from pellucid.explore.app.lifetime import GRACE_S, Ended, signals_as_exception
 from pellucid.explore.app.outside_calls import is_loopback
-from pellucid.explore.study_findings import gather_newest
+
+if TYPE_CHECKING:
+    from pellucid.cohort.study import Study
 
 SERVER = Path(__file__).with_name("server.py")
 
@@ -56,9 +58,16 @@ def explore(study: Study, port: int = 8501, address: str = "127.0.0.1", override
     Raises:
         UserError: an address other than loopback, or nothing to show yet.
     """
+    from pellucid.explore.study_findings import gather_newest  # loads PyTorch, which the server does later
+
     line = command(study.path, port, address, overrides)
     gather_newest(study)  # a study without a scan is refused here, not in the browser
     _refuse_taken_port(address, port)
+    return run_until_ended(line)
+
+
+def run_until_ended(line: Sequence[str]) -> int:
+    """Run the server until it ends or a signal asks for it; its exit code, 0 after a signal."""
     process = None
     try:
         with signals_as_exception():

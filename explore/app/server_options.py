@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from typing import Any
 
 from streamlit import config
 
-from pellucid.pretrain.monitor import PALETTE
-
-_THEME = {
+THEME = {  # colours of the report, written out: importing them would load PyTorch before the server starts
     "base": "light",
-    "primaryColor": PALETTE["blue"],
+    "primaryColor": "#0b5a8f",
     "backgroundColor": "#ffffff",
     "secondaryBackgroundColor": "#f3f5f7",
-    "textColor": PALETTE["ink"],
+    "textColor": "#1f2933",
     "baseRadius": "small",
     "baseFontSize": 16,
     "font": "sans-serif",
@@ -55,7 +54,7 @@ _PINNED: dict[str, Any] = {
     "server.sslKeyFile": "",
     "browser.gatherUsageStats": False,
     "secrets.files": [],
-    **{f"theme.{key}": value for key, value in _THEME.items()},
+    **{f"theme.{key}": value for key, value in THEME.items()},
 }
 
 
@@ -72,6 +71,7 @@ def server_options(address: str, port: int) -> dict[str, Any]:
         "browser.serverAddress": address,
         "browser.serverPort": port,
     }
+    logging.getLogger("streamlit.config").disabled = True  # it would report that options have changed since this look
     known = config.get_config_options()
     return {name: value for name, value in pinned.items() if name in known}
 
