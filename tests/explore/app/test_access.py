@@ -49,7 +49,8 @@ def test_the_address_that_was_asked_for_is_answered(address: str, host: str) -> 
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://localhost:3000", "https://localhost:8501", "http://127.0.0.1:8501"]
+    "origin",
+    ["http://evil.example", "null", "http://localhost:3000", "https://localhost:8501", "http://127.0.0.1:8501"],
 )
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_a_foreign_origin_is_refused(kind: str, origin: str) -> None:
@@ -76,7 +77,8 @@ def test_another_page_embeds_no_picture_but_may_link(site: str) -> None:
 def test_a_token_opens_once() -> None:
     access = Access()
     first = access.token
-    assert not access.redeem("") and not access.redeem(first[:-1])
+    assert not access.redeem("")
+    assert not access.redeem(first[:-1])
     assert access.redeem(first)
     assert not access.redeem(first)
     assert access.redeem(access.token)

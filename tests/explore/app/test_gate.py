@@ -58,8 +58,10 @@ def cookie(access: Access) -> tuple[bytes, bytes]:
 
 def protected(answer: dict[str, Any]) -> None:
     policy = header(answer, "content-security-policy")
-    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
-    assert "https:" not in policy and "*" not in policy
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "https:" not in policy
+    assert "*" not in policy
     assert header(answer, "x-frame-options") == "DENY"
     assert header(answer, "x-content-type-options") == "nosniff"
 
@@ -85,17 +87,22 @@ def test_the_link_is_exchanged_for_a_cookie_once() -> None:
     assert b'content="0;url=/clusters"' in body["body"]
     assert first.encode() not in body["body"]
     protected(answer)
-    assert inside.reached == [] and opened == [access.token] and access.token != first
+    assert inside.reached == []
+    assert opened == [access.token]
+    assert access.token != first
     assert ask(gate, url=f"/?token={first}")[0]["status"] == 403  # used up
 
     again, _ = ask(gate, url=f"/?token={first}", headers=(HOST, cookie(access)))  # the same browser: goes on
-    assert again["status"] == 200 and header(again, "set-cookie") == "" and len(opened) == 1
+    assert again["status"] == 200
+    assert header(again, "set-cookie") == ""
+    assert len(opened) == 1
 
 
 def test_with_the_cookie_the_answer_is_passed_on_with_headers() -> None:
     inside, access = Inside(), Access()
     answer, body = ask(Gate(inside, access), url="/media/a.jpg", headers=(HOST, cookie(access)))
-    assert body["body"] == b"patients" and inside.reached == ["/media/a.jpg"]
+    assert body["body"] == b"patients"
+    assert inside.reached == ["/media/a.jpg"]
     protected(answer)
     assert "connect-src 'self' ws://localhost:8501;" in header(answer, "content-security-policy")
     assert header(answer, "cache-control") == "no-store"
@@ -120,12 +127,14 @@ def test_a_websocket_needs_the_cookie_and_carries_headers() -> None:
     inside = Inside({"type": "websocket.accept"}, {"type": "websocket.close", "code": 1000})
     assert ask(Gate(inside, access), "websocket", "/_stcore/stream")[0]["status"] == 403
     accepted, closed = ask(Gate(inside, access), "websocket", "/_stcore/stream", (HOST, ORIGIN, cookie(access)))
-    assert accepted["type"] == "websocket.accept" and closed["type"] == "websocket.close"
+    assert accepted["type"] == "websocket.accept"
+    assert closed["type"] == "websocket.close"
     protected(accepted)
     assert inside.reached == ["/_stcore/stream"]
 
 
 def test_a_failure_of_the_server_carries_the_headers_too() -> None:
     answer = failed(Request({"type": "http", "path": "/", "headers": []}), ValueError("/home/x/patient"))
-    assert answer.status_code == 500 and b"patient" not in bytes(answer.body)
+    assert answer.status_code == 500
+    assert b"patient" not in bytes(answer.body)
     protected({"headers": answer.raw_headers})
