@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import hashlib
 import html
+import re
 from collections.abc import Callable
+from pathlib import Path
 
+import streamlit
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -58,7 +64,8 @@ def security_headers(host: str | None) -> dict[str, str]:
     """The headers of every answer: nothing from or to another address, in no frame, in no cache on the disk."""
     sources = {
         "default-src": "'none'",
-        "script-src": "'self' 'unsafe-eval'",  # Plotly compiles the drawing of large maps (WebGL)
+        # eval: Plotly compiles the drawing of large maps (WebGL)
+        "script-src": f"'self' 'unsafe-eval'{_own_inline_scripts()}",
         "style-src": "'self' 'unsafe-inline'",  # Streamlit writes its styles into the page
         "img-src": "'self' data: blob:",
         "font-src": "'self' data:",
@@ -79,6 +86,15 @@ def security_headers(host: str | None) -> dict[str, str]:
         "Cross-Origin-Resource-Policy": "same-origin",
         "X-DNS-Prefetch-Control": "off",
     }
+
+
+@functools.cache
+def _own_inline_scripts() -> str:
+    """Hashes of the scripts inside Streamlit's page, for the policy; no other script inside a page runs."""
+    page = Path(streamlit.__file__).parent / "static" / "index.html"
+    scripts = re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    return "".join(f" 'sha256-{digest}'" for digest in digests)
 
 
 def _headers(scope: Scope, host: str | None) -> dict[str, str]:

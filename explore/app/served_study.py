@@ -17,9 +17,9 @@ class ServedStudy:
 _served: list[ServedStudy] = []
 
 
-def serve_study(study: ServedStudy) -> None:
-    """Let the pages of this process show a study."""
-    _served[:] = [study]
+def serve_study(study: ServedStudy | None) -> None:
+    """Let the pages of this process show a study, or none."""
+    _served[:] = [] if study is None else [study]
 
 
 def served_study() -> ServedStudy | None:

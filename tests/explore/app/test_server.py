@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import os
 import re
@@ -174,6 +176,15 @@ def test_a_link_works_once_and_the_terminal_shows_the_next(served: Served) -> No
     assert following.startswith("The explorer is open. A link for another browser: http://127.0.0.1:")
     assert re.search(r"\?token=[\w-]{43}$", following.strip())
     assert served.ask(f"/?{urlsplit(following.split()[-1]).query}").status == 200
+
+
+def test_streamlits_own_inline_script_runs_and_no_other(served: Served) -> None:
+    page = served.ask("/", Cookie=served.cookie)
+    policy = str(page.getheader("Content-Security-Policy"))
+    scripts = re.findall(rb"<script>(.*?)</script>", page.body, re.DOTALL)  # type: ignore[attr-defined]
+    hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
+    assert re.findall(r"'sha256-([^']+)'", policy) == hashes
+    assert "script-src 'self' 'unsafe-inline'" not in policy
 
 
 OPTIONS = """
