@@ -1,10 +1,6 @@
-"""The explorer's entry page: `streamlit run explore/app/main.py -- STUDY_YAML [key=value …]`, started by `pellucid
-explore`."""
+"""The explorer's entry page, which `server.py` serves."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import streamlit as st
 
@@ -12,25 +8,23 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.study import load_study
 from pellucid.explore.app.cache import findings_of
 from pellucid.explore.app.screens import audit_page, clusters_page, map_page, source_page
-from pellucid.explore.app.serve import is_loopback, refusal
+from pellucid.explore.app.served_study import served_study
 from pellucid.explore.study_findings import study_title
+from pellucid.explore.wording import for_markdown
 
 
-def main(arguments: list[str]) -> None:
-    """Check the server's address, read the study, show the requested page."""
+def main() -> None:
+    """Read the study, show the requested page."""
     st.set_page_config(page_title="Pellucid", page_icon="🔎", layout="wide")
-    address = st.get_option("server.address")
-    if not is_loopback(address):  # Streamlit started by hand listens on every interface by default
-        st.error(f"{refusal(address)} (`pellucid explore STUDY` does so).")
-        st.stop()
-    if not arguments:
-        st.error("No study was given. Start the explorer with `pellucid explore STUDY_YAML`.")
+    served = served_study()
+    if served is None:  # Streamlit started by hand listens on every interface and checks no visitor
+        st.error("Start the explorer with `pellucid explore STUDY`: only then is it protected from other computers.")
         st.stop()
     try:
-        study = load_study(Path(arguments[0]), arguments[1:])
+        study = load_study(served.path, served.overrides)
         findings = findings_of(study)
     except UserError as error:
-        st.error(str(error))
+        st.error(for_markdown(str(error)))
         st.stop()
     st.html(_STYLE)
     pages = [
@@ -45,12 +39,12 @@ def main(arguments: list[str]) -> None:
     ]
     page = st.navigation(pages)
     with st.sidebar:
-        st.caption(f"**{study_title(study)}**")
+        st.caption(f"**{for_markdown(study_title(study))}**")
         patients = findings.images["patient"].nunique()
         st.caption(f"{patients:,} patients, {len(findings.images):,} images")
         st.caption("Patients are shown by research id. Nothing leaves this computer.")
         if findings.outdated:
-            st.warning(f"These results are out of date. {findings.outdated}")
+            st.warning(f"These results are out of date. {for_markdown(findings.outdated)}")
     page.run()
 
 
@@ -62,4 +56,4 @@ h1 {font-size: 1.9rem !important; padding-bottom: .3rem !important;}
 </style>"""
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,42 +1,23 @@
-"""Start the explorer: Streamlit in a separate process, on this machine's loopback address only."""
+"""Start the explorer: a server in a separate process, on this machine's loopback address only."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.study import Study
-from pellucid.explore.study_findings import gather_newest
-from pellucid.pretrain.monitor import PALETTE
+from pellucid.explore.app.lifetime import GRACE_S, Ended, signals_as_exception
+from pellucid.explore.app.outside_calls import is_loopback
 
-APP = Path(__file__).with_name("main.py")
-_THEME = {
-    "base": "light",
-    "primaryColor": PALETTE["blue"],
-    "backgroundColor": "#ffffff",
-    "secondaryBackgroundColor": "#f3f5f7",
-    "textColor": PALETTE["ink"],
-    "baseRadius": "small",
-    "baseFontSize": "16",
-}
+if TYPE_CHECKING:
+    from pellucid.cohort.study import Study
 
-
-def is_loopback(address: str | None) -> bool:
-    """Whether only this machine can reach the address; no address means every interface."""
-    if not address:
-        return False
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        return False
+SERVER = Path(__file__).with_name("server.py")
 
 
 def refusal(address: str | None) -> str:
@@ -55,22 +36,21 @@ def command(study: Path, port: int, address: str = "127.0.0.1", overrides: Seque
     """
     if not is_loopback(address):
         raise UserError(refusal(address))
-    options = {
-        "server.address": address,
-        "server.port": str(port),
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
-        "client.showErrorDetails": "none",
-        **{f"theme.{key}": value for key, value in _THEME.items()},
-    }
-    flags = [part for key, value in options.items() for part in (f"--{key}", value)]
-    return [sys.executable, "-m", "streamlit", "run", str(APP), *flags, "--", str(study), *overrides]
+    place = ["--address", address.strip("[]"), "--port", str(port)]
+    return [sys.executable, str(SERVER), *place, "--with-starter", "--", str(study.absolute()), *overrides]
+
+
+def environment() -> dict[str, str]:
+    """The environment of the server; Python runs a script by its path and would not find the packages of a checkout."""
+    root = str(SERVER.parents[3])
+    earlier = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *earlier])}
 
 
 def explore(study: Study, port: int = 8501, address: str = "127.0.0.1", overrides: Sequence[str] = ()) -> int:
-    """Run the explorer until it is stopped (Ctrl-C); its exit code.
+    """Run the explorer until it is stopped (Ctrl-C, SIGTERM, SIGHUP, a closed terminal); its exit code.
+
+    The server ends with this process whatever ends it: it reads a pipe that only this process holds.
 
     Args:
         overrides: the `key=value` that `study` was loaded with, so that the explorer sees the same study.
@@ -78,18 +58,36 @@ def explore(study: Study, port: int = 8501, address: str = "127.0.0.1", override
     Raises:
         UserError: an address other than loopback, or nothing to show yet.
     """
+    from pellucid.explore.study_findings import gather_newest  # loads PyTorch, which the server does later
+
     line = command(study.path, port, address, overrides)
     gather_newest(study)  # a study without a scan is refused here, not in the browser
-    root = str(APP.parents[3])  # Streamlit runs a script by its path and would not find the packages of a checkout
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     _refuse_taken_port(address, port)
-    process = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": paths})
+    return run_until_ended(line)
+
+
+def run_until_ended(line: Sequence[str]) -> int:
+    """Run the server until it ends or a signal asks for it; its exit code, 0 after a signal."""
+    process = None
     try:
-        return process.wait()
-    except (KeyboardInterrupt, SystemExit):  # Ctrl-C ends the explorer
-        process.terminate()
-        process.wait(timeout=10)
+        with signals_as_exception():
+            # Not in the current folder: neither its `.streamlit` nor its modules belong to the explorer.
+            process = subprocess.Popen(line, env=environment(), cwd=SERVER.parent, stdin=subprocess.PIPE)
+            return process.wait()
+    except (Ended, KeyboardInterrupt, SystemExit):
+        if process is not None:
+            end(process)
         return 0
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the server, if need be by force."""
+    process.terminate()
+    try:
+        process.wait(timeout=GRACE_S + 1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _refuse_taken_port(address: str, port: int) -> None:

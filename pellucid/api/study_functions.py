@@ -32,7 +32,7 @@ def report_study(study: StudyOrPath, overrides: Sequence[str] = (), *, config: P
 def explore_study(
     study: str | Path, overrides: Sequence[str] = (), *, port: int = 8501, address: str = "127.0.0.1"
 ) -> int:
-    """Serve the explorer on this machine until it is stopped.
+    """Serve the explorer on this machine until it is stopped, and print the link that opens it in a browser.
 
     Args:
         study: `study.yaml`, or the folder that holds it; the server loads it in a separate process.
