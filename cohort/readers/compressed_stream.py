@@ -100,6 +100,20 @@ def stream_precision(data: bytes) -> int | None:
     return (data[at + 42] & 0x7F) + 1 if at >= 0 and len(data) > at + 42 else None
 
 
+def unusual_jpeg(data: bytes) -> str:
+    """What sort of JPEG a file is if common decoders do not read it (T.81 table B.1); empty for the common ones."""
+    for marker, segment in _segments(data):
+        if marker in {0xC3, 0xC7, 0xCB, 0xCF}:
+            return "a lossless JPEG"
+        if marker in {0xC9, 0xCA, 0xCD, 0xCE}:
+            return "a JPEG with arithmetic coding"
+        if marker == 0xF7:
+            return "a JPEG-LS file"
+        if marker in {0xC0, 0xC1, 0xC2} and segment[:1] not in {b"\x08", b""}:
+            return f"a JPEG of {segment[0]} bits"
+    return ""
+
+
 def is_whole(data: bytes) -> bool:
     """Whether a JPEG, JPEG-LS or JPEG 2000 stream reaches its end marker; other streams have none, and count as whole.
 
