@@ -61,12 +61,11 @@ _OTHERS = {
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
 }
-# Endings of images that are not read; a file with one and other content is damaged, or empty.
+# Endings of images that are not read. Videos are no images: they are skipped, as documents are.
 UNREAD_SUFFIXES = frozenset(
-    {".jp2", ".j2k", ".jpx", ".jxl", ".jxr", ".psd", ".raw", ".cr2", ".cr3", ".nef", ".arw",
-     ".dng", ".orf", ".rw2", ".raf", ".mp4", ".mov", ".avi", ".mkv", ".wmv", ".mpg", ".mpeg", ".czi", ".lif", ".vsi",
-     ".mrxs", ".nd2", ".isyntax", ".nii", ".nrrd", ".mha", ".mhd", ".svg", ".emf", ".wmf", ".pcx", ".ppm", ".pgm",
-     ".pnm", ".tga", ".ico"}
+    {".jp2", ".j2k", ".jpx", ".jpf", ".jxl", ".jxr", ".psd", ".cr2", ".cr3", ".crw", ".nef", ".arw", ".dng", ".orf",
+     ".rw2", ".raf", ".pef", ".czi", ".lif", ".vsi", ".mrxs", ".nd2", ".oib", ".oif", ".isyntax", ".nii", ".nrrd",
+     ".mha", ".mhd", ".pcx", ".ppm", ".pgm", ".pnm", ".tga"}
 )  # fmt: skip
 _VRS = {
     b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"OB", b"OW", b"PN", b"SH",
@@ -100,18 +99,15 @@ def sniff(data: bytes) -> str | None:
 
 def what_else(data: bytes) -> str | None:
     """The name of a kind of file that is known but not read, for the reason in the manifest."""
-    name = unread_image(data)
-    return name or next((name for start, name in _OTHERS.items() if data.startswith(start)), None)
+    if data[4:8] == b"ftyp" or data[:4] == b"\x1a\x45\xdf\xa3" or (data[:4] == b"RIFF" and data[8:11] == b"AVI"):
+        return unread_image(data) or "a video"
+    return unread_image(data) or next((name for start, name in _OTHERS.items() if data.startswith(start)), None)
 
 
 def unread_image(data: bytes) -> str | None:
-    """The name of a kind of image or video that is recognised but not read."""
-    if data[4:8] == b"ftyp" and _media_image(data) is None:
-        return "a video" if data[8:12] != b"crx " else "a raw file of a camera"
-    if data[:4] == b"RIFF" and data[8:11] == b"AVI":
-        return "a video"
-    if data[:4] == b"\x1a\x45\xdf\xa3" or data[:4] in {b"\0\0\1\xba", b"\0\0\1\xb3"}:
-        return "a video"
+    """The name of a kind of image that is recognised but not read."""
+    if data[4:12] == b"ftypcrx ":
+        return "a raw file of a camera"
     if data[344:348] in {b"n+1\0", b"ni1\0"}:
         return "a NIfTI volume"
     return next((name for start, name in _IMAGES.items() if data.startswith(start)), None)

@@ -27,6 +27,7 @@ from pellucid.cohort.readers.tiff_display import PHOTOMETRICS, show_page
 
 _MOST_SAMPLES = 8  # of a pixel
 _SAMPLED = 16  # pages of a file that are looked at for the number of bits in use
+_DNG_VERSION = 50706
 _EXIF_IDS = {tag.name: int(tag) for tag in ExifTags.Base}
 _IMAGEJ_INFO = 50839  # ImageJ keeps a DICOM file's whole header here
 _PROGRAM_NOTES = ('{"shape":', "ImageJ=")  # what tifffile and ImageJ write into ImageDescription about themselves
@@ -59,20 +60,21 @@ class _File:
             pages = [page for page in self.tiff.pages if isinstance(page, tifffile.TiffPage)]
             self.frames = [page for page, keep in zip(pages, _are_frames(pages), strict=True) if keep]
             self.planes = self._imagej_planes()
-            self.channels = [1] * self.planes or [_channels(page) for page in self.frames]
         except MemoryError:
             raise
         except Exception:
             raise UnreadableImage("a damaged TIFF: the header cannot be read") from None
+        if any(_DNG_VERSION in page.tags for page in pages) or source.data[8:10] == b"CR":
+            raise UnreadableImage("a raw file of a camera, which is not read")
         if not self.frames:
-            raise UnreadableImage("a damaged TIFF: there is no page in it")
+            only_small = "a TIFF that holds only thumbnails (a raw file of a camera?)"
+            raise UnreadableImage(only_small if pages else "a damaged TIFF: there is no page in it")
         if self.planes:
             self.frames = self.frames[:1] * self.planes
+        self.channels = [1] * self.planes or [_channels(page) for page in self.frames]
         self.bits: int | None = None
         # Page and sample of each image; None: all samples of the page are its colours.
-        self.images = [
-            (page, sample if n > 1 else None) for page, n in enumerate(self.channels) for sample in range(n)
-        ]
+        self.images = [(page, sample if n > 1 else None) for page, n in enumerate(self.channels) for sample in range(n)]
         self.last: tuple[int, NDArray[Any]] | None = None
 
     def is_slide(self) -> bool:
