@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import cv2
@@ -15,7 +16,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers.findings import name_findings
 from pellucid.cohort.identifiers.ocr import available
 from pellucid.cohort.images.prepared_images import PreparedImages
-from pellucid.cohort.intake.file_listing import Listing, list_images, read_inputs
+from pellucid.cohort.intake.file_listing import LINKED_FOLDER, Listing, list_images, read_inputs
 from pellucid.cohort.intake.read_pass import read_all
 from pellucid.cohort.manifest.join import LateWithdrawal, build_manifest
 from pellucid.cohort.measures.quality_grades import (
@@ -36,8 +37,10 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then
 # stale.
-_COLUMNS_VERSION = 2
+_COLUMNS_VERSION = 3
 _AUDIT_VERSION = 4
+_FEW = 3
+_NAMED = 20  # files that a note names one by one
 
 
 def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
@@ -64,7 +67,7 @@ def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
                 for count in read_all(read.path, listing, study.config.scan, dask, Withdrawn.load(study.withdrawn)):
                     advance(count)
     images = pd.read_parquet(read.path / "images.parquet")
-    _refuse_too_many(study, images, read)
+    _refuse_too_many(study, images, read, listing)
     scan_config, scan_inputs = _scan_key(study)
     try:
         return _join(study, listing, images, read, scan_config, scan_inputs)
@@ -87,9 +90,7 @@ def _join(
         if not run.done:
             manifest, problems = build_manifest(study, images, _thumbnails(read, images))
             manifest = _graded(study, _with_name_findings(study, manifest), problems)
-            if listing.ignored:
-                passed = ", ".join(f"{count} × {what}" for what, count in sorted(listing.ignored.items()))
-                problems.append(f"images: skipped files that are not images ({passed})")
+            problems += _listing_notes(listing)
             if listing.withdrawn:
                 problems.append(
                     f"images: skipped {listing.withdrawn} file(s) of patients who withdrew consent; the originals are "
@@ -105,6 +106,25 @@ def _join(
                 manifest.to_parquet(temporary, index=False)
             write_json(run.path / "source.json", source_audit(study, manifest, problems))
     return run
+
+
+def _listing_notes(listing: Listing) -> list[str]:
+    """What was not listed as an image, and why."""
+    notes = []
+    linked = listing.ignored.get(LINKED_FOLDER, 0)
+    if linked:
+        notes.append(
+            f"images: {linked} linked folder(s) lead out of {listing.root} and are not followed, as linked files are "
+            "not: move or copy the files into it, or let `images` name a folder that holds all of them"
+        )
+    others = {what: count for what, count in listing.ignored.items() if what != LINKED_FOLDER}
+    if others:
+        passed = ", ".join(f"{count} × {what}" for what, count in sorted(others.items()))
+        notes.append(f"images: skipped files that are not images ({passed})")
+    notes += [f"images: `{name}` is left out: {reason}" for name, reason in listing.refused[:_NAMED]]
+    if len(listing.refused) > _NAMED:
+        notes.append(f"images: {len(listing.refused) - _NAMED} more files are left out for such reasons")
+    return notes
 
 
 def _thumbnails(read: RunFolder, images: pd.DataFrame) -> Thumbnails:
@@ -176,6 +196,8 @@ def current_keys(study: Study) -> dict[str, str]:
 
 def _read_key(study: Study, listing: Listing) -> tuple[dict[str, Any], dict[str, str]]:
     config = study.config.scan.model_dump(exclude={"workers", "max_unreadable"})
+    if find_spec("pillow_heif") is not None:  # HEIC images that were not read before can be read now
+        config["heic"] = True
     return {"columns": _COLUMNS_VERSION, **config}, read_inputs(listing.fingerprint, Withdrawn.load(study.withdrawn))
 
 
@@ -191,16 +213,19 @@ def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
     return config, {name: sha256_file(path) for name, path in files.items() if path is not None and path.is_file()}
 
 
-def _refuse_too_many(study: Study, images: pd.DataFrame, read: RunFolder) -> None:
+def _refuse_too_many(study: Study, images: pd.DataFrame, read: RunFolder, listing: Listing) -> None:
     bad = images[images["status"] == "unreadable"]  # a sound file that is no picture (a DICOMDIR) is no loss
-    share, limit = len(bad) / len(images), study.config.scan.max_unreadable
+    refused = listing.refused if len(listing.refused) > _FEW else ()  # a few are named, and cost only themselves
+    n_bad, n_all = len(bad) + len(refused), len(images) + len(refused)
+    share, limit = n_bad / n_all, study.config.scan.max_unreadable
     if share <= limit:
         return
-    reasons = bad["reason"].value_counts()
-    shown = "\n".join(f"  {count} × {reason}" for reason, count in reasons.head(8).items())
+    reasons = pd.concat([bad["reason"], pd.Series([reason for _, reason in refused], dtype=object)])
+    shown = "\n".join(f"  {count} × {reason}" for reason, count in reasons.value_counts().head(8).items())
+    first = bad["image_id"].iloc[0] if len(bad) else refused[0][0]
     raise UserError(
-        f"{len(bad)} of {len(images)} files ({share:.0%}) cannot be read, more than scan.max_unreadable = "
+        f"{n_bad} of {n_all} files ({share:.0%}) are images that are not read, more than scan.max_unreadable = "
         f"{limit:.0%}:\n"
-        f"{shown}\n  (first: `{bad['image_id'].iloc[0]}`; all of them: {read.path / 'images.parquet'})\n"
+        f"{shown}\n  (first: `{first}`; all of them: {read.path / 'images.parquet'})\n"
         "repair or remove them, or allow more with scan.max_unreadable=…"
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.readers import IMAGE_SUFFIXES, sniff
+from pellucid.cohort.readers import IMAGE_SUFFIXES, UNREAD_SUFFIXES, sniff, unread_image
 from pellucid.cohort.study import FromPath, Study
 from pellucid.cohort.withdrawal_list import Withdrawn
+
+LINKED_FOLDER = "linked folder out of the folder"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Listing:
         image_ids: posix paths relative to `root`, sorted.
         n_bytes: size of each file.
         ignored: number of files skipped, by ending.
+        refused: name and reason of each file that cannot be opened, for example because its name is not UTF-8.
         fingerprint: sha256 over every file's id, size and time of change.
         withdrawn: number of files skipped because consent was withdrawn; they are in none of the above.
     """
@@ -34,13 +39,15 @@ class Listing:
     ignored: dict[str, int]
     fingerprint: str
     withdrawn: int = 0
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 def list_images(study: Study, withdrawn: Withdrawn | None = None) -> Listing:
     """Walk the study's image folder, or expand its globs.
 
-    Hidden files and the analysis folder are skipped; a link that leads out of the root, or in a circle, is not
-    followed. Files of patients who withdrew consent are not even opened.
+    A file's first bytes decide whether it is an image, then its ending: what is called an image and is none is listed,
+    so that it is counted as damaged. Hidden files and the analysis folder are skipped. Links to files and folders are
+    followed inside the root; one that leads out of it is not. Files of patients who withdrew consent are not read.
 
     Args:
         withdrawn: who withdrew; None: the study's own list.
@@ -59,8 +66,13 @@ def list_images(study: Study, withdrawn: Withdrawn | None = None) -> Listing:
                 "images=FOLDER on the command line"
             )
         return list_folder(root, study.analysis, withdrawn, rule)
-    paths = sorted({path for pattern in images for path in root.glob(pattern) if path.is_file()})
-    return _listing(root, paths, f"{study.path}: no file matches `images: {images}` below {root}", withdrawn, rule)
+    paths = set()
+    for pattern in images:
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise UserError(f"{study.path}: `images: {pattern}` leads out of {root}: give patterns of files below it")
+        paths |= {path for path in root.glob(pattern) if not path.is_dir() and _shown(path.relative_to(root))}
+    inside = sorted(path for path in paths if not path.is_relative_to(study.analysis))
+    return _listing(root, inside, f"{study.path}: no file matches `images: {images}` below {root}", withdrawn, rule)
 
 
 def list_folder(
@@ -74,12 +86,38 @@ def list_folder(
         patient_rule: regular expression whose group is the patient's id; it recognises new files of a withdrawn
             patient.
     """
-    found: list[Path] = []
-    for folder, subfolders, files in os.walk(root, followlinks=False):
-        here = Path(folder)
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and here / s != skip)
-        found.extend(here / name for name in files if not name.startswith("."))
+    found = list(_walk(root, root.resolve(), skip, (root.resolve(),)))
     return _listing(root, found, f"{root}: there is no image in this folder", withdrawn, patient_rule)
+
+
+def _walk(folder: Path, root: Path, skip: Path | None, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The files below a folder, through linked folders inside the root; a link that is not followed comes as a file.
+
+    Args:
+        folder: where to begin.
+        root: the resolved root.
+        skip: a folder to leave out.
+        above: the resolved folders that lead here: a link to one of them is a circle.
+    """
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            path = folder / entry.name
+            if entry.name.startswith(".") or path == skip:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(path, root, skip, (*above, above[-1] / entry.name))
+            elif entry.is_symlink() and path.is_dir():
+                target = path.resolve()
+                if target in above or not target.is_relative_to(root):
+                    yield path
+                elif skip is None or target != skip.resolve():
+                    yield from _walk(path, root, skip, (*above, target))
+            else:
+                yield path
+
+
+def _shown(path: Path) -> bool:
+    return not any(part.startswith(".") for part in path.parts)
 
 
 def _listing(
@@ -87,25 +125,31 @@ def _listing(
 ) -> Listing:
     stats: dict[str, os.stat_result] = {}
     ignored: Counter[str] = Counter()
+    refused: dict[str, str] = {}
     resolved_root = root.resolve()
+    gone = _withdrawn_paths(root, paths, withdrawn, patient_rule)
     for path in paths:
-        suffix = path.suffix.lower()
-        outside = path.is_symlink() and not path.resolve().is_relative_to(resolved_root)
-        if outside:
-            ignored["link out of the folder"] += 1
-        elif suffix in IMAGE_SUFFIXES or ((suffix == "" or suffix[1:].isdigit()) and _may_be_dicom(path)):
-            try:
-                stats[path.relative_to(root).as_posix()] = path.stat()
-            except OSError:  # a link to nothing, or a file that went while we looked
-                ignored["link to nothing"] += 1
-        else:
-            ignored[suffix or "no ending"] += 1
-    gone = _withdrawn(list(stats), withdrawn, patient_rule)
-    for image_id in gone:
-        del stats[image_id]
+        if path in gone:
+            continue
+        name = path.relative_to(root).as_posix()
+        try:
+            what = _what_is_not_listed(path, resolved_root)
+            if what is None:
+                name.encode()
+                stats[name] = path.stat()
+            else:
+                ignored[what] += 1
+        except UnicodeEncodeError:
+            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            refused[shown] = "its name is not UTF-8: rename it"
+        except FileNotFoundError:  # or a file that went while we looked
+            ignored["link to nothing"] += 1
+        except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, before Python 3.13
+            circle = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
+            refused[name] = "a circle of links" if circle else f"it cannot be opened ({error.strerror})"
     if not stats:
         seen = ", ".join(f"{n} × {suffix}" for suffix, n in ignored.most_common(5)) or "it is empty"
-        raise UserError(f"{empty} ({seen}); readable are JPEG, PNG, WebP, BMP, GIF, TIFF, DICOM and whole slides")
+        raise UserError(f"{empty} ({seen}); readable are JPEG, PNG, WebP, BMP, GIF, AVIF, TIFF, DICOM and whole slides")
     digest = hashlib.sha256()
     ids = tuple(sorted(stats))
     sizes = []
@@ -113,7 +157,40 @@ def _listing(
         stat = stats[image_id]
         sizes.append(stat.st_size)
         digest.update(f"{image_id}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return Listing(root, ids, tuple(sizes), dict(ignored), digest.hexdigest(), len(gone))
+    return Listing(root, ids, tuple(sizes), dict(ignored), digest.hexdigest(), len(gone), tuple(refused.items()))
+
+
+def _what_is_not_listed(path: Path, root: Path) -> str | None:
+    """Under which name a file is counted as skipped; None for an image, and for what is called one.
+
+    Raises:
+        OSError, RuntimeError: it cannot be opened.
+    """
+    if path.is_symlink() or path.parent.resolve() != root:
+        target = path.resolve(strict=True)
+        if not target.is_relative_to(root):
+            return LINKED_FOLDER if target.is_dir() else "link out of the folder"
+        if target.is_dir():
+            raise OSError(errno.ELOOP, "a circle of links")
+    if not path.is_file():
+        return "not a regular file"
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES or suffix in UNREAD_SUFFIXES or path.name.lower().endswith(".nii.gz"):
+        return None
+    with path.open("rb") as handle:
+        first = handle.read(512)
+    return None if sniff(first) or unread_image(first) else _ending(suffix)
+
+
+def _ending(suffix: str) -> str:
+    return suffix.encode("utf-8", "replace").decode() or "no ending"
+
+
+def _withdrawn_paths(root: Path, paths: list[Path], withdrawn: Withdrawn | None, patient_rule: str | None) -> set[Path]:
+    if withdrawn is None or not withdrawn.entries:
+        return set()
+    names = {path.relative_to(root).as_posix(): path for path in paths}
+    return {names[name] for name in _withdrawn(list(names), withdrawn, patient_rule)}
 
 
 def _withdrawn(files: list[str], withdrawn: Withdrawn | None, patient_rule: str | None) -> list[str]:
@@ -125,15 +202,6 @@ def _withdrawn(files: list[str], withdrawn: Withdrawn | None, patient_rule: str 
         owners = [match.group(1) if (match := pattern.search(file)) else None for file in files]
         gone |= withdrawn.which_patients(owners)
     return [file for file, out in zip(files, gone, strict=True) if out]
-
-
-def _may_be_dicom(path: Path) -> bool:
-    """DICOM archives often name files without an ending, or by a UID whose last part looks like one."""
-    try:
-        with path.open("rb") as handle:
-            return sniff(handle.read(140)) == "dicom"
-    except OSError:
-        return False
 
 
 def read_inputs(fingerprint: str, withdrawn: Withdrawn) -> dict[str, str]:

@@ -15,11 +15,12 @@ from pellucid.cohort.readers.picture import (
     decoding_reason,
     flat_rgb,
 )
-from pellucid.cohort.readers.sniff import IMAGE_SUFFIXES, sniff, what_else
+from pellucid.cohort.readers.sniff import IMAGE_SUFFIXES, UNREAD_SUFFIXES, sniff, unread_image, what_else
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "NOTHING_SHOWN",
+    "UNREAD_SUFFIXES",
     "NoPicture",
     "Picture",
     "ReadOptions",
@@ -29,6 +30,7 @@ __all__ = [
     "read_image",
     "read_pictures",
     "sniff",
+    "unread_image",
 ]
 
 
@@ -88,5 +90,5 @@ def _read(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]]:
         return read_raster(source, kind)
     other = what_else(source.data)
     if other is not None:
-        raise UnreadableImage(f"{other}: JPEG, PNG, WebP, BMP, GIF, TIFF, DICOM and whole slides are read")
+        raise UnreadableImage(f"{other}: JPEG, PNG, WebP, BMP, GIF, AVIF, TIFF, DICOM and whole slides are read")
     raise UnreadableImage("the content is not an image of a kind that can be read, whatever the file is called")

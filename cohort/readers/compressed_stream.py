@@ -1,4 +1,4 @@
-"""What a compressed stream says of itself without being decoded: JPEG quality, and how large it will become."""
+"""What a compressed stream states about itself without being decoded: quality, size, precision, colours, its end."""
 
 from __future__ import annotations
 
@@ -78,14 +78,84 @@ def stream_size(data: bytes) -> tuple[int, int] | None:
 
     Sources: T.81 B.2.2 and T.87 C.2.2 (start of frame), T.800 A.5.1 (SIZ).
     """
-    for marker, segment in _segments(data):
-        if (0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}) or marker == 0xF7:
-            return int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
+    frame = _start_of_frame(data)
+    if len(frame) >= 5:
+        return int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
     at = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # raw, or in a JP2 box
     if at >= 0 and len(data) >= at + 24:
         x1, y1, x0, y0 = (int.from_bytes(data[at + o : at + o + 4], "big") for o in (8, 12, 16, 20))
         return x1 - x0, y1 - y0
     return None
+
+
+def stream_precision(data: bytes) -> int | None:
+    """Bits per sample of a JPEG, JPEG-LS or JPEG 2000 stream; None where it does not say.
+
+    Sources: T.81 B.2.2 and T.87 C.2.2 (start of frame), T.800 A.5.1 (Ssiz).
+    """
+    frame = _start_of_frame(data)
+    if frame:
+        return frame[0]
+    at = data.find(b"\xff\x4f\xff\x51", 0, 4096)
+    return (data[at + 42] & 0x7F) + 1 if at >= 0 and len(data) > at + 42 else None
+
+
+def unusual_jpeg(data: bytes) -> str:
+    """What sort of JPEG a file is if common decoders do not read it (T.81 table B.1); empty for the common ones."""
+    for marker, segment in _segments(data):
+        if marker in {0xC3, 0xC7, 0xCB, 0xCF}:
+            return "a lossless JPEG"
+        if marker in {0xC9, 0xCA, 0xCD, 0xCE}:
+            return "a JPEG with arithmetic coding"
+        if marker == 0xF7:
+            return "a JPEG-LS file"
+        if marker in {0xC0, 0xC1, 0xC2} and segment[:1] not in {b"\x08", b""}:
+            return f"a JPEG of {segment[0]} bits"
+    return ""
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether a JPEG, JPEG-LS or JPEG 2000 stream reaches its end marker; other streams have none, and count as whole.
+
+    Entropy-coded data never hold the two bytes of the marker (T.81 B.1.1.5, T.800 B.10.1); a thumbnail before them may.
+    """
+    if data[:2] == b"\xff\xd8":
+        start = 2 + sum(len(segment) + 4 for _, segment in _segments(data))
+    elif (codestream := data.find(b"\xff\x4f\xff\x51", 0, 4096)) >= 0:
+        start = data.find(b"\xff\x90", codestream)  # the first tile-part
+    else:
+        return True
+    return start >= 0 and data.rfind(b"\xff\xd9", start) >= 0
+
+
+def colour_space(data: bytes) -> str | None:
+    """RGB or YCbCr, where a JPEG stream of three components states it or can only be one of them; else None.
+
+    JFIF means YCbCr; Adobe's marker names the transform; component ids R, G, B mean RGB (as in libjpeg's
+    `default_decompress_parms`). Encoders subsample chroma and give it its own quantisation table, which they do not do
+    with green and blue.
+    """
+    frame = _start_of_frame(data)
+    if not frame or len(frame) < 15 or frame[5] != 3:
+        return None
+    ids, sampling, tables = bytes(frame[6:15:3]), bytes(frame[7:15:3]), bytes(frame[8:15:3])
+    for marker, segment in _segments(data):
+        if marker == 0xE0 and bytes(segment[:5]) == b"JFIF\0":
+            return "YCbCr"
+    for marker, segment in _segments(data):
+        if marker == 0xEE and bytes(segment[:5]) == b"Adobe" and len(segment) >= 12:
+            return {0: "RGB", 1: "YCbCr"}.get(segment[11])
+    if ids.upper() == b"RGB":
+        return "RGB"
+    return "YCbCr" if sampling[0] not in sampling[1:] or (tables[1] == tables[2] != tables[0]) else None
+
+
+def _start_of_frame(data: bytes | memoryview) -> bytes:
+    """Content of the segment that begins a JPEG or JPEG-LS frame (T.81 B.2.2); empty where there is none."""
+    for marker, segment in _segments(data):
+        if (0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}) or marker == 0xF7:
+            return bytes(segment)
+    return b""
 
 
 def _segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes | memoryview]]:

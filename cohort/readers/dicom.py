@@ -26,9 +26,17 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from pellucid.cohort.readers.compressed_stream import jpeg_quality, stream_size
+from pellucid.cohort.readers.compressed_stream import (
+    colour_space,
+    is_whole,
+    jpeg_quality,
+    stream_precision,
+    stream_size,
+)
+from pellucid.cohort.readers.cut_pixel_data import reparsed
 from pellucid.cohort.readers.dicom_display import Display
 from pellucid.cohort.readers.dicom_header import dicom_header, header_findings
+from pellucid.cohort.readers.dicom_pixel_module import complete_pixel_module, stored_values
 from pellucid.cohort.readers.picture import (
     NoPicture,
     Picture,
@@ -41,6 +49,7 @@ from pellucid.cohort.readers.picture import (
 from pellucid.cohort.readers.whole_slide import WHOLE_SLIDE_SOP_CLASS
 
 _DAMAGED = "a DICOM file without a picture, or with a damaged header"
+_CUT_SHORT = "a DICOM file whose pixels end early: the file is cut short"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # the manifest says what was wrong with a file
 
@@ -51,9 +60,9 @@ def read_dicom(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]
         # pydicom warns of every value that breaks the standard; the archive is full of them
         warnings.simplefilter("ignore")
         try:
-            dataset = _parsed(source.data, source.options.max_megapixels)
+            dataset, n_whole = _parsed(source.data, source.options.max_megapixels)
             is_slide = dataset.get("SOPClassUID") == WHOLE_SLIDE_SOP_CLASS
-            file = None if is_slide else _File(dataset, source.options.max_megapixels)
+            file = None if is_slide else _File(dataset, n_whole, source.options.max_megapixels)
         except (MemoryError, UnreadableImage):
             raise
         except Exception:
@@ -73,30 +82,43 @@ def read_dicom(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]
             yield label, reason
 
 
-def _parsed(data: bytes, max_megapixels: float) -> Any:
-    """The dataset, with a transfer syntax and pixels.
+def _parsed(data: bytes, max_megapixels: float) -> tuple[Any, int | None]:
+    """The dataset, with a transfer syntax and pixels, and how many frames are whole if the file was cut.
 
     Raises:
         NoPicture: it is a sound file of another kind.
         UnreadableImage: it is not; pydicom's own exceptions pass through.
     """
     _refuse_deflate_bomb(data, max_megapixels)
-    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+    dataset, n_whole = pydicom.dcmread(io.BytesIO(data), force=True), None
+    if not any(name in dataset for name in _PIXELS):
+        dataset, frames = reparsed(data)
+        if not frames:
+            raise _without_pixels(dataset, cut=frames is not None)
+        n_whole = len(frames)
     meta = dataset.file_meta
     if "TransferSyntaxUID" not in meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    kind = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
-    has_pixels = any(name in dataset for name in _PIXELS)
+    return dataset, n_whole
+
+
+def _without_pixels(dataset: Any, cut: bool) -> UnreadableImage:
+    """Why a dataset has no pixels."""
+    kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    if cut:
+        return UnreadableImage(_CUT_SHORT)
     if kind == MediaStorageDirectoryStorage:
-        raise NoPicture("a DICOMDIR: the directory of other files, without a picture")
-    if not has_pixels and kind:
-        name = getattr(kind, "name", str(kind)).removesuffix(" Storage")
-        raise NoPicture(f"a DICOM file without a picture ({name})")
-    if not has_pixels or not dataset.get("Rows") or not dataset.get("Columns"):
-        raise UnreadableImage(_DAMAGED)
-    return dataset
+        return NoPicture("a DICOMDIR: the directory of other files, without a picture")
+    name = getattr(kind, "name", str(kind or "")).removesuffix(" Storage")
+    has_size = "Rows" in dataset and "Columns" in dataset and "SpectroscopyData" not in dataset
+    if has_size or "Image" in name or name == "Segmentation":
+        return UnreadableImage(
+            f"a DICOM file ({name or 'without SOP class'}) without its pixel data: it was cut short, or they were "
+            "removed"
+        )
+    return NoPicture(f"a DICOM file without a picture ({name})") if kind else UnreadableImage(_DAMAGED)
 
 
 def _refuse_deflate_bomb(data: bytes, max_megapixels: float) -> None:
@@ -118,22 +140,29 @@ def _refuse_deflate_bomb(data: bytes, max_megapixels: float) -> None:
                 f"a deflated DICOM file that unpacks to more than {max_megapixels * 8:g} MB "
                 "(scan.max_megapixels × 8 bytes): taken for a decompression bomb"
             )
+    if not inflate.eof:
+        raise UnreadableImage("a deflated DICOM file that ends early: the file is cut short")
 
 
 class _File:
     """A parsed dataset with what is the same for all its frames."""
 
-    def __init__(self, dataset: Any, max_megapixels: float) -> None:
+    def __init__(self, dataset: Any, n_whole: int | None, max_megapixels: float) -> None:
         self.dataset, self.max_megapixels = dataset, max_megapixels
         self.syntax = dataset.file_meta.TransferSyntaxUID
-        self.columns, self.rows = int(dataset.Columns), int(dataset.Rows)
+        self.compressed = self.syntax.is_encapsulated
         self.n_frames = max(1, int(dataset.get("NumberOfFrames") or 1))
-        self.bits = int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 8)
-        self.samples = int(dataset.get("SamplesPerPixel") or 1)
+        self.n_there = min(n_whole or self.n_frames, self.n_frames)
+        if self.n_there < self.n_frames:
+            dataset.NumberOfFrames = self.n_there
+        self._decodable()
+        self.sign_unknown = complete_pixel_module(dataset, self._stream(0) if self.compressed else None)
+        self.columns, self.rows = int(dataset.Columns), int(dataset.Rows)
+        self.bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
+        self.samples = int(dataset.SamplesPerPixel)
         refuse_bomb(self.columns, self.rows, max_megapixels)
         if self.samples not in {1, 3}:
             raise UnreadableImage(f"a DICOM file with {self.samples} samples per pixel: only 1 or 3 are defined")
-        self._decodable()
         self._whole_frames()
         self.display = Display(dataset)
         self.header = dicom_header(dataset)
@@ -148,8 +177,9 @@ class _File:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                quality = self._stream_facts(number)
-                values = self._values(number)
+                stream = self._stream(number) if self.compressed and number < self.n_there else None
+                quality = self._stream_facts(stream)
+                values, moved = self._values(number, stream)
                 pixels, shown = self.display.show(values, number)
             except (MemoryError, UnreadableImage):
                 raise
@@ -168,7 +198,7 @@ class _File:
             self.header,
             self.findings,
             quality,
-            together(which, shown),
+            together(which, moved, shown),
         )
 
     def _decodable(self) -> None:
@@ -182,10 +212,9 @@ class _File:
 
     def _whole_frames(self) -> None:
         """Native pixels that end early keep the frames that are whole; a promise that no file could hold is refused."""
-        self.n_there = self.n_frames
-        if self.syntax.is_compressed and self.syntax != DeflatedExplicitVRLittleEndian:
+        if self.compressed:
             fragments = len(self.dataset.PixelData) // 8  # an item has a header of 8 bytes
-            if self.n_frames > fragments:
+            if self.n_there > fragments:
                 raise UnreadableImage(f"the header promises {self.n_frames} frames, more than the file can hold")
             return
         name = next(n for n in _PIXELS if n in self.dataset)
@@ -195,7 +224,7 @@ class _File:
         data = getattr(self.dataset, name)
         self.n_there = min(self.n_frames, len(data) * 8 // bits)
         if self.n_there == 0:
-            raise UnreadableImage("a DICOM file whose pixels end early: the file is cut short")
+            raise UnreadableImage(_CUT_SHORT)
         if self.n_frames > 100 * self.n_there + 100:
             raise UnreadableImage(f"the header promises {self.n_frames} frames, more than the file can hold")
         if self.n_there < self.n_frames:
@@ -203,31 +232,42 @@ class _File:
             setattr(self.dataset, name, data[: length + length % 2])
             self.dataset.NumberOfFrames = self.n_there
 
-    def _stream_facts(self, number: int) -> float | None:
-        """The JPEG quality of a compressed frame, once its stream is seen not to promise more than the header does."""
-        if not self.syntax.is_encapsulated:
+    def _stream_facts(self, stream: bytes | None) -> float | None:
+        """The JPEG quality of a compressed frame, once its stream is seen to be whole and as small as the header."""
+        if stream is None:
             return None
-        stream = self._stream(number)
         size = stream_size(stream)
         if size is not None:
             refuse_bomb(*size, self.max_megapixels)
+        if size is not None and not is_whole(stream):
+            raise UnreadableImage("a DICOM file whose compressed stream ends early: the file is cut short")
         return jpeg_quality(stream) if self.syntax in {JPEGBaseline8Bit, JPEGExtended12Bit} else None
 
     def _stream(self, number: int) -> bytes:
-        return get_frame(self.dataset.PixelData, number, number_of_frames=self.n_frames)
+        return get_frame(self.dataset.PixelData, number, number_of_frames=self.n_there)
 
-    def _values(self, number: int) -> NDArray[Any]:
+    def _values(self, number: int, stream: bytes | None) -> tuple[NDArray[Any], str]:
+        """A frame's stored values, YBR as RGB, and what was done to their bits."""
         if number >= self.n_there:
             raise UnreadableImage(f"frame {number} is not there: the file is cut short")
-        if self.syntax == JPEGExtended12Bit and self.bits > 8:
-            return self._twelve_bits(number)
-        return np.asarray(pixel_array(self.dataset, index=number))  # YBR comes out as RGB
+        precision = None if stream is None else stream_precision(stream)
+        if self.syntax == JPEGExtended12Bit and self.bits > 8 and stream is not None:
+            values = self._twelve_bits(stream)
+        else:
+            space = colour_space(stream) if stream is not None and self.samples == 3 else None
+            if space is not None:  # the stream knows better than the label
+                self.dataset.PhotometricInterpretation = "RGB" if space == "RGB" else "YBR_FULL"
+            options: dict[str, Any] = {"correct_unused_bits": False}
+            if precision is not None and self.bits < precision <= self.dataset.BitsAllocated:
+                options["bits_stored"] = precision  # GDCM clears the other bits, which may hold the value
+            values = np.asarray(pixel_array(self.dataset, index=number, **options))
+        return stored_values(values, self.dataset, precision, self.sign_unknown)
 
-    def _twelve_bits(self, number: int) -> NDArray[Any]:
+    def _twelve_bits(self, stream: bytes) -> NDArray[Any]:
         """JPEG process 4, which neither GDCM nor Pillow decodes."""
         import imagecodecs
 
-        values = np.asarray(imagecodecs.jpeg8_decode(self._stream(number)))
+        values = np.asarray(imagecodecs.jpeg8_decode(stream))
         if values.shape != (self.rows, self.columns):
             raise ValueError(f"the stream holds {values.shape}")
         return values

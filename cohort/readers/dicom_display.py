@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.processing import apply_color_lut
 
 from pellucid.cohort.readers.colour import eight_bits, stretched, to_srgb
+from pellucid.cohort.readers.dicom_header import decimal
 from pellucid.cohort.readers.picture import UnreadableImage, together
 
 _GRAY = {"MONOCHROME1", "MONOCHROME2"}
@@ -57,7 +58,7 @@ class Display:
             shown = eight_bits(values, self.bits)
         else:
             shown, (low, high) = stretched(rescale(values), None if padding is None else ~padding)
-            how = f"stretched from {low:g} to {high:g}"
+            how = together(how, f"stretched from {low:g} to {high:g}")
         # MONOCHROME1 and INVERSE say the same in the DX family (PS3.3 C.8.11.3.1.2), so they do not cancel.
         if self.photometric == "MONOCHROME1" or self.dataset.get("PresentationLUTShape") == "INVERSE":
             shown = 255 - shown
@@ -89,9 +90,8 @@ def modality_function(source: Any, dataset: Any) -> Function:
     if source.get("ModalityLUTSequence"):
         first, table, _ = lookup_table(source.ModalityLUTSequence[0], dataset)
         return lambda values: table[np.clip(values.astype(np.int64) - first, 0, len(table) - 1)]
-    slope = _number(source.get("RescaleSlope"), 1.0)
-    intercept = _number(source.get("RescaleIntercept"), 0.0)
-    if slope in {0.0, 1.0} and intercept == 0:  # a slope of 0 is a field left empty: it would erase the picture
+    slope, intercept = decimal(source, "RescaleSlope"), decimal(source, "RescaleIntercept") or 0.0
+    if slope in {None, 0.0, 1.0} and intercept == 0:  # a slope of 0 is a field left empty: it would erase the picture
         return _unchanged
     return lambda values: values.astype(np.float64) * (slope or 1.0) + intercept
 
@@ -102,7 +102,10 @@ def voi_function(source: Any, dataset: Any) -> tuple[Function | None, str]:
         first, table, bits = lookup_table(source.VOILUTSequence[0], dataset)
         top = max(float(2**bits - 1), float(table.max()))
         return lambda v: table[np.clip(np.rint(v).astype(np.int64) - first, 0, len(table) - 1)] / top, "VOI LUT"
-    centre, width = _number(source.get("WindowCenter"), None), _number(source.get("WindowWidth"), None)
+    try:
+        centre, width = decimal(source, "WindowCenter"), decimal(source, "WindowWidth")
+    except UnreadableImage:  # the image can be shown without it
+        return None, "window ignored: not a number"
     if centre is None or width is None or width <= 0:
         return None, ""
     kind = str(source.get("VOILUTFunction") or "LINEAR").strip().upper()
@@ -171,17 +174,6 @@ def _with_any(dataset: Any, number: int, sequence: str, wanted: str) -> Any:
         if group and wanted in group[0]:
             return group[0]
     return dataset
-
-
-def _number(value: Any, default: Any) -> Any:
-    """The first of one or more numbers; the default where there is none that is finite."""
-    if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
-        value = value[0] if len(value) else None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return default
-    return number if np.isfinite(number) else default
 
 
 def _as_stored(value: int, values: NDArray[Any]) -> int:

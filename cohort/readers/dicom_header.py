@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
+
 from pellucid.cohort.readers.exif import clean, iso_date
+from pellucid.cohort.readers.picture import UnreadableImage
 
 _KEYWORDS = {
     "manufacturer": ("Manufacturer",),
@@ -23,6 +28,7 @@ _KEYWORDS = {
     "patient_id": ("PatientID",),
 }
 _NUMBERS = {"kvp": ("KVP", 1.0), "slice_thickness": ("SliceThickness", 1.0), "exposure_time": ("ExposureTime", 0.001)}
+_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")  # the standard asks for a point
 _DATES = ("AcquisitionDateTime", "AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
 
 
@@ -56,9 +62,38 @@ def _text(dataset: Any, keyword: str) -> str:
     return clean(value)
 
 
-def _number(text: str, unit: float) -> str:
-    """`000140`, `140.0` and `1.4E+02` are one number; scanners write it in their own ways."""
+def decimal(source: Any, keyword: str) -> float | None:
+    """The first value of a decimal string (PS3.5 table 6.2-1), with point or comma; None where it is empty or missing.
+
+    Raises:
+        UnreadableImage: it is not a finite number: the image would be another one without it.
+    """
     try:
-        return f"{float(text) * unit:.6g}"
+        value = source.get(keyword)
+    except Exception:  # pydicom refuses a list with a comma in it
+        value = source.get_item(tag_for_keyword(keyword)).value
+    if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
+        value = value[0] if len(value) else None
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
+    text = text.split("\\")[0].strip(" \0")
+    if not text:
+        return None
+    try:
+        number = float(_with_point(text))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UnreadableImage(f"a DICOM file whose {keyword} is not a number ({text[:16]!a})")
+    return number
+
+
+def _number(text: str, unit: float) -> str:
+    """`000140`, `140.0`, `140,0` and `1.4E+02` are one number; scanners write it in different ways."""
+    try:
+        return f"{float(_with_point(text)) * unit:.6g}"
     except ValueError:
         return ""
+
+
+def _with_point(text: str) -> str:
+    return text.replace(",", ".") if _COMMA.fullmatch(text) else text

@@ -1,4 +1,4 @@
-"""JPEG, PNG, WebP, BMP and GIF: scaled DCT decoding where it serves, Pillow for everything else."""
+"""JPEG, PNG, WebP, BMP, GIF, AVIF and HEIC: scaled DCT decoding where it serves, Pillow for everything else."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pellucid.cohort.readers.colour import bits_in_use, eight_bits, over_black, to_srgb
-from pellucid.cohort.readers.compressed_stream import jpeg_quality
+from pellucid.cohort.readers.compressed_stream import jpeg_quality, unusual_jpeg
 from pellucid.cohort.readers.exif import clean, exif_findings, exif_header, exif_of, orientation_of
 from pellucid.cohort.readers.picture import (
     Picture,
@@ -26,6 +27,8 @@ from pellucid.cohort.readers.picture import (
     together,
     upright,
 )
+from pellucid.cohort.readers.png_chunks import CleanPng, clean_png
+from pellucid.cohort.readers.sniff import HEIC_NEEDS
 
 _PILLOW_LIMIT = threading.Lock()  # it is a global of Pillow's
 _NOT_A_COMMENT = {"software", "version"}  # text that programs write about themselves
@@ -33,6 +36,11 @@ _NOT_A_COMMENT = {"software", "version"}  # text that programs write about thems
 
 def read_raster(source: Source, kind: str) -> Iterator[tuple[str, Picture | UnreadableImage]]:
     """The picture of a file, or the frames of an animated GIF; see `pellucid.cohort.readers.read_pictures`."""
+    if kind == "heic":
+        _register_heic()
+    png = clean_png(source.data) if kind == "png" else None
+    if png is not None:
+        source = replace(source, data=png.data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata that breaks a standard; the picture is what counts
         try:
@@ -40,11 +48,12 @@ def read_raster(source: Source, kind: str) -> Iterator[tuple[str, Picture | Unre
         except MemoryError:
             raise
         except Exception:
-            raise UnreadableImage(f"a damaged {kind.upper()}: the header cannot be read") from None
+            raise UnreadableImage(_header_reason(source.data, kind)) from None
         refuse_bomb(*image.size, source.options.max_megapixels)
-        n_frames = _n_frames(image) if kind in {"gif", "png", "webp"} else 1
+        n_frames = _n_frames(image) if kind in {"gif", "png", "webp", "avif"} else 1
     if kind != "gif" or n_frames == 1:
-        yield "", _picture(image, source, kind, f"first of {n_frames} frames" if n_frames > 1 else "")
+        picture = _picture(image, source, kind, f"first of {n_frames} frames" if n_frames > 1 else "", png)
+        yield "", picture
         return
     for number in chosen_frames(n_frames, source.options.frames):
         try:
@@ -58,18 +67,26 @@ def read_raster(source: Source, kind: str) -> Iterator[tuple[str, Picture | Unre
             yield str(number), _damaged(kind, error)
 
 
-def _picture(image: Image.Image, source: Source, kind: str, how: str) -> Picture:
+def _picture(image: Image.Image, source: Source, kind: str, how: str, png: CleanPng | None = None) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exif = exif_of(image)
-        orientation = orientation_of(exif)
+        # libheif and libavif turn the image themselves.
+        orientation = 1 if kind == "heic" else orientation_of(exif)
+        profile = (png.profile if png else None) or image.info.get("icc_profile") or None
         try:
-            pixels, scale, colour = _decode(image, source.data, kind, source.options)
+            pixels, scale, colour = _decode(image, source.data, kind, source.options, profile)
         except (UnreadableImage, MemoryError):
             raise
         except Exception as error:
             raise _damaged(kind, error) from None
     width, height = image.size[::-1] if 5 <= orientation <= 8 else image.size
+    found = _findings(image, exif)
+    damaged = ""
+    if png is not None:
+        damaged = f"damaged {', '.join(png.damaged)} ignored" if png.damaged else ""
+        if png.texts and "exif_comment" not in found:
+            found += ("exif_comment",)
     return Picture(
         upright(pixels, orientation),
         width,
@@ -77,9 +94,9 @@ def _picture(image: Image.Image, source: Source, kind: str, how: str) -> Picture
         kind,
         _bits(image, source.data, kind),
         exif_header(exif),
-        _findings(image, exif),
+        found,
         jpeg_quality(source.data) if kind == "jpeg" else None,
-        together(how, scale, colour),
+        together(how, damaged, scale, colour),
     )
 
 
@@ -94,9 +111,24 @@ def _open(data: bytes, kind: str) -> Image.Image:
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data), formats=[kind.upper()])
+            return Image.open(io.BytesIO(data), formats=["HEIF" if kind == "heic" else kind.upper()])
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _header_reason(data: bytes, kind: str) -> str:
+    """Why Pillow does not open a file: it is damaged, or of a sort that its decoder does not have."""
+    if kind == "jpeg" and (sort := unusual_jpeg(data)):
+        return f"{sort}, which is not read"
+    return f"a damaged {kind.upper()}: the header cannot be read"
+
+
+def _register_heic() -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise UnreadableImage(HEIC_NEEDS) from None
+    pillow_heif.register_heif_opener()
 
 
 def _n_frames(image: Image.Image) -> int:
@@ -106,9 +138,10 @@ def _n_frames(image: Image.Image) -> int:
         return 1
 
 
-def _decode(image: Image.Image, data: bytes, kind: str, options: ReadOptions) -> tuple[NDArray[np.uint8], str, str]:
+def _decode(
+    image: Image.Image, data: bytes, kind: str, options: ReadOptions, profile: bytes | None
+) -> tuple[NDArray[np.uint8], str, str]:
     """(H, W, 3) sRGB, the DCT scale if any, and what was done to the colours."""
-    profile = image.info.get("icc_profile") or None
     if kind == "jpeg" and image.mode in {"RGB", "L"}:
         try:
             space = "GRAY" if image.mode == "L" else "RGB"
@@ -126,6 +159,10 @@ def _decode(image: Image.Image, data: bytes, kind: str, options: ReadOptions) ->
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))
         pixels, colour = to_srgb(rgba[:, :, :3], profile)
+        if not rgba[:, :, 3].any():
+            if kind == "bmp":  # programs leave the fourth byte empty, whatever the masks of the header name it
+                return pixels, "", together(colour, "empty alpha ignored")
+            colour = together(colour, "wholly transparent")
         return over_black(pixels, rgba[:, :, 3]), "", colour
     if image.mode not in {"L", "RGB", "CMYK"}:
         image = image.convert("L" if image.mode == "1" else "RGB")

@@ -25,7 +25,9 @@ from pellucid.cohort.readers.picture import (
 )
 from pellucid.cohort.readers.tiff_display import PHOTOMETRICS, show_page
 
+_MOST_SAMPLES = 8  # of a pixel
 _SAMPLED = 16  # pages of a file that are looked at for the number of bits in use
+_DNG_VERSION = 50706
 _EXIF_IDS = {tag.name: int(tag) for tag in ExifTags.Base}
 _IMAGEJ_INFO = 50839  # ImageJ keeps a DICOM file's whole header here
 _PROGRAM_NOTES = ('{"shape":', "ImageJ=")  # what tifffile and ImageJ write into ImageDescription about themselves
@@ -40,7 +42,7 @@ def read_tiff(source: Source) -> Iterator[tuple[str, Picture | UnreadableImage]]
 
         yield from read_slide(source, "TIFF", _quality(file.frames[0], source.data))
         return
-    n_frames = len(file.frames)
+    n_frames = len(file.images)
     for number in chosen_frames(n_frames, source.options.frames):
         try:
             yield str(number) if n_frames > 1 else "", file.picture(number)
@@ -62,11 +64,18 @@ class _File:
             raise
         except Exception:
             raise UnreadableImage("a damaged TIFF: the header cannot be read") from None
+        if any(_DNG_VERSION in page.tags for page in pages) or source.data[8:10] == b"CR":
+            raise UnreadableImage("a raw file of a camera, which is not read")
         if not self.frames:
-            raise UnreadableImage("a damaged TIFF: there is no page in it")
+            only_small = "a TIFF that holds only thumbnails (a raw file of a camera?)"
+            raise UnreadableImage(only_small if pages else "a damaged TIFF: there is no page in it")
         if self.planes:
             self.frames = self.frames[:1] * self.planes
+        self.channels = [1] * self.planes or [_channels(page) for page in self.frames]
         self.bits: int | None = None
+        # Page and sample of each image; None: all samples of the page are its colours.
+        self.images = [(page, sample if n > 1 else None) for page, n in enumerate(self.channels) for sample in range(n)]
+        self.last: tuple[int, NDArray[Any]] | None = None
 
     def is_slide(self) -> bool:
         """A vendor's slide, or a tiled pyramid that is too large, or too finely resolved, for a plain picture."""
@@ -80,25 +89,30 @@ class _File:
         Raises:
             UnreadableImage: of this page.
         """
-        page = self.frames[number]
+        index, sample = self.images[number]
+        page = self.frames[index]
         try:
             self._refuse(page)
-            values = self._values(number)
+            values = self._values_again(index)
             if self.bits is None:
                 self.bits = self._bits_in_use(page, values)
             exif = _exif(page)
+            if sample is not None:
+                values = values[sample] if page.axes == "SYX" else values[..., sample]
             pixels, shown = show_page(page, values, self.bits)
             quality = _quality(page, self.source.data)
         except (MemoryError, UnreadableImage):
             raise
         except Exception as error:
-            where = f"page {number} " if len(self.frames) > 1 else "the pixels "
+            where = f"page {index} " if len(self.frames) > 1 else "the pixels "
             raise UnreadableImage(f"a damaged TIFF: {where}cannot be decoded ({type(error).__name__})") from None
         orientation = orientation_of(exif)
         width, height = page.imagewidth, page.imagelength
         if 5 <= orientation <= 8:
             width, height = height, width
-        which = f"page {number + 1} of {len(self.frames)}" if len(self.frames) > 1 else ""
+        which = f"page {index + 1} of {len(self.frames)}" if len(self.frames) > 1 else ""
+        if sample is not None:
+            which = together(which, f"channel {sample + 1} of {self.channels[index]}")
         return Picture(
             upright(pixels, orientation),
             width,
@@ -120,6 +134,12 @@ class _File:
         there = (len(self.source.data) - page.dataoffsets[0]) // max(1, page.nbytes)
         return min(planes, there) if planes > 1 else 0
 
+    def _values_again(self, index: int) -> NDArray[Any]:
+        """A page's values; the channels of a page follow each other, and it is decoded once for all."""
+        if self.last is None or self.last[0] != index:
+            self.last = (index, self._values(index))
+        return self.last[1]
+
     def _values(self, number: int) -> NDArray[Any]:
         page = self.frames[number]
         if self.planes:
@@ -134,7 +154,7 @@ class _File:
         refuse_bomb(page.imagewidth, page.imagelength, limit)
         if page.is_tiled:  # each tile is decoded whole, however little of it the picture needs
             refuse_bomb(page.tilewidth, page.tilelength, limit)
-        if page.samplesperpixel > 8 or page.imagedepth > 1 or page.dtype is None:
+        if page.samplesperpixel > _MOST_SAMPLES or page.imagedepth > 1 or page.dtype is None:
             raise UnreadableImage(
                 f"a TIFF of {page.samplesperpixel} channels and depth {page.imagedepth}, which is not read as a picture"
             )
@@ -159,6 +179,15 @@ class _File:
                 self._refuse(other)
                 highest = max(highest, int(self._values(number).max(initial=0)))
         return max(8, highest.bit_length())
+
+
+def _channels(page: tifffile.TiffPage) -> int:
+    """How many images a page holds: each sample of a gray page is a channel, but for an opacity (TIFF 6.0,
+    ExtraSamples)."""
+    if page.photometric not in {0, 1} or not 1 < page.samplesperpixel <= _MOST_SAMPLES:
+        return 1
+    opacity = page.samplesperpixel == 2 and page.extrasamples[:1] and int(page.extrasamples[0]) in {1, 2}
+    return 1 if opacity else int(page.samplesperpixel)
 
 
 def _are_frames(pages: list[tifffile.TiffPage]) -> Iterator[bool]:

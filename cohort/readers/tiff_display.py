@@ -29,7 +29,7 @@ def show_page(page: tifffile.TiffPage, values: NDArray[Any], bits: int) -> tuple
         values: as tifffile decodes them, of any type.
         bits: in use, of unsigned integers.
     """
-    if page.axes == "SYX":  # planar configuration 2
+    if page.axes == "SYX" and values.ndim == 3:  # planar configuration 2
         values = np.moveaxis(values, 0, -1)
     profile = page.tags.valueof(34675)
     profile = bytes(profile) if isinstance(profile, (bytes, tuple)) else None

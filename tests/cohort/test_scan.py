@@ -106,7 +106,7 @@ def test_quarantine_names_each_bad_file(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         scan(load_study(folder), progress=False)
     said = str(caught.value)
-    assert "3 of 40 files (8%) cannot be read, more than scan.max_unreadable = 5%" in said
+    assert "3 of 40 files (8%) are images that are not read, more than scan.max_unreadable = 5%" in said
     assert "1 × the file is empty" in said
     assert "allow more with scan.max_unreadable=" in said
 

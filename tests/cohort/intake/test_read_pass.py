@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +206,37 @@ def test_the_portuguese_on_breast_ultrasound_is_read_and_its_share_per_device_st
         "breast, right, left, as far as not cropped"
     )
     assert "MAMA" in [word["word"] for word in burned["words"]]
+
+
+def test_images_that_are_not_read_stop_the_scan_beyond_the_limit(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 60), (10, 10, 10)).save(tmp_path / "zero.png")
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    with pytest.raises(UserError, match=r"1 of 2 files \(50%\) are images that are not read") as raised:
+        study_of(tmp_path)
+    assert "HEIC" in str(raised.value)
+
+
+def test_a_name_that_is_not_utf8_and_a_circle_of_links_are_named_and_cost_only_themselves(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 60), (10, 10, 10)).save(tmp_path / "zero.png")
+    (tmp_path / "x.png").symlink_to(tmp_path / "x.png")
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/L\xe4sion.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    assert study_of(tmp_path)["image_id"].tolist() == ["zero.png"]
+    source = json.loads(next((tmp_path / "analysis" / "scan").glob("scan-*/source.json")).read_text(encoding="utf-8"))
+    said = " ".join(source["problems"])
+    assert r"`L\xe4sion.png` is left out: its name is not UTF-8: rename it" in said
+    assert "`x.png` is left out: a circle of links" in said
+
+
+def test_a_linked_folder_out_of_the_root_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "study").mkdir()
+    Image.new("RGB", (80, 60), (10, 10, 10)).save(tmp_path / "study" / "zero.png")
+    for number in range(3):
+        Image.new("RGB", (80, 60), (10, 10, number)).save(tmp_path / "disk" / f"{number}.png")
+    (tmp_path / "study" / "site_b").symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert len(study_of(tmp_path / "study")) == 1
+    source = json.loads(next((tmp_path / "study").glob("analysis/scan/scan-*/source.json")).read_text(encoding="utf-8"))
+    assert sum("1 linked folder(s) lead out of" in problem for problem in source["problems"]) == 1

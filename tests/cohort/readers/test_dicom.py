@@ -294,8 +294,9 @@ def test_every_file_of_pydicom_is_read_or_set_aside() -> None:
             outcome["read"].append(path.name)
         except NoPicture:
             outcome["no picture"].append(path.name)
-        except UnreadableImage:
-            outcome["unreadable"].append(path.name)
+        except UnreadableImage as reason:
+            if "without its pixel data" not in str(reason):  # a header alone, of a class that has an image
+                outcome["unreadable"].append(path.name)
     assert len(outcome["read"]) > 100
     assert {"rtplan.dcm", "rtstruct.dcm", "test-SR.dcm", "DICOMDIR", "waveform_ecg.dcm"} <= set(outcome["no picture"])
     # of those that hold pixels only the damaged ones are refused
@@ -466,7 +467,7 @@ def test_a_frame_that_is_damaged_does_not_take_the_others_along() -> None:
 
     made = dataset(stack(3), NumberOfFrames=3)
     made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    made.PixelData = encapsulate([jpeg(10), b"\xff\xd8not a JPEG", jpeg(30)])
+    made.PixelData = encapsulate([jpeg(10), b"\xff\xd8not a JPEG\xff\xd9", jpeg(30)])
     made["PixelData"].VR = "OB"
     (_, first), (label, second), (_, third) = pictures(written(made))
     assert isinstance(first, Picture)

@@ -314,3 +314,47 @@ def test_a_lying_jpeg_size_is_refused() -> None:
     data[at + 5 : at + 9] = struct.pack(">HH", 65500, 65500)
     with pytest.raises(UnreadableImage, match="the header promises 65500 × 65500 pixels"):
         read_image(bytes(data))
+
+
+# --- other kinds ---
+
+
+@pytest.mark.parametrize("header", [56, 108, 124])
+def test_a_bitmap_with_empty_alpha_is_opaque(header: int) -> None:
+    pixels = np.dstack([scene()[:, :, ::-1], np.zeros(scene().shape[:2], np.uint8)])
+    body = pixels[::-1].tobytes()
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    info = struct.pack("<IiiHHIIiiII", header, 80, 60, 1, 32, 3, len(body), 2835, 2835, 0, 0) + masks
+    info += (b"BGRs" + bytes(64))[: header - len(info)]
+    start = 14 + len(info)
+    picture = read_image(b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + info + body)
+    assert np.array_equal(picture.pixels, scene())
+    assert picture.how == "empty alpha ignored"
+
+
+def test_a_transparent_png_stays_black_and_says_so() -> None:
+    pixels = np.dstack([scene(), np.zeros(scene().shape[:2], np.uint8)])
+    picture = read_image(saved(Image.fromarray(pixels), "PNG"))
+    assert not picture.pixels.any()
+    assert picture.how == "wholly transparent"
+
+
+def test_avif_is_read_by_pillow() -> None:
+    data = saved(Image.fromarray(scene()), "AVIF", quality=100, subsampling="4:4:4")
+    picture = read_image(data)
+    assert np.abs(picture.pixels.astype(int) - scene()).max() <= 4
+    assert picture.format == "avif"
+
+
+def test_heic_is_read_where_pillow_heif_is_installed() -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: HEIC images are only counted")
+    heif.register_heif_opener()
+    picture = read_image(saved(Image.fromarray(scene()), "HEIF", quality=100))
+    assert picture.format == "heic"
+    assert np.abs(picture.pixels.astype(int) - scene()).mean() <= 4
+
+
+def test_an_unusual_jpeg_is_refused_by_its_sort() -> None:
+    lossless = imagecodecs.ljpeg_encode(scene()[:, :, 0].astype(np.uint16), bitspersample=16)
+    with pytest.raises(UnreadableImage, match="a lossless JPEG, which is not read"):
+        read_image(lossless)

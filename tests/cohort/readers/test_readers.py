@@ -48,7 +48,7 @@ BAD = {
     "empty": (b"", "the file is empty"),
     "text named .png": (b"this is not a picture\n" * 20, "the content is not an image of a kind that can be read"),
     "PDF": (b"%PDF-1.7 and so on", "a PDF file: JPEG, PNG, WebP, BMP, GIF, TIFF, DICOM and whole slides are read"),
-    "HEIC": (b"\0\0\0\x18ftypheic" + b"\0" * 40, "a HEIC, AVIF or video file: "),
+    "HEIC": (b"\0\0\0\x18ftypheic" + b"\0" * 40, "a HEIC image, which is not read: `pip install pillow-heif`"),
     "truncated JPEG": (saved(Image.fromarray(scene()), "JPEG")[:-200], "a damaged JPEG: the file is cut short"),
     "truncated PNG": (saved(NOISE, "PNG")[:3000], "a damaged PNG: "),
     "truncated TIFF": (saved(NOISE, "TIFF")[:3000], "a damaged TIFF: the "),
@@ -117,3 +117,23 @@ def test_header_names_are_documented() -> None:
     text = (Path(__file__).parents[3] / "docs" / "reading.md").read_text(encoding="utf-8")
     assert [name for name in HEADER_NAMES if f"`{name}`" not in text] == []
     assert len(set(HEADER_NAMES)) == len(HEADER_NAMES)
+
+
+def element(group: int, number: int, vr: bytes | None, value: bytes, order: str) -> bytes:
+    tag = group.to_bytes(2, order) + number.to_bytes(2, order)  # type: ignore[arg-type]
+    length = len(value).to_bytes(2 if vr else 4, order)  # type: ignore[arg-type]
+    return tag + (vr or b"") + length + value
+
+
+@pytest.mark.parametrize(("vr", "order"), [(b"CS", "little"), (None, "little"), (b"CS", "big")])
+@pytest.mark.parametrize("first", [0x0005, 0x0008, 0x0012, 0x0016, 0x0018, 0x0020, 0x0060])
+def test_dicom_without_preamble_is_recognised_by_group_0008(first: int, vr: bytes | None, order: str) -> None:
+    numbers = [n for n in (first, 0x0061, 0x0070, 0x0090) if n >= first]
+    data = b"".join(element(0x0008, n, vr, b"ORIGINAL\\PRIMARY ", order) for n in numbers)
+    data += element(0x0010, 0x0010, vr, b"x" * 120, order)
+    assert sniff(data) == "dicom"
+    assert sniff(data[4:]) is None
+
+
+def test_a_bitmap_is_more_than_its_first_two_letters() -> None:
+    assert sniff(b"BMW is a car, and this text is no bitmap.") is None

@@ -361,3 +361,42 @@ def test_a_pyramid_of_no_vendor_is_a_plain_picture(shared_data: Path) -> None:
     with Image.open(path) as image:
         expected = np.asarray(image.convert("RGB"))
     assert np.abs(picture.pixels.astype(int) - expected).max() <= 2
+
+
+# --- samples as channels ---
+
+
+def channels(n: int, kind: str = "u1") -> np.ndarray:
+    ramp = np.mgrid[:24, :32][1] * 8
+    return np.stack([np.roll(ramp, 5 * k, 1) // (k + 1) for k in range(n)]).astype(kind)
+
+
+@pytest.mark.parametrize("planar", ["separate", "contig"])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
+def test_samples_of_a_gray_page_are_channels(tmp_path: Path, n: int, planar: str) -> None:
+    stack = channels(n)
+    values = stack if planar == "separate" else np.moveaxis(stack, 0, -1)
+    path = tmp_path / "channels.tif"
+    tifffile.imwrite(path, values, photometric="minisblack", planarconfig=planar)
+    found = list(read_pictures(path, path.read_bytes(), ReadOptions()))
+    assert [label for label, _ in found] == [str(k) for k in range(n)]
+    for k, (_, picture) in enumerate(found):
+        assert isinstance(picture, Picture)
+        assert np.array_equal(picture.pixels[:, :, 0], stack[k])
+        assert picture.how == f"channel {k + 1} of {n}"
+
+
+def test_gray_with_opacity_and_rgb_with_more_samples_are_one_image(tmp_path: Path) -> None:
+    gray = np.moveaxis(channels(2), 0, -1)
+    rgb = np.moveaxis(channels(5), 0, -1)
+    for values, photometric, extra in ((gray, "minisblack", (2,)), (rgb, "rgb", (0, 0))):
+        path = tmp_path / "one.tif"
+        tifffile.imwrite(path, values, photometric=photometric, extrasamples=extra, planarconfig="contig")
+        assert [label for label, _ in read_pictures(path, path.read_bytes(), ReadOptions())] == [""]
+
+
+def test_a_raw_file_of_a_camera_is_not_its_thumbnail(tmp_path: Path) -> None:
+    path = tmp_path / "a.dng"
+    tifffile.imwrite(path, channels(1)[0], extratags=[(50706, "B", 4, (1, 4, 0, 0), True)])
+    with pytest.raises(UnreadableImage, match="a raw file of a camera"):
+        list(read_pictures(path, path.read_bytes(), ReadOptions()))
