@@ -146,7 +146,7 @@ def test_the_tables_own_split_is_proposed(own_phantom: Path) -> None:
 
 
 def test_a_guess_takes_for_missing_what_the_scan_does(tmp_path: Path) -> None:
-    from pellucid.cohort.draft.study_draft import guess_variable
+    from pellucid.cohort.draft.column_guesses import guess_variable
 
     said = guess_variable(pd.Series(["ja", "nein", "Nein ", "unknown", None] * 4, name="smoker"))
     assert (said.kind, said.role) == ("categorical", "clinical")
