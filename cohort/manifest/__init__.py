@@ -2,6 +2,7 @@
 
 from pellucid.cohort.manifest.cell_values import (
     as_ids,
+    as_level_text,
     as_numbers,
     as_text,
     holds_lists,
@@ -15,6 +16,7 @@ from pellucid.cohort.manifest.table_file import load_table, read_table
 
 __all__ = [
     "as_ids",
+    "as_level_text",
     "as_numbers",
     "as_text",
     "hash_share",

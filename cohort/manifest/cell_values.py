@@ -60,7 +60,13 @@ def as_text(column: pd.Series[Any]) -> pd.Series[Any]:
         text = _text_of(value)
         return None if text is None or text.lower() in NO_NUMBER_WORDS else text
 
-    return column.map(text_or_none).astype(object)
+    return pd.Series([text_or_none(value) for value in column], index=column.index, dtype=object, name=column.name)
+
+
+def as_level_text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Levels of a manifest as text: the scan has decided already which words mean "no value"."""
+    text = column.map(_text_of).astype(object)
+    return text.where(text.notna() & (text != ""), None)
 
 
 def as_ids(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -70,7 +76,8 @@ def as_ids(column: pd.Series[Any]) -> pd.Series[Any]:
     floats = present.map(lambda value: _FLOAT_ID.fullmatch(value) is not None)
     if not floats.any() or not present[~floats].map(lambda value: _WHOLE_ID.fullmatch(value) is not None).all():
         return text
-    return text.map(lambda value: value.partition(".")[0], na_action="ignore").astype(object)
+    whole = [None if value is None else value.partition(".")[0] for value in text]
+    return pd.Series(whole, index=text.index, dtype=object, name=text.name)
 
 
 def missing_cells(column: pd.Series[Any], kind: str = "", words: Iterable[str] | None = None) -> pd.Series[bool]:

@@ -40,6 +40,8 @@ def header_place(rows: Rows) -> int:
     """Which of the rows is the header: the first that has about as many filled cells as rows of the table have."""
     filled = [sum(not is_empty(cell) for cell in cells) for _, cells in rows[:_LOOKED_AT]]
     usual = statistics.median(filled)
+    if len(rows) > 1 and filled[0] == usual - 1 and filled[1] == usual and str(rows[1][1][0]).strip().isdigit():
+        return 0  # every row begins with its number, which the header does not name
     enough = [i for i, n in enumerate(filled[:_MOST_TITLE_ROWS]) if n >= max(min(2, usual), _HEADER_SHARE * usual)]
     return enough[0] if enough else 0
 
