@@ -38,7 +38,7 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then
 # stale.
 _COLUMNS_VERSION = 3
-_AUDIT_VERSION = 4
+_AUDIT_VERSION = 5
 _FEW = 3
 _NAMED = 20  # files that a note names one by one
 
@@ -202,7 +202,19 @@ def _read_key(study: Study, listing: Listing) -> tuple[dict[str, Any], dict[str,
 
 
 def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
-    keys = {"table", "image", "patient", "clinical", "acquisition", "outcome", "split", "external"}
+    keys = {
+        "table",
+        "sheet",
+        "decimal",
+        "missing",
+        "image",
+        "patient",
+        "clinical",
+        "acquisition",
+        "outcome",
+        "split",
+        "external",
+    }
     config = study.config.model_dump(include=keys, mode="json")
     config["table"] = study.table.name if study.table else None
     config["version"] = _AUDIT_VERSION

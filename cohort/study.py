@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, time
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -65,10 +67,12 @@ class TwoLevels(Config):
 
 
 def as_level(value: object) -> str:
-    """A level as the user wrote it: 3.0, from a column with missing values, is `3`."""
+    """A level as the user wrote it: 3.0, from a column with missing values, is `3`; a day at midnight is the day."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return str(value).strip()
+    if isinstance(value, datetime) and value.time() == time():
+        return value.date().isoformat()
+    return unicodedata.normalize("NFC", str(value)).strip()
 
 
 def _level_text(value: object) -> object:
@@ -158,6 +162,9 @@ class StudyConfig(Config):
     data: str = "."
     images: str | list[str]
     table: str | None = None
+    sheet: str | None = None  # of a workbook with several
+    decimal: Literal[",", "."] | None = None  # the table's decimal sign, where its numbers do not tell
+    missing: list[str | int | float] | None = None  # words for "no value" instead of the usual ones
     image: str | None = None
     patient: str | FromPath | FromDicom
     clinical: dict[str, Declared] = {}

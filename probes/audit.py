@@ -81,7 +81,7 @@ def audit(
     """
     given = AuditInput.from_table(vectors, table, patient, clinical, acquisition, strict, positive)
     settings = AuditSettings(permutations, folds, bootstrap, seed, further, nonlinear)
-    vectors = shareable(vectors)
+    vectors = shareable(np.asarray(vectors))
     by_role = {role: [v for v in given.variables if v.role == role] for role in ("clinical", "acquisition")}
     both = [Pair.from_variables(y, z, given.patients) for y, z in product(by_role["clinical"], by_role["acquisition"])]
     settings, raised = settings.for_family(max(len(both), len(given.variables)))
@@ -100,7 +100,7 @@ def audit(
         "n_images": len(table),
         "n_patients": given.patients.n_patients,
         "dim": int(vectors.shape[1]),
-        "patient": patient,
+        "patient": str(patient),
         "settings": {**settings.as_recorded(), "alpha": ALPHA, "min_patients": MIN_PATIENTS},
         "families": FAMILIES,
         "notes": [*given.notes, *([raised] if raised else [])],
@@ -129,7 +129,7 @@ def probe_variables(
     Arguments and exceptions as of `audit`.
     """
     given = AuditInput.from_table(vectors, table, patient, clinical, acquisition, strict, positive)
-    vectors = shareable(vectors)
+    vectors = shareable(np.asarray(vectors))
     settings, _ = (settings or AuditSettings()).for_family(len(given.variables))
     questions = _variable_questions(vectors, given, settings)
     answers = answer_questions(questions, _work(vectors, settings), Steps(progress, len(questions)))

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest import read_table
+from pellucid.cohort.manifest import load_table
 from pellucid.cohort.runs import write_json
 from pellucid.probes.audit import audit
 from pellucid.probes.inputs.variables import unknown_name
@@ -51,7 +51,10 @@ def audit_files(
             f"{out}: the folder cannot be created ({error.strerror}); --out is the folder for audit.json"
         ) from None
     values, ids = read_vectors(vectors)
-    frame = read_table(table)
+    named = [name.rpartition(":")[0] or name for name in (*clinical, *acquisition)]
+    read = load_table(table)
+    read.require_numbers(named, table)
+    frame = read.frame.reset_index(drop=True)
     if id_column is not None:
         values, frame = join_by_id(values, ids, frame, id_column, vectors, table)
     elif ids is not None:

@@ -49,6 +49,8 @@ class AuditSettings:
         for name, least in _MINIMA.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; at least {least} are needed.")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; a whole number from 0 is needed.")
         if self.folds > MIN_PATIENTS:
             raise UserError(
                 f"folds is {self.folds}; at most {MIN_PATIENTS} are possible, the smallest number of patients in a "

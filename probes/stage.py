@@ -54,7 +54,7 @@ def probe_study(study: Study, scan: RunFolder, vectors: Sequence[RunFolder], *, 
             backbones = {}
             for made in vectors:
                 stored = load_vectors(made.path)
-                table = rows_of(scan, stored.images)
+                table = declared_levels(rows_of(scan, stored.images), named)
                 with steps_shown(f"probing {stored.name}", progress) as step:
                     rows = probe_variables(
                         np.asarray(stored.values),
@@ -91,7 +91,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
             with steps_shown(f"auditing {stored.name}", progress) as step:
                 content = audit(
                     values,
-                    rows_of(scan, stored.images),
+                    declared_levels(rows_of(scan, stored.images), named),
                     patient="patient",
                     progress=step,
                     strict=False,
@@ -107,7 +107,7 @@ def audit_study(study: Study, scan: RunFolder, vectors: RunFolder, *, progress: 
                     f"patients, see `remedies` in the audit of {stored.spec['derived_from']}."
                 )
             if masked is not None:
-                table = rows_of(scan, stored.images)
+                table = declared_levels(rows_of(scan, stored.images), named)
                 content["text_masked"] = text_masked(
                     stored, load_vectors(masked.path), table, named, _events(scan, named),
                     config.folds, config.bootstrap, config.seed,
@@ -167,6 +167,13 @@ def rows_of(scan: RunFolder, images: pd.DataFrame) -> pd.DataFrame:
     if not images["image_id"].isin(manifest.index).all():
         raise UserError(f"these vectors contain images that are not in {scan.path.name}: run `pellucid embed` again")
     return manifest.loc[images["image_id"]].reset_index()
+
+
+def declared_levels(table: pd.DataFrame, named: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+    """The table with its levels as categories: the scan has decided already which words mean "no value"."""
+    kinds = {**named["clinical"], **named["acquisition"]}
+    levels = [name for name, kind in kinds.items() if kind in {"binary", "categorical"} and name in table]
+    return table.assign(**{name: table[name].astype(object).astype("category") for name in levels})
 
 
 @contextmanager

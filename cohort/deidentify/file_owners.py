@@ -10,9 +10,10 @@ import pydicom
 
 from pellucid.cohort.deidentify.text_masking import plain_text
 from pellucid.cohort.intake.file_listing import Listing
+from pellucid.cohort.manifest.cell_values import as_text
 from pellucid.cohort.manifest.join import join_table
 from pellucid.cohort.manifest.row_matching import patients_of_images
-from pellucid.cohort.manifest.table_file import as_text, read_table
+from pellucid.cohort.manifest.table_file import study_table
 from pellucid.cohort.study import FromDicom, Study
 
 UNKNOWN_PATIENT = "its patient is not known"
@@ -52,7 +53,7 @@ def _named_frames(study: Study, listing: Listing) -> dict[str, set[str]]:
     """The frames of each file that rows of the table name, whichever way the table names files."""
     if study.table is None or study.config.image is None:
         return {}
-    column = read_table(study.table, [study.config.image])[study.config.image]
+    column = study_table(study, [study.config.image]).frame[study.config.image]
     named: dict[str, set[str]] = {}
     for text in as_text(column).dropna():
         file, hash_sign, frame = str(text).replace("\\", "/").removeprefix("./").rpartition("#")

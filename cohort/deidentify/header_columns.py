@@ -11,7 +11,7 @@ import pandas as pd
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.text_masking import plain_text
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest.table_file import as_text
+from pellucid.cohort.manifest.cell_values import as_text
 from pellucid.cohort.readers import UnreadableImage, read_image
 from pellucid.cohort.study import Study, is_header_fact
 

@@ -15,7 +15,7 @@ from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.personal_columns import capped_ages, id_in, is_age, is_personal
 from pellucid.cohort.deidentify.text_masking import plain_text
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest.table_file import as_text
+from pellucid.cohort.manifest.cell_values import as_text
 from pellucid.cohort.runs.atomic_files import atomic_path
 from pellucid.cohort.study import Study, is_header_fact
 

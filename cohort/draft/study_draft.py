@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
+import yaml
 
 from pellucid.cohort.config import find_recipe
+from pellucid.cohort.draft.column_guesses import guess_variable, image_column, patient_column
 from pellucid.cohort.draft.header_survey import Headers, factor_lines, read_headers
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.intake.file_listing import list_folder
+from pellucid.cohort.manifest.cell_values import as_ids, as_text
+from pellucid.cohort.manifest.patient_sites import two_sites
 from pellucid.cohort.manifest.patient_split import SPLITS
-from pellucid.cohort.manifest.table_file import as_text, read_table
+from pellucid.cohort.manifest.table_file import ClinicalTable, is_lock_file, load_table, sheet_names
 from pellucid.cohort.runs.atomic_files import atomic_path
-from pellucid.cohort.study import is_header_fact, load_study
-
-_PATIENT = re.compile(
-    r"(patient|pat|subject|subj|case|person|participant|record|mrn|pid)[ _-]?(id|no|nr|code|key)?$", re.I
-)
-_ACQUISITION = re.compile(
-    r"device|scanner|manufactur|vendor|model|probe|camera|phone|operator|examiner|reader|sonographer|site|cent(er|re)|"
-    r"hospital|clinic|view|side|plane|protocol|kernel|kvp|contrast|sequence|field|version|format|software|serial|width|"
-    r"height|spacing|thickness|magnification|stain|batch|year|date|region",
-    re.I,
-)
-_OUTCOME = re.compile(r"recur|relapse|death|died|surviv|progress|outcome|pregnan|readmi|event", re.I)
-_IDENTIFIER = re.compile(r"(^|[ _-])(id|serial|code|number|nr|no)($|[ _-])", re.I)  # numbers that only name something
-_MAX_LEVELS = 30
-_TAKEN = frozenset(  # what the manifest calls its own
-    {"image_id", "file", "frame", "status", "reason", "sha256", "n_bytes", "shard", "shard_row", "pixel_hash"}
-    | {"perceptual_hash", "prepared", "text_like", "text_read", "findings", "patient", "patient_source_id", "split"}
-    | {"duplicate_of", "duplicate_kind", "duplicate_group"}
-)
-
-
-@dataclass(frozen=True)
-class VariableGuess:
-    name: str
-    role: str  # clinical, acquisition, outcome or skip
-    kind: str
-    why: str
+from pellucid.cohort.study import load_study
 
 
 def draft_study(folder: Path, table: Path | None = None) -> Path:
@@ -82,18 +61,19 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
         lines += _acquisition([], headers)
         split = _SPLIT
     else:
-        frame = read_table(table)
-        split, split_column = _split_line(frame)
-        lines += _table_lines(folder, table, frame, split_column, ids, headers)
+        read = _read_for_draft(table, ids, str(folder.resolve() / images))
+        split, split_column = _split_line(read.frame)
+        lines += _TableLines(folder, table, read, images, ids, headers).lines(split_column)
     lines += [split, _specialty_line(headers)]
     with atomic_path(target) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    load_study(target)  # what is drafted must be readable
+        temporary.write_text("\n".join(map(_one_line_comment, lines)) + "\n", encoding="utf-8")
+        load_study(temporary)  # what is drafted must be readable, or it is not kept
     return target
 
 
 def _only_table(folder: Path) -> Path | None:
-    tables = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".csv", ".tsv", ".xlsx", ".parquet"})
+    suffixes = {".csv", ".tsv", ".xlsx", ".xlsm", ".parquet"}
+    tables = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not is_lock_file(p) and p.is_file())
     if len(tables) > 1:
         raise UserError(
             f"{folder}: holds {len(tables)} tables ({', '.join(p.name for p in tables[:4])}): say which, with --table"
@@ -155,111 +135,118 @@ def _acquisition(of_table: list[str], headers: Headers) -> list[str]:
     return ["acquisition:  # how the image came to be", *lines, *left_out] if lines else left_out
 
 
-def _table_lines(
-    folder: Path, table: Path, frame: pd.DataFrame, split_column: str | None, ids: list[str], headers: Headers
-) -> list[str]:
-    try:
-        shown = table.resolve().relative_to(folder.resolve()).as_posix()
-    except ValueError:
-        shown = str(table.resolve())
-    lines = [f"table: {_quoted(shown)}  # {len(frame)} rows"]
-    image = _image_column(frame, ids)
-    patient = _patient_column(frame, image)
-    if image is None:
-        lines.append("# image: ???  # no column names the image files: write the one that does")
-    else:
-        hits = _hits(frame[image], ids)
-        lines.append(f"image: {_quoted(image)}  # {hits} of {len(frame)} rows name an image file")
-    if patient is not None:
-        lines.append(f"patient: {_quoted(patient)}  # {frame[patient].nunique()} patients")
-    elif headers.names_patients:
-        lines.append(_from_dicom(headers))
-    else:
-        lines.append(
-            "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if "
-            "there is one"
-        )
-    guesses = [guess_variable(frame[c]) for c in frame.columns if c not in {image, patient, split_column}]
-    for role, meaning in (
-        ("clinical", "what is known of the patient or the lesion"),
-        ("acquisition", ""),
-        ("outcome", "what is to be predicted"),
-    ):
-        chosen = [f"  {_quoted(g.name)}: {g.kind}  # {g.why}" for g in guesses if g.role == role]
-        if role == "acquisition":
-            lines += _acquisition(chosen, headers)
-        elif chosen:
-            lines += [f"{role}:  # {meaning}", *chosen]
-    for g in guesses:
-        if g.role == "skip":
-            lines.append(f"# left out: {g.name}: {g.why}")
-    return lines
+def _read_for_draft(table: Path, ids: Sequence[str], root: str) -> ClinicalTable:
+    """The table; of several sheets the one that names most images, or else that of most rows.
+
+    Raises:
+        UserError: no sheet is a table.
+    """
+    sheets = sheet_names(table) if table.is_file() and not is_lock_file(table) else []
+    if len(sheets) < 2:
+        return load_table(table)
+    read: list[tuple[int, int, ClinicalTable]] = []
+    mistakes = []
+    for sheet in sheets:
+        try:
+            found = load_table(table, sheet=sheet)
+        except UserError as mistake:
+            mistakes.append(str(mistake))
+            continue
+        _, hits, unclear = image_column(found.frame, ids, root)
+        read.append((hits + unclear, len(found.frame), found))
+    if not read:
+        raise UserError("\n".join(mistakes))
+    return max(read, key=lambda item: item[:2])[2]
 
 
-def _keys(path: str) -> set[str]:
-    pure = PurePosixPath(path.strip().replace("\\", "/"))
-    return {pure.name.lower(), pure.stem.lower()}
+class _TableLines:
+    """The lines of the draft that come from the table."""
 
+    def __init__(
+        self, folder: Path, path: Path, table: ClinicalTable, images: str, ids: list[str], headers: Headers
+    ) -> None:
+        self._folder, self._path, self._table = folder, path, table
+        self._frame, self._ids, self._headers = table.frame, ids, headers
+        self._image, self._hits, self._unclear = image_column(table.frame, ids, str(folder.resolve() / images))
+        self._patient = patient_column(table.frame, self._image)
 
-def _hits(column: pd.Series, ids: list[str]) -> int:
-    known = {key for i in ids for key in _keys(i)}
-    return int(column.dropna().astype(str).map(lambda v: bool(_keys(v) & known)).sum())
+    def lines(self, split_column: str | None) -> list[str]:
+        try:
+            shown = self._path.resolve().relative_to(self._folder.resolve()).as_posix()
+        except ValueError:
+            shown = str(self._path.resolve())
+        lines = [f"table: {_quoted(shown)}  # {len(self._frame)} rows"]
+        if len(self._table.sheets) > 1:
+            lines.append(f"sheet: {_quoted(self._table.sheet)}  # of {', '.join(self._table.sheets)}")
+        lines += [f"# note: {note}" for note in self._table.notes]
+        lines += [*self._image_lines(), *self._patient_lines()]
+        return lines + self._variable_lines(split_column)
 
+    def _image_lines(self) -> list[str]:
+        if self._image is None:
+            return ["# image: ???  # no column names the image files: write the one that does"]
+        unclear = f"; {self._unclear} name one of several files of a name" if self._unclear else ""
+        return [f"image: {_quoted(self._image)}  # {self._hits} of {len(self._frame)} rows name an image file{unclear}"]
 
-def _image_column(frame: pd.DataFrame, ids: list[str]) -> str | None:
-    hits = {str(c): _hits(frame[c], ids) for c in frame.columns}
-    best = max(hits, key=lambda c: hits[c])
-    return best if hits[best] > 0.2 * min(len(frame), len(ids)) else None
+    def _patient_lines(self) -> list[str]:
+        if self._patient is not None and self._image is not None:
+            n = as_ids(self._frame[self._patient]).nunique()
+            return [f"patient: {_quoted(self._patient)}  # {n} patients", *self._questions()]
+        rule = _patient_without_table(self._ids, self._headers)
+        if self._image is None:
+            key = self._column_of_folders()
+            if key is not None:
+                return [
+                    f"patient: {{from_path: '^([^/]+)/', column: {_quoted(key)}}}  # the folders are the values of "
+                    f"`{key}`: one row for each patient"
+                ]
+        if rule[0].startswith("patient: none"):
+            return [
+                "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if "
+                "there is one"
+            ]
+        return rule
 
+    def _column_of_folders(self) -> str | None:
+        """A column with one row for each first folder."""
+        folders = {i.partition("/")[0] for i in self._ids if "/" in i}
+        for name in self._frame.columns:
+            values = as_ids(self._frame[name]).dropna()
+            if len(folders) > 1 and values.is_unique and 2 * len(folders & set(values)) > len(folders):
+                return str(name)
+        return None
 
-def _patient_column(frame: pd.DataFrame, image: str | None) -> str | None:
-    named = [c for c in frame.columns if c != image and _PATIENT.search(c) and 1 < frame[c].nunique() <= len(frame)]
-    return (
-        str(min(named, key=lambda c: (not re.search("patient|subject", c, re.I), frame[c].nunique())))
-        if named
-        else None
-    )
+    def _questions(self) -> list[str]:
+        """Is one id two people, because two sites count from 1?"""
+        clash = two_sites(self._frame, str(self._patient))
+        return [f"# QUESTION: {clash}"] if clash else []
 
-
-def guess_variable(column: pd.Series) -> VariableGuess:
-    name, text = str(column.name), as_text(column)  # what the scan takes for missing is missing here
-    values = column[text.notna()] if pd.api.types.is_numeric_dtype(column) else text.dropna()
-    levels = values.nunique()
-    if is_header_fact(name) or name in _TAKEN or name.startswith(("phenotype_", "quality_")):
-        return VariableGuess(name, "skip", "", "the scan has a column of this name: rename it in the table to use it")
-    if levels < 2:
-        return VariableGuess(name, "skip", "", "it has the same value everywhere" if levels else "it is empty")
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    numeric = numeric and not _IDENTIFIER.search(name)
-    if numeric and values.between(19000101, 21001231).all():
-        return VariableGuess(name, "skip", "", "it looks like a date: give the year as a column of its own")
-    if levels == 2:
-        kind, why = "binary", " / ".join(str(v) for v in sorted(values.unique(), key=str))
-    elif numeric and levels <= 10 and (values == values.round()).all():
-        kind, why = "ordinal", f"whole numbers {values.min():g} to {values.max():g}"
-    elif numeric:
-        kind, why = "continuous", f"numbers {values.min():g} to {values.max():g}"
-    elif levels <= _MAX_LEVELS and levels < 0.5 * len(values):
-        kind, why = "categorical", f"{levels} levels"
-    else:
-        return VariableGuess(name, "skip", "", f"{levels} different values: an id, a date or free text?")
-    if not numeric and values.astype(str).str.casefold().nunique() < levels:
-        why += "; SOME DIFFER ONLY IN CAPITALS: make them one in the table"
-    gaps = len(column) - len(values)
-    role = (
-        "outcome"
-        if _OUTCOME.search(name) and kind == "binary"
-        else "acquisition"
-        if _ACQUISITION.search(name)
-        else "clinical"
-    )
-    return VariableGuess(name, role, kind, why + (f"; missing in {gaps} rows" if gaps else ""))
+    def _variable_lines(self, split_column: str | None) -> list[str]:
+        used = {self._image, self._patient, split_column}
+        guesses = [
+            guess_variable(self._frame[c], self._table.unclear.get(c, "")) for c in self._frame.columns if c not in used
+        ]
+        lines = []
+        for role, meaning in (
+            ("clinical", "what is known of the patient or the lesion"),
+            ("acquisition", ""),
+            ("outcome", "what is to be predicted"),
+        ):
+            chosen = [f"  {_quoted(g.name)}: {g.kind}  # {g.why}" for g in guesses if g.role == role]
+            if role == "acquisition":
+                lines += _acquisition(chosen, self._headers)
+            elif chosen:
+                lines += [f"{role}:  # {meaning}", *chosen]
+        return lines + [f"# left out: {g.name}: {g.why}" for g in guesses if g.role == "skip"]
 
 
 def _quoted(text: str) -> str:
-    return (
-        text
-        if re.fullmatch(r"[\w./-]*[A-Za-z_./][\w./ -]*", text)
-        and text.lower() not in {"yes", "no", "on", "off", "null", "true", "false", "y", "n"}
-        else "'" + text.replace("'", "''") + "'"
-    )
+    """Text that YAML reads as this text: 2021_03, no and 1e5 need quotes."""
+    if re.fullmatch(r"[^\W\d][\w./-]*( [\w./-]+)*", text) and yaml.safe_load(text) == text:
+        return text
+    return json.dumps(text, ensure_ascii=False) if "\n" in text else "'" + text.replace("'", "''") + "'"
+
+
+def _one_line_comment(line: str) -> str:
+    """A line of the draft as one line, whatever the table's cells hold."""
+    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", line)

@@ -1,6 +1,32 @@
 """Images joined with the clinical table: manifest, split, research ids."""
 
+from pellucid.cohort.manifest.cell_values import (
+    as_ids,
+    as_level_text,
+    as_numbers,
+    as_text,
+    holds_lists,
+    missing_cells,
+    only_numbers,
+    taken_sentence,
+    words_taken,
+)
 from pellucid.cohort.manifest.research_ids import hash_share, research_ids, with_captions
-from pellucid.cohort.manifest.table_file import MISSING_WORDS, as_text, read_table
+from pellucid.cohort.manifest.table_file import load_table, read_table
 
-__all__ = ["MISSING_WORDS", "as_text", "hash_share", "read_table", "research_ids", "with_captions"]
+__all__ = [
+    "as_ids",
+    "as_level_text",
+    "as_numbers",
+    "as_text",
+    "hash_share",
+    "holds_lists",
+    "load_table",
+    "missing_cells",
+    "only_numbers",
+    "read_table",
+    "research_ids",
+    "taken_sentence",
+    "with_captions",
+    "words_taken",
+]

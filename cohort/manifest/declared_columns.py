@@ -2,40 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest.cell_values import (
+    as_numbers,
+    as_text,
+    cleaned,
+    missing_cells,
+    taken_sentence,
+    words_taken,
+)
 from pellucid.cohort.manifest.research_ids import pseudonyms
-from pellucid.cohort.manifest.table_file import as_text
+from pellucid.cohort.manifest.table_file import ClinicalTable
 from pellucid.cohort.statistics.event_level import declared_level
-from pellucid.cohort.study import Study, Variable, is_header_fact
+from pellucid.cohort.study import Study, Variable, as_level, is_header_fact
 
 # Header facts that name a person, a house or one single machine: the manifest knows them by a running number.
 PSEUDONYMS = {"header_operator": "O", "header_institution": "I", "header_serial": "S"}
 
 
-def typed_from_table(column: pd.Series, variable: Variable, table_path: Path) -> pd.Series:
-    """A column of the table as text (categorical, binary) or floats.
+MOST_CELLS_NAMED = 5
+
+
+def typed_from_table(
+    table: ClinicalTable, variables: Iterable[Variable], path: Path, words: Sequence[str | int | float] | None
+) -> tuple[dict[str, pd.Series], list[str]]:
+    """The declared columns of the table as text (categorical, binary) or floats, and a sentence on missing words.
+
+    Args:
+        table: as read.
+        variables: the declared columns.
+        path: of the table, for messages.
+        words: `missing` of study.yaml.
 
     Raises:
-        UserError: a value does not fit the declared kind.
+        UserError: values do not fit the declared kinds; all columns and cells in one message.
     """
+    columns, mistakes, taken = {}, [], []
+    for variable in variables:
+        column, name = table.frame[variable.name], variable.name
+        missing = missing_cells(column, variable.kind, words)
+        words_of = words_taken(column, missing)
+        if words_of:
+            taken.append(f"`{name}`: {taken_sentence(words_of)}")
+        try:
+            if variable.kind in {"continuous", "ordinal"}:
+                table.require_numbers([name], path)
+                columns[name] = _measures(column.mask(missing), variable, path)
+            else:
+                columns[name] = _levels(column.mask(missing), variable, path, words_of)
+        except UserError as mistake:
+            mistakes.append(str(mistake))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    if not taken:
+        return columns, []
+    said = (
+        f"{path.name}: taken as no value: {'; '.join(taken)}; if one of these words is a finding, list in study.yaml "
+        "what is missing instead: `missing: [WORD, …]`"
+    )
+    return columns, [said]
 
-    def not_a_number(row: int, value: str) -> str:
-        return (
-            f"{table_path}: column `{variable.name}` is declared {variable.kind}, but row {row + 2} "
-            f"has `{value}`: correct it, or declare the column categorical"
-        )
 
-    text = as_text(column)
+def _levels(column: pd.Series, variable: Variable, path: Path, taken: dict[str, int]) -> pd.Series:
+    """Levels as text on one line."""
+    text = column.map(lambda value: " ".join(cleaned(as_level(value)).split()), na_action="ignore").astype(object)
+    text = text.where(text.notna(), None)
     if variable.kind == "binary" and text.nunique() > 2:
-        raise UserError(f"{table_path}: column {_too_many(text, variable.name)}")
-    _check_event(text, variable, table_path)
-    return _numbers(text, not_a_number) if variable.kind in {"continuous", "ordinal"} else text
+        raise UserError(f"{path}: column {_too_many(text, variable.name)}")
+    try:
+        _check_event(text, variable, path)
+    except UserError as mistake:
+        if variable.positive is not None and variable.positive.lower() in {word.lower() for word in taken}:
+            raise UserError(
+                f"{path}: `{variable.name}`: the level `{variable.positive}` was taken as no value "
+                f"({taken_sentence(taken)}): list in study.yaml what is missing instead: `missing: [WORD, …]`"
+            ) from None
+        raise mistake
+    return text
+
+
+def _measures(column: pd.Series, variable: Variable, path: Path) -> pd.Series:
+    """Floats; refused are all cells that are no numbers, each with its row."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype(float)
+    numbers = as_numbers(column)
+    wrong = column[column.notna() & numbers.isna()]
+    if wrong.empty:
+        return numbers
+    shown = ", ".join(f"row {int(row) + 2} has `{cell}`" for row, cell in wrong.head(MOST_CELLS_NAMED).items())
+    more = f" and {len(wrong) - MOST_CELLS_NAMED} more" if len(wrong) > MOST_CELLS_NAMED else ""
+    bound = any(str(cell).strip().startswith(("<", ">", "≤", "≥")) for cell in wrong)
+    advice = "; for a value below or above a limit write a number, such as half the limit" if bound else ""
+    raise UserError(
+        f"{path}: column `{variable.name}` is declared {variable.kind}, but {shown}{more}: correct it, or declare the "
+        f"column categorical{advice}"
+    )
 
 
 def _check_event(text: pd.Series, variable: Variable, path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.duplicates.duplicate_groups import Thumbnails, binding, duplicate_sentences, find_duplicates
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest.cell_values import as_ids, as_text, taken_sentence, words_taken
 from pellucid.cohort.manifest.declared_columns import PSEUDONYMS, header_facts, pseudonymised, typed_from_table
+from pellucid.cohort.manifest.patient_sites import two_sites
 from pellucid.cohort.manifest.patient_split import assign_splits
 from pellucid.cohort.manifest.research_ids import research_ids
 from pellucid.cohort.manifest.row_matching import match_images, match_patients, patients_of_images
-from pellucid.cohort.manifest.table_file import as_text, read_table
+from pellucid.cohort.manifest.table_file import study_table
 from pellucid.cohort.study import Study, is_header_fact
 from pellucid.cohort.withdrawal_list import Withdrawn
 
@@ -141,7 +145,7 @@ def _without_withdrawn(
     """The table without the rows of those who withdrew: no message shall name them, and no level be theirs alone."""
 
     def texts(name: str) -> list[str | None]:
-        column = as_text(table[name]).astype(object)
+        column = as_ids(table[name]) if name == patient_column or keyed_by_patient else as_text(table[name])
         return column.where(column.notna(), None).tolist()
 
     gone = withdrawn.which_patients(texts(key_column)) if keyed_by_patient else withdrawn.which_rows(texts(key_column))
@@ -169,38 +173,34 @@ def join_table(
             "patient, patient: {from_path: '(…)', column: COLUMN} with the column that holds the same ids"
         )
     wanted = list(dict.fromkeys([key_column, *([patient_column] if patient_column else []), *needed]))
-    table = read_table(table_path, wanted)
+    read = study_table(study, wanted)
+    table = read.frame
+    problems.extend(read.notes)
     twice_given = [v.name for v in study.variables if v not in declared and v.name in table]
     if twice_given:
         raise UserError(_clash(study, twice_given[0]))
+    whole = table
+    hints = _folder_hints(table, key_column, patient_column or (None if isinstance(rule, str) else rule.column))
     table = table[wanted]
     if withdrawn is not None and withdrawn.entries:
         if patient_column and config.image:  # new images of hers are known by the table alone
-            row_of = match_images(table[key_column], manifest, study, table_path, [], "")
-            own = as_text(table[patient_column]).reindex(row_of).set_axis(manifest.index)
+            row_of = match_images(table[key_column], manifest, study, table_path, [], "", hints)
+            own = as_ids(table[patient_column]).reindex(row_of).set_axis(manifest.index)
             _refuse_withdrawn(manifest.assign(patient_source_id=own), withdrawn)
         table = _without_withdrawn(table, key_column, patient_column, withdrawn, keyed_by_patient=not config.image)
-    table = table.assign(**{v.name: typed_from_table(table[v.name], v, table_path) for v in declared})
+    columns, said = typed_from_table(replace(read, frame=table), declared, table_path, config.missing)
+    table = table.assign(**columns)
+    problems.extend(said)
     if config.image:
         fate = "they are left out" if patient_column else "their variables are missing"
-        row_of = match_images(table[key_column], manifest, study, table_path, problems, fate)
+        row_of = match_images(table[key_column], manifest, study, table_path, problems, fate, hints)
     else:
         row_of = match_patients(table[key_column], manifest["patient_source_id"], table_path, problems)
     joined = table.drop(columns=[key_column]).reindex(row_of).set_index(manifest.index)
     if patient_column:
-        ids = as_text(joined[patient_column])
-        manifest["patient_source_id"] = ids
-        nameless = int((ids.isna() & (row_of >= 0)).sum())
-        if nameless:
-            problems.append(
-                f"{table_path.name}: {nameless} row(s) have no `{patient_column}`: their images are left out, because "
-                "a patient who is not known could stand on both sides of a split"
-            )
-        without = manifest.loc[(row_of < 0).to_numpy()]
-        if len(without):
-            manifest.loc[without.index, "reason"] = without["reason"].where(
-                without["reason"] != "", "no row of the table names this image"
-            )
+        question = two_sites(whole, patient_column)
+        problems += [f"{table_path.name}: {question}"] if question else []
+        _name_patients(manifest, table[patient_column], row_of, table_path.name, problems)
     columns = [c for c in wanted if c not in {key_column, patient_column}]
     clash = [
         c
@@ -211,6 +211,36 @@ def join_table(
         raise UserError(_clash(study, clash[0]))
     manifest[columns] = joined[columns]  # the split column, if it is called `split`, is settled and overwritten later
     return manifest
+
+
+def _name_patients(
+    manifest: pd.DataFrame, column: pd.Series, row_of: pd.Series, table: str, problems: list[str]
+) -> None:
+    """The patient of each image from the table's column, and a sentence on rows that name none."""
+    own = as_ids(column)
+    ids = own.reindex(row_of).set_axis(manifest.index)
+    manifest["patient_source_id"] = ids
+    nameless = int((ids.isna() & (row_of >= 0)).sum())
+    if nameless:
+        words = taken_sentence(words_taken(column, own.isna()))
+        shown = f" ({words})" if words else ""
+        problems.append(
+            f"{table}: {nameless} row(s) have no `{column.name}`{shown}: their images are left "
+            "out, because a patient who is not known could stand on both sides of a split"
+        )
+    without = manifest.loc[(row_of < 0).to_numpy()]
+    if len(without):
+        manifest.loc[without.index, "reason"] = without["reason"].where(
+            without["reason"] != "", "no row of the table names this image"
+        )
+
+
+def _folder_hints(table: pd.DataFrame, key_column: str, patient_column: str | None) -> pd.DataFrame | None:
+    """Columns whose values may be the folders of the images: the patient's, then all others."""
+    if patient_column is None or patient_column not in table:
+        return None
+    others = [name for name in table.columns if name not in {key_column, patient_column}]
+    return table[[patient_column, *others]]
 
 
 def _clash(study: Study, name: str) -> str:

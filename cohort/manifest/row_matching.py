@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest.table_file import as_text
+from pellucid.cohort.manifest.cell_values import as_ids, as_text, cleaned
+from pellucid.cohort.manifest.image_names import ImageNames, Resolution, resolve_rows
 from pellucid.cohort.study import FromDicom, FromPath, Study
 
 
@@ -23,10 +23,11 @@ def patients_of_images(study: Study, images: pd.DataFrame, problems: list[str]) 
     if isinstance(rule, FromPath):
         pattern = re.compile(rule.from_path)
         found = images["file"].map(lambda path: (m.group(1) or None) if (m := pattern.search(path)) else None)
+        found = as_text(found)
         _say_unmatched(found, images["image_id"], f"patient: {{from_path: {rule.from_path!r}}} fits", problems)
         return found
     if isinstance(rule, FromDicom):
-        column = images["header_patient_id"].replace("", None)
+        column = as_text(images["header_patient_id"])
         _say_unmatched(column[images["status"] == "ok"], images["image_id"], "a DICOM PatientID is in", problems)
         return column
     if rule == "none":
@@ -48,15 +49,17 @@ def _say_unmatched(found: pd.Series, ids: pd.Series, what: str, problems: list[s
         )
 
 
-def _composed(name: str) -> str:
-    """`ü` as one character: some systems write it as two into file names, and nobody sees the difference."""
-    return unicodedata.normalize("NFC", name)
-
-
 def match_images(
-    names: pd.Series, images: pd.DataFrame, study: Study, table_path: Path, problems: list[str], fate: str
+    names: pd.Series,
+    images: pd.DataFrame,
+    study: Study,
+    table_path: Path,
+    problems: list[str],
+    fate: str,
+    hints: pd.DataFrame | None = None,
 ) -> pd.Series:
-    """For each image the label of its table row (−1: none), by the first way of naming files that fits most rows.
+    """For each image the label of its table row (−1: none); which file a row names is decided for each row
+    (`pellucid.cohort.manifest.image_names`).
 
     A row names a file, and so all its frames, or one frame by its full id (`scan.dcm#3`), which goes before the file.
 
@@ -64,57 +67,39 @@ def match_images(
         names: the table's column.
         images: `image_id`, `file` and `frame` ("" for a file's only picture) of each image.
         study: whose folders the names may be relative to.
-        table_path: for messages, and for names relative to the table's folder.
+        table_path: for messages.
         problems: gets a sentence for rows without image and images without row.
         fate: what becomes of images without a row.
+        hints: columns of the same rows that may name the folder of a file, the patient's first.
 
     Raises:
         UserError: no row names an image, or two rows name one.
     """
-    text = as_text(names).fillna("").map(lambda name: _composed(name.replace("\\", "/").removeprefix("./")))
-    prefix = ""
-    if table_path.parent != study.image_root and study.image_root.is_relative_to(table_path.parent):
-        prefix = study.image_root.relative_to(table_path.parent).as_posix() + "/"
-    ways = {
-        "path": lambda path: path,
-        "path from the table's folder": lambda path: prefix + path,
-        "path without ending": lambda path: str(PurePosixPath(path).with_suffix("")),
-        "file name": lambda path: PurePosixPath(path).name,
-        "file name without ending": lambda path: PurePosixPath(path).stem,
-    }
-    files = pd.Series(images["file"].unique(), dtype=object)
-    framed = images["frame"] != ""
-    best: tuple[int, pd.Series, pd.Series] | None = None
-    for way in ways.values():
-        key_of = pd.Series(files.map(way).map(_composed).to_numpy(), index=files)
-        by_file = images["file"].map(key_of.where(~key_of.duplicated(keep=False)))  # a name of two files names neither
-        by_frame = (by_file + "#" + images["frame"]).where(framed)
-        hits = int(text.isin(set(by_file.dropna()) | set(by_frame.dropna())).sum())
-        if best is None or hits > best[0]:
-            best = (hits, by_file, by_frame)
-    assert best is not None
-    hits, by_file, by_frame = best
-    if hits == 0:
+    text = as_text(names)
+    framed = images[images["frame"] != ""]
+    frames = {str(file): set(of_file) for file, of_file in framed.groupby("file")["frame"]}
+    known = ImageNames((str(file) for file in images["file"].unique()), str(study.image_root))
+    found = resolve_rows(text, known, frames, hints)
+    where = f"{table_path}: no row of column `{names.name}` names an image below {study.image_root}"
+    if not found.targets:
+        if found.unclear:
+            raise UserError(f"{where} without doubt: {_unclear_sentence(found, text)}")
         raise UserError(
-            f"{table_path}: no row of column `{names.name}` names an image below {study.image_root} (first row: "
-            f"`{text.iloc[0]}`, first image: `{images['image_id'].iloc[0]}`): correct `image` or `images`"
+            f"{where} (first row: `{text.iloc[0] or ''}`, first image: `{images['image_id'].iloc[0]}`): correct "
+            "`image` or `images`"
         )
-    twice = text[(text != "") & text.duplicated(keep=False)]
-    if len(twice):
-        where = [int(i) + 2 for i in twice.index[twice == twice.iloc[0]]][:2]
+    if found.twice:
+        first, second, *_ = sorted(int(str(label)) for label in found.twice[0])
         raise UserError(
-            f"{table_path}: rows {where[0]} and {where[1]} both name `{twice.iloc[0]}` ({twice.nunique()} image(s) are "
-            "named twice): keep one row per image"
+            f"{table_path}: rows {first + 2} and {second + 2} both name `{text[first]}` ({len(found.twice)} image(s) "
+            "are named twice): keep one row per image"
         )
-    lookup = pd.Series(text.index, index=text)
-    row_of = by_frame.map(lookup).fillna(by_file.map(lookup)).fillna(-1).astype(int)
-    absent = text[~text.isin(set(by_file.dropna()) | set(by_frame.dropna()))]
-    if len(absent):
-        problems.append(
-            f"{table_path.name}: {len(absent)} row(s) name an image that is not there (first: row "
-            f"{int(absent.index[0]) + 2}, `{absent.iloc[0]}`): they are left out; add the file or correct "
-            f"`{names.name}`"
-        )
+    row = {target: int(str(label)) for label, target in found.targets.items()}
+    of_frame = [row.get((file, frame)) if frame else None for file, frame in _pairs(images)]
+    of_file = [row.get((file, "")) for file, _ in _pairs(images)]
+    chosen = [b if a is None else a for a, b in zip(of_frame, of_file, strict=True)]
+    row_of = pd.Series([-1 if label is None else label for label in chosen], index=images.index, dtype=int)
+    problems.extend(_row_problems(found, text, names, table_path))
     without = images.loc[(row_of < 0).to_numpy(), "file"].drop_duplicates()
     if len(without):
         problems.append(
@@ -124,19 +109,56 @@ def match_images(
     return row_of
 
 
+def _pairs(images: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(images["file"].astype(str), images["frame"].astype(str), strict=True))
+
+
+def _unclear_sentence(found: Resolution, text: pd.Series) -> str:
+    label, files = next(iter(found.unclear.items()))
+    shown = ", ".join(f"`{file}`" for file in files[:3]) + (" …" if len(files) > 3 else "")
+    return (
+        f"{len(found.unclear)} row(s) name a file of which several are in different folders (first: row "
+        f"{int(str(label)) + 2}, `{text[label]}`: {shown}): write the folder before the name, or the "
+        "patient as the folder is named"
+    )
+
+
+def _row_problems(found: Resolution, text: pd.Series, names: pd.Series, table_path: Path) -> list[str]:
+    """Sentences for rows that name no image, or one of several."""
+    problems = []
+    if found.unclear:
+        problems.append(f"{table_path.name}: {_unclear_sentence(found, text)}; these rows are left out")
+    if found.elsewhere:
+        label, file = next(iter(found.elsewhere.items()))
+        problems.append(
+            f"{table_path.name}: {len(found.elsewhere)} row(s) name a file that is not where the row says, or that "
+            f"another row names more exactly (first: row {int(str(label)) + 2}, `{text[label]}`; there is `{file}`): "
+            f"they are left out; correct `{names.name}`"
+        )
+    if found.absent:
+        label = found.absent[0]
+        problems.append(
+            f"{table_path.name}: {len(found.absent)} row(s) name an image that is not there (first: row "
+            f"{int(str(label)) + 2}, `{text[label] or ''}`): they are left out; add the file or correct "
+            f"`{names.name}`"
+        )
+    return problems
+
+
 def match_patients(keys: pd.Series, patients: pd.Series, table_path: Path, problems: list[str]) -> pd.Series:
     """For each image the label of its patient's row in a table with one row per patient (−1: none).
 
     Raises:
         UserError: a patient has two rows, or no row is the patient of an image.
     """
-    text = as_text(keys)
+    text = as_ids(keys)
     twice = text[text.notna() & text.duplicated(keep=False)]
     if len(twice):
         raise UserError(
             f"{table_path}: patient `{twice.iloc[0]}` has more than one row in `{keys.name}`; name the column with the "
             "image files as `image`, or keep one row per patient"
         )
+    patients = patients.map(cleaned, na_action="ignore")
     row_of = patients.map(pd.Series(text.index, index=text)).fillna(-1).astype(int)
     if (row_of < 0).all():
         raise UserError(f"{table_path}: no value of `{keys.name}` is the patient of an image")

@@ -15,8 +15,9 @@ import pandas as pd
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.intake.file_listing import list_images
+from pellucid.cohort.manifest.cell_values import as_ids, as_text
 from pellucid.cohort.manifest.row_matching import match_images, patients_of_images
-from pellucid.cohort.manifest.table_file import as_text, read_table
+from pellucid.cohort.manifest.table_file import study_table
 from pellucid.cohort.runs.history import finished_runs
 from pellucid.cohort.study import FromPath, Study
 from pellucid.cohort.withdrawal.read_and_scan import forget_in_read, relink
@@ -144,12 +145,14 @@ def _table_rows(study: Study, theirs: pd.DataFrame) -> list[str]:
     if study.table is None or study.config.image is None or not study.table.is_file():
         return []
     try:
-        names = read_table(study.table, [study.config.image])[study.config.image]
+        names = study_table(study, [study.config.image]).frame[study.config.image]
         images = theirs[["image_id", "file", "frame"]].drop_duplicates("image_id").reset_index(drop=True)
         row_of = match_images(names, images, study, study.table, [], "")
     except UserError:  # a table that has changed since: it names none of them any more
         return []
-    return sorted(set(as_text(names).loc[sorted(set(row_of[row_of >= 0]))].dropna()))
+    text = as_text(names)
+    alone = text[~text.duplicated(keep=False)]  # `left.png` in every patient's folder names nobody
+    return sorted(set(alone.reindex(sorted(set(row_of[row_of >= 0]))).dropna()))
 
 
 def table_rows_of(study: Study, scope: WithdrawalScope) -> list[int]:
@@ -160,14 +163,14 @@ def table_rows_of(study: Study, scope: WithdrawalScope) -> list[int]:
     by_patient = rule if isinstance(rule, str) and rule != "none" else None if isinstance(rule, str) else rule.column
     wanted = [name for name in (image, by_patient) if name]
     try:
-        table = read_table(study.table, wanted)
+        table = study_table(study, wanted).frame
     except UserError:
         return []
     theirs = pd.Series(False, index=table.index)
     if image:
         theirs |= as_text(table[image]).isin(scope.rows)
     if by_patient:
-        theirs |= as_text(table[by_patient]).isin(scope.patients)
+        theirs |= as_ids(table[by_patient]).isin(scope.patients)
     return [int(i) + 2 for i in table.index[theirs]]
 
 

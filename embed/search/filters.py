@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest import as_text
+from pellucid.cohort.manifest import as_level_text
 
 _WRITTEN = re.compile(r"\s*(?P<column>[^=<>!]+?)\s*(?P<sign>>=|<=|!=|==|=|>|<)(?P<value>.*)", re.DOTALL)
 _HOW = "write column=value, column!=value, column>number (or >=, <, <=), several values as a|b, column= for missing"
@@ -63,7 +63,7 @@ def allowed_rows(table: pd.DataFrame, filters: Sequence[str | Filter]) -> NDArra
 
 
 def _equal(column: pd.Series[Any], condition: Filter) -> NDArray[np.bool_]:
-    text = as_text(column)
+    text = as_level_text(column)
     if condition.value == "":
         missing = text.isna().to_numpy()
         return np.asarray(missing if condition.sign == "=" else ~missing, dtype=bool)
@@ -88,7 +88,7 @@ def _compared(column: pd.Series[Any], condition: Filter) -> NDArray[np.bool_]:
     limit = _number(condition.value)
     if limit is None:
         raise UserError(f"filter `{_text(condition)}`: `{condition.value}` is not a number; {_HOW}")
-    numbers = pd.to_numeric(as_text(column), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    numbers = pd.to_numeric(as_level_text(column), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     if np.isnan(numbers).all():
         raise UserError(f"filter `{_text(condition)}`: `{condition.column}` contains no numbers: use = or !=")
     with np.errstate(invalid="ignore"):

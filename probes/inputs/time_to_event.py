@@ -33,7 +33,7 @@ def read_time_to_event(table: pd.DataFrame, name: str, role: Role, patients: Pat
     pair = time_and_event(name, table.columns)
     assert pair is not None  # checked by `resolve_kinds`
     time, event = pair
-    missing = (is_missing(table[time]) | is_missing(table[event])).to_numpy()
+    missing = (is_missing(table[time], "continuous") | is_missing(table[event])).to_numpy()
     if missing.all():
         raise UserError(f'Variable "{name}" is empty: no row has both "{time}" and "{event}".')
     times = as_numbers(table[time][~missing]) if not pd.api.types.is_datetime64_any_dtype(table[time]) else None

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest import as_ids, taken_sentence, words_taken
 from pellucid.cohort.statistics import EventLevel, Patients
 from pellucid.probes.inputs.time_to_event import read_time_to_event
 from pellucid.probes.inputs.variables import (
@@ -23,7 +24,8 @@ from pellucid.probes.inputs.variables import (
     unknown_name,
 )
 
-Names = Sequence[str] | Mapping[str, str]
+LARGEST = 1e18  # squares of larger numbers are infinite in float32
+Names = Sequence[str] | Mapping[str, str]  # columns, or column → kind
 
 
 class AuditInput:
@@ -45,7 +47,10 @@ class AuditInput:
             raise UserError(
                 f"The vectors are a {type(vectors).__name__}; a NumPy array with one row per image is needed."
             )
+        vectors = _plain(vectors)
         _check_vectors(vectors, len(table))
+        table, clinical, acquisition = _plain_frame(table), _text_names(clinical), _text_names(acquisition)
+        patient = str(patient)
         if patient not in table.columns:
             raise UserError(unknown_name(patient, table.columns, "The table"))
         if not clinical and not acquisition:
@@ -58,12 +63,14 @@ class AuditInput:
         events = _declared_events(positive or {}, clinical | acquisition)
         if patient in named:
             raise UserError(f'"{patient}" is the patient column; it cannot be a variable as well.')
-        ids = table[patient]
+        ids = as_ids(table[patient])
         if ids.isna().any():
             row = int(np.flatnonzero(ids.isna())[0])
+            words = taken_sentence(words_taken(table[patient], ids.isna()))
+            shown = f", or a word for it: {words}" if words else ""
             raise UserError(
                 f'Column "{patient}": {int(ids.isna().sum())} of {len(ids)} rows have no patient id (the first is row '
-                f"{row + 1}). Every image needs one: images of one patient are not independent."
+                f"{row + 1}{shown}). Every image needs one: images of one patient are not independent."
             )
         text = ids.astype(str).to_numpy(dtype=str)
         patients = Patients.from_ids(text)
@@ -94,6 +101,40 @@ class AuditInput:
                 "are too optimistic."
             )
         return cls(patients, variables, notes)
+
+
+def _plain(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    """A matrix as an array; refused are masked values, which the probes would take for numbers."""
+    if isinstance(vectors, np.ma.MaskedArray):
+        if np.ma.getmaskarray(vectors).any():
+            raise UserError(
+                f"The vectors are a masked array with {int(np.ma.count_masked(vectors))} masked values; fill them or "
+                "leave those images out."
+            )
+        return np.asarray(vectors.data)
+    return np.asarray(vectors)
+
+
+def _plain_frame(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with text as column names and rows from 0.
+
+    Raises:
+        UserError: a name occurs twice.
+    """
+    names = [str(name) for name in table.columns]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f'The table has several columns called "{repeated[0]}"; rename or remove all but one.')
+    return table.set_axis(names, axis=1).reset_index(drop=True)
+
+
+def _text_names(names: Names | None) -> Names:
+    """Column names as text, whatever they are in the table; None names none."""
+    if names is None:
+        return []
+    if isinstance(names, Mapping):
+        return {str(name): kind for name, kind in names.items()}
+    return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
 def _declared_events(
@@ -135,7 +176,10 @@ def _check_vectors(vectors: NDArray[np.floating], n_rows: int) -> None:
         raise UserError("All vectors are identical: there is nothing to audit.")
     bad: list[int] = []
     for first in range(0, len(vectors), 8192):
-        finite = np.isfinite(vectors[first : first + 8192]).all(axis=1)
+        rows = vectors[first : first + 8192]
+        finite = np.isfinite(rows).all(axis=1)
+        if np.abs(rows[finite], dtype=np.float64).max(initial=0) > LARGEST:
+            raise UserError(f"The vectors contain values above {LARGEST:.0e}: divide all by one number first.")
         bad.extend((first + np.flatnonzero(~finite)).tolist())
     if bad:
         raise UserError(

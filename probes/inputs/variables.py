@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest import MISSING_WORDS
+from pellucid.cohort.manifest import as_numbers as numbers_of_text
+from pellucid.cohort.manifest import holds_lists, missing_cells, only_numbers, taken_sentence, words_taken
 from pellucid.cohort.statistics import EventLevel, IntArray, Patients, event_level
 from pellucid.cohort.study import as_level
 
@@ -128,14 +129,19 @@ def time_and_event(name: str, columns: Iterable[str]) -> tuple[str, str] | None:
 
 def guess_kind(column: pd.Series[Any]) -> Kind:
     """Two values: binary. Text: categorical. Numbers or dates: ordinal up to 10 distinct values, else continuous."""
-    present = column[~is_missing(column)]
+    if holds_lists(column):
+        return "categorical"  # `read_variable` refuses it with a sentence
+    present = column[~is_missing(column, "continuous")]
+    if _is_plain_text(present) and not only_numbers(present):
+        present = column[~is_missing(column)]  # `none` is a level here
     n_distinct = present.nunique()
     if n_distinct <= 2:
         return "binary"
-    if pd.api.types.is_datetime64_any_dtype(column) or as_numbers(present) is not None:
+    numbers = as_numbers(present) is not None and (not _is_plain_text(present) or only_numbers(present))
+    if pd.api.types.is_datetime64_any_dtype(column) or numbers:
         return "continuous" if n_distinct > MAX_LEVELS_OF_NUMBERS else "ordinal"
     if n_distinct > MAX_LEVELS_OF_NUMBERS and not isinstance(column.dtype, pd.CategoricalDtype):
-        odd = present[pd.to_numeric(present, errors="coerce").isna()]
+        odd = present[numbers_of_text(present).isna()]
         if len(odd) < 0.1 * len(present):
             raise UserError(
                 f'Variable "{column.name}" holds "{as_level(odd.iloc[0])}" among numbers; correct it, or give the '
@@ -144,11 +150,15 @@ def guess_kind(column: pd.Series[Any]) -> Kind:
     return "categorical"
 
 
-def is_missing(column: pd.Series[Any]) -> pd.Series[bool]:
-    missing = column.isna()
-    if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column)):
-        missing = missing | column.astype(str).str.strip().str.lower().isin(MISSING_WORDS)
-    return missing.astype(bool)
+def _is_plain_text(column: pd.Series[Any]) -> bool:
+    """Is it neither numbers nor dates nor categories?"""
+    kinds = (pd.api.types.is_numeric_dtype(column), pd.api.types.is_datetime64_any_dtype(column))
+    return not any(kinds) and not isinstance(column.dtype, pd.CategoricalDtype)
+
+
+def is_missing(column: pd.Series[Any], kind: str = "") -> pd.Series[bool]:
+    """Rows without a value; `none` is a level of text, and every category of a pandas Categorical is one."""
+    return missing_cells(column, kind)
 
 
 def as_numbers(present: pd.Series[Any]) -> NDArray[np.float64] | None:
@@ -158,7 +168,9 @@ def as_numbers(present: pd.Series[Any]) -> NDArray[np.float64] | None:
     if pd.api.types.is_datetime64_any_dtype(present):
         days = (present - pd.Timestamp("1970-01-01", tz=present.dt.tz)) / pd.Timedelta(days=1)
         return np.asarray(days, dtype=np.float64)
-    numbers = pd.to_numeric(present, errors="coerce")
+    if pd.api.types.is_numeric_dtype(present):
+        return np.asarray(present, dtype=np.float64)
+    numbers = numbers_of_text(present)
     return None if numbers.isna().any() else np.asarray(numbers, dtype=np.float64)
 
 
@@ -174,14 +186,21 @@ def read_variable(
     the kind needs numbers, and for an unknown level `positive`. Too few patients is not a user error: the reason is in
     `refusal`.
     """
-    missing = is_missing(column).to_numpy()
+    if holds_lists(column):
+        raise UserError(
+            f'Variable "{name}" holds lists, arrays or bytes, not one value for each image: leave it out, or write one '
+            "column for each of its values."
+        )
+    missing = is_missing(column, kind).to_numpy()
     present = column[~missing]
+    words = taken_sentence(words_taken(column, pd.Series(missing, index=column.index)))
+    taken = f" Taken as no value: {words}; write another word if one is a finding." if words else ""
     if present.empty:
-        raise UserError(f'Variable "{name}" is empty: no row has a value. Leave it out, or check the column.')
+        raise UserError(f'Variable "{name}" is empty: no row has a value. Leave it out, or check the column.{taken}')
     if present.nunique() == 1:
         raise UserError(
             f'Variable "{name}" is constant: every row is "{as_level(present.iloc[0])}". '
-            "There is nothing to predict; leave it out."
+            f"There is nothing to predict; leave it out.{taken}"
         )
     text = np.array([as_level(v) for v in present])
     if np.array_equal(text, patient_ids[~missing]):
@@ -190,7 +209,7 @@ def read_variable(
     if missing.any():
         notes.append(
             f"{missing.sum()} of {len(column)} images ({patients.count(missing)} patients) have no value "
-            "and are excluded from this variable."
+            f"and are excluded from this variable.{taken}"
         )
     if kind in ("ordinal", "continuous"):
         numbers = as_numbers(present)
@@ -213,7 +232,7 @@ def read_variable(
 
 
 def _is_finite_number(value: object) -> bool:
-    number = pd.to_numeric(pd.Series([value]), errors="coerce").iloc[0]
+    number = numbers_of_text(pd.Series([value], dtype=object)).iloc[0]
     return bool(np.isfinite(number))
 
 

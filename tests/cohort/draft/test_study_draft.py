@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,7 +147,7 @@ def test_the_tables_own_split_is_proposed(own_phantom: Path) -> None:
 
 
 def test_a_guess_takes_for_missing_what_the_scan_does(tmp_path: Path) -> None:
-    from pellucid.cohort.draft.study_draft import guess_variable
+    from pellucid.cohort.draft.column_guesses import guess_variable
 
     said = guess_variable(pd.Series(["ja", "nein", "Nein ", "unknown", None] * 4, name="smoker"))
     assert (said.kind, said.role) == ("categorical", "clinical")
@@ -161,3 +162,62 @@ def test_a_specialty_is_drafted_only_where_most_files_speak_of_it() -> None:
     ct, photo = {"modality": "CT"}, {"model": "Phone"}
     assert Headers([ct, ct, photo]).specialty == ("ct", "CT")
     assert Headers([ct, photo, photo]).specialty == ("", "")
+
+
+def small_study(folder: Path, files: list[str], table: str, name: str = "clinical.csv") -> str:
+    """The draft of a folder with such images and such a table."""
+    picture = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / file), picture)
+    (folder / name).write_text(table, encoding="utf-8")
+    return draft_study(folder).read_text(encoding="utf-8")
+
+
+def test_folders_and_columns_that_yaml_takes_for_numbers_are_quoted(tmp_path: Path) -> None:
+    rows = "".join(f"i{k}.png,p{k // 2},{k % 2},{k % 3}\n" for k in range(8))
+    text = small_study(tmp_path, [f"2021_03/i{k}.png" for k in range(8)], f"image,patient_id,no,2019_1\n{rows}")
+    assert "images: '2021_03'" in text
+    study = load_study(tmp_path)
+    assert study.config.images == "2021_03"
+    assert {v.name for v in study.variables} == {"no", "2019_1"}
+
+
+def test_a_level_with_a_line_break_leaves_the_draft_valid(tmp_path: Path) -> None:
+    forms = ["nodular", '"flat\nor raised"']
+    rows = "".join(f"i{k}.png,p{k // 2},{forms[k % 2]}\n" for k in range(8))
+    assert "# flat or raised / nodular" in small_study(
+        tmp_path, [f"images/i{k}.png" for k in range(8)], f'image,patient_id,"Lesion\n(form)"\n{rows}'
+    )
+    assert load_study(tmp_path).variables[0].name == "Lesion (form)"
+
+
+def test_german_columns_and_a_patient_with_names_in_parentheses(tmp_path: Path) -> None:
+    rows = "".join(f"i{k}.png;Muster{k // 2};{'AB'[k % 2]};{'ja' if k % 3 else 'nein'}\n" for k in range(8))
+    head = "Bild;Patient (Name, Vorname);Gerätetyp;Rezidiv\n"
+    text = small_study(tmp_path, [f"images/i{k}.png" for k in range(8)], head + rows)
+    assert "patient: 'Patient (Name, Vorname)'  # 4 patients" in text
+    assert {v.name: v.role for v in load_study(tmp_path).variables} == {
+        "Gerätetyp": "acquisition",
+        "Rezidiv": "outcome",
+    }
+
+
+def test_the_folder_of_a_patient_is_proposed_where_the_table_names_none(tmp_path: Path) -> None:
+    files = [f"images/p{k // 2}/i{k}.png" for k in range(8)]
+    rows = "".join(f"i{k}.png,{'AB'[k % 2]}\n" for k in range(8))
+    text = small_study(tmp_path, files, f"image,dx\n{rows}")
+    assert "patient: {from_path: '^([^/]+)/'}  # the first folder: 4 patients for 8 images" in text
+
+
+def test_a_table_with_one_row_for_each_patients_folder(tmp_path: Path) -> None:
+    files = [f"images/p{k // 2}/i{k}.png" for k in range(8)]
+    text = small_study(tmp_path, files, "case_no,dx\np0,A\np1,B\np2,A\np3,B\n")
+    assert "patient: {from_path: '^([^/]+)/', column: case_no}" in text
+
+
+def test_lock_files_are_no_tables_and_empty_columns_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "~$clinical.csv").write_bytes(b"\x05x")
+    rows = "".join(f"i{k}.png,p{k // 2},{'AB'[k % 2]},\n" for k in range(8))
+    text = small_study(tmp_path, [f"images/i{k}.png" for k in range(8)], f"image,patient_id,dx,notes\n{rows}")
+    assert "# left out: notes: it is empty" in text

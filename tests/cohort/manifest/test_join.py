@@ -231,3 +231,66 @@ def test_a_declared_event_that_no_row_has_is_refused_before_anything_else(tmp_pa
             build_manifest(study, rows(IDS))
     study = written(tmp_path, f"{base}outcome: {{grade: {{kind: binary, positive: high}}}}\n", table)
     assert build_manifest(study, rows(IDS))[0]["grade"].tolist() == ["low", "low", "high"]
+
+
+def test_all_wrong_cells_of_all_columns_are_named_at_once(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": IDS, "who": ["x", "x", "y"], "age": ["40", "old", "45.0"], "crp": ["<0.1", "1", "2"]})
+    yaml = "table: clinical.csv\nimage: file\npatient: who\nclinical: {age: continuous, crp: continuous}\n"
+    with pytest.raises(UserError) as caught:
+        build_manifest(written(tmp_path, yaml, table), rows(IDS))
+    age, crp = str(caught.value).split("\n")
+    assert "column `age` is declared continuous, but row 3 has `old`: correct it, or declare" in age
+    assert "row 2 has `<0.1`" in crp
+    assert "for a value below or above a limit write a number" in crp
+
+
+def test_missing_words_are_named_and_can_be_declared(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"file": IDS, "who": ["x", "x", "y"], "eye": ["OD", "NA", "OS"], "treated": ["None", "yes", "yes"]}
+    )
+    yaml = "table: clinical.csv\nimage: file\npatient: who\nclinical: {eye: categorical, treated: binary}\n"
+    manifest, problems = build_manifest(written(tmp_path, yaml, table), rows(IDS))
+    assert manifest["treated"].tolist() == ["None", "yes", "yes"]
+    assert manifest["eye"].isna().tolist() == [False, True, False]
+    assert any('taken as no value: `eye`: "NA" 1 ×; if one of these words is a finding' in p for p in problems)
+    manifest, _ = build_manifest(written(tmp_path, yaml + "missing: [OS]\n", table), rows(IDS))
+    assert manifest["eye"].tolist()[:2] == ["OD", "NA"]
+    assert manifest["eye"].isna().tolist() == [False, False, True]
+
+
+def test_blanks_make_no_second_patient_and_words_make_none(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": [*IDS, "p3/d.png"], "who": ["x", "x ", "unknown", "y"]})
+    manifest, problems = build_manifest(
+        written(tmp_path, "table: clinical.csv\nimage: file\npatient: who\n", table), rows([*IDS, "p3/d.png"])
+    )
+    assert manifest["patient"].iloc[0] == manifest["patient"].iloc[1]
+    assert manifest["status"].tolist() == ["ok", "ok", "no_row", "ok"]
+    assert any('1 row(s) have no `who` ("unknown" 1 ×)' in p for p in problems)
+
+
+def test_one_id_of_two_sexes_at_two_sites_is_asked_about(tmp_path: Path) -> None:
+    ids = [f"{s}/{i}.png" for i in range(3) for s in "AB"]
+    table = pd.DataFrame(
+        {"file": ids, "who": [1, 1, 2, 2, 3, 3], "Standort": ["A", "B"] * 3, "Geschlecht": ["w", "m"] * 3}
+    )
+    yaml = "table: clinical.csv\nimage: file\npatient: who\n"
+    _, problems = build_manifest(written(tmp_path, yaml, table), rows(ids))
+    said = next(p for p in problems if "several values" in p)
+    assert (
+        "3 of 3 ids in `who` have several values of `Geschlecht`, one for each `Standort` (first: rows 2 and 3)" in said
+    )
+    assert "add a column that joins `Standort` and `who`" in said
+    _, problems = build_manifest(written(tmp_path, yaml, table.assign(who=range(6))), rows(ids))
+    assert not any("several values" in p for p in problems)
+
+
+def test_rows_that_name_one_of_several_files_are_listed_not_deleted(tmp_path: Path) -> None:
+    ids = [f"p{i}/{eye}.png" for i in range(3) for eye in ("left", "right")]
+    table = pd.DataFrame({"file": ["left.png", "right.png"] * 3, "who": [f"p{i // 2}" for i in range(6)]})
+    yaml = "table: clinical.csv\nimage: file\npatient: who\n"
+    manifest, problems = build_manifest(written(tmp_path, yaml, table), rows(ids))
+    assert manifest["patient_source_id"].tolist() == [f"p{i // 2}" for i in range(6)]
+    assert problems == []
+    with pytest.raises(UserError, match=r"6 row\(s\) name a file of which several are in different folders") as caught:
+        build_manifest(written(tmp_path, yaml, table.assign(who=list("abcdef"))), rows(ids))
+    assert "keep one row" not in str(caught.value)
