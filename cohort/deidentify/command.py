@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.deidentify.cleaning_settings import SCHEMA, CleaningSettings
-from pellucid.cohort.deidentify.dicom_files import DicomOptions, clean_dicom
+from pellucid.cohort.deidentify.dicom.dicom_files import DicomOptions, clean_dicom
 from pellucid.cohort.deidentify.file_owners import UNKNOWN_PATIENT, all_ids, patients_of_files, who_and_what
 from pellucid.cohort.deidentify.header_columns import declared_facts, file_facts
 from pellucid.cohort.deidentify.linkage_file import Linkage, open_linkage

@@ -23,8 +23,8 @@ from pydicom.pixels.processing import apply_color_lut, convert_color_space
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ExplicitVRLittleEndian
 
-from pellucid.cohort.deidentify import dicom_attributes
-from pellucid.cohort.deidentify.dicom_display_check import refuse_other_display
+from pellucid.cohort.deidentify.dicom import dicom_attributes
+from pellucid.cohort.deidentify.dicom.dicom_display_check import refuse_other_display
 from pellucid.cohort.deidentify.jpeg_segments import strip_jpeg, strip_jpeg2000
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.raster_files import SLIDE, Cleaned, FindBoxes, stretched_views
