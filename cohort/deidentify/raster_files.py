@@ -34,7 +34,8 @@ class Cleaned:
         suffix: its ending.
         boxes: what was masked.
         removed: kinds of metadata that were there and are gone.
-        preview: (H, W, 3) uint8 RGB of the new file, for the review sheet.
+        preview: (H, W, 3) uint8 RGB of the new file, or of its first frame.
+        sheet: what the review sheet shows of it, (H, W, 3) uint8 RGB each: all that its frames and pages show.
     """
 
     data: bytes
@@ -42,6 +43,7 @@ class Cleaned:
     boxes: tuple[Box, ...]
     removed: tuple[str, ...]
     preview: NDArray[np.uint8]
+    sheet: tuple[NDArray[np.uint8], ...]
 
 
 def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: float) -> Cleaned:
@@ -84,7 +86,8 @@ def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: flo
         shown = ImageOps.exif_transpose(again)
         if shown.mode != upright.mode or not np.array_equal(np.asarray(shown), expected):
             raise UnreadableImage("its metadata cannot be removed without a change of its pixels")
-        return Cleaned(stripped, suffix, tuple(boxes), tuple(sorted(dropped)), _views(shown)[0])
+        views = _views(shown)
+        return Cleaned(stripped, suffix, tuple(boxes), tuple(sorted(dropped)), views[0], tuple(views))
 
 
 def _opened(data: bytes, kind: str, max_megapixels: float) -> Image.Image:
@@ -207,8 +210,12 @@ def clean_tiff(data: bytes, find: FindBoxes, *, max_megapixels: float) -> Cleane
         same_pixels = all(np.array_equal(p.asarray(), a) for p, a in zip(again.pages, arrays, strict=True))
     if not same_pixels:
         raise UnreadableImage("its metadata cannot be removed without a change of its pixels")
-    preview = _tiff_views(arrays[0], described[0])[0]
-    return Cleaned(out.getvalue(), ".tif", tuple(sorted(boxes)), tuple(sorted(dropped)), preview)
+    views = [_tiff_views(array, layout)[0] for array, layout in zip(arrays, described, strict=True)]
+    sheet = []
+    for shape in dict.fromkeys(view.shape for view in views):
+        same_size = [view for view in views if view.shape == shape]
+        sheet += [np.maximum.reduce(same_size)] + ([np.minimum.reduce(same_size)] if len(same_size) > 1 else [])
+    return Cleaned(out.getvalue(), ".tif", tuple(sorted(boxes)), tuple(sorted(dropped)), views[0], tuple(sheet))
 
 
 SLIDE = (

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli.options import ConfigFile, Dates, MaskedText, Overrides, StudyPath, TextSearch, say, say_done
+from pellucid.cli.options import (
+    ConfigFile,
+    Dates,
+    MaskedText,
+    Overrides,
+    ShownImages,
+    StudyPath,
+    TextSearch,
+    say,
+    say_done,
+)
 
 
 def demo(
@@ -74,14 +84,26 @@ def deidentify(
     ] = "shift",
     retain_patient: Annotated[bool, typer.Option(help="Keep sex, age (at most 90), size and weight.")] = True,
     retain_device: Annotated[bool, typer.Option(help="Keep serial numbers and station names.")] = False,
+    show: Annotated[
+        ShownImages | None,
+        typer.Option(help="Images without masked text on the review sheet; default: as the last time, or a sample."),
+    ] = None,
+    reviewed_by: Annotated[
+        str | None,
+        typer.Option(help="Who has looked through the review sheet; certifies the DICOM files that it shows."),
+    ] = None,
 ) -> None:
     """Write a copy of a study without identifiers."""
     from pellucid.api.data_functions import deidentify_study
 
     done = deidentify_study(
         study, out, linkage, overrides or [], config=config, text=text, mask=mask, dates=dates,
-        retain_patient=retain_patient, retain_device=retain_device,
+        retain_patient=retain_patient, retain_device=retain_device, show=show,
+        reviewed_by=reviewed_by,
     )  # fmt: skip
+    if reviewed_by is not None:
+        say(f"review recorded: {done.certified} DICOM files now state BurnedInAnnotation NO and code 113101")
+        return
     how = (
         "read by OCR"
         if done.text == "ocr"

@@ -22,10 +22,11 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from pellucid.cohort.deidentify import deidentify_study
-from pellucid.cohort.deidentify.dicom import dicom_attributes
 from pellucid.cohort.deidentify.cleaning_settings import CleaningSettings
 from pellucid.cohort.deidentify.date_columns import moved, order_of
-from pellucid.cohort.deidentify.dicom.dicom_files import DicomOptions, clean_dicom
+from pellucid.cohort.deidentify.dicom import dicom_attributes
+from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
+from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
 from pellucid.cohort.deidentify.jpeg_segments import strip_jpeg, strip_jpeg2000
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.personal_columns import capped_ages, is_age, is_personal
