@@ -17,12 +17,20 @@ from numpy.typing import NDArray
 from pellucid.cohort.deidentify.cleaning_settings import CleaningSettings
 from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
 from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
-from pellucid.cohort.deidentify.file_owners import UNKNOWN_PATIENT, all_ids, patients_of_files, who_and_what
+from pellucid.cohort.deidentify.file_owners import (
+    UNKNOWN_PATIENT,
+    all_ids,
+    known_identifiers,
+    patients_of_files,
+    texts_of_patients,
+    who_and_what,
+)
 from pellucid.cohort.deidentify.header_columns import declared_facts, file_facts
 from pellucid.cohort.deidentify.human_review import record_review, refuse_unseen
 from pellucid.cohort.deidentify.linkage_file import Linkage, open_linkage
 from pellucid.cohort.deidentify.output_folder import open_output, refuse_output
 from pellucid.cohort.deidentify.output_table import refuse_personal, write_study, write_table
+from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.precheck import pass_gate
 from pellucid.cohort.deidentify.progress_records import (
     SUMS,
@@ -122,7 +130,8 @@ def deidentify_study(
         patient_of, without = patients_of_files(frame)
         if key.enrol(patient_of):
             key.save(new=False)  # before any file is written: no name may be lost
-        marks = file_marks(listing, patient_of, without, key, settings)
+        texts = texts_of_patients(study)
+        marks = file_marks(listing, patient_of, without, texts, key, settings)
         shown = show if show and reviewed_by is None else last_shown(work)
         whole = mark_of_all(study, marks, key, shown)
         records = read_records(work, out, key, marks)
@@ -138,7 +147,7 @@ def deidentify_study(
         workers = study.config.scan.workers
         with track("de-identifying", len(listing.image_ids), "files", progress) as advance:
             advance(len(listing.image_ids) - len(todo))
-            for stem, record in _clean_all(listing, todo, patient_of, without, key, settings, out, workers):
+            for stem, record in _clean_all(listing, todo, patient_of, without, texts, key, settings, out, workers):
                 records[stem] = record | {"mark": marks[stem]}
                 append_record(work, stem, records[stem])
                 advance(1)
@@ -173,6 +182,7 @@ def _clean_all(
     todo: list[str],
     patient_of: dict[str, str],
     without: dict[str, str],
+    texts: dict[str, tuple[str, ...]],
     key: Linkage,
     settings: CleaningSettings,
     out: Path,
@@ -185,6 +195,7 @@ def _clean_all(
             key.files[image_id],
             patient_of[image_id],
             without.get(image_id, ""),
+            texts.get(patient_of[image_id], ()),
             _only(key, patient_of[image_id]),
             settings,
             out,
@@ -206,6 +217,7 @@ def _clean_one(
     stem: str,
     patient: str,
     why_not: str,
+    texts: tuple[str, ...],
     key: Linkage,
     settings: CleaningSettings,
     out: Path,
@@ -219,9 +231,10 @@ def _clean_one(
             raise UnreadableImage(why_not or UNKNOWN_PATIENT)
         data = (root / image_id).read_bytes()
         pass_gate(root, image_id, data, settings.limits)
-        cleaned = clean_file(data, key, patient, settings, stem)
+        known = known_identifiers(image_id, patient, texts)
+        cleaned = clean_file(data, key, patient, settings, stem, known)
         facts = file_facts(
-            data, settings.facts, key, patient, keep_dates=settings.dicom.dates, max_megapixels=settings.max_megapixels
+            data, settings.facts, key, patient, known, dates=settings.dicom.dates, megapixels=settings.max_megapixels
         )
         seen = _faces(cleaned.preview)
     except Exception as error:  # whatever is wrong with one file costs that file, not the command
@@ -261,7 +274,9 @@ def _faces(pixels: NDArray[np.uint8]) -> int:
     return len(faces(pixels) or []) if coloured else 0
 
 
-def clean_file(data: bytes, key: Linkage, patient: str, settings: CleaningSettings, stem: str) -> Cleaned:
+def clean_file(
+    data: bytes, key: Linkage, patient: str, settings: CleaningSettings, stem: str, known: Identifiers
+) -> Cleaned:
     """One file of any kind, cleaned.
 
     Raises:
@@ -271,10 +286,10 @@ def clean_file(data: bytes, key: Linkage, patient: str, settings: CleaningSettin
     limit = settings.max_megapixels
 
     def find(views: Sequence[NDArray[np.uint8]], names: Iterable[str] = ()) -> list[Box]:
-        return settings.finder.boxes(views, [patient, *names])
+        return settings.finder.boxes(views, [patient, *known.readable, *names])
 
     if kind == "dicom":
-        return clean_dicom(data, find, key, patient, settings.dicom, max_megapixels=limit, stem=stem)
+        return clean_dicom(data, find, key, patient, settings.dicom, max_megapixels=limit, stem=stem, known=known)
     if kind == "tiff":
         return clean_tiff(data, find, max_megapixels=limit)
     if kind in {"jpeg", "png", "webp", "bmp", "gif"}:

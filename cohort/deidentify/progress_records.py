@@ -20,7 +20,12 @@ SUMS = "SHA256SUMS"
 
 
 def file_marks(
-    listing: Listing, patient_of: dict[str, str], without: dict[str, str], key: Linkage, settings: CleaningSettings
+    listing: Listing,
+    patient_of: dict[str, str],
+    without: dict[str, str],
+    texts: dict[str, tuple[str, ...]],
+    key: Linkage,
+    settings: CleaningSettings,
 ) -> dict[str, str]:
     """For each new file a mark of all that it is made from: another mark, and it is made again."""
     how = hashlib.sha256(settings.mark().encode()).hexdigest()
@@ -28,7 +33,7 @@ def file_marks(
     for image_id in listing.image_ids:
         status = (listing.root / image_id).stat()
         what = f"{image_id}\0{status.st_size}\0{status.st_mtime_ns}\0{patient_of[image_id]}\0{how}"
-        what += without.get(image_id, "")
+        what += without.get(image_id, "") + "\0".join(texts.get(patient_of[image_id], ()))
         found[key.files[image_id]] = key.digest("mark", what).hex()[:32]
     return found
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,18 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import ExplicitVRLittleEndian
 
+from pellucid.cohort.deidentify.coded_tails import unused_tail
 from pellucid.cohort.deidentify.dicom.dicom_display_check import refuse_other_display
 from pellucid.cohort.deidentify.dicom.dicom_headers import (
     DicomOptions,
     identifiers_in,
     kept_header,
     state_cleaning,
-    words_of,
 )
 from pellucid.cohort.deidentify.dicom.dicom_views import first_view, number_of_frames, search_views, sheet_views
-from pellucid.cohort.deidentify.jpeg_segments import strip_jpeg, strip_jpeg2000
+from pellucid.cohort.deidentify.jpeg_segments import scan_ends, strip_jpeg, strip_jpeg2000, tile_ends
 from pellucid.cohort.deidentify.linkage_file import Linkage
+from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.raster_files import SLIDE, Cleaned, FindBoxes
 from pellucid.cohort.deidentify.text_masking import fill
 from pellucid.cohort.identifiers.findings import dicom_findings
@@ -37,6 +39,7 @@ from pellucid.cohort.readers import UnreadableImage
 from pellucid.cohort.readers.whole_slide import WHOLE_SLIDE_SOP_CLASS
 
 _DISPLAY_GROUPS = frozenset({0x0008, 0x0020, 0x0028, 0x0048, 0x2050, 0x5200})
+_MOST_SEGMENTS = 16  # coded segments of a frame, each of which is decoded once more
 _LARGEST_BITS = 8 * 2**30  # of all frames together, decoded: four copies of them are held
 
 
@@ -49,6 +52,7 @@ def clean_dicom(
     *,
     max_megapixels: float,
     stem: str = "",
+    known: Identifiers | None = None,
 ) -> Cleaned:
     """Clean the header and mask burned-in text of one DICOM file.
 
@@ -63,6 +67,7 @@ def clean_dicom(
         options: of the standard.
         max_megapixels: a larger frame is not decoded.
         stem: new name of the file, by which one without a SOPInstanceUID is told from others.
+        known: what the table and the path say of the patient; compared with all texts that may stay.
 
     Raises:
         UnreadableImage: without a picture, damaged, of a kind that cannot be cleaned, or one that would be displayed
@@ -87,8 +92,8 @@ def clean_dicom(
         cleared = _without_unused_bits(raw, original)
         tampered, raw = not np.array_equal(raw, cleared), cleared
         before = raw.copy()
-        names = identifiers_in(original) | words_of(patient)
-        boxes = find(search_views(raw, photometric, original), names)
+        names = identifiers_in(original).also(known or Identifiers.of([patient]))
+        boxes = find(search_views(raw, photometric, original), names.readable)
         for frame in raw if number_of_frames(original) > 1 else raw[None]:
             fill(frame, boxes)
         cleaned = kept_header(original, linkage, patient, options, names)
@@ -96,7 +101,7 @@ def clean_dicom(
             own = str(original.file_meta.get("MediaStorageSOPInstanceUID", ""))
             cleaned.SOPInstanceUID = linkage.uid(own or f"SOPInstanceUID of {stem or hashlib.sha256(data).hexdigest()}")
         state_cleaning(cleaned, linkage, patient, options)
-        kept_stream = None if boxes or tampered else _stripped_stream(original)
+        kept_stream = None if boxes or tampered else _stripped_stream(original, raw)
         if kept_stream is None:
             _store_native(cleaned, raw, photometric)
             syntax = ExplicitVRLittleEndian
@@ -180,7 +185,7 @@ def _with_pixels(original: FileDataset, raw: NDArray[Any], photometric: str) -> 
         masked = Dataset()
         for tag in original.keys():  # noqa: SIM118 - a dataset iterates over elements, and converts each
             if tag.group in _DISPLAY_GROUPS:
-                masked.add(original[tag])
+                masked.add(DataElement(tag, original[tag].VR, original[tag].value))
         _store_native(masked, raw, photometric)
         masked.preamble = b"\0" * 128
         masked.file_meta = FileMetaDataset()
@@ -206,7 +211,7 @@ def _store_native(dataset: Dataset, raw: NDArray[Any], photometric: str) -> None
     dataset.add(DataElement(0x7FE00010, vr, plain + b"\0" * (len(plain) % 2)))
 
 
-def _stripped_stream(dataset: FileDataset) -> tuple[bytes, pydicom.uid.UID] | None:
+def _stripped_stream(dataset: FileDataset, raw: NDArray[Any]) -> tuple[bytes, pydicom.uid.UID] | None:
     """Compressed pixels with clean streams; None where they are better stored anew, uncompressed."""
     syntax = dataset.file_meta.TransferSyntaxUID
     jpeg = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70",
@@ -214,17 +219,45 @@ def _stripped_stream(dataset: FileDataset) -> tuple[bytes, pydicom.uid.UID] | No
     wavelet = {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.203"}
     if syntax not in jpeg | wavelet:
         return None
-    strip = strip_jpeg if syntax in jpeg else strip_jpeg2000
+    frames = raw if number_of_frames(dataset) > 1 else raw[None]
+    clean = []
     try:
-        return encapsulate(list(_clean_frames(dataset, strip))), syntax
-    except ValueError:
+        streams = generate_frames(dataset.PixelData, number_of_frames=len(frames))
+        for stream, pixels in zip(streams, frames, strict=True):
+            if syntax in jpeg:
+                bare = strip_jpeg(stream)
+                ends = scan_ends(bare)
+            else:
+                bare = strip_jpeg2000(stream)
+                ends = tile_ends(bare)
+            if ends is None or len(ends) > _MOST_SEGMENTS:
+                return None
+            if unused_tail(bare, ends, _decodes_to(dataset, pixels), n_bytes=2 if syntax in jpeg else 4):
+                return None
+            clean.append(bare + b"\0" * (len(bare) % 2))
+        return encapsulate(clean), syntax
+    except (ValueError, struct.error):
         return None
 
 
-def _clean_frames(dataset: FileDataset, strip: Any) -> Iterator[bytes]:
-    for frame in generate_frames(dataset.PixelData, number_of_frames=number_of_frames(dataset)):
-        clean = strip(frame)
-        yield clean + b"\0" * (len(clean) % 2)
+def _decodes_to(dataset: FileDataset, pixels: NDArray[Any]) -> Callable[[bytes], bool]:
+    """Whether a stream decodes to these pixels; one that cannot be decoded does not."""
+    one = Dataset()
+    for tag in dataset.keys():  # noqa: SIM118 - a dataset iterates over elements, and converts each
+        if tag.group == 0x0028:
+            one.add(DataElement(tag, dataset[tag].VR, dataset[tag].value))  # not shared: it is changed below
+    one.file_meta = dataset.file_meta
+    one.NumberOfFrames = 1
+
+    def same(stream: bytes) -> bool:
+        one.PixelData = encapsulate([stream + b"\0" * (len(stream) % 2)])
+        try:
+            decoded, _ = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(one, raw=True)
+        except Exception:
+            return False
+        return np.array_equal(decoded, pixels)
+
+    return same
 
 
 def _written(dataset: Dataset, syntax: pydicom.uid.UID) -> bytes:

@@ -11,18 +11,32 @@ from datetime import date, timedelta
 from typing import Any
 
 import pydicom
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import UID_dictionary
 
 from pellucid.cohort.deidentify.dicom import dicom_attributes
+from pellucid.cohort.deidentify.dicom.colour_tables import TABLES, table_value
+from pellucid.cohort.deidentify.dicom.defined_terms import is_defined, meaning_of
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.text_masking import plain_text
+from pellucid.cohort.deidentify.patient_identifiers import Identifiers
+from pellucid.cohort.deidentify.technical_texts import is_version, may_stay
+from pellucid.cohort.identifiers.findings import attribute_kind
 
-PUBLIC_SCHEMES = frozenset({"DCM", "SCT", "SRT", "SNM3", "UCUM", "FMA", "RADLEX", "LN", "NDC", "MA", "UBERON"})
-_DICOM_ROOT = "1.2.840.10008."  # UIDs that the standard itself gives out name kinds of things, not things
-# Not DS and IS: a number that decides how the picture looks may well be the number that somebody has as an id.
 _TEXT_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+_BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+_NAMING = frozenset(
+    {"dicom_name", "dicom_id", "dicom_address", "dicom_physician", "dicom_operator", "dicom_institution"}
+)
+_CODED = frozenset({"CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"})
+_MAKE = frozenset({"Manufacturer", "ManufacturerModelName"})
+# A number that decides how the image looks may well be the number that somebody has as an id.
+_DISPLAY_NUMBERS = frozenset({0x0028})
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_LONG_NUMBER = 6
+_LONGEST_NUMBER = 8  # bytes
 _IMAGE_TYPES = frozenset({"ImageType", "FrameType"})
 _PER_FRAME = "PerFrameFunctionalGroupsSequence"
 _OLDEST_SHOWN = 90
@@ -44,34 +58,52 @@ class DicomOptions:
     retain_device: bool = False  # serial number, station and detector as they are; False: a keyed name for each
 
 
-def identifiers_in(dataset: Dataset) -> set[str]:
-    """Words of names and ids in the file itself: a kept text that holds one of them goes after all."""
-    found: set[str] = set()
-    for element in dataset.iterall():
-        by_name = element.VR == "PN" or element.keyword in {
-            "PatientID", "OtherPatientIDs", "AccessionNumber", "IssuerOfPatientID", "PatientTelephoneNumbers",
-            "PatientAddress", "InstitutionName", "MedicalRecordLocator", "AdmissionID", "StudyID",
-        }  # fmt: skip
-        if by_name and element.value:
-            found |= words_of(str(element.value))
-    return found
+def identifiers_in(dataset: Dataset) -> Identifiers:
+    """What names people in the file: names, ids, addresses, dates, at any depth."""
+    texts: list[str] = []
+    days: list[str] = []
+
+    def walk(part: Dataset) -> None:
+        for tag in part.keys():  # noqa: SIM118 - a dataset iterates over elements, and converts each
+            kind = attribute_kind(int(tag))[0]
+            try:
+                element = part[tag]
+            except Exception:
+                continue
+            if element.VR == "SQ":
+                for item in element.value or ():
+                    walk(item)
+            elif element.VR in {"DA", "DT"}:
+                days.extend(str(value)[:10] for value in _values(element.value))
+            elif element.VR == "PN" or (kind in _NAMING and element.VR in _TEXT_VRS):
+                texts.extend(str(value) for value in _values(element.value))
+
+    walk(dataset)
+    return Identifiers.of(texts, days)
 
 
-def words_of(identifier: str) -> set[str]:
-    """An identifier, its words, and itself without what divides them; short ones stand anywhere by chance."""
-    whole = plain_text(identifier)
-    return {word for word in (whole, *whole.split(), whole.replace(" ", "")) if len(word) >= 4}
+def header_identifiers(data: bytes) -> Identifiers:
+    """The identifiers in the header of a DICOM file; none where it cannot be parsed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return identifiers_in(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True))
+        except Exception:
+            return Identifiers.of([])
 
 
-def kept_header(
-    source: Dataset, linkage: Linkage, patient: str, options: DicomOptions, identifiers: set[str]
-) -> Dataset:
-    """A new dataset with the attributes that stay; sequences are walked with the same list."""
+def kept_header(source: Dataset, linkage: Linkage, patient: str, options: DicomOptions, names: Identifiers) -> Dataset:
+    """A new dataset with the attributes that stay; sequences are walked with the same list.
+
+    An attribute whose value representation is not that of the dictionary, or whose value does not follow it, goes:
+    bytes where a number belongs may be anything.
+
+    Raises:
+        UnreadableImage: a colour profile that cannot be rebuilt.
+    """
     stay, uids = dicom_attributes.tags(dicom_attributes.KEPT), dicom_attributes.tags(dicom_attributes.UIDS)
-    dates, device = (
-        dicom_attributes.tags(dicom_attributes.DATES),
-        dicom_attributes.tags(dicom_attributes.DEVICE_IDENTITY),
-    )
+    dates = dicom_attributes.tags(dicom_attributes.DATES)
+    device = dicom_attributes.tags(dicom_attributes.DEVICE_IDENTITY)
     person = dicom_attributes.tags(dicom_attributes.PATIENT) if options.retain_patient else frozenset()
     empty = dicom_attributes.tags(dicom_attributes.EMPTY)
     out = Dataset()
@@ -79,10 +111,16 @@ def kept_header(
         number = int(tag)
         if number not in stay | uids | dates | device | person | empty:
             continue
-        element = source[tag]
         if number in empty:
-            out.add(DataElement(tag, element.VR, ""))
-        elif number in uids or element.VR == "UI":
+            out.add(DataElement(tag, dictionary_VR(tag), ""))
+            continue
+        try:
+            element = source[tag]
+        except Exception:
+            continue
+        if element.VR not in {dictionary_VR(tag), *dictionary_VR(tag).split(" or ")}:
+            continue
+        if element.VR == "UI":
             out.add(DataElement(tag, "UI", _each(element.value, lambda uid: _uid(str(uid), linkage))))
         elif number in dates:
             moved = _each(element.value, lambda day: _shifted(str(day), linkage, patient)) if options.dates else ""
@@ -91,19 +129,65 @@ def kept_header(
             hidden = _each(element.value, lambda text: linkage.name("device", str(text), "D") if str(text) else "")
             out.add(DataElement(tag, element.VR, hidden))
         elif element.VR == "SQ":
-            items = [
-                kept_header(item, linkage, patient, options, identifiers) for item in element.value if _public(item)
-            ]
+            items = [_item(item, linkage, patient, options, names) for item in element.value or ()]
             if any(len(item) for item in items):
                 numbered = element.keyword == _PER_FRAME  # the item's place is the frame's number
                 out.add(DataElement(tag, "SQ", DicomSequence([item for item in items if len(item) or numbered])))
+        elif element.keyword == "StackID" and not re.fullmatch(r"\d{1,3}", str(element.value or "0")):
+            out.add(DataElement(tag, element.VR, linkage.name("stack", str(element.value), "S")))
         elif element.keyword in _IMAGE_TYPES:
             out.add(DataElement(tag, "CS", _each(element.value, _defined_type)))
         elif element.keyword == "PatientAge":
             out.add(DataElement(tag, "AS", _each(element.value, lambda age: _capped(str(age)))))
-        elif element.VR not in _TEXT_VRS or not _tells(element.value, identifiers):
+        elif element.VR in _BYTES or element.keyword in TABLES:
+            out.add(DataElement(tag, element.VR, table_value(element, source)))
+        elif all(_proper(value, element, names) for value in _values(element.value)):
             out.add(DataElement(tag, element.VR, element.value))
     return out
+
+
+def _item(item: Dataset, linkage: Linkage, patient: str, options: DicomOptions, names: Identifiers) -> Dataset:
+    """An item of a sequence; a coded one only with a code of the standard's tables, and with the meaning from there."""
+    if "CodeValue" not in item and "CodeMeaning" not in item:
+        return kept_header(item, linkage, patient, options, names)
+    scheme, code = str(item.get("CodingSchemeDesignator", "")).strip(), str(item.get("CodeValue", "")).strip()
+    meaning = meaning_of(scheme, code)
+    if not meaning:
+        return Dataset()
+    kept = kept_header(item, linkage, patient, options, names)
+    kept.CodeValue, kept.CodingSchemeDesignator, kept.CodeMeaning = code, scheme, meaning[:64]
+    return kept
+
+
+def _proper(value: Any, element: DataElement, names: Identifiers) -> bool:
+    """Whether one value follows its value representation and names nobody."""
+    if element.VR in {"DS", "IS"}:
+        text = str(getattr(value, "original_string", value)).strip()
+        display = element.tag.group in _DISPLAY_NUMBERS
+        return bool(_NUMBER.fullmatch(text)) and (display or not _is_number_of(text, names))
+    if element.VR in _TEXT_VRS:
+        text = str(value).strip()
+        if element.VR == "CS":
+            return is_defined(text)
+        if element.keyword in _CODED:
+            return False  # written from the table of codes
+        if element.keyword in _MAKE or element.tag in dicom_attributes.tags(dicom_attributes.DEVICE_IDENTITY):
+            return may_stay(text, names)
+        return is_version(text, names)
+    return isinstance(value, (int, float)) or (isinstance(value, bytes) and len(value) <= _LONGEST_NUMBER)
+
+
+def _is_number_of(text: str, names: Identifiers) -> bool:
+    """Whether a number of six or more digits is an id or a date of the patient."""
+    digits = re.sub(r"\D", "", text).rstrip("0") or "0"
+    known = {word.rstrip("0") for word in names.parts | names.days if word.isdigit()}
+    return len(digits) >= _LONG_NUMBER and digits in known
+
+
+def _values(value: Any) -> Sequence[Any]:
+    if value is None or value == "":
+        return ()
+    return value if isinstance(value, (pydicom.multival.MultiValue, list, tuple)) else (value,)
 
 
 def _each(value: Any, change: Any) -> Any:
@@ -118,7 +202,8 @@ def _defined_type(term: str) -> str:
 
 
 def _uid(uid: str, linkage: Linkage) -> str:
-    return uid if not uid or uid.startswith(_DICOM_ROOT) else linkage.uid(uid)
+    """A UID of the standard's own list, or a keyed one; below the standard's root anybody can write anything."""
+    return uid if not uid or uid in UID_dictionary else linkage.uid(uid)
 
 
 def _shifted(day: str, linkage: Linkage, patient: str) -> str:
@@ -135,17 +220,6 @@ def _capped(age: str) -> str:
     if match is None:
         return ""
     return "090Y" if match[2] == "Y" and int(match[1]) > _OLDEST_SHOWN - 1 else match[0]
-
-
-def _public(item: Dataset) -> bool:
-    """A coded word from a scheme of a hospital's own may say anything."""
-    return "CodeValue" not in item or str(item.get("CodingSchemeDesignator", "")).strip() in PUBLIC_SCHEMES
-
-
-def _tells(value: Any, identifiers: set[str]) -> bool:
-    values: Sequence[Any] = value if isinstance(value, pydicom.multival.MultiValue) else [value]
-    words = {word for v in values for word in (plain_text(str(v)), *plain_text(str(v)).split())}
-    return not words.isdisjoint(identifiers)
 
 
 def state_cleaning(dataset: Dataset, linkage: Linkage, patient: str, options: DicomOptions) -> None:
