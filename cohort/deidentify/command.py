@@ -103,7 +103,8 @@ def deidentify_study(
         study: originals are only read.
         out: a new folder, or one that this command has made.
         linkage: where the key lies, and who is who; made if it is not there.
-        text: how burned-in text is found: read by OCR (extra `privacy`), or by its form; auto: OCR if it is installed.
+        text: how burned-in text is found: read by OCR (`ocr`, `auto`; extra `privacy`), or known by its form (`lines`,
+            which misses more, and is used only if it is asked for).
         mask: all text, or (with OCR) only what holds an identifier, a date, a long number, or is hard to read.
         dates: shifted by −365 to −1 days, the same for all dates of a patient; or removed.
         retain_patient: keep sex, age (at most 90), size and weight of DICOM headers.
@@ -159,9 +160,13 @@ def deidentify_study(
 def _settings(
     study: Study, text: str, mask: Literal["all", "identifying"], dates: str, retain_patient: bool, retain_device: bool
 ) -> CleaningSettings:
-    if text == "ocr" and not ocr.available():
-        raise UserError("text=ocr needs rapidocr: install pellucid[privacy], or take text=lines")
-    how: Literal["ocr", "lines"] = "ocr" if text == "ocr" or (text == "auto" and ocr.available()) else "lines"
+    if text != "lines" and not ocr.available():
+        raise UserError(
+            f"text={text} needs OCR, which is not installed: install pellucid[privacy]. Without it, ask for text=lines "
+            "by name: it knows text by its shape only, misses text of one or two characters, on a busy background, "
+            "rotated or handwritten, and each image must be checked by a person"
+        )
+    how: Literal["ocr", "lines"] = "lines" if text == "lines" else "ocr"
     if mask == "identifying" and how == "lines":
         raise UserError(
             "mask=identifying needs text that can be read: install pellucid[privacy], or let mask=all mask every text"

@@ -63,7 +63,7 @@ def deidentify_study(
         study, overrides, config: as for `scan_study`.
         out: folder of the copy: a new one, or one that this function has made.
         linkage: file that maps research ids back to patients; outside the study and the copy; created if missing.
-        text: how burned-in text is found: read by OCR, or by its shape (`lines`); auto: OCR if it is installed.
+        text: how burned-in text is found: read by OCR, or by its shape (`lines`, only if asked for); auto: OCR.
         mask: all text, or (with OCR) only text that may identify.
         dates: shift all dates of a patient by the same number of days, or remove them.
         retain_patient: keep sex, age (at most 90), size and weight.

@@ -76,7 +76,7 @@ def deidentify(
     overrides: Overrides = None,
     config: ConfigFile = None,
     text: Annotated[
-        TextSearch, typer.Option(help="How to find burned-in text: by OCR, by its shape (lines), or OCR if installed.")
+        TextSearch, typer.Option(help="How to find burned-in text: by OCR (auto), or by its shape (lines).")
     ] = "auto",
     mask: Annotated[MaskedText, typer.Option(help="Mask all text, or (OCR only) text that may identify.")] = "all",
     dates: Annotated[
@@ -107,7 +107,7 @@ def deidentify(
     how = (
         "read by OCR"
         if done.text == "ocr"
-        else "found by its shape, not read; pellucid[privacy] adds OCR, which finds more"
+        else "found by its shape, not read: short, rotated, handwritten and faint text is missed; check every image"
     )
     say(f"  {done.written} files written, {done.masked} of them with masked text ({how}); {done.refused} refused")
     say(f"deidentify: {'already done, nothing to do' if done.already_done else 'done'} → {done.path}")
