@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-from pellucid.cohort.deidentify.dicom_files import DicomOptions
+from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
 from pellucid.cohort.deidentify.text_masking import TextFinder
 from pellucid.cohort.study import ScanConfig
 

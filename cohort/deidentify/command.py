@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,23 +14,38 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pellucid.cohort.deidentify.cleaning_settings import SCHEMA, CleaningSettings
-from pellucid.cohort.deidentify.dicom_files import DicomOptions, clean_dicom
-from pellucid.cohort.deidentify.file_owners import UNKNOWN_PATIENT, all_ids, patients_of_files, who_and_what
+from pellucid.cohort.deidentify.cleaning_settings import CleaningSettings
+from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
+from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
+from pellucid.cohort.deidentify.file_owners import (
+    UNKNOWN_PATIENT,
+    all_ids,
+    known_identifiers,
+    patients_of_files,
+    texts_of_patients,
+    who_and_what,
+)
 from pellucid.cohort.deidentify.header_columns import declared_facts, file_facts
+from pellucid.cohort.deidentify.human_review import record_review, refuse_unseen
 from pellucid.cohort.deidentify.linkage_file import Linkage, open_linkage
+from pellucid.cohort.deidentify.output_folder import open_output, refuse_output
 from pellucid.cohort.deidentify.output_table import refuse_personal, write_study, write_table
+from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.precheck import pass_gate
 from pellucid.cohort.deidentify.progress_records import (
     SUMS,
     WORK_FOLDER,
+    append_record,
     file_marks,
     finished_output,
+    last_shown,
     mark_of_all,
     read_records,
+    write_finished,
+    write_sums,
 )
 from pellucid.cohort.deidentify.raster_files import Cleaned, clean_raster, clean_tiff
-from pellucid.cohort.deidentify.review_sheet import shown_unmasked, thumbnail, write_review
+from pellucid.cohort.deidentify.review_sheet import complete_thumbnails, shown_stems, store_thumbnails, write_review
 from pellucid.cohort.deidentify.text_masking import TextFinder
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import ocr
@@ -39,9 +53,8 @@ from pellucid.cohort.identifiers.faces import faces
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.intake.file_listing import Listing, list_images
 from pellucid.cohort.progress import track
-from pellucid.cohort.readers import UnreadableImage, read_image, sniff
-from pellucid.cohort.runs.atomic_files import atomic_path, exclusive, write_json
-from pellucid.cohort.runs.checksums import sha256_file
+from pellucid.cohort.readers import UnreadableImage, sniff
+from pellucid.cohort.runs.atomic_files import atomic_path, exclusive
 from pellucid.cohort.study import Study
 
 
@@ -54,6 +67,7 @@ class Deidentified:
         already_done: nothing was left to do.
         written, masked, refused: numbers of files.
         text: how burned-in text was looked for, `ocr` or `lines`.
+        certified: files that state, after a review, that their pixels are clean.
     """
 
     path: Path
@@ -62,6 +76,7 @@ class Deidentified:
     masked: int
     refused: int
     text: str
+    certified: int = 0
 
 
 def deidentify_study(
@@ -74,6 +89,8 @@ def deidentify_study(
     dates: Literal["shift", "remove"] = "shift",
     retain_patient: bool = True,
     retain_device: bool = False,
+    show: Literal["sample", "all"] | None = None,
+    reviewed_by: str | None = None,
     progress: bool = True,
 ) -> Deidentified:
     """Write a copy of a study that names nobody.
@@ -86,11 +103,15 @@ def deidentify_study(
         study: originals are only read.
         out: a new folder, or one that this command has made.
         linkage: where the key lies, and who is who; made if it is not there.
-        text: how burned-in text is found: read by OCR (extra `privacy`), or by its form; auto: OCR if it is installed.
+        text: how burned-in text is found: read by OCR (`ocr`, `auto`; extra `privacy`), or known by its form (`lines`,
+            which misses more, and is used only if it is asked for).
         mask: all text, or (with OCR) only what holds an identifier, a date, a long number, or is hard to read.
         dates: shifted by −365 to −1 days, the same for all dates of a patient; or removed.
         retain_patient: keep sex, age (at most 90), size and weight of DICOM headers.
         retain_device: keep serial number, station and detector; otherwise each becomes a keyed name.
+        show: images without masked text on the review sheet: a sample of 60, or all; None: as the last time.
+        reviewed_by: who has looked through the sheet of this output; DICOM files that it shows then state
+            BurnedInAnnotation NO and Clean Pixel Data (113101). Nothing else is done.
         progress: show how far it is.
 
     Raises:
@@ -98,96 +119,67 @@ def deidentify_study(
             column that names people, or anything that a scan would refuse about the table.
     """
     settings = _settings(study, text, mask, dates, retain_patient, retain_device)
-    _refuse_out(study, out, linkage)
+    refuse_output(study, out, linkage)
     key = open_linkage(linkage, study, out)
     listing = list_images(study)
     frame, _ = who_and_what(study, listing)
     refuse_personal(study, frame, keep_dates=settings.dicom.dates)
     if settings.finder.mask == "identifying":
         settings = replace(settings, finder=replace(settings.finder, everyone=all_ids(frame)))
-    work = _open_output(out, key)
+    work = open_output(out, key)
     with exclusive(work / "lock", str(out)):
         patient_of, without = patients_of_files(frame)
         if key.enrol(patient_of):
             key.save(new=False)  # before any file is written: no name may be lost
-        marks = file_marks(listing, patient_of, without, key, settings)
-        whole = mark_of_all(study, marks, key)
+        texts = texts_of_patients(study)
+        marks = file_marks(listing, patient_of, without, texts, key, settings)
+        shown = show if show and reviewed_by is None else last_shown(work)
+        whole = mark_of_all(study, marks, key, shown)
         records = read_records(work, out, key, marks)
-        if len(records) == len(listing.image_ids) and finished_output(out, work, whole, records):
+        finished = len(records) == len(listing.image_ids) and finished_output(out, work, whole, records)
+        if reviewed_by is not None:
+            refuse_unseen(out, reviewed_by, finished=finished)
+            record_review(out, work, key, records, reviewed_by, shown)
+            return _outcome(out, False, records, settings)
+        if finished:
             return _outcome(out, True, records, settings)
         (out / SUMS).unlink(missing_ok=True)
         todo = [image_id for image_id in listing.image_ids if key.files[image_id] not in records]
+        workers = study.config.scan.workers
         with track("de-identifying", len(listing.image_ids), "files", progress) as advance:
             advance(len(listing.image_ids) - len(todo))
-            with (work / "records.jsonl").open("a", encoding="utf-8") as log:
-                for stem, record in _clean_all(
-                    listing, todo, patient_of, without, key, settings, out, study.config.scan.workers
-                ):
-                    records[stem] = record | {"mark": marks[stem]}
-                    log.write(json.dumps({"stem": stem, **records[stem]}) + "\n")
-                    log.flush()
-                    advance(1)
-        _finish(study, out, work, key, frame, records, settings)
-        write_json(work / "finished.json", {"mark": whole})
+            for stem, record in _clean_all(listing, todo, patient_of, without, texts, key, settings, out, workers):
+                records[stem] = record | {"mark": marks[stem]}
+                append_record(work, stem, records[stem])
+                advance(1)
+        _finish(study, out, work, key, frame, records, settings, shown)
+        write_finished(work, whole, shown)
     return _outcome(out, False, records, settings)
 
 
 def _settings(
     study: Study, text: str, mask: Literal["all", "identifying"], dates: str, retain_patient: bool, retain_device: bool
 ) -> CleaningSettings:
-    if text == "ocr" and not ocr.available():
-        raise UserError("text=ocr needs rapidocr: install pellucid[privacy], or take text=lines")
-    how: Literal["ocr", "lines"] = "ocr" if text == "ocr" or (text == "auto" and ocr.available()) else "lines"
+    if text != "lines" and not ocr.available():
+        raise UserError(
+            f"text={text} needs OCR, which is not installed: install pellucid[privacy]. Without it, ask for text=lines "
+            "by name: it knows text by its shape only, misses text of one or two characters, on a busy background, "
+            "rotated or handwritten, and each image must be checked by a person"
+        )
+    how: Literal["ocr", "lines"] = "lines" if text == "lines" else "ocr"
     if mask == "identifying" and how == "lines":
         raise UserError(
             "mask=identifying needs text that can be read: install pellucid[privacy], or let mask=all mask every text"
         )
-    options = DicomOptions(dates == "shift", retain_patient, retain_device, pixels_read=how == "ocr")
+    options = DicomOptions(dates == "shift", retain_patient, retain_device)
     facts, limits = tuple(declared_facts(study)), study.config.scan
     return CleaningSettings(TextFinder(how, mask), options, limits.max_megapixels, facts, limits)
 
 
-def _refuse_out(study: Study, out: Path, linkage: Path) -> None:
-    """Refuse a wrong output before a linkage file is made: a secret key that belongs to nothing is one too many."""
-    real = out.resolve()
-    for what, folder in (("the folder of the images", study.image_root), ("the analysis folder", study.analysis)):
-        if real.is_relative_to(folder):
-            raise UserError(f"{out}: the output may not lie in {what} ({folder}): name a folder outside of it")
-    for what, inside in (("study.yaml", study.path), ("the images", study.image_root)):
-        if inside.resolve().is_relative_to(real):
-            raise UserError(f"{out}: holds {what} of the study itself: name a new folder")
-    if real.exists() and not real.is_dir():
-        raise UserError(f"{out}: is a file: name a new folder")
-    if real.is_dir() and any(real.iterdir()) and not (real / WORK_FOLDER).is_dir():
-        raise UserError(f"{out}: is not empty, and not made by `pellucid deidentify`: name a new folder")
-    if (real / WORK_FOLDER / "output.json").is_file() and not linkage.exists():
-        raise UserError(
-            f"{linkage}: is not there, and {out} was made with a linkage file: name that one, or a new folder "
-            "(patients would get second names here)"
-        )
-
-
-def _open_output(out: Path, key: Linkage) -> Path:
-    """The folder of what is done already; binds the output to its linkage file."""
-    work = out / WORK_FOLDER
-    check = key.digest("output", "belongs to this linkage file").hex()
-    if (work / "output.json").is_file():
-        known = json.loads((work / "output.json").read_text(encoding="utf-8"))
-        if known["check"] != check:
-            raise UserError(
-                f"{out}: was made with another linkage file: name that one, or a new folder (patients would get second "
-                "names here)"
-            )
-        return work
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(work / "output.json", {"schema": SCHEMA, "check": check})
-    return work
-
-
 def _outcome(out: Path, done: bool, records: dict[str, dict[str, Any]], settings: CleaningSettings) -> Deidentified:
     good = [r for r in records.values() if r["status"] == "ok"]
-    masked = sum(bool(r["boxes"]) for r in good)
-    return Deidentified(out, done, len(good), masked, len(records) - len(good), settings.finder.how)
+    masked, certified = (sum(bool(r.get(name)) for r in good) for name in ("boxes", "certified"))
+    return Deidentified(out, done, len(good), masked, len(records) - len(good), settings.finder.how, certified)
 
 
 def _clean_all(
@@ -195,6 +187,7 @@ def _clean_all(
     todo: list[str],
     patient_of: dict[str, str],
     without: dict[str, str],
+    texts: dict[str, tuple[str, ...]],
     key: Linkage,
     settings: CleaningSettings,
     out: Path,
@@ -207,6 +200,7 @@ def _clean_all(
             key.files[image_id],
             patient_of[image_id],
             without.get(image_id, ""),
+            texts.get(patient_of[image_id], ()),
             _only(key, patient_of[image_id]),
             settings,
             out,
@@ -228,6 +222,7 @@ def _clean_one(
     stem: str,
     patient: str,
     why_not: str,
+    texts: tuple[str, ...],
     key: Linkage,
     settings: CleaningSettings,
     out: Path,
@@ -241,41 +236,41 @@ def _clean_one(
             raise UnreadableImage(why_not or UNKNOWN_PATIENT)
         data = (root / image_id).read_bytes()
         pass_gate(root, image_id, data, settings.limits)
-        cleaned = clean_file(data, key, patient, settings, stem)
-    except UnreadableImage as reason:
-        return stem, {"status": "refused", "reason": str(reason), "boxes": [], "removed": []}
-    except OSError as error:
-        reason_text = f"the file cannot be opened ({type(error).__name__})"
-        return stem, {"status": "refused", "reason": reason_text, "boxes": [], "removed": []}
-    except MemoryError:
-        return stem, {
-            "status": "refused",
-            "reason": "the picture does not fit in memory",
-            "boxes": [],
-            "removed": [],
-        }
+        known = known_identifiers(image_id, patient, texts)
+        cleaned = clean_file(data, key, patient, settings, stem, known)
+        facts = file_facts(
+            data, settings.facts, key, patient, known, dates=settings.dicom.dates, megapixels=settings.max_megapixels
+        )
+        seen = _faces(cleaned.preview)
+    except Exception as error:  # whatever is wrong with one file costs that file, not the command
+        return stem, {"status": "refused", "reason": _reason(error), "boxes": [], "removed": []}
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target.with_name(target.name + cleaned.suffix)) as temporary:
         temporary.write_bytes(cleaned.data)
+    sha256 = hashlib.sha256(cleaned.data).hexdigest()
     if cleaned.boxes:
-        _store_thumbnail(out, stem, thumbnail(cleaned.preview, cleaned.boxes))
+        store_thumbnails(out / WORK_FOLDER / "thumbs", sha256, cleaned.sheet, cleaned.boxes)
     return stem, {
         "status": "ok",
         "reason": "",
         "file": stem + cleaned.suffix,
-        "sha256": hashlib.sha256(cleaned.data).hexdigest(),
+        "sha256": sha256,
         "boxes": [list(box) for box in cleaned.boxes],
         "removed": list(cleaned.removed),
-        "faces": _faces(cleaned.preview),
-        "facts": file_facts(
-            data,
-            settings.facts,
-            key,
-            patient,
-            keep_dates=settings.dicom.dates,
-            max_megapixels=settings.max_megapixels,
-        ),
+        "faces": seen,
+        "facts": facts,
     }
+
+
+def _reason(error: Exception) -> str:
+    """Why a file was refused; never the text of an unexpected error, which may hold what the header holds."""
+    if isinstance(error, UnreadableImage):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"the file cannot be opened ({type(error).__name__})"
+    if isinstance(error, MemoryError):
+        return "the image does not fit in memory"
+    return f"it cannot be cleaned: an unexpected error in its header or pixels ({type(error).__name__})"
 
 
 def _faces(pixels: NDArray[np.uint8]) -> int:
@@ -284,7 +279,9 @@ def _faces(pixels: NDArray[np.uint8]) -> int:
     return len(faces(pixels) or []) if coloured else 0
 
 
-def clean_file(data: bytes, key: Linkage, patient: str, settings: CleaningSettings, stem: str) -> Cleaned:
+def clean_file(
+    data: bytes, key: Linkage, patient: str, settings: CleaningSettings, stem: str, known: Identifiers
+) -> Cleaned:
     """One file of any kind, cleaned.
 
     Raises:
@@ -294,22 +291,15 @@ def clean_file(data: bytes, key: Linkage, patient: str, settings: CleaningSettin
     limit = settings.max_megapixels
 
     def find(views: Sequence[NDArray[np.uint8]], names: Iterable[str] = ()) -> list[Box]:
-        return settings.finder.boxes(views, [patient, *names])
+        return settings.finder.boxes(views, [patient, *known.readable, *names])
 
     if kind == "dicom":
-        return clean_dicom(data, find, key, patient, settings.dicom, max_megapixels=limit, stem=stem)
+        return clean_dicom(data, find, key, patient, settings.dicom, max_megapixels=limit, stem=stem, known=known)
     if kind == "tiff":
         return clean_tiff(data, find, max_megapixels=limit)
     if kind in {"jpeg", "png", "webp", "bmp", "gif"}:
         return clean_raster(data, kind, find, max_megapixels=limit)
     raise UnreadableImage("the content is not an image of a kind that can be cleaned")
-
-
-def _store_thumbnail(out: Path, stem: str, encoded: str) -> None:
-    folder = out / WORK_FOLDER / "thumbs"
-    folder.mkdir(exist_ok=True)
-    with atomic_path(folder / f"{stem.rpartition('/')[2]}.txt") as temporary:
-        temporary.write_text(encoded, encoding="ascii")
 
 
 def _finish(
@@ -320,6 +310,7 @@ def _finish(
     frame: pd.DataFrame,
     records: dict[str, dict[str, Any]],
     settings: CleaningSettings,
+    show: str,
 ) -> None:
     """Table, study.yaml, review sheet and checksums; what belongs to no file of the study any more goes."""
     good = {stem: r for stem, r in records.items() if r["status"] == "ok"}
@@ -338,19 +329,9 @@ def _finish(
     facts = {stem_of[stem]: r["facts"] for stem, r in good.items()}
     write_table(out / "clinical.csv", study, frame, new_file, facts, key, keep_dates=settings.dicom.dates)
     write_study(out / "study.yaml", study, key)
-    for stem in shown_unmasked(stem for stem, r in good.items() if not r["boxes"]):
-        try:
-            preview = read_image((out / "raw" / good[stem]["file"]).read_bytes()).pixels
-        except UnreadableImage:
-            continue  # the sheet then shows its name without a picture
-        _store_thumbnail(out, stem, thumbnail(preview, ()))
-    for old in out.glob("review*.html"):
-        old.unlink()
-    write_review(out, records, _facts(settings), work / "thumbs")
-    lines = [f"{r['sha256']}  raw/{r['file']}" for r in good.values()]
-    lines += [f"{sha256_file(p)}  {p.name}" for p in sorted(out.iterdir()) if p.is_file() and p.name != SUMS]
-    with atomic_path(out / SUMS) as temporary:
-        temporary.write_text("\n".join(sorted(lines, key=lambda line: line[66:])) + "\n", encoding="utf-8")
+    complete_thumbnails(out, work / "thumbs", records, shown_stems(records, show))
+    write_review(out, records, _facts(settings), work / "thumbs", show)
+    write_sums(out, records)
 
 
 def _facts(settings: CleaningSettings) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 import pydicom
 
+from pellucid.cohort.deidentify.dicom.defined_terms import is_defined
+from pellucid.cohort.deidentify.patient_identifiers import Identifiers
+from pellucid.cohort.deidentify.personal_columns import is_personal
 from pellucid.cohort.deidentify.text_masking import plain_text
 from pellucid.cohort.intake.file_listing import Listing
 from pellucid.cohort.manifest.cell_values import as_text
@@ -16,6 +20,7 @@ from pellucid.cohort.manifest.row_matching import patients_of_images
 from pellucid.cohort.manifest.table_file import study_table
 from pellucid.cohort.study import FromDicom, Study
 
+_SHORTEST_PATH_WORD = 4
 UNKNOWN_PATIENT = "its patient is not known"
 SEVERAL_PATIENTS = "the table gives its frames to different patients: correct it, or divide the file"
 
@@ -82,6 +87,33 @@ def patients_of_files(frame: pd.DataFrame) -> tuple[dict[str, str], dict[str, st
         if len(known) != 1:
             reasons[str(file)] = SEVERAL_PATIENTS if known else UNKNOWN_PATIENT
     return patients, reasons
+
+
+def texts_of_patients(study: Study) -> dict[str, tuple[str, ...]]:
+    """What the table says of each patient in columns of names, numbers, birth dates and addresses, declared or not.
+
+    Returns:
+        Cells by the patient's id; empty where the table has no column of patients.
+    """
+    rule = study.config.patient
+    column = rule if isinstance(rule, str) else getattr(rule, "column", None)
+    if study.table is None or not column or column == "none":
+        return {}
+    table = read_table(study.table, [column])
+    personal = [name for name in table.columns if name != column and is_personal(str(name))]
+    found: dict[str, set[str]] = {}
+    for name in personal:
+        for patient, cell in zip(as_text(table[column]), as_text(table[name]), strict=True):
+            if patient is not None and cell is not None:
+                found.setdefault(str(patient), set()).add(str(cell))
+    return {patient: tuple(sorted(cells)) for patient, cells in found.items()}
+
+
+def known_identifiers(image_id: str, patient: str, texts: tuple[str, ...]) -> Identifiers:
+    """The patient's own id, what the table says of the patient, and the words of the file's path."""
+    folders = re.split(r"[/._\s-]+", image_id.rpartition(".")[0])
+    words = [word for word in folders if len(word) >= _SHORTEST_PATH_WORD and not is_defined(word)]
+    return Identifiers.of([patient, *texts, *words], texts)
 
 
 def _header_patient(path: Path) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any
 
 import pandas as pd
 
+from pellucid.cohort.deidentify.dicom.defined_terms import is_defined
+from pellucid.cohort.deidentify.dicom.dicom_headers import header_identifiers
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.text_masking import plain_text
+from pellucid.cohort.deidentify.patient_identifiers import Identifiers
+from pellucid.cohort.deidentify.technical_texts import is_version, may_stay
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.cell_values import as_text
 from pellucid.cohort.readers import UnreadableImage, read_image
@@ -55,16 +59,34 @@ def new_level(name: str, level: Any, key: Linkage) -> Any:
 
 
 def file_facts(
-    data: bytes, names: Sequence[str], key: Linkage, patient: str, *, keep_dates: bool, max_megapixels: float
+    data: bytes,
+    names: Sequence[str],
+    key: Linkage,
+    patient: str,
+    known: Identifiers,
+    *,
+    dates: bool,
+    megapixels: float,
 ) -> dict[str, str]:
-    """Those facts of one original; what could name somebody by a keyed name, dates shifted or left out."""
+    """Those facts of one original; what could name somebody by a keyed name, dates shifted or left out.
+
+    Args:
+        data: the original.
+        names: of the facts.
+        key: gives keyed names and the shift of dates.
+        patient: own id of the patient.
+        known: identifiers from the table and the path; those of a DICOM header are added here.
+        dates: keep dates, shifted.
+        megapixels: a larger image is not decoded.
+    """
     if not names:
         return {}
     try:
-        picture = read_image(data, max_megapixels=max_megapixels)
+        picture = read_image(data, max_megapixels=megapixels)
     except UnreadableImage:
         return {}
-    own = {word for word in plain_text(patient).split() if len(word) >= 4}
+    if picture.format == "dicom":
+        known = known.also(header_identifiers(data))
     facts = {}
     for name in names:
         text = str(getattr(picture, name, "")) if name in _PLAIN else ""
@@ -72,8 +94,24 @@ def file_facts(
         if not text:
             continue
         if name == "header_date":
-            text = (date.fromisoformat(text) + timedelta(key.shift_days(patient))).isoformat() if keep_dates else ""
-        elif name not in _PLAIN or own & set(plain_text(text).split()):
+            text = (date.fromisoformat(text) + timedelta(key.shift_days(patient))).isoformat() if dates else ""
+        elif not _names_nobody(name, text, known):
             text = key.name(name, text, "N")
         facts[fact_column(name)] = text
     return facts
+
+
+def _names_nobody(name: str, text: str, known: Identifiers) -> bool:
+    """By the same rules as the texts of a DICOM header; numbers and what the file itself shows are kept."""
+    if name not in _PLAIN:
+        return False
+    if name in {"header_software", "header_kernel"}:
+        return is_version(text, known)
+    if name in {"header_modality", "header_body_part", "header_view", "header_laterality"}:
+        return is_defined(text)
+    return may_stay(text, known) if name in {"header_manufacturer", "header_model", "header_lens"} else _is_plain(text)
+
+
+def _is_plain(text: str) -> bool:
+    """A number, or a short word of ours such as `jpeg` or `yes`."""
+    return bool(re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?(/\d+)?|[a-z]{1,9}", text))

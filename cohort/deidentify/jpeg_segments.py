@@ -6,16 +6,18 @@ import io
 import struct
 
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
-_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0xF7, 0xF8}  # frames, tables, scans, DNL, JPEG-LS
+_KEPT = {*range(0xC0, 0xC8), *range(0xC9, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xF7}  # frames, tables, scans, DNL, JPEG-LS
 _ICC = b"ICC_PROFILE\0"
+_J2K_KEPT = frozenset({0xFF50, 0xFF51, 0xFF52, 0xFF53, 0xFF59, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF5F, 0xFF60, 0xFF61})
+_ICC_CHUNK = 65_519  # bytes of a profile in one segment
 
 
 def strip_jpeg(data: bytes, orientation: int = 1, dropped: set[str] | None = None) -> bytes:
     """A JPEG or JPEG-LS stream with nothing in it but what decoding and colour need.
 
-    Kept are frames, tables, scans, the JFIF header (without its thumbnail), Adobe's colour transform and the ICC
-    profile. EXIF, XMP, IPTC, comments, maker's notes, thumbnails, further pictures and whatever follows the end of the
-    image go (ITU-T T.81 Annex B; T.87 Annex C).
+    Kept are frames, tables, scans, the JFIF header (without its thumbnail) and Adobe's colour transform; `with_profile`
+    adds a rebuilt ICC profile. EXIF, XMP, IPTC, comments, maker's notes, thumbnails, further images and all bytes after
+    the end of the image go (ITU-T T.81 Annex B; T.87 Annex C).
 
     Args:
         data: from SOI on.
@@ -54,12 +56,40 @@ def strip_jpeg(data: bytes, orientation: int = 1, dropped: set[str] | None = Non
         kept = _kept(marker, body)
         if kept is not None:
             out.write(_segment(marker, kept))
-        if kept != body:
+        if kept != body and not body.startswith(_ICC):
             dropped.add(_kind(marker, body))
         if marker == 0xDA:
             end = _end_of_scan(data, at)
             out.write(data[at:end])
             at = end
+
+
+def scan_ends(data: bytes) -> list[int] | None:
+    """Where the coded data of each scan of a clean stream end; None if restarts divide them."""
+    at, ends = 2, []
+    while True:
+        marker, at = _next_marker(data, at)
+        if marker == 0xD9:
+            return ends
+        if marker in _ALONE:
+            continue
+        at += struct.unpack_from(">H", data, at)[0]
+        if marker == 0xDA:
+            end = _end_of_scan(data, at)
+            if any(data.find(bytes([0xFF, restart]), at, end) >= 0 for restart in range(0xD0, 0xD8)):
+                return None
+            ends.append(end)
+            at = end
+
+
+def with_profile(data: bytes, profile: bytes) -> bytes:
+    """A clean JPEG with an ICC profile behind its first segments; unchanged where the profile is empty."""
+    parts = [profile[start : start + _ICC_CHUNK] for start in range(0, len(profile), _ICC_CHUNK)]
+    at = 2
+    while data[at + 1] in {0xE0, 0xE1, 0xEE}:
+        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    segments = (_segment(0xE2, _ICC + bytes([i + 1, len(parts)]) + part) for i, part in enumerate(parts))
+    return data[:at] + b"".join(segments) + data[at:]
 
 
 def _next_marker(data: bytes, at: int) -> tuple[int, int]:
@@ -76,14 +106,12 @@ def _next_marker(data: bytes, at: int) -> tuple[int, int]:
 
 def _kept(marker: int, body: bytes) -> bytes | None:
     """What stays of a segment; None: nothing."""
-    if marker in _KEPT:
+    if marker in _KEPT or (marker == 0xF8 and body[:1] == b"\1"):  # JPEG-LS: its parameters, not its palettes
         return body
     if marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) >= 14:
-        return body[:12] + b"\0\0"
+        return body[:5] + b"\1\2" + body[7:12] + b"\0\0"
     if marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
-        return body[:12]
-    if marker == 0xE2 and body.startswith(_ICC):
-        return body
+        return body[:5] + b"\0\x64\0\0\0\0" + body[11:12]  # the flags are for printers, and free
     return None
 
 
@@ -144,11 +172,27 @@ def strip_jpeg2000(data: bytes) -> bytes:
         elif marker < 0xFF00 or length < 2:
             raise ValueError("a marker is damaged")
         else:
-            if marker != 0xFF64:  # COM
+            if marker in _J2K_KEPT:  # no comments, and no lists of lengths
                 out.write(data[at : at + 2 + length])
             at += 2 + length
     out.write(b"\xff\xd9")
     return out.getvalue()
+
+
+def tile_ends(data: bytes) -> list[int]:
+    """Where the packets of each tile part of a clean codestream end."""
+    ends, at = [], 2
+    while at + 4 <= len(data):
+        marker, length = struct.unpack_from(">HH", data, at)
+        if marker == 0xFF90:
+            tile_length = struct.unpack_from(">I", data, at + 6)[0]
+            at = at + tile_length if tile_length else len(data) - 2
+            ends.append(at)
+        elif marker == 0xFFD9:
+            break
+        else:
+            at += 2 + length
+    return ends
 
 
 def _tile_part(part: bytes) -> bytes:
@@ -160,7 +204,7 @@ def _tile_part(part: bytes) -> bytes:
             break
         if marker < 0xFF00 or length < 2:
             raise ValueError("a marker is damaged")
-        if marker != 0xFF64:
+        if marker in _J2K_KEPT:
             kept.append(part[at : at + 2 + length])
         at += 2 + length
     whole = b"".join([*kept, part[at:]])

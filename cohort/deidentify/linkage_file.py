@@ -32,6 +32,7 @@ class Linkage:
         key: 32 random bytes. Ids, date shifts and UIDs are HMAC-SHA256 under it: without the key they tell nothing.
         patients: own id of each patient → research id.
         files: image_id of each original → path of the new file below `raw/`, without its ending.
+        reviews: who looked through which review sheet, and when.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Linkage:
     key: bytes
     patients: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    reviews: list[dict[str, str]] = field(default_factory=list)
 
     def digest(self, what: str, value: str) -> bytes:
         """HMAC-SHA256 of a value for one purpose."""
@@ -96,6 +98,7 @@ class Linkage:
                 for patient, research_id in self.patients.items()
             },
             "files": self.files,
+            "reviews": self.reviews,
         }
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -169,7 +172,13 @@ def _read(path: Path, real: Path, mine: Mapping[str, str]) -> Linkage:
             raise UserError(f"{path}: is a linkage file of another version ({content['schema']})")
         patients = {patient: entry["research_id"] for patient, entry in content["patients"].items()}
         linkage = Linkage(
-            real, content["study"], content["images"], bytes.fromhex(content["key"]), patients, dict(content["files"])
+            real,
+            content["study"],
+            content["images"],
+            bytes.fromhex(content["key"]),
+            patients,
+            dict(content["files"]),
+            list(content.get("reviews", [])),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: is not a linkage file of Pellucid: name another place") from None

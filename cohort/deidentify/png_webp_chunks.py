@@ -14,17 +14,18 @@ _PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"cHRM", b"gAMA", b"iC
 _PNG_KINDS = {b"tEXt": "text", b"zTXt": "text", b"iTXt": "text", b"eXIf": "exif", b"tIME": "date"}
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each PNG colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_WEBP_KEPT = {b"VP8 ", b"VP8L", b"ALPH", b"ICCP"}
+_WEBP_KEPT = {b"VP8 ", b"VP8L", b"ALPH"}
 _WEBP_KINDS = {b"EXIF": "exif", b"XMP ": "xmp"}
 
 
-def strip_png(data: bytes, orientation: int, dropped: set[str]) -> bytes:
+def strip_png(data: bytes, orientation: int, dropped: set[str], profile: bytes = b"") -> bytes:
     """A PNG with only the chunks that decide how it looks.
 
     Args:
         data: the file.
         orientation: EXIF orientation to state, 1 for none.
         dropped: takes the kinds of what went.
+        profile: the rebuilt ICC profile, in place of the one of the file.
 
     Raises:
         ValueError: the file does not follow the format.
@@ -43,8 +44,9 @@ def strip_png(data: bytes, orientation: int, dropped: set[str]) -> bytes:
         at += 12 + length
         if kind not in _PNG_KEPT:
             dropped.add(_PNG_KINDS.get(kind, "metadata"))
-        elif kind == b"iCCP":  # its profile has a name, which anybody may choose
-            chunks.append((kind, b"ICC\0" + body.partition(b"\0")[2]))
+        elif kind == b"iCCP":
+            if profile:
+                chunks.append((kind, b"ICC\0\0" + zlib.compress(profile, 9)))
         else:
             chunks.append((kind, b"" if kind == b"IEND" else body))
     if data[at:].strip(b"\0"):
@@ -86,7 +88,7 @@ def _only_pixels(header: bytes, stream: bytes, dropped: set[str]) -> bytes:
     return zlib.compress(raw[:expected], 6)
 
 
-def strip_webp(data: bytes, orientation: int, dropped: set[str]) -> bytes:
+def strip_webp(data: bytes, orientation: int, dropped: set[str], profile: bytes = b"") -> bytes:
     """A WebP with only its picture and colour profile.
 
     Raises:
@@ -102,8 +104,11 @@ def strip_webp(data: bytes, orientation: int, dropped: set[str]) -> bytes:
         if kind in {b"ANIM", b"ANMF"}:
             raise ValueError("an animation")
         if kind == b"VP8X":  # flags: ICC 0x20, alpha 0x10, EXIF 0x08, XMP 0x04, animation 0x02
-            flags = body[0] & 0x30 | (0x08 if orientation != 1 else 0)
+            flags = body[0] & 0x10 | (0x08 if orientation != 1 else 0) | (0x20 if profile else 0)
             out.append(_riff_chunk(kind, bytes([flags]) + body[1:10]))
+        elif kind == b"ICCP":
+            if profile:
+                out.append(_riff_chunk(kind, profile))
         elif kind in _WEBP_KEPT:
             out.append(_riff_chunk(kind, body))
         else:
@@ -112,6 +117,16 @@ def strip_webp(data: bytes, orientation: int, dropped: set[str]) -> bytes:
         out.append(_riff_chunk(b"EXIF", orientation_exif(orientation)))
     inside = b"WEBP" + b"".join(out)
     return b"RIFF" + struct.pack("<I", len(inside)) + inside
+
+
+def coded_ends(data: bytes) -> list[int]:
+    """Where the coded data of a clean WebP end."""
+    ends, at = [], 12
+    for kind, body in _riff(data[12:]):
+        if kind in _WEBP_KEPT:
+            ends.append(at + 8 + len(body))
+        at += 8 + len(body) + len(body) % 2
+    return ends
 
 
 def _riff(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -10,7 +10,7 @@ from typing import Any
 from pellucid.cohort.deidentify.cleaning_settings import CleaningSettings
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.intake.file_listing import Listing
-from pellucid.cohort.runs.atomic_files import atomic_path
+from pellucid.cohort.runs.atomic_files import atomic_path, write_json
 from pellucid.cohort.runs.checksums import sha256_file
 from pellucid.cohort.study import Study
 
@@ -20,7 +20,12 @@ SUMS = "SHA256SUMS"
 
 
 def file_marks(
-    listing: Listing, patient_of: dict[str, str], without: dict[str, str], key: Linkage, settings: CleaningSettings
+    listing: Listing,
+    patient_of: dict[str, str],
+    without: dict[str, str],
+    texts: dict[str, tuple[str, ...]],
+    key: Linkage,
+    settings: CleaningSettings,
 ) -> dict[str, str]:
     """For each new file a mark of all that it is made from: another mark, and it is made again."""
     how = hashlib.sha256(settings.mark().encode()).hexdigest()
@@ -28,16 +33,43 @@ def file_marks(
     for image_id in listing.image_ids:
         status = (listing.root / image_id).stat()
         what = f"{image_id}\0{status.st_size}\0{status.st_mtime_ns}\0{patient_of[image_id]}\0{how}"
-        what += without.get(image_id, "")
+        what += without.get(image_id, "") + "\0".join(texts.get(patient_of[image_id], ()))
         found[key.files[image_id]] = key.digest("mark", what).hex()[:32]
     return found
 
 
-def mark_of_all(study: Study, marks: dict[str, str], key: Linkage) -> str:
+def mark_of_all(study: Study, marks: dict[str, str], key: Linkage, show: str) -> str:
+    """A mark of all that the whole output is made from, and of what its sheet shows."""
     digest = hashlib.sha256("".join(f"{stem}{mark}" for stem, mark in sorted(marks.items())).encode())
     digest.update(study.config.model_dump_json().encode())
     digest.update(sha256_file(study.table).encode() if study.table else b"")
+    digest.update(show.encode())
     return key.digest("all", digest.hexdigest()).hex()[:32]
+
+
+def last_shown(work: Path) -> str:
+    """What the sheet showed that was written last: `sample` or `all`."""
+    path = work / "finished.json"
+    return str(json.loads(path.read_text(encoding="utf-8")).get("show", "sample")) if path.is_file() else "sample"
+
+
+def write_finished(work: Path, whole: str, show: str) -> None:
+    """Note that the output is complete."""
+    write_json(work / "finished.json", {"mark": whole, "show": show})
+
+
+def append_record(work: Path, stem: str, record: dict[str, Any]) -> None:
+    """Note what was done with one file, at once: a killed command continues after it."""
+    with (work / "records.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"stem": stem, **record}) + "\n")
+
+
+def write_sums(out: Path, records: dict[str, dict[str, Any]]) -> None:
+    """Write SHA256SUMS over all that may be handed on."""
+    lines = [f"{r['sha256']}  raw/{r['file']}" for r in records.values() if r["status"] == "ok"]
+    lines += [f"{sha256_file(p)}  {p.name}" for p in sorted(out.iterdir()) if p.is_file() and p.name != SUMS]
+    with atomic_path(out / SUMS) as temporary:
+        temporary.write_text("\n".join(sorted(lines, key=lambda line: line[66:])) + "\n", encoding="utf-8")
 
 
 def read_records(work: Path, out: Path, key: Linkage, marks: dict[str, str]) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from pellucid.cohort.deidentify.jpeg_segments import strip_jpeg
-from pellucid.cohort.deidentify.png_webp_chunks import strip_png, strip_webp
+from pellucid.cohort.deidentify.coded_tails import unused_tail
+from pellucid.cohort.deidentify.icc_profiles import rebuilt_profile
+from pellucid.cohort.deidentify.jpeg_segments import scan_ends, strip_jpeg, with_profile
+from pellucid.cohort.deidentify.png_webp_chunks import coded_ends, strip_png, strip_webp
 from pellucid.cohort.deidentify.text_masking import fill
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.readers import UnreadableImage
@@ -22,6 +25,7 @@ from pellucid.cohort.readers.whole_slide import is_slide_tiff
 
 FindBoxes = Callable[[Sequence[NDArray[np.uint8]], Iterable[str]], list[Box]]
 _AS_PNG = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}  # modes that PNG holds without loss
+_MOST_SCANS = 16  # of a JPEG, each of which is decoded once more
 _SUFFIX = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "bmp": ".bmp"}
 
 
@@ -34,7 +38,8 @@ class Cleaned:
         suffix: its ending.
         boxes: what was masked.
         removed: kinds of metadata that were there and are gone.
-        preview: (H, W, 3) uint8 RGB of the new file, for the review sheet.
+        preview: (H, W, 3) uint8 RGB of the new file, or of its first frame.
+        sheet: what the review sheet shows of it, (H, W, 3) uint8 RGB each: all that its frames and pages show.
     """
 
     data: bytes
@@ -42,6 +47,7 @@ class Cleaned:
     boxes: tuple[Box, ...]
     removed: tuple[str, ...]
     preview: NDArray[np.uint8]
+    sheet: tuple[NDArray[np.uint8], ...]
 
 
 def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: float) -> Cleaned:
@@ -62,16 +68,18 @@ def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: flo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _opened(data, kind, max_megapixels)
-        icc = image.info.get("icc_profile")
+        icc = rebuilt_profile(image.info.get("icc_profile") or b"")
         orientation = _orientation(image)
         upright = ImageOps.exif_transpose(image) if orientation != 1 else image
         boxes = find(_views(upright), ())
         dropped: set[str] = set()
         try:
-            stripped = _stripped(image, data, kind, orientation, dropped)
-        except (ValueError, KeyError, IndexError) as error:
+            stripped = _stripped(image, data, kind, orientation, dropped, icc)
+        except (ValueError, KeyError, IndexError, struct.error) as error:
             raise UnreadableImage(f"a {kind.upper()} whose structure is damaged ({error})") from None
-        if boxes or kind == "gif" or (kind == "bmp" and image.mode not in {"1", "L", "P", "RGB"}):
+        hidden = kind in {"jpeg", "webp"} and not boxes and _hidden_tail(stripped, image, kind)
+        dropped |= {"after_the_end"} if hidden else set()
+        if boxes or hidden or kind == "gif" or (kind == "bmp" and image.mode not in {"1", "L", "P", "RGB"}):
             if kind == "png" and data[24] == 16 and image.mode not in {"I;16", "I"}:
                 raise UnreadableImage("a PNG of 16 bits per colour with text to mask: convert it to TIFF first")
             pixels = np.array(upright)
@@ -84,7 +92,8 @@ def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: flo
         shown = ImageOps.exif_transpose(again)
         if shown.mode != upright.mode or not np.array_equal(np.asarray(shown), expected):
             raise UnreadableImage("its metadata cannot be removed without a change of its pixels")
-        return Cleaned(stripped, suffix, tuple(boxes), tuple(sorted(dropped)), _views(shown)[0])
+        views = _views(shown)
+        return Cleaned(stripped, suffix, tuple(boxes), tuple(sorted(dropped)), views[0], tuple(views))
 
 
 def _opened(data: bytes, kind: str, max_megapixels: float) -> Image.Image:
@@ -110,13 +119,28 @@ def _orientation(image: Image.Image) -> int:
     return found if 1 <= found <= 8 else 1
 
 
-def _stripped(image: Image.Image, data: bytes, kind: str, orientation: int, dropped: set[str]) -> bytes:
+def _hidden_tail(stream: bytes, image: Image.Image, kind: str) -> bool:
+    """Whether coded data of a clean JPEG or WebP may hold more than its pixels."""
+    ends, pixels = scan_ends(stream) if kind == "jpeg" else coded_ends(stream), np.asarray(image)
+    if ends is None or len(ends) > _MOST_SCANS:
+        return True
+
+    def same(changed: bytes) -> bool:
+        try:
+            return np.array_equal(np.asarray(Image.open(io.BytesIO(changed), formats=[kind.upper()])), pixels)
+        except Exception:
+            return False
+
+    return unused_tail(stream, ends, same, n_bytes=2 if kind == "jpeg" else 4)
+
+
+def _stripped(image: Image.Image, data: bytes, kind: str, orientation: int, dropped: set[str], profile: bytes) -> bytes:
     if kind == "jpeg":
-        return strip_jpeg(data, orientation, dropped)
+        return with_profile(strip_jpeg(data, orientation, dropped), profile)
     if kind == "png":
-        return strip_png(data, orientation, dropped)
+        return strip_png(data, orientation, dropped, profile)
     if kind == "webp":
-        return strip_webp(data, orientation, dropped)
+        return strip_webp(data, orientation, dropped, profile)
     out = io.BytesIO()  # BMP and GIF: few metadata, but room for anything between and behind the pixels
     image.save(out, "BMP")
     if len(out.getvalue()) < len(data):
@@ -207,8 +231,12 @@ def clean_tiff(data: bytes, find: FindBoxes, *, max_megapixels: float) -> Cleane
         same_pixels = all(np.array_equal(p.asarray(), a) for p, a in zip(again.pages, arrays, strict=True))
     if not same_pixels:
         raise UnreadableImage("its metadata cannot be removed without a change of its pixels")
-    preview = _tiff_views(arrays[0], described[0])[0]
-    return Cleaned(out.getvalue(), ".tif", tuple(sorted(boxes)), tuple(sorted(dropped)), preview)
+    views = [_tiff_views(array, layout)[0] for array, layout in zip(arrays, described, strict=True)]
+    sheet = []
+    for shape in dict.fromkeys(view.shape for view in views):
+        same_size = [view for view in views if view.shape == shape]
+        sheet += [np.maximum.reduce(same_size)] + ([np.minimum.reduce(same_size)] if len(same_size) > 1 else [])
+    return Cleaned(out.getvalue(), ".tif", tuple(sorted(boxes)), tuple(sorted(dropped)), views[0], tuple(sheet))
 
 
 SLIDE = (
@@ -231,7 +259,7 @@ def _layout(page: Any, array: NDArray[Any]) -> dict[str, Any]:
     if page.extrasamples:
         layout["extrasamples"] = [sample.name.lower() for sample in page.extrasamples]
     if page.iccprofile:
-        layout["iccprofile"] = page.iccprofile
+        layout["iccprofile"] = rebuilt_profile(page.iccprofile)
     if array.dtype == np.uint8 and page.bitspersample == 1:
         layout["bitspersample"] = 1
     orientation = page.tags.get(274)

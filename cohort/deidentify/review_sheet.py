@@ -15,14 +15,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pellucid.cohort.deidentify.dicom.dicom_files import dicom_sheet
 from pellucid.cohort.images.pixels import Box
+from pellucid.cohort.readers import UnreadableImage, read_image
 from pellucid.cohort.runs.atomic_files import atomic_path
 
-_THUMBNAIL_PX = 320
-_PER_PAGE = 400
+_THUMBNAIL_PX = 640  # small letters must be legible
+_PER_PAGE = 200
 UNMASKED_SHOWN = 60  # of the pictures in which nothing was found: what was missed can only be seen there
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
-figure{display:inline-block;margin:.4rem;vertical-align:top;max-width:20rem}img{max-width:100%;display:block}
+figure{display:inline-block;margin:.4rem;vertical-align:top;max-width:32rem}img{max-width:100%;display:block}
 figcaption{font-size:12px}table{border-collapse:collapse}td,th{padding:.1rem .8rem .1rem 0;text-align:left}"""
 
 
@@ -42,12 +44,50 @@ def thumbnail(pixels: NDArray[np.uint8], boxes: Iterable[Box]) -> str:
     return base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def shown_unmasked(stems: Iterable[str]) -> set[str]:
-    """Which pictures without a mask are shown: a sample that is the same every time."""
-    return set(sorted(stems, key=lambda stem: hashlib.sha256(stem.encode()).digest())[:UNMASKED_SHOWN])
+def shown_stems(records: Mapping[str, Mapping[str, Any]], show: str) -> set[str]:
+    """Which images the sheet shows: all that were masked, and of the others all or a sample that is always the same.
+
+    Args:
+        records: what was done, by new name.
+        show: `sample` or `all`.
+    """
+    done = {stem: bool(r["boxes"]) for stem, r in records.items() if r["status"] == "ok"}
+    clear = sorted((s for s in done if not done[s]), key=lambda stem: hashlib.sha256(stem.encode()).digest())
+    return {s for s in done if done[s]} | set(clear if show == "all" else clear[:UNMASKED_SHOWN])
 
 
-def write_review(folder: Path, records: Mapping[str, Mapping[str, Any]], facts: Iterable[str], thumbs: Path) -> None:
+def store_thumbnails(thumbs: Path, sha256: str, views: Iterable[NDArray[np.uint8]], boxes: Iterable[Box]) -> None:
+    """Keep the small images of one cleaned file, one per line, under the hash of its content."""
+    boxes = list(boxes)
+    thumbs.mkdir(exist_ok=True)
+    with atomic_path(_stored(thumbs, sha256)) as temporary:
+        temporary.write_text("\n".join(thumbnail(view, boxes) for view in views), encoding="ascii")
+
+
+def complete_thumbnails(out: Path, thumbs: Path, records: Mapping[str, Mapping[str, Any]], stems: set[str]) -> None:
+    """Draw the small images that are missing for the sheet, and delete those of files that it does not show."""
+    wanted = {records[stem]["sha256"]: records[stem] for stem in stems}
+    for old in thumbs.glob("*.txt"):
+        if old.stem not in wanted:
+            old.unlink()
+    for sha256, record in wanted.items():
+        if _stored(thumbs, sha256).is_file():
+            continue
+        data = (out / "raw" / record["file"]).read_bytes()
+        try:
+            views = dicom_sheet(data) if record["file"].endswith(".dcm") else (read_image(data).pixels,)
+        except UnreadableImage:
+            continue  # the sheet then shows its name without an image
+        store_thumbnails(thumbs, sha256, views, record["boxes"])
+
+
+def _stored(thumbs: Path, sha256: str) -> Path:
+    return thumbs / f"{sha256}.txt"
+
+
+def write_review(
+    folder: Path, records: Mapping[str, Mapping[str, Any]], facts: Iterable[str], thumbs: Path, show: str
+) -> None:
     """Write `review.html` (and `review-2.html` … for many pictures).
 
     Args:
@@ -55,11 +95,12 @@ def write_review(folder: Path, records: Mapping[str, Mapping[str, Any]], facts: 
         records: what was done, by new name; see `pellucid.cohort.deidentify.command`.
         facts: sentences on how it was done.
         thumbs: folder of the small pictures.
+        show: `sample` or `all`; see `shown_stems`.
     """
     done = {stem: r for stem, r in records.items() if r["status"] == "ok"}
     refused = {stem: r for stem, r in records.items() if r["status"] != "ok"}
     masked = [stem for stem, r in sorted(done.items()) if r["boxes"]]
-    clear = sorted(shown_unmasked(stem for stem, r in done.items() if not r["boxes"]))
+    clear = sorted(shown_stems(records, show) - set(masked))
     seen = [stem for stem, r in sorted(done.items()) if r["faces"]]
     kinds = Counter(kind for r in done.values() for kind in r["removed"])
     body = [
@@ -72,6 +113,12 @@ def write_review(folder: Path, records: Mapping[str, Mapping[str, Any]], facts: 
         "<p>If a picture still shows what names somebody: find its original in the linkage file by the name that "
         "stands under the picture, move it out of the images of the study, and repeat the command; its copy then "
         "leaves this folder.</p>",
+        "<p>An image of several frames is shown twice: the brightest and the darkest value of each pixel over all "
+        "frames, so that text on any frame can be seen. DICOM files state that their pixels are clean "
+        "(BurnedInAnnotation NO, code 113101) only after a person has looked through this sheet and has repeated the "
+        "command with <code>--reviewed-by NAME</code>; files that the sheet does not show never state it. "
+        + ("" if show == "all" else "<code>--show all</code> puts every image on the sheet.")
+        + "</p>",
         "".join(f"<p>{escape(fact)}</p>" for fact in facts),
         "<h2>What the headers held, and hold no more</h2>",
         _table(("kind", "files"), kinds.most_common()) if kinds else "<p>Nothing.</p>",
@@ -80,14 +127,23 @@ def write_review(folder: Path, records: Mapping[str, Mapping[str, Any]], facts: 
         if refused
         else "<p>None.</p>",
     ]
-    pages = [masked[start : start + _PER_PAGE] for start in range(0, len(masked), _PER_PAGE)] or [[]]
+    shown = [*clear, *masked]
+    pages = [shown[start : start + _PER_PAGE] for start in range(0, len(shown), _PER_PAGE)] or [[]]
+    for old in folder.glob("review*.html"):
+        old.unlink()
     for number, stems in enumerate(pages, start=1):
         content = list(body) if number == 1 else ["<h1>Review sheet, continued</h1>"]
-        if number == 1:
-            content.append(f"<h2>Nothing was found: {len(clear)} of {len(done) - len(masked)}</h2>")
-            content.extend(_figure(stem, done[stem], thumbs) for stem in clear)
-        content.append(f"<h2>Masked: {len(stems)} of {len(masked)}</h2>")
-        content.extend(_figure(stem, done[stem], thumbs) for stem in stems)
+        parts = (
+            (
+                f"Nothing was found: {len(clear)} of {len(done) - len(masked)}",
+                [s for s in stems if not done[s]["boxes"]],
+            ),
+            (f"Masked: {len(masked)}", [s for s in stems if done[s]["boxes"]]),
+        )
+        for title, some in parts:
+            if some or number == 1:
+                content.append(f"<h2>{title}</h2>")
+                content.extend(_figure(stem, done[stem], thumbs) for stem in some)
         if number < len(pages):
             content.append(f'<p><a href="{_page(number + 1)}">Next page</a></p>')
         with atomic_path(folder / _page(number)) as temporary:
@@ -103,8 +159,9 @@ def _page(number: int) -> str:
 
 
 def _figure(stem: str, record: Mapping[str, Any], thumbs: Path) -> str:
-    path = thumbs / f"{stem.rpartition('/')[2]}.txt"
-    picture = f'<img alt="" src="data:image/jpeg;base64,{path.read_text("ascii")}">' if path.is_file() else ""
+    path = _stored(thumbs, record["sha256"])
+    encoded = path.read_text("ascii").split("\n") if path.is_file() else []
+    picture = "".join(f'<img alt="" src="data:image/jpeg;base64,{one}">' for one in encoded)
     boxes = f"{len(record['boxes'])} masked" if record["boxes"] else "nothing masked"
     return f"<figure>{picture}<figcaption>{escape(stem.rpartition('/')[2])}<br>{boxes}</figcaption></figure>"
 

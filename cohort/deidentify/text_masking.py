@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pellucid.cohort.identifiers import ocr
-from pellucid.cohort.identifiers.text_detector import text_lines
+from pellucid.cohort.identifiers.text_growth import whole_lines
 from pellucid.cohort.images.pixels import Box
 
 _DATE = re.compile(r"(?<!\d)(\d{1,4}[./\- ]\d{1,2}[./\- ]\d{2,4}|(19|20)\d{6})(?!\d)")
@@ -28,7 +28,7 @@ class TextFinder:
     """How burned-in text is found and which of it is masked.
 
     Attributes:
-        how: `ocr` reads it; `lines` knows it by its form only (`pellucid.cohort.identifiers.text_detector.text_lines`).
+        how: `ocr` reads it; `lines` knows it by its form only (`pellucid.cohort.identifiers.text_growth.whole_lines`).
         mask: `all` text, or only what is `identifying`: it holds an identifier of the study, a date or a long number,
             or could not be read well.
         everyone: words of the ids of all patients, in the form of `plain_text`.
@@ -50,7 +50,7 @@ class TextFinder:
         for picture in pictures:
             height, width = picture.shape[:2]
             if self.how == "lines":
-                lines = text_lines(picture)
+                lines = whole_lines(picture)
             else:
                 read = _reader().read_text(picture)
                 lines = [line.box for line in read if self.mask == "all" or self._identifying(line, words)]

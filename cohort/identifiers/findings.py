@@ -60,9 +60,13 @@ _FREE_TEXT = frozenset({"LT", "ST", "UT"})
 # number.
 _NOT_WALKED = frozenset({0x52009229, 0x52009230})
 
+# A value is a placeholder only if all its words are: `Testa`, `Casey` and `NA00012` begin like one and name a patient.
 _PLACEHOLDER = re.compile(
-    r"(anon|de-?id|removed|unknown|none|no[ ^]?name|n/?a|xx+|test|phantom|patient|subject|case|research|pseudo)", re.I
+    r"anon|anon[yi]m[a-z]*|de|deid|deidentified|identified|removed|deleted|redacted|masked|unknown|unbekannt|inconnu|"
+    r"none|null|nil|no|name|noname|na|n|a|nn|x{2,}|test|phantom|patient|subject|case|research|pseudo|pseudonym[a-z]*|"
+    r"id|dummy|\d{1,3}"
 )
+_NO_PERSON_WORDS = frozenset({"n", "a", "no", "de", "id", "name", "identified"})  # only in: n/a, no name, de-id …
 
 _NAME_PART = re.compile(r"[^\W\d_][^\W\d_'’.-]+")
 
@@ -148,8 +152,13 @@ def attribute_kind(tag: int) -> tuple[str, str, str]:
 
 
 def _says_nobody(value: bytes) -> bool:
-    text = value.decode("latin-1")
-    return bool(_PLACEHOLDER.match(text)) or not re.search(r"\w", text)
+    """Whether a name or id has no letters, or consists of placeholders as whole words (and a short number)."""
+    words = re.findall(r"[^\W_]+", value.decode("latin-1").casefold())
+    if not any(word[0].isalnum() for word in words):
+        return True
+    if words[0] in _NO_PERSON_WORDS and "".join(words) not in {"na", "noname", "deid", "deidentified"}:
+        return False
+    return all(_PLACEHOLDER.fullmatch(word) for word in words) and not all(word.isdigit() for word in words)
 
 
 _WORDS = re.compile(r"[^\W_]+")

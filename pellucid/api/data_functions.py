@@ -53,6 +53,8 @@ def deidentify_study(
     dates: Literal["shift", "remove"] = "shift",
     retain_patient: bool = True,
     retain_device: bool = False,
+    show: Literal["sample", "all"] | None = None,
+    reviewed_by: str | None = None,
     progress: bool = True,
 ) -> Deidentified:
     """Write a copy of a study without identifiers.
@@ -61,11 +63,14 @@ def deidentify_study(
         study, overrides, config: as for `scan_study`.
         out: folder of the copy: a new one, or one that this function has made.
         linkage: file that maps research ids back to patients; outside the study and the copy; created if missing.
-        text: how burned-in text is found: read by OCR, or by its shape (`lines`); auto: OCR if it is installed.
+        text: how burned-in text is found: read by OCR, or by its shape (`lines`, only if asked for); auto: OCR.
         mask: all text, or (with OCR) only text that may identify.
         dates: shift all dates of a patient by the same number of days, or remove them.
         retain_patient: keep sex, age (at most 90), size and weight.
         retain_device: keep serial numbers and station names.
+        show: images without masked text on the review sheet: a sample of 60, or all; None: as the last time.
+        reviewed_by: who has looked through the review sheet; the DICOM files that it shows then state that their
+            pixels are clean. Nothing else is done.
         progress: show progress bars.
 
     Returns:
@@ -78,5 +83,6 @@ def deidentify_study(
 
     return deidentify_study(
         load(study, overrides, config), Path(out), Path(linkage), text=text, mask=mask, dates=dates,
-        retain_patient=retain_patient, retain_device=retain_device, progress=progress,
+        retain_patient=retain_patient, retain_device=retain_device, show=show,
+        reviewed_by=reviewed_by, progress=progress,
     )  # fmt: skip

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli.options import ConfigFile, Dates, MaskedText, Overrides, StudyPath, TextSearch, say, say_done
+from pellucid.cli.options import (
+    ConfigFile,
+    Dates,
+    MaskedText,
+    Overrides,
+    ShownImages,
+    StudyPath,
+    TextSearch,
+    say,
+    say_done,
+)
 
 
 def demo(
@@ -66,7 +76,7 @@ def deidentify(
     overrides: Overrides = None,
     config: ConfigFile = None,
     text: Annotated[
-        TextSearch, typer.Option(help="How to find burned-in text: by OCR, by its shape (lines), or OCR if installed.")
+        TextSearch, typer.Option(help="How to find burned-in text: by OCR (auto), or by its shape (lines).")
     ] = "auto",
     mask: Annotated[MaskedText, typer.Option(help="Mask all text, or (OCR only) text that may identify.")] = "all",
     dates: Annotated[
@@ -74,18 +84,30 @@ def deidentify(
     ] = "shift",
     retain_patient: Annotated[bool, typer.Option(help="Keep sex, age (at most 90), size and weight.")] = True,
     retain_device: Annotated[bool, typer.Option(help="Keep serial numbers and station names.")] = False,
+    show: Annotated[
+        ShownImages | None,
+        typer.Option(help="Images without masked text on the review sheet; default: as the last time, or a sample."),
+    ] = None,
+    reviewed_by: Annotated[
+        str | None,
+        typer.Option(help="Who has looked through the review sheet; certifies the DICOM files that it shows."),
+    ] = None,
 ) -> None:
     """Write a copy of a study without identifiers."""
     from pellucid.api.data_functions import deidentify_study
 
     done = deidentify_study(
         study, out, linkage, overrides or [], config=config, text=text, mask=mask, dates=dates,
-        retain_patient=retain_patient, retain_device=retain_device,
+        retain_patient=retain_patient, retain_device=retain_device, show=show,
+        reviewed_by=reviewed_by,
     )  # fmt: skip
+    if reviewed_by is not None:
+        say(f"review recorded: {done.certified} DICOM files now state BurnedInAnnotation NO and code 113101")
+        return
     how = (
         "read by OCR"
         if done.text == "ocr"
-        else "found by its shape, not read; pellucid[privacy] adds OCR, which finds more"
+        else "found by its shape, not read: short, rotated, handwritten and faint text is missed; check every image"
     )
     say(f"  {done.written} files written, {done.masked} of them with masked text ({how}); {done.refused} refused")
     say(f"deidentify: {'already done, nothing to do' if done.already_done else 'done'} → {done.path}")

@@ -33,6 +33,7 @@ BackboneName = Annotated[
 ]
 TextSearch = Literal["auto", "ocr", "lines"]
 MaskedText = Literal["all", "identifying"]
+ShownImages = Literal["sample", "all"]
 Dates = Literal["shift", "remove"]
 ExportFormat = Literal["parquet", "h5ad", "projector", "atlas"]
 

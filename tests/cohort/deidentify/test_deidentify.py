@@ -21,10 +21,13 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from pellucid.cohort.deidentify import deidentify_study, dicom_attributes
+from pellucid.cohort.deidentify import deidentify_study, raster_files
 from pellucid.cohort.deidentify.cleaning_settings import CleaningSettings
 from pellucid.cohort.deidentify.date_columns import moved, order_of
-from pellucid.cohort.deidentify.dicom_files import DicomOptions, clean_dicom
+from pellucid.cohort.deidentify.dicom import dicom_attributes
+from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
+from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
+from pellucid.cohort.deidentify.icc_profiles import rebuilt_profile
 from pellucid.cohort.deidentify.jpeg_segments import strip_jpeg, strip_jpeg2000
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.personal_columns import capped_ages, is_age, is_personal
@@ -32,6 +35,7 @@ from pellucid.cohort.deidentify.precheck import pass_gate
 from pellucid.cohort.deidentify.raster_files import clean_raster, clean_tiff
 from pellucid.cohort.deidentify.text_masking import TextFinder, fill
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers import ocr
 from pellucid.cohort.identifiers.findings import dicom_findings
 from pellucid.cohort.identifiers.ocr import TextBox, TextReader
 from pellucid.cohort.readers import UnreadableImage, read_image
@@ -447,7 +451,7 @@ def test_turned_pictures_stay_turned_and_keep_their_colours(kind: str, orientati
             outside[5:11, 5:15] = False
         np.testing.assert_array_equal(shown[outside], before[outside])
         assert b"Meier" not in result.data
-        assert now.info.get("icc_profile") == profile
+        assert rebuilt_profile(profile) == now.info.get("icc_profile") != profile
         assert (result.suffix == ".png") == (kind == "PNG" or bool(result.boxes))
 
 
@@ -540,6 +544,47 @@ def test_only_identifying_text_is_masked_if_asked(monkeypatch: pytest.MonkeyPatc
 def test_identifying_needs_text_that_can_be_read(study: Study, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mask=identifying needs text that can be read"):
         deidentify_study(study, tmp_path / "out", tmp_path / "l.json", text="lines", mask="identifying", progress=False)
+
+
+@pytest.mark.parametrize("text", ["auto", "ocr"])
+def test_without_ocr_only_lines_by_name_are_accepted(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(ocr, "available", lambda: False)
+    with pytest.raises(UserError, match=r"ask for text=lines by name: .* misses text of one or two characters"):
+        deidentify_study(study, tmp_path / "out", tmp_path / "l.json", text=text, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_odd_file_costs_that_file_by_name_and_reason(tmp_path: Path) -> None:
+    long = pydicom.dcmread(shipped("examples_palette.dcm"))
+    for colour in ("Red", "Green", "Blue"):
+        name = f"{colour}PaletteColorLookupTableData"
+        setattr(long, name, bytes(long[name].value) + b"Erika Musterfrau")
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, long)
+    broken = ct().replace(b"ISO_IR 100", b"ISO_IR 1\xff\xfe")
+    surplus = ct() + b"\xfe\xff\xdd\xe0\0\0\0\0" * 2
+    files = {"a.png": png(), "long.dcm": out.getvalue(), "broken.dcm": broken, "surplus.dcm": surplus}
+    study = small_study(tmp_path / "s", "\n".join(f"{name},PAT_{i}" for i, name in enumerate(files)), files)
+    done = again(study, tmp_path)
+    assert done.written + done.refused == len(files)
+    raw = tmp_path / "out" / "raw"
+    assert all(b"Musterfrau" not in path.read_bytes() for path in raw.rglob("*") if path.is_file())
+    assert done.written >= 2
+
+
+def test_an_unexpected_error_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise ZeroDivisionError("Erika Musterfrau")
+
+    study = small_study(tmp_path / "s", "a.png,PAT_1\nb.dcm,PAT_2", {"a.png": png(), "b.dcm": ct()})
+    monkeypatch.setattr(raster_files, "strip_png", fails)
+    done = again(study, tmp_path)
+    assert (done.written, done.refused) == (1, 1)
+    sheet = (tmp_path / "out" / "review.html").read_text()
+    assert "it cannot be cleaned: an unexpected error in its header or pixels (ZeroDivisionError)" in sheet
+    assert "Musterfrau" not in sheet
 
 
 def test_text_on_one_frame_is_masked_on_all(key: Linkage) -> None:

@@ -60,6 +60,33 @@ def test_what_says_nothing_is_no_finding() -> None:
     assert dicom_findings(ds) == ()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Nakamura^Hiroshi", "Navarro^Maria", "Naumann^Eva", "Testa^Paolo", "Casey^Tom", "Nonell^Xavi", "Smith^Anna",
+     "Na^Hong", "Case^Tom", "De^Anon", "Patientia", "Subjectovic^Ana", "Researcher^Ann", "Phantomas", "Anonby^Ole",
+     "Anon Smith", "山田^太郎", "No^An"],
+)  # fmt: skip
+def test_a_name_that_begins_like_a_placeholder_names_a_person(name: str) -> None:
+    ds = dataset(SpecificCharacterSet="ISO_IR 192", PatientName=name)
+    assert dicom_findings(ds) == ("dicom_name",)
+
+
+@pytest.mark.parametrize(
+    "number", ["NA00012", "NA-00012", "case12345", "TEST4711", "Patient 1234567", "17", "anon00123"]
+)
+def test_an_id_that_begins_like_a_placeholder_is_an_id(number: str) -> None:
+    assert dicom_findings(dataset(PatientID=number)) == ("dicom_id",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Anonymous", "ANONYMIZED", "anonymisiert", "Anon", "Anonymous^Patient", "N/A", "na", "NONE", "Test^Patient", "xxx",
+     "no name", "NoName", "de-identified", "DeID", "REMOVED", "unknown", "Phantom 1", "Subject_012", "^^", "-"],
+)  # fmt: skip
+def test_placeholders_are_no_person(text: str) -> None:
+    assert dicom_findings(dataset(PatientName=text, PatientID=text)) == ()
+
+
 def test_private_and_overlay_groups_are_found() -> None:
     ds = Dataset()
     ds.private_block(0x0009, "ACME", create=True).add_new(1, "LO", "anything")

@@ -30,7 +30,7 @@ FrameIncrementPointer FrameTime FrameTimeVector CineRate RecommendedDisplayFrame
 
 # What kind of picture it is, and of what.
 _DESCRIPTION = """
-SpecificCharacterSet ImageType SOPClassUID Modality ConversionType BodyPartExamined Laterality ImageLaterality
+ImageType SOPClassUID Modality ConversionType BodyPartExamined Laterality ImageLaterality
 FrameLaterality PatientOrientation PatientPosition ViewPosition AnatomicRegionSequence AnatomicRegionModifierSequence
 ViewCodeSequence ViewModifierCodeSequence SeriesNumber InstanceNumber AcquisitionNumber TemporalPositionIndex StackID
 InStackPositionNumber PresentationIntentType QualityControlImage PatientIdentityRemoved
@@ -66,7 +66,7 @@ AcquisitionDeviceTypeCodeSequence
 # The make of the device. Table E.1-1 has no action for it: what it protects is the single device (see DEVICE_IDENTITY).
 _MAKE = "Manufacturer ManufacturerModelName SoftwareVersions"
 
-# A coded word; kept only from a public coding scheme (see `dicom.PUBLIC_SCHEMES`).
+# A coded word; kept only if the standard's tables have the code, and with the meaning from there.
 _CODES = "CodeValue CodingSchemeDesignator CodingSchemeVersion CodeMeaning"
 
 # Which other images it was made from; the UIDs in them are remapped like all others.
