@@ -14,10 +14,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from pellucid.cohort.deidentify.coded_tails import unused_tail
-from pellucid.cohort.deidentify.icc_profiles import rebuilt_profile
-from pellucid.cohort.deidentify.jpeg_segments import scan_ends, strip_jpeg, with_profile
-from pellucid.cohort.deidentify.png_webp_chunks import coded_ends, strip_png, strip_webp
+from pellucid.cohort.deidentify.streams.coded_tails import unused_tail
+from pellucid.cohort.deidentify.streams.icc_profiles import rebuilt_profile
+from pellucid.cohort.deidentify.streams.jpeg_segments import scan_ends, strip_jpeg, with_profile
+from pellucid.cohort.deidentify.streams.png_webp_chunks import coded_ends, strip_png, strip_webp
 from pellucid.cohort.deidentify.text_masking import fill
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.readers import UnreadableImage

@@ -7,7 +7,7 @@ from typing import Any
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from pellucid.cohort.deidentify.icc_profiles import rebuilt_profile
+from pellucid.cohort.deidentify.streams.icc_profiles import rebuilt_profile
 
 _PALETTES = tuple(f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue"))
 _DESCRIPTORS = {f"{name}Data": f"{name}Descriptor" for name in _PALETTES} | {"LUTData": "LUTDescriptor"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 _MOST_LETTERS = 2  # single ones in a value: letter by letter one could write a name
 
@@ -65,7 +66,8 @@ def _meanings() -> dict[tuple[str, str], str]:
     from pydicom.sr._snomed_dict import mapping
 
     found: dict[tuple[str, str], str] = {}
-    for scheme, by_keyword in concepts.items():
+    tables: Any = concepts
+    for scheme, by_keyword in tables.items():
         for codes in by_keyword.values():
             for code, (meaning, _) in codes.items():
                 known = found.setdefault((scheme, code), meaning)

@@ -19,7 +19,6 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import ExplicitVRLittleEndian
 
-from pellucid.cohort.deidentify.coded_tails import unused_tail
 from pellucid.cohort.deidentify.dicom.dicom_display_check import refuse_other_display
 from pellucid.cohort.deidentify.dicom.dicom_headers import (
     DicomOptions,
@@ -28,10 +27,11 @@ from pellucid.cohort.deidentify.dicom.dicom_headers import (
     state_cleaning,
 )
 from pellucid.cohort.deidentify.dicom.dicom_views import first_view, number_of_frames, search_views, sheet_views
-from pellucid.cohort.deidentify.jpeg_segments import scan_ends, strip_jpeg, strip_jpeg2000, tile_ends
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.raster_files import SLIDE, Cleaned, FindBoxes
+from pellucid.cohort.deidentify.streams.coded_tails import unused_tail
+from pellucid.cohort.deidentify.streams.jpeg_segments import scan_ends, strip_jpeg, strip_jpeg2000, tile_ends
 from pellucid.cohort.deidentify.text_masking import fill
 from pellucid.cohort.identifiers.findings import dicom_findings
 from pellucid.cohort.images.pixels import Box

@@ -11,11 +11,11 @@ from datetime import date, timedelta
 from typing import Any
 
 import pydicom
+from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import UID_dictionary
 
 from pellucid.cohort.deidentify.dicom import dicom_attributes
 from pellucid.cohort.deidentify.dicom.colour_tables import TABLES, table_value

@@ -27,12 +27,12 @@ from pellucid.cohort.deidentify.date_columns import moved, order_of
 from pellucid.cohort.deidentify.dicom import dicom_attributes
 from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
 from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
-from pellucid.cohort.deidentify.icc_profiles import rebuilt_profile
-from pellucid.cohort.deidentify.jpeg_segments import strip_jpeg, strip_jpeg2000
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.personal_columns import capped_ages, is_age, is_personal
 from pellucid.cohort.deidentify.precheck import pass_gate
 from pellucid.cohort.deidentify.raster_files import clean_raster, clean_tiff
+from pellucid.cohort.deidentify.streams.icc_profiles import rebuilt_profile
+from pellucid.cohort.deidentify.streams.jpeg_segments import strip_jpeg, strip_jpeg2000
 from pellucid.cohort.deidentify.text_masking import TextFinder, fill
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import ocr

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pellucid.cohort.deidentify.icc_profiles import rebuilt_profile
+from pellucid.cohort.deidentify.streams.icc_profiles import rebuilt_profile
 from pellucid.cohort.readers import UnreadableImage
 
 

@@ -66,7 +66,8 @@ def strip_jpeg(data: bytes, orientation: int = 1, dropped: set[str] | None = Non
 
 def scan_ends(data: bytes) -> list[int] | None:
     """Where the coded data of each scan of a clean stream end; None if restarts divide them."""
-    at, ends = 2, []
+    at = 2
+    ends: list[int] = []
     while True:
         marker, at = _next_marker(data, at)
         if marker == 0xD9:

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from pellucid.cohort.deidentify.jpeg_segments import orientation_exif
+from pellucid.cohort.deidentify.streams.jpeg_segments import orientation_exif
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # What decides how the pixels look (PNG third edition, 11.2 and 11.3); all text, time, EXIF and animation goes.

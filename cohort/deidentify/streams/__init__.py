@@ -1,0 +1,1 @@
+"""Coded images without metadata: JPEG, PNG and WebP segments, colour profiles, hidden tails."""
