@@ -99,7 +99,7 @@ def texts_of_patients(study: Study) -> dict[str, tuple[str, ...]]:
     column = rule if isinstance(rule, str) else getattr(rule, "column", None)
     if study.table is None or not column or column == "none":
         return {}
-    table = read_table(study.table, [column])
+    table = study_table(study, [column]).frame
     personal = [name for name in table.columns if name != column and is_personal(str(name))]
     found: dict[str, set[str]] = {}
     for name in personal:
