@@ -145,8 +145,10 @@ def _listing(
         except FileNotFoundError:  # or a file that went while we looked
             ignored["link to nothing"] += 1
         except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, before Python 3.13
-            circle = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
-            refused[name] = "a circle of links" if circle else f"it cannot be opened ({error.strerror})"
+            if isinstance(error, OSError) and error.errno != errno.ELOOP:
+                refused[name] = f"it cannot be opened ({error.strerror})"
+            else:
+                refused[name] = "a circle of links"
     if not stats:
         seen = ", ".join(f"{n} × {suffix}" for suffix, n in ignored.most_common(5)) or "it is empty"
         raise UserError(f"{empty} ({seen}); readable are JPEG, PNG, WebP, BMP, GIF, AVIF, TIFF, DICOM and whole slides")
