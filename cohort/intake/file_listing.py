@@ -145,8 +145,10 @@ def _listing(
         except FileNotFoundError:  # or a file that went while we looked
             ignored["link to nothing"] += 1
         except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, before Python 3.13
-            circle = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
-            refused[name] = "a circle of links" if circle else f"it cannot be opened ({error.strerror})"
+            if isinstance(error, OSError) and error.errno != errno.ELOOP:
+                refused[name] = f"it cannot be opened ({error.strerror})"
+            else:
+                refused[name] = "a circle of links"
     if not stats:
         seen = ", ".join(f"{n} × {suffix}" for suffix, n in ignored.most_common(5)) or "it is empty"
         raise UserError(f"{empty} ({seen}); readable are JPEG, PNG, WebP, BMP, GIF, AVIF, TIFF, DICOM and whole slides")
@@ -189,7 +191,7 @@ def _ending(suffix: str) -> str:
 def _withdrawn_paths(root: Path, paths: list[Path], withdrawn: Withdrawn | None, patient_rule: str | None) -> set[Path]:
     if withdrawn is None or not withdrawn.entries:
         return set()
-    names = {path.relative_to(root).as_posix(): path for path in paths}
+    names = {path.relative_to(root).as_posix(): path for path in paths if _is_utf8(str(path))}
     return {names[name] for name in _withdrawn(list(names), withdrawn, patient_rule)}
 
 
@@ -202,6 +204,14 @@ def _withdrawn(files: list[str], withdrawn: Withdrawn | None, patient_rule: str 
         owners = [match.group(1) if (match := pattern.search(file)) else None for file in files]
         gone |= withdrawn.which_patients(owners)
     return [file for file, out in zip(files, gone, strict=True) if out]
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_inputs(fingerprint: str, withdrawn: Withdrawn) -> dict[str, str]:

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -125,10 +126,9 @@ def _header_reason(data: bytes, kind: str) -> str:
 
 def _register_heic() -> None:
     try:
-        import pillow_heif
+        import_module("pillow_heif").register_heif_opener()  # by name: it is no dependency, and need not be there
     except ImportError:
         raise UnreadableImage(HEIC_NEEDS) from None
-    pillow_heif.register_heif_opener()
 
 
 def _n_frames(image: Image.Image) -> int:

@@ -126,7 +126,7 @@ def _is_bare_dicom(data: bytes) -> bool:
     for order in ("little", "big"):
         at, last, seen = 0, (0, -1), 0
         while at + 8 <= len(data) and seen < 3:
-            group, element = (int.from_bytes(data[at + i : at + i + 2], order) for i in (0, 2))  # type: ignore[arg-type]
+            group, element = (int.from_bytes(data[at + i : at + i + 2], order) for i in (0, 2))
             if (group, element) <= last or group not in ({2, 8} if seen == 0 else range(2, 0x11)):
                 break
             if data[at + 4 : at + 6] in _VRS:
@@ -135,7 +135,7 @@ def _is_bare_dicom(data: bytes) -> bool:
                 head = 12 if long else 8
             else:
                 field, head = data[at + 4 : at + 8], 8
-            length = int.from_bytes(field, order)  # type: ignore[arg-type]
+            length = int.from_bytes(field, order)
             if length > 0xFFFF and length != 0xFFFFFFFF:
                 break
             last, seen, at = (group, element), seen + 1, at + head + length
