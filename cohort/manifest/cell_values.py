@@ -80,7 +80,9 @@ def as_ids(column: pd.Series[Any]) -> pd.Series[Any]:
     return pd.Series(whole, index=text.index, dtype=object, name=text.name)
 
 
-def missing_cells(column: pd.Series[Any], kind: str = "", words: Iterable[str] | None = None) -> pd.Series[bool]:
+def missing_cells(
+    column: pd.Series[Any], kind: str = "", words: Iterable[str | int | float] | None = None
+) -> pd.Series[bool]:
     """Which cells of a variable have no value.
 
     Args:
@@ -105,7 +107,7 @@ def missing_cells(column: pd.Series[Any], kind: str = "", words: Iterable[str] |
 
 
 def _with_missing_numbers(
-    column: pd.Series[Any], missing: pd.Series[bool], words: Iterable[str] | None
+    column: pd.Series[Any], missing: pd.Series[bool], words: Iterable[str | int | float] | None
 ) -> pd.Series[bool]:
     """Numbers that study.yaml declares as missing, such as -9 or 999."""
     if words is None or not pd.api.types.is_numeric_dtype(column):
@@ -150,7 +152,7 @@ def _number(value: Any) -> float:
     if isinstance(value, bool):
         return float(value)
     if not isinstance(value, str):
-        return float("nan") if not pd.api.types.is_number(value) else float(value)
+        return float("nan") if not pd.api.types.is_number(value) else float(str(value))
     plain = value.strip().replace("\u2212", "-").replace("\u00a0", "").replace("\u202f", "").replace("\u2009", "")
     if _NUMBER.fullmatch(plain):
         return float(plain)

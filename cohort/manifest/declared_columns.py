@@ -95,7 +95,7 @@ def _measures(column: pd.Series, variable: Variable, path: Path) -> pd.Series:
     wrong = column[column.notna() & numbers.isna()]
     if wrong.empty:
         return numbers
-    shown = ", ".join(f"row {int(row) + 2} has `{cell}`" for row, cell in wrong.head(MOST_CELLS_NAMED).items())
+    shown = ", ".join(f"row {int(str(row)) + 2} has `{cell}`" for row, cell in wrong.head(MOST_CELLS_NAMED).items())
     more = f" and {len(wrong) - MOST_CELLS_NAMED} more" if len(wrong) > MOST_CELLS_NAMED else ""
     bound = any(str(cell).strip().startswith(("<", ">", "≤", "≥")) for cell in wrong)
     advice = "; for a value below or above a limit write a number, such as half the limit" if bound else ""

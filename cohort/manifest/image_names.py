@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -146,11 +146,11 @@ class Resolution:
         twice: labels of rows that name the same image, for each such image.
     """
 
-    targets: dict[Hashable, Target] = field(default_factory=dict)
-    unclear: dict[Hashable, tuple[str, ...]] = field(default_factory=dict)
-    elsewhere: dict[Hashable, str] = field(default_factory=dict)
-    absent: list[Hashable] = field(default_factory=list)
-    twice: list[list[Hashable]] = field(default_factory=list)
+    targets: dict[int, Target] = field(default_factory=dict)
+    unclear: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    elsewhere: dict[int, str] = field(default_factory=dict)
+    absent: list[int] = field(default_factory=list)
+    twice: list[list[int]] = field(default_factory=list)
 
 
 def resolve_rows(
@@ -164,14 +164,14 @@ def resolve_rows(
         frames: file → its frames, for files with several.
         hints: columns of the same rows whose values may be folders; the first is the patient's.
     """
-    found: dict[Hashable, tuple[Found, str]] = {}
+    found: dict[int, tuple[Found, str]] = {}
     result = Resolution()
-    for label, text in texts.items():
-        hit = _with_frame(str(text), known, frames) if text is not None and text == text else None
-        if hit is None:
+    for label, text in zip(texts.index.tolist(), texts.tolist(), strict=True):
+        named = _with_frame(str(text), known, frames) if text is not None and text == text else None
+        if named is None:
             result.absent.append(label)
         else:
-            found[label] = hit
+            found[label] = named
     folders_count = any(hit.by_folder and hit.confirmed for hit, _ in found.values())
     for label, (hit, frame) in found.items():
         if not hit.confirmed and folders_count:
@@ -198,7 +198,7 @@ def _with_frame(text: str, known: ImageNames, frames: Mapping[str, set[str]]) ->
 
 
 def _by_hints(
-    result: Resolution, found: Mapping[Hashable, tuple[Found, str]], known: ImageNames, hints: pd.DataFrame
+    result: Resolution, found: Mapping[int, tuple[Found, str]], known: ImageNames, hints: pd.DataFrame
 ) -> None:
     """Decide among files of one name by the patient's folder, and then by other columns that name folders."""
     labels = list(result.unclear)
@@ -234,9 +234,9 @@ def _refuse_foreign_folders(result: Resolution, known: ImageNames, patients: pd.
             del result.targets[label]
 
 
-def _without_rivals(result: Resolution, looseness: Mapping[Hashable, int]) -> None:
+def _without_rivals(result: Resolution, looseness: Mapping[int, int]) -> None:
     """Of two rows for one image the one that names it more exactly; equally exact ones are named twice."""
-    rows: dict[Target, list[Hashable]] = defaultdict(list)
+    rows: dict[Target, list[int]] = defaultdict(list)
     for label, target in result.targets.items():
         rows[target].append(label)
     for target, labels in rows.items():

@@ -188,8 +188,8 @@ def join_table(
             own = as_ids(table[patient_column]).reindex(row_of).set_axis(manifest.index)
             _refuse_withdrawn(manifest.assign(patient_source_id=own), withdrawn)
         table = _without_withdrawn(table, key_column, patient_column, withdrawn, keyed_by_patient=not config.image)
-    columns, said = typed_from_table(replace(read, frame=table), declared, table_path, config.missing)
-    table = table.assign(**columns)
+    typed, said = typed_from_table(replace(read, frame=table), declared, table_path, config.missing)
+    table = table.assign(**typed)
     problems.extend(said)
     if config.image:
         fate = "they are left out" if patient_column else "their variables are missing"

@@ -89,12 +89,12 @@ def match_images(
             "`image` or `images`"
         )
     if found.twice:
-        first, second, *_ = sorted(int(str(label)) for label in found.twice[0])
+        first, second, *_ = sorted(label for label in found.twice[0])
         raise UserError(
             f"{table_path}: rows {first + 2} and {second + 2} both name `{text[first]}` ({len(found.twice)} image(s) "
             "are named twice): keep one row per image"
         )
-    row = {target: int(str(label)) for label, target in found.targets.items()}
+    row = {target: label for label, target in found.targets.items()}
     of_frame = [row.get((file, frame)) if frame else None for file, frame in _pairs(images)]
     of_file = [row.get((file, "")) for file, _ in _pairs(images)]
     chosen = [b if a is None else a for a, b in zip(of_frame, of_file, strict=True)]
@@ -118,7 +118,7 @@ def _unclear_sentence(found: Resolution, text: pd.Series) -> str:
     shown = ", ".join(f"`{file}`" for file in files[:3]) + (" …" if len(files) > 3 else "")
     return (
         f"{len(found.unclear)} row(s) name a file of which several are in different folders (first: row "
-        f"{int(str(label)) + 2}, `{text[label]}`: {shown}): write the folder before the name, or the "
+        f"{label + 2}, `{text[label]}`: {shown}): write the folder before the name, or the "
         "patient as the folder is named"
     )
 
@@ -132,14 +132,14 @@ def _row_problems(found: Resolution, text: pd.Series, names: pd.Series, table_pa
         label, file = next(iter(found.elsewhere.items()))
         problems.append(
             f"{table_path.name}: {len(found.elsewhere)} row(s) name a file that is not where the row says, or that "
-            f"another row names more exactly (first: row {int(str(label)) + 2}, `{text[label]}`; there is `{file}`): "
+            f"another row names more exactly (first: row {label + 2}, `{text[label]}`; there is `{file}`): "
             f"they are left out; correct `{names.name}`"
         )
     if found.absent:
         label = found.absent[0]
         problems.append(
             f"{table_path.name}: {len(found.absent)} row(s) name an image that is not there (first: row "
-            f"{int(str(label)) + 2}, `{text[label] or ''}`): they are left out; add the file or correct "
+            f"{label + 2}, `{text[label] or ''}`): they are left out; add the file or correct "
             f"`{names.name}`"
         )
     return problems
