@@ -47,7 +47,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), d
 BAD = {
     "empty": (b"", "the file is empty"),
     "text named .png": (b"this is not a picture\n" * 20, "the content is not an image of a kind that can be read"),
-    "PDF": (b"%PDF-1.7 and so on", "a PDF file: JPEG, PNG, WebP, BMP, GIF, AVIF, TIFF, DICOM and whole slides are read"),
+    "PDF": (b"%PDF-1.7 and so on", "a PDF file: JPEG, PNG, WebP, BMP, GIF, AVIF, TIFF, DICOM and whole slides are"),
     "HEIC": (b"\0\0\0\x18ftypheic" + b"\0" * 40, "a HEIC image, which is not read: `pip install pillow-heif`"),
     "truncated JPEG": (saved(Image.fromarray(scene()), "JPEG")[:-200], "a damaged JPEG: the file is cut short"),
     "truncated PNG": (saved(NOISE, "PNG")[:3000], "a damaged PNG: "),
