@@ -5,16 +5,17 @@ file.
 
 Run the study once with each version, into two folders (`pellucid run STUDY analysis=BEFORE`), with the same number type
 (`PELLUCID_PRECISION=float32`). Compared are, of the newest run of each stage and backbone: vectors and all other arrays
-(exactly), every column of every table, and every number, truth value and identifier in every JSON file. Sentences are
-counted, not compared: their wording may change. Paths, times, versions, hashes of runs and file sizes are left out.
-Each difference is printed; the exit code is 1 if there is one that no `--allow` pattern (a regular expression on
-`stage/file: key`) names.
+(exactly), every column of every table, and every number (to 12 digits), truth value and identifier in every JSON file.
+Sentences are counted, not compared: their wording may change. Paths, times, versions, hashes of runs and file sizes are
+left out. Each difference is printed; the exit code is 1 if there is one that no `--allow` pattern (a regular
+expression on `stage/file: key`) names.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -26,8 +27,9 @@ import numpy as np
 import pandas as pd
 
 PROVENANCE = {"run.json", "config.yaml", "SHA256SUMS", "timings.jsonl", "spec.json", "compute.json"}
+HASH = re.compile(r"-[0-9a-f]{8}(?=$|[^0-9a-z])")
 LEFT_OUT = re.compile(
-    r"(^|\.)(path|location|started|ended|key|sha256|versions|made_with|seconds|compute|schema|run|runs)(\.|$|\[)"
+    r"(^|\.)(path|location|started|ended|key|sha256|versions|made_with|seconds|compute|schema|run|runs|scan|build_s)(\.|$|\[)"
 )
 
 
@@ -44,15 +46,22 @@ def newest(analysis: Path) -> dict[str, Path]:
 
 
 def leaves(content: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a JSON document with its dotted key."""
+    """Every leaf of a JSON document with its dotted key, without the hashes in names of runs."""
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from leaves(value, f"{at}.{key}" if at else str(key))
+            yield from leaves(value, f"{at}.{HASH.sub('', key)}" if at else HASH.sub("", str(key)))
     elif isinstance(content, list):
         for number, value in enumerate(content):
             yield from leaves(value, f"{at}[{number}]")
     else:
-        yield at, content
+        yield at, HASH.sub("", content) if isinstance(content, str) else content
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal; numbers up to the rounding of sums in another order."""
+    if isinstance(left, float) and isinstance(right, float):
+        return math.isclose(left, right, rel_tol=1e-12) or (math.isnan(left) and math.isnan(right))
+    return bool(left == right)
 
 
 def is_sentence(value: Any) -> bool:
@@ -67,7 +76,7 @@ def compare_json(before: Path, after: Path, counts: Counter[str]) -> Iterator[tu
         left, right = (side.get(key, "(missing)") for side in pair)
         if is_sentence(left) and is_sentence(right):
             counts["sentences"] += 1
-        elif left != right and not (left != left and right != right):
+        elif not same(left, right):
             yield key, f"{left!r} → {right!r}"
         else:
             counts["values"] += 1

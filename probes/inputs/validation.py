@@ -108,8 +108,8 @@ def _plain(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
     if isinstance(vectors, np.ma.MaskedArray):
         if np.ma.getmaskarray(vectors).any():
             raise UserError(
-                f"The vectors are a masked array with {int(np.ma.getmaskarray(vectors).sum())} masked values; fill them or "
-                "leave those images out."
+                f"The vectors are a masked array with {int(np.ma.getmaskarray(vectors).sum())} masked values; fill "
+                "them or leave those images out."
             )
         return np.asarray(vectors.data)
     return np.asarray(vectors)
