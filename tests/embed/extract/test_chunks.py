@@ -139,7 +139,6 @@ def test_each_part_is_computed_once_by_however_many(tmp_path: Path) -> None:
     assert set(seen.values()) == {1}
 
 
-@pytest.mark.number_type
 def test_padding_changes_no_vector_and_every_batch_has_one_shape(tmp_path: Path) -> None:
     source = Made(21, failing=(2,))
     plain, padded = job_of(tmp_path / "plain", source), job_of(tmp_path / "padded", source)

@@ -31,7 +31,6 @@ def embedded(scanned: tuple[Study, RunFolder]) -> tuple[Study, RunFolder, RunFol
     return study, run, embed(study, run, TINY, device="cpu", progress=False)
 
 
-@pytest.mark.number_type
 def test_each_usable_image_has_its_own_vector(embedded: tuple[Study, RunFolder, RunFolder]) -> None:
     _, run, made = embedded
     vectors = load_vectors(made.path)
@@ -56,7 +55,6 @@ def test_repeating_says_done_and_newest_is_found(embedded: tuple[Study, RunFolde
         choose_vectors(study.analysis, run, "pixles")
 
 
-@pytest.mark.number_type
 def test_search_leaves_the_own_patient_out(embedded: tuple[Study, RunFolder, RunFolder]) -> None:
     study, _, made = embedded
     vectors = load_vectors(made.path)
