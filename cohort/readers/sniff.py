@@ -127,7 +127,7 @@ def _is_bare_dicom(data: bytes) -> bool:
         at, last, seen = 0, (0, -1), 0
         while at + 8 <= len(data) and seen < 3:
             group, element = (int.from_bytes(data[at + i : at + i + 2], order) for i in (0, 2))
-            if (group, element) <= last or group not in ({2, 8} if seen == 0 else range(2, 0x11)):
+            if (group, element) <= last or group not in ({2, 8} if seen == 0 else range(2, 0x7FE1)):
                 break
             if data[at + 4 : at + 6] in _VRS:
                 long = data[at + 4 : at + 6] in _LONG_VRS

@@ -148,8 +148,8 @@ def test_row_without_patient_is_left_out(tmp_path: Path) -> None:
         (lambda t: t.assign(file_name="x" + t["file_name"]), "no row of column `file_name` names an image below"),
         (
             lambda t: t.assign(age=t["age"].astype(str).replace("41", "forty-one")),
-            "column `age` is declared continuous, but row 4 has `forty-one`: correct it, or declare the column "
-            "categorical",
+            "column `age` is declared continuous, but row 4 has `forty-one`, row 5 has `forty-one`: correct it, or "
+            "declare the column categorical",
         ),
     ],
 )  # fmt: skip

@@ -165,7 +165,7 @@ def test_the_projector_finds_numbers_columns_and_pictures_in_one_order(
         chosen, shown=chosen.shown & (np.arange(len(chosen.shown)) != 2)
     )  # as if text were there
     said = export_vectors(chosen, "projector", out)
-    assert "1 picture(s) with burned-in text are left grey" in said
+    assert "1 picture(s) with signs of text or a face are left grey" in said
     n, dim = chosen.vectors.values.shape
     config = (out / "projector_config.pbtxt").read_text(encoding="utf-8")
     assert f"tensor_shape: {n}\n  tensor_shape: {dim}\n" in config

@@ -117,7 +117,7 @@ def test_test_patients_do_not_reach_the_fit():
     spoiled[folds == 0] *= 1000
     again = FoldedRidge(spoiled, patients.weights, folds, strata, dtype=np.float64)
     for name in ("scale", "eigenvalues", "penalties"):
-        np.testing.assert_allclose(getattr(ridge.factors[0], name), getattr(again.factors[0], name), rtol=1e-6)
+        np.testing.assert_allclose(getattr(ridge.factors[0], name), getattr(again.factors[0], name), rtol=1e-5)
     target = label[None].astype(float)
     np.testing.assert_allclose(
         np.abs(ridge.directions(target)[0].coefficients), np.abs(again.directions(target)[0].coefficients), rtol=1e-5
