@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,13 +128,14 @@ def _listing(
     ignored: Counter[str] = Counter()
     refused: dict[str, str] = {}
     resolved_root = root.resolve()
+    resolved = functools.cache(Path.resolve)  # once for each folder, not for each of its files
     gone = _withdrawn_paths(root, paths, withdrawn, patient_rule)
     for path in paths:
         if path in gone:
             continue
         name = path.relative_to(root).as_posix()
         try:
-            what = _what_is_not_listed(path, resolved_root)
+            what = _what_is_not_listed(path, resolved_root, resolved)
             if what is None:
                 name.encode()
                 stats[name] = path.stat()
@@ -162,18 +164,23 @@ def _listing(
     return Listing(root, ids, tuple(sizes), dict(ignored), digest.hexdigest(), len(gone), tuple(refused.items()))
 
 
-def _what_is_not_listed(path: Path, root: Path) -> str | None:
+def _what_is_not_listed(path: Path, root: Path, resolved: Callable[[Path], Path]) -> str | None:
     """Under which name a file is counted as skipped; None for an image, and for what is called one.
+
+    Args:
+        path: a file below the root, perhaps through linked folders.
+        root: the resolved root.
+        resolved: folder → where it really is.
 
     Raises:
         OSError, RuntimeError: it cannot be opened.
     """
-    if path.is_symlink() or path.parent.resolve() != root:
-        target = path.resolve(strict=True)
-        if not target.is_relative_to(root):
-            return LINKED_FOLDER if target.is_dir() else "link out of the folder"
-        if target.is_dir():
-            raise OSError(errno.ELOOP, "a circle of links")
+    linked = path.is_symlink()
+    target = path.resolve(strict=True) if linked else resolved(path.parent) / path.name
+    if not target.is_relative_to(root):
+        return LINKED_FOLDER if target.is_dir() else "link out of the folder"
+    if linked and target.is_dir():
+        raise OSError(errno.ELOOP, "a circle of links")
     if not path.is_file():
         return "not a regular file"
     suffix = path.suffix.lower()
@@ -191,19 +198,14 @@ def _ending(suffix: str) -> str:
 def _withdrawn_paths(root: Path, paths: list[Path], withdrawn: Withdrawn | None, patient_rule: str | None) -> set[Path]:
     if withdrawn is None or not withdrawn.entries:
         return set()
-    names = {path.relative_to(root).as_posix(): path for path in paths if _is_utf8(str(path))}
-    return {names[name] for name in _withdrawn(list(names), withdrawn, patient_rule)}
-
-
-def _withdrawn(files: list[str], withdrawn: Withdrawn | None, patient_rule: str | None) -> list[str]:
-    if withdrawn is None or not withdrawn.entries:
-        return []
+    known = [path for path in paths if _is_utf8(str(path))]
+    files = [path.relative_to(root).as_posix() for path in known]
     gone = withdrawn.which_files(files)
     if patient_rule is not None:
         pattern = re.compile(patient_rule)
         owners = [match.group(1) if (match := pattern.search(file)) else None for file in files]
         gone |= withdrawn.which_patients(owners)
-    return [file for file, out in zip(files, gone, strict=True) if out]
+    return {path for path, out in zip(known, gone, strict=True) if out}
 
 
 def _is_utf8(name: str) -> bool:
