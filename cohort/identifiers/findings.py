@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pydicom
 from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR
+from pydicom.tag import BaseTag
 
 # Findings that name a person or lead straight to one. The others are in the Basic Profile as well, and go when a study
 # is de-identified, but a file that has them names nobody by itself.
@@ -102,10 +103,15 @@ def dicom_findings(dataset: pydicom.Dataset, *, believe: bool = True) -> tuple[s
     return tuple(sorted(found))
 
 
+def tags_in(dataset: pydicom.Dataset) -> list[BaseTag]:
+    """The tags of a dataset; iterating over the dataset itself would convert the value of each element."""
+    return list(dataset.keys())
+
+
 def _attributes(dataset: pydicom.Dataset) -> Iterator[tuple[str, str, bytes]]:
     """Kind, keyword and value of each attribute of a kind; values are not converted, which would cost most of the
     time."""
-    for tag in dataset.keys():  # noqa: SIM118 - a dataset iterates over elements, which converts them
+    for tag in tags_in(dataset):
         number = int(tag)
         kind, keyword, vr = attribute_kind(number)
         if vr == "SQ":

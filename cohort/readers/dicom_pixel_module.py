@@ -120,12 +120,18 @@ def stored_values(
     return values, note
 
 
+def low_bits(values: NDArray[Any], stored: int) -> NDArray[Any]:
+    """Integers with nothing above their lowest `stored` bits; the sign of signed ones extends to the whole type."""
+    unused = 8 * values.dtype.itemsize - stored
+    return values if unused <= 0 else np.right_shift(np.left_shift(values, unused), unused)
+
+
 def _moved(values: NDArray[Any], stored: int, high: int, width: int) -> tuple[NDArray[Any], str]:
     shift = high - (stored - 1)
     value = np.right_shift(np.left_shift(values, width - 1 - high), width - stored)
     if shift == 0:
         return value, "" if np.array_equal(value, values) else f"bits above BitsStored {stored} removed"
-    low = np.right_shift(np.left_shift(values, width - stored), width - stored)
+    low = low_bits(values, stored)
     if np.array_equal(low, values) and np.bitwise_and(values, (1 << shift) - 1).any():
         raise UnreadableImage(
             f"a DICOM file whose header contradicts its pixels: HighBit {high} with BitsStored {stored}, but the "

@@ -26,16 +26,23 @@ from pellucid.cohort.deidentify.dicom.dicom_headers import (
     kept_header,
     state_cleaning,
 )
-from pellucid.cohort.deidentify.dicom.dicom_views import first_view, number_of_frames, search_views, sheet_views
+from pellucid.cohort.deidentify.dicom.dicom_views import (
+    first_view,
+    frames_of,
+    number_of_frames,
+    search_views,
+    sheet_views,
+)
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.raster_files import SLIDE, Cleaned, FindBoxes
 from pellucid.cohort.deidentify.streams.coded_tails import unused_tail
 from pellucid.cohort.deidentify.streams.jpeg_segments import scan_ends, strip_jpeg, strip_jpeg2000, tile_ends
 from pellucid.cohort.deidentify.text_masking import fill
-from pellucid.cohort.identifiers.findings import dicom_findings
+from pellucid.cohort.identifiers.findings import dicom_findings, tags_in
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.readers import UnreadableImage
+from pellucid.cohort.readers.dicom_pixel_module import low_bits
 from pellucid.cohort.readers.whole_slide import WHOLE_SLIDE_SOP_CLASS
 
 _DISPLAY_GROUPS = frozenset({0x0008, 0x0020, 0x0028, 0x0048, 0x2050, 0x5200})
@@ -94,7 +101,7 @@ def clean_dicom(
         before = raw.copy()
         names = identifiers_in(original).also(known or Identifiers.of([patient]))
         boxes = find(search_views(raw, photometric, original), names.readable)
-        for frame in raw if number_of_frames(original) > 1 else raw[None]:
+        for frame in frames_of(raw, original):
             fill(frame, boxes)
         cleaned = kept_header(original, linkage, patient, options, names)
         if not cleaned.get("SOPInstanceUID"):
@@ -140,10 +147,7 @@ def dicom_sheet(data: bytes) -> tuple[NDArray[np.uint8], ...]:
 
 def _without_unused_bits(raw: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
     """Values with nothing above BitsStored: what a codec carries there may be the letters of an overlay."""
-    unused = raw.dtype.itemsize * 8 - int(dataset.BitsStored)
-    if raw.dtype.kind not in "iu" or unused <= 0:
-        return raw
-    return (raw << unused) >> unused  # of signed values the shift extends the sign
+    return low_bits(raw, int(dataset.BitsStored)) if raw.dtype.kind in "iu" else raw
 
 
 def _name(error: Exception) -> str:
@@ -182,10 +186,7 @@ def _with_pixels(original: FileDataset, raw: NDArray[Any], photometric: str) -> 
     """All of the original header that decides how it is displayed, unfiltered, with the masked pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        masked = Dataset()
-        for tag in original.keys():  # noqa: SIM118 - a dataset iterates over elements, and converts each
-            if tag.group in _DISPLAY_GROUPS:
-                masked.add(DataElement(tag, original[tag].VR, original[tag].value))
+        masked = _copied(original, _DISPLAY_GROUPS)
         _store_native(masked, raw, photometric)
         masked.preamble = b"\0" * 128
         masked.file_meta = FileMetaDataset()
@@ -196,6 +197,15 @@ def _with_pixels(original: FileDataset, raw: NDArray[Any], photometric: str) -> 
         except Exception as error:
             raise UnreadableImage(f"a DICOM file with a damaged header ({_name(error)})") from None
     return out.getvalue()
+
+
+def _copied(dataset: Dataset, groups: frozenset[int]) -> Dataset:
+    """The elements of some groups, each a new one, so that changing it does not change the original."""
+    out = Dataset()
+    for tag in tags_in(dataset):
+        if tag.group in groups:
+            out.add(DataElement(tag, dataset[tag].VR, dataset[tag].value))
+    return out
 
 
 def _store_native(dataset: Dataset, raw: NDArray[Any], photometric: str) -> None:
@@ -219,7 +229,7 @@ def _stripped_stream(dataset: FileDataset, raw: NDArray[Any]) -> tuple[bytes, py
     wavelet = {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.203"}
     if syntax not in jpeg | wavelet:
         return None
-    frames = raw if number_of_frames(dataset) > 1 else raw[None]
+    frames = frames_of(raw, dataset)
     clean = []
     try:
         streams = generate_frames(dataset.PixelData, number_of_frames=len(frames))
@@ -242,10 +252,7 @@ def _stripped_stream(dataset: FileDataset, raw: NDArray[Any]) -> tuple[bytes, py
 
 def _decodes_to(dataset: FileDataset, pixels: NDArray[Any]) -> Callable[[bytes], bool]:
     """Whether a stream decodes to these pixels; one that cannot be decoded does not."""
-    one = Dataset()
-    for tag in dataset.keys():  # noqa: SIM118 - a dataset iterates over elements, and converts each
-        if tag.group == 0x0028:
-            one.add(DataElement(tag, dataset[tag].VR, dataset[tag].value))  # not shared: it is changed below
+    one = _copied(dataset, frozenset({0x0028}))
     one.file_meta = dataset.file_meta
     one.NumberOfFrames = 1
 

@@ -23,7 +23,7 @@ from pellucid.cohort.deidentify.dicom.defined_terms import is_defined, meaning_o
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.technical_texts import is_version, may_stay
-from pellucid.cohort.identifiers.findings import attribute_kind
+from pellucid.cohort.identifiers.findings import attribute_kind, tags_in
 
 _TEXT_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 _BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -64,11 +64,11 @@ def identifiers_in(dataset: Dataset) -> Identifiers:
     days: list[str] = []
 
     def walk(part: Dataset) -> None:
-        for tag in part.keys():  # noqa: SIM118 - a dataset iterates over elements, and converts each
+        for tag in tags_in(part):
             kind = attribute_kind(int(tag))[0]
             try:
                 element = part[tag]
-            except Exception:
+            except Exception:  # a value that cannot be parsed is not kept either
                 continue
             if element.VR == "SQ":
                 for item in element.value or ():
@@ -88,7 +88,7 @@ def header_identifiers(data: bytes) -> Identifiers:
         warnings.simplefilter("ignore")
         try:
             return identifiers_in(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True))
-        except Exception:
+        except Exception:  # no header: a damaged file, or one of another kind
             return Identifiers.of([])
 
 
@@ -107,7 +107,7 @@ def kept_header(source: Dataset, linkage: Linkage, patient: str, options: DicomO
     person = dicom_attributes.tags(dicom_attributes.PATIENT) if options.retain_patient else frozenset()
     empty = dicom_attributes.tags(dicom_attributes.EMPTY)
     out = Dataset()
-    for tag in source.keys():  # noqa: SIM118 - a dataset iterates over elements, and converts each
+    for tag in tags_in(source):
         number = int(tag)
         if number not in stay | uids | dates | device | person | empty:
             continue
@@ -116,7 +116,7 @@ def kept_header(source: Dataset, linkage: Linkage, patient: str, options: DicomO
             continue
         try:
             element = source[tag]
-        except Exception:
+        except Exception:  # a value that cannot be parsed may be anything
             continue
         if element.VR not in {dictionary_VR(tag), *dictionary_VR(tag).split(" or ")}:
             continue
