@@ -12,7 +12,7 @@ from pellucid.cohort.manifest.cell_values import (
     words_taken,
 )
 from pellucid.cohort.manifest.research_ids import hash_share, research_ids, with_captions
-from pellucid.cohort.manifest.table_file import load_table, read_table
+from pellucid.cohort.manifest.table_file import load_table
 
 __all__ = [
     "as_ids",
@@ -24,7 +24,6 @@ __all__ = [
     "load_table",
     "missing_cells",
     "only_numbers",
-    "read_table",
     "research_ids",
     "taken_sentence",
     "with_captions",

@@ -61,15 +61,6 @@ def is_lock_file(path: Path) -> bool:
     return path.name.startswith(("~$", "._", ".~lock"))
 
 
-def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """A clinical table: csv, tsv, xlsx or parquet; a column of ids such as 007 stays text.
-
-    Raises:
-        UserError: missing, unreadable or empty table, or a named column that it does not have.
-    """
-    return load_table(path, columns).frame
-
-
 def study_table(study: Study, columns: Iterable[str] = ()) -> ClinicalTable:
     """The table of a study by its `sheet` and `decimal`.
 
@@ -83,7 +74,7 @@ def study_table(study: Study, columns: Iterable[str] = ()) -> ClinicalTable:
 def load_table(
     path: Path, columns: Iterable[str] = (), *, sheet: str | None = None, decimal: str | None = None
 ) -> ClinicalTable:
-    """A clinical table with what is to be said of it.
+    """A clinical table with what is to be said of it; a column of ids such as 007 stays text.
 
     Args:
         path: csv, tsv, txt, xlsx, xlsm or parquet.

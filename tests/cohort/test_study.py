@@ -10,7 +10,7 @@ import pytest
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.output_table import write_study
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest.table_file import read_table
+from pellucid.cohort.manifest.table_file import load_table
 from pellucid.cohort.study import ScanConfig, as_level, load_study
 
 GOOD = """
@@ -141,7 +141,7 @@ def test_shipped_studies_are_valid(folder: Path) -> None:
 def test_table_keeps_ids_as_text_and_numbers_as_numbers(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id,age\n007,41\n012,\n", encoding="utf-8")
-    table = read_table(path)
+    table = load_table(path).frame
     assert table["id"].tolist() == ["007", "012"]
     assert table["age"].iloc[0] == 41
 
@@ -149,24 +149,24 @@ def test_table_keeps_ids_as_text_and_numbers_as_numbers(tmp_path: Path) -> None:
 def test_european_table(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id;size\na;1,5\nb;2,5\n", encoding="utf-8")
-    assert read_table(path)["size"].tolist() == [1.5, 2.5]
+    assert load_table(path).frame["size"].tolist() == [1.5, 2.5]
 
 
 def test_table_mistakes(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     with pytest.raises(UserError, match="the table is not there; correct its name"):
-        read_table(path)
+        load_table(path)
     path.write_text("patient_id,age\n1,2\n", encoding="utf-8")
     with pytest.raises(
         UserError, match="there is no column `patientid`; did you mean `patient_id`\\?\nthe table has: patient_id, age"
     ):
-        read_table(path, ["patientid"])
+        load_table(path, ["patientid"])
     path.write_text("patient_id,age\n", encoding="utf-8")
     with pytest.raises(UserError, match="the table has no rows"):
-        read_table(path)
+        load_table(path)
     with pytest.raises(UserError, match=r"a table is \.csv, \.tsv, \.xlsx or \.parquet, not `\.json`"):
         (tmp_path / "t.json").write_text("{}", encoding="utf-8")
-        read_table(tmp_path / "t.json")
+        load_table(tmp_path / "t.json")
 
 
 def test_a_binary_variable_may_declare_its_event(tmp_path: Path) -> None:

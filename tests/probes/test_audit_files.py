@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest.table_file import read_table
+from pellucid.cohort.manifest.table_file import load_table
 from pellucid.probes.audit_files import audit_files, read_vectors
 
 
@@ -88,16 +88,16 @@ def test_refusals(files):
     with pytest.raises(UserError, match=r"gone.npy: no such file; --vectors needs a .npy file"):
         read_vectors(folder / "gone.npy")
     with pytest.raises(UserError, match=r"gone.csv: the table is not there; correct its name"):
-        read_table(folder / "gone.csv")
+        load_table(folder / "gone.csv")
     (folder / "t.doc").write_text("x")
     with pytest.raises(UserError, match=r"a table is .csv, .tsv, .xlsx or .parquet, not `.doc`"):
-        read_table(folder / "t.doc")
+        load_table(folder / "t.doc")
     (folder / "nothing.csv").write_text("")
     with pytest.raises(UserError, match=r"nothing.csv: the table is empty"):
-        read_table(folder / "nothing.csv")
+        load_table(folder / "nothing.csv")
     (folder / "latin.csv").write_bytes("patient,diagnosis\n1,bénin\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.csv: is not UTF-8 text .*save it as CSV UTF-8"):
-        read_table(folder / "latin.csv")
+        load_table(folder / "latin.csv")
     with pytest.raises(UserError, match=r"v.npy: has no ids to join by; put one id per line into v.ids.txt"):
         run(folder, id_column="image")
     (folder / "v.ids.txt").write_text("\n".join(table["image"].where(table.index != 3, "other.png")) + "\n")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.manifest.table_file import load_table, read_table
+from pellucid.cohort.manifest.table_file import load_table
 
 
 def text(folder: Path, content: str, encoding: str = "utf-8", name: str = "t.csv") -> Path:
@@ -24,13 +24,13 @@ ROWS = [("a.png", "p1", "1.5"), ("b.png", "p1", "2.5"), ("c.png", "p2", "3.5")]
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
 def test_delimiter_and_encoding_are_found_by_the_header(tmp_path: Path, delimiter: str, encoding: str) -> None:
     lines = [delimiter.join(row) for row in [("image", "who", "size"), *ROWS]]
-    frame = read_table(text(tmp_path, "\r\n".join(lines) + "\r\n", encoding))
+    frame = load_table(text(tmp_path, "\r\n".join(lines) + "\r\n", encoding)).frame
     assert frame["who"].tolist() == ["p1", "p1", "p2"]
     assert frame["size"].tolist() == [1.5, 2.5, 3.5]
 
 
 def test_some_decimal_commas_do_not_decide_the_delimiter(tmp_path: Path) -> None:
-    frame = read_table(text(tmp_path, "Bild;BMI;Dicke\na;24;2\nb;22,3;1,25\nc;23;1,50\n"))
+    frame = load_table(text(tmp_path, "Bild;BMI;Dicke\na;24;2\nb;22,3;1,25\nc;23;1,50\n")).frame
     assert frame["BMI"].tolist() == [24, 22.3, 23]
     assert frame["Dicke"].tolist() == ["2", "1.25", "1.50"], "written with all its decimals it may be a code"
 
@@ -43,18 +43,21 @@ def test_a_sep_line_is_no_header(tmp_path: Path, first: str) -> None:
 
 
 def test_a_delimiter_at_the_end_of_rows_shifts_nothing(tmp_path: Path) -> None:
-    frame = read_table(text(tmp_path, "image,who,age\na.png,p1,40,\nb.png,p2,41,\n"))
+    frame = load_table(text(tmp_path, "image,who,age\na.png,p1,40,\nb.png,p2,41,\n")).frame
     assert frame.to_dict("list") == {"image": ["a.png", "b.png"], "who": ["p1", "p2"], "age": [40, 41]}
 
 
 def test_a_row_that_is_too_long_is_named(tmp_path: Path) -> None:
     path = text(tmp_path, "image,who,age\n" + "a.png,p1,40\n" * 6 + "b.png,Novak, Jan,41\n")
     with pytest.raises(UserError, match=r"row 8 has 4 cells, but the header has 3 \(1 such row\(s\)\): put texts"):
-        read_table(path)
+        load_table(path)
 
 
 def test_names_of_rows_without_a_header_are_left_out(tmp_path: Path) -> None:
-    assert read_table(text(tmp_path, "image,age\n1,a.png,40\n2,b.png,41\n"))["image"].tolist() == ["a.png", "b.png"]
+    assert load_table(text(tmp_path, "image,age\n1,a.png,40\n2,b.png,41\n")).frame["image"].tolist() == [
+        "a.png",
+        "b.png",
+    ]
     table = load_table(text(tmp_path, "Unnamed: 0,image,age\n0,a.png,40\n1,b.png,41\n"))
     assert list(table.frame.columns) == ["image", "age"]
     assert table.notes == []
@@ -77,7 +80,7 @@ def test_titles_units_and_totals_are_no_data_and_it_is_said(tmp_path: Path) -> N
 
 
 def test_a_full_row_that_begins_like_a_total_is_data(tmp_path: Path) -> None:
-    frame = read_table(text(tmp_path, "level,who\nlow,p1\nmin,p2\n"))
+    frame = load_table(text(tmp_path, "level,who\nlow,p1\nmin,p2\n")).frame
     assert frame["level"].tolist() == ["low", "min"]
 
 
@@ -88,7 +91,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
     else:
         sheet(tmp_path, [["image", "age", "age "], ["a", 1, 2]])
     with pytest.raises(UserError, match="two columns are called `age`: rename one"):
-        read_table(tmp_path / name)
+        load_table(tmp_path / name)
 
 
 # Numbers
@@ -112,7 +115,7 @@ def test_a_number_that_means_two_is_asked_about(tmp_path: Path) -> None:
 
 
 def test_decimals_of_three_digits_stay_decimals_where_the_comma_is_between_cells(tmp_path: Path) -> None:
-    frame = read_table(text(tmp_path, "image,density\na,1.041\nb,1.102\n"))
+    frame = load_table(text(tmp_path, "image,density\na,1.041\nb,1.102\n")).frame
     assert frame["density"].tolist() == [1.041, 1.102]
 
 
@@ -141,7 +144,7 @@ def sheet(folder: Path, rows: list[list[object]], merge: tuple[str, ...] = (), t
 
 def test_text_cells_of_a_workbook_stay_text(tmp_path: Path) -> None:
     path = sheet(tmp_path, [["who", "code", "age"], ["01", "1E5", 40], ["1", "10e4", 41.5], ["0007", "None", None]])
-    frame = read_table(path)
+    frame = load_table(path).frame
     assert frame["who"].tolist() == ["01", "1", "0007"]
     assert frame["code"].tolist() == ["1E5", "10e4", "None"]
     assert frame["age"].dropna().tolist() == [40, 41.5]
@@ -149,20 +152,23 @@ def test_text_cells_of_a_workbook_stay_text(tmp_path: Path) -> None:
 
 def test_merged_cells_hold_for_all_their_rows_but_a_title_does_not(tmp_path: Path) -> None:
     rows = [["Skin study"], [], ["who", "image", "dx"], ["p1", "a", "mel"], [None, "b", "nev"], ["p2", "c", "mel"]]
-    frame = read_table(sheet(tmp_path, rows, ("A1:C1", "A4:A5")))
+    frame = load_table(sheet(tmp_path, rows, ("A1:C1", "A4:A5"))).frame
     assert frame["who"].tolist() == ["p1", "p1", "p2"]
     assert frame["dx"].tolist() == ["mel", "nev", "mel"]
 
 
 def test_line_breaks_in_a_header_are_blanks(tmp_path: Path) -> None:
-    assert list(read_table(sheet(tmp_path, [["image", "Age\n(years)"], ["a", 40]])).columns) == ["image", "Age (years)"]
+    assert list(load_table(sheet(tmp_path, [["image", "Age\n(years)"], ["a", 40]])).frame.columns) == [
+        "image",
+        "Age (years)",
+    ]
 
 
 def test_of_several_sheets_the_one_with_the_columns_is_read(tmp_path: Path) -> None:
     sheet(tmp_path, [["column", "meaning"], ["dx", "diagnosis"]], title="Legend")
     path = sheet(tmp_path, [["image", "dx"], ["a", "mel"]])
     assert load_table(path, ["image", "dx"]).sheet == "Data"
-    assert read_table(path, ["image"])["dx"].tolist() == ["mel"]
+    assert load_table(path, ["image"]).frame["dx"].tolist() == ["mel"]
     with pytest.raises(UserError, match=r"has several sheets \(Legend, Data\): write which one holds the table"):
         load_table(path)
     assert load_table(path, sheet="Legend").frame["column"].tolist() == ["dx"]
@@ -184,4 +190,4 @@ def test_lists_in_parquet_are_left_out_or_refused_by_name(tmp_path: Path) -> Non
 
 def test_a_lock_file_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a lock file of a program, not a table"):
-        read_table(text(tmp_path, "x", name="~$t.xlsx"))
+        load_table(text(tmp_path, "x", name="~$t.xlsx"))
