@@ -14,7 +14,14 @@ _REVEALED = "revealed images"
 
 
 def show_image(
-    findings: Findings, image_id: str, size_px: int = 0, *, place: Any = st, caption: str | None = None, at: str = ""
+    findings: Findings,
+    image_id: str,
+    size_px: int = 0,
+    *,
+    place: Any = st,
+    caption: str | None = None,
+    alt: str | None = None,
+    at: str = "",
 ) -> None:
     """Draw one image of the study.
 
@@ -22,11 +29,12 @@ def show_image(
         size_px: side of the square around it; 0: as prepared.
         place: where to draw: a column, or the page.
         caption: text below the image.
+        alt: text for those who do not see it.
         at: distinguishes two places of the page that show the same image.
     """
     revealed: set[str] = st.session_state.setdefault(_REVEALED, set())
     obscured = image_id in findings.hidden and image_id not in revealed
-    place.image(picture(findings.scan.path, image_id, size_px, obscured), caption=caption, width="stretch")
+    place.image(picture(findings.scan.path, image_id, size_px, obscured), caption=caption, alt=alt, width="stretch")
     if obscured:
         place.button(
             "Show: signs of text or a face",

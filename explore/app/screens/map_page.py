@@ -180,7 +180,7 @@ def _neighbours(findings: Findings, backbone: EmbeddedBackbone, points: pd.DataF
         image_id, similarity = str(hit.image_id), float(hit.similarity)  # type: ignore[arg-type]
         row = known.loc[image_id].to_dict()
         with columns[place % 6]:
-            show_image(findings, image_id, 220, at="neighbours")
+            show_image(findings, image_id, 220, alt=str(row["caption"]), at="neighbours")
             facts = " · ".join(
                 wording.for_markdown(wording.level_text(row[v.name])) for v in captioned_by if v is not None
             )
