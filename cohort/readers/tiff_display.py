@@ -17,7 +17,6 @@ from pellucid.cohort.readers.picture import together
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _INK, _YCBCR, _LAB, _ICC_LAB = 0, 1, 2, 3, 5, 6, 8, 9
 PHOTOMETRICS = {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _INK, _YCBCR, _LAB, _ICC_LAB}
 _CHANNELS = {_RGB: 3, _YCBCR: 3, _LAB: 3, _ICC_LAB: 3, _INK: 4}
-_ALPHA = {1, 2}  # ExtraSamples: associated, unassociated
 _JPEG = {6, 7}
 
 
