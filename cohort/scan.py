@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -181,7 +182,7 @@ def current_scan(study: Study) -> RunFolder:
     if found is None:
         earlier = any((study.analysis / "scan").glob("scan-*"))
         why = "images, table or study.yaml changed since the last scan" if earlier else "there is no scan of it yet"
-        raise UserError(f"{study.path}: {why}: run `pellucid scan {study.path}`")
+        raise UserError(f"{study.path}: {why}: run `pellucid scan {shlex.quote(str(study.path))}`")
     return found
 
 

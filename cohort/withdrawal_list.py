@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -208,6 +209,6 @@ def refuse_pending(path: Path, study: Path) -> None:
     """
     if Withdrawn.load(path).pending:
         raise UserError(
-            f"{study}: a withdrawal of consent was begun and interrupted: `pellucid forget {study}` brings it to its "
+            f"{study}: a withdrawal of consent was begun and interrupted: `pellucid forget {shlex.quote(str(study))}` brings it to its "
             "end"
         )

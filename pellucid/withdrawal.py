@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,7 @@ def forget_patients(study: Study, typed: Sequence[str], *, yes: bool = False, sa
             "text: check it)"
         )
     _say_originals(study, scope, say)
-    say(f"done. Next: pellucid run {study.path}")
+    say(f"done. Next: pellucid run {shlex.quote(str(study.path))}")
     return True
 
 

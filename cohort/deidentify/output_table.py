@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pellucid.cohort.deidentify.date_columns import Order, UnsureDates, is_day, moved, order_of
+from pellucid.cohort.manifest.date_columns import Order, UnsureDates, is_day, moved, order_of
 from pellucid.cohort.deidentify.header_columns import declared_facts, fact_column, new_level
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.personal_columns import capped_ages, id_in, is_age, is_personal
@@ -23,7 +23,8 @@ from pellucid.cohort.study import Study, is_header_fact
 def declared_columns(study: Study) -> list[str]:
     """Columns of the study's table that go into the new one."""
     c = study.config
-    names = [v.name for v in study.variables] + list(c.external) + ([c.split.column] if c.split.column else [])
+    names = [v.table_column for v in study.variables] + [name for name in c.external if name not in study.derived]
+    names += [c.split.column] if c.split.column else []
     facts = declared_facts(study)
     return list(dict.fromkeys(name for name in names if name not in facts))
 

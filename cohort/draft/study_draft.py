@@ -13,6 +13,7 @@ import yaml
 from pellucid.cohort.config import find_recipe
 from pellucid.cohort.draft.column_guesses import guess_variable, image_column, patient_column
 from pellucid.cohort.draft.header_survey import Headers, factor_lines, read_headers
+from pellucid.cohort.draft.patient_guesses import other_sources, patient_lines
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.intake.file_listing import list_folder
 from pellucid.cohort.manifest.cell_values import as_ids, as_text
@@ -56,7 +57,7 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
         lines += [
             "# No table was found: no diagnosis can be audited without one. Add `table: clinical.csv` and what its "
             "columns mean.",
-            *_patient_without_table(ids, headers),
+            *patient_lines(ids, headers),
         ]
         lines += _acquisition([], headers)
         split = _SPLIT
@@ -107,26 +108,6 @@ def _specialty_line(headers: Headers) -> str:
         except UserError:
             return f"# specialty: {known}  # the headers say modality {modality}"
     return "# specialty: ct | dermatology | endoscopy | fundus | oct | pathology | radiograph | ultrasound | wounds"
-
-
-def _patient_without_table(ids: list[str], headers: Headers) -> list[str]:
-    if headers.names_patients:
-        return [_from_dicom(headers)]
-    for pattern, what in (
-        (r"^([^/]+)/", "the first folder"),
-        (r"([^/_-]+)[_-][^/]*$", "the file name up to its last _ or -"),
-    ):
-        found = [m.group(1) for i in ids if (m := re.search(pattern, i))]
-        if len(found) == len(ids) and 1 < len(set(found)) < len(ids):
-            return [f"patient: {{from_path: '{pattern}'}}  # {what}: {len(set(found))} patients for {len(ids)} images"]
-    if any(i.lower().endswith((".dcm", ".dicom", ".ima")) for i in ids) and any(headers.patients):
-        return ["patient: {from_dicom: PatientID}  # the files look like DICOM"]
-    return ["patient: none  # NOT KNOWN: every image counts as its own patient, and every result will say so"]
-
-
-def _from_dicom(headers: Headers) -> str:
-    n = len(set(headers.patients))
-    return f"patient: {{from_dicom: PatientID}}  # {n} patients in the headers of {headers.n} files looked at"
 
 
 def _acquisition(of_table: list[str], headers: Headers) -> list[str]:
@@ -191,8 +172,9 @@ class _TableLines:
     def _patient_lines(self) -> list[str]:
         if self._patient is not None and self._image is not None:
             n = as_ids(self._frame[self._patient]).nunique()
-            return [f"patient: {_quoted(self._patient)}  # {n} patients", *self._questions()]
-        rule = _patient_without_table(self._ids, self._headers)
+            others = other_sources(self._ids, self._headers, n)
+            return [f"patient: {_quoted(self._patient)}  # {n} patients", *self._questions(), *others]
+        rule = patient_lines(self._ids, self._headers)
         if self._image is None:
             key = self._column_of_folders()
             if key is not None:
@@ -203,7 +185,8 @@ class _TableLines:
         if rule[0].startswith("patient: none"):
             return [
                 "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if "
-                "there is one"
+                "there is one",
+                *rule[1:],
             ]
         return rule
 
@@ -224,20 +207,31 @@ class _TableLines:
     def _variable_lines(self, split_column: str | None) -> list[str]:
         used = {self._image, self._patient, split_column}
         guesses = [
-            guess_variable(self._frame[c], self._table.unclear.get(c, "")) for c in self._frame.columns if c not in used
+            guess_variable(self._frame[c], self._table.uncomputed.get(c) or self._table.unclear.get(c, ""))
+            for c in self._frame.columns
+            if c not in used
         ]
         lines = []
-        for role, meaning in (
-            ("clinical", "what is known of the patient or the lesion"),
-            ("acquisition", ""),
-            ("outcome", "what is to be predicted"),
-        ):
-            chosen = [f"  {_quoted(g.name)}: {g.kind}  # {g.why}" for g in guesses if g.role == role]
+        for role in ("clinical", "acquisition"):
+            chosen = [
+                f"  {_quoted(g.name)}: {g.kind}  # {g.why}"
+                for g in guesses
+                if g.role == role or (role, g.role) == ("clinical", "outcome")
+            ]
             if role == "acquisition":
                 lines += _acquisition(chosen, self._headers)
             elif chosen:
-                lines += [f"{role}:  # {meaning}", *chosen]
+                lines += ["clinical:  # what is known of the patient or the lesion", *chosen]
+        lines.append(_outcome_comment([g.name for g in guesses if g.role == "outcome"]))
         return lines + [f"# left out: {g.name}: {g.why}" for g in guesses if g.role == "skip"]
+
+
+def _outcome_comment(names: Sequence[str]) -> str:
+    """`outcome:` as a comment: what is to be predicted is for the user to decide."""
+    if not names:
+        return "# outcome: {COLUMN: binary}  # what is to be predicted, such as recurrence: its column, not in `clinical`"
+    columns = ", ".join(f"{_quoted(name)}: binary" for name in names)
+    return f"# outcome: {{{columns}}}  # if it is to be predicted: remove this # and the column from `clinical`"
 
 
 def _quoted(text: str) -> str:

@@ -6,13 +6,13 @@ import errno
 import functools
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.path_pattern import patients_in_paths
 from pellucid.cohort.readers import IMAGE_SUFFIXES, UNREAD_SUFFIXES, sniff, unread_image
 from pellucid.cohort.study import FromPath, Study
 from pellucid.cohort.withdrawal_list import Withdrawn
@@ -202,9 +202,7 @@ def _withdrawn_paths(root: Path, paths: list[Path], withdrawn: Withdrawn | None,
     files = [path.relative_to(root).as_posix() for path in known]
     gone = withdrawn.which_files(files)
     if patient_rule is not None:
-        pattern = re.compile(patient_rule)
-        owners = [match.group(1) if (match := pattern.search(file)) else None for file in files]
-        gone |= withdrawn.which_patients(owners)
+        gone |= withdrawn.which_patients(patients_in_paths(patient_rule, files))
     return {path for path, out in zip(known, gone, strict=True) if out}
 
 

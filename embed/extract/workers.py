@@ -229,7 +229,6 @@ class Processes:
         end = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
         hint = {
             -signal.SIGKILL: "; the system does this when memory runs out",
-            -signal.SIGALRM: "; an image took longer than scan.time_limit_s",
         }.get(code, "")
         if self._deaths > _MAX_DEATHS:
             raise UserError(
@@ -265,7 +264,7 @@ def serve() -> None:
     answer: tuple[str, Any]
     try:
         threading.Thread(target=until_parent_ends, daemon=True).start()
-        claim_and_compute(job, request.load().packed().read, threading.Event(), own_process=True)
+        claim_and_compute(job, request.load().packed().read, threading.Event())
         os._exit(0)  # skips the slow cleanup of torch
     except UserError as error:
         answer = "user", str(error)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import Pixels, stretch
-from pellucid.cohort.readers import UnreadableImage, read_image
+from pellucid.cohort.intake import read_image_apart
+from pellucid.cohort.readers import UnreadableImage
 from pellucid.embed.index import Index, open_index
 from pellucid.embed.index.novelty import cohort_distances, mean_distances, percentile
 from pellucid.embed.index.other_patients import codes_of, search_elsewhere
@@ -194,7 +195,7 @@ def embedded(vectors: Vectors, path: Path, region: Region | None = None) -> NDAr
     backbone = _backbone(vectors)
     try:
         least = 0 if region else backbone.size_px
-        pixels = read_image(path.read_bytes(), min_side_px=least).pixels
+        pixels = read_image_apart(path, min_side_px=least).pixels
     except UnreadableImage as reason:
         raise UserError(f"{path}: {reason}") from None
     except OSError as error:

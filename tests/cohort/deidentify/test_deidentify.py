@@ -23,7 +23,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from pellucid.cohort.deidentify import deidentify_study, raster_files
 from pellucid.cohort.deidentify.cleaning_settings import CleaningSettings
-from pellucid.cohort.deidentify.date_columns import moved, order_of
+from pellucid.cohort.manifest.date_columns import moved, order_of
 from pellucid.cohort.deidentify.dicom import dicom_attributes
 from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
 from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
