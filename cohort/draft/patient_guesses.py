@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from pellucid.cohort.draft.header_survey import Headers
+from pellucid.cohort.manifest.cell_values import as_ids, cleaned
 
 # Below this many folders with more than so many images each, folders are sites, devices or classes, not patients.
 _FEW_FOLDERS = 10
@@ -16,6 +19,7 @@ _RULES = (
     (r"^[^/]+/([^/]+)/", "the second folder"),
     (r"([^/_-]+)[_-][^/]*$", "the file name up to its last _ or -"),
 )
+
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,27 @@ def path_rules(ids: Sequence[str]) -> list[PathRule]:
     """The rules that fit every image and give neither one patient nor one for each image."""
     rules = []
     for pattern, what in _RULES:
-        search = re.compile(pattern).search
-        found = [m.group(1) for image_id in ids if (m := search(image_id))]
+        found = _values(pattern, ids)
         if len(found) == len(ids) and 1 < len(set(found)) < len(ids):
             rules.append(PathRule(pattern, what, len(set(found)), len(ids)))
     return rules
+
+
+def _values(pattern: str, ids: Sequence[str]) -> list[str]:
+    """What the pattern finds, for each image that it fits."""
+    search = re.compile(pattern).search
+    return [cleaned(m.group(1)) for image_id in ids if (m := search(image_id))]
+
+
+def rule_with_column(frame: pd.DataFrame, ids: Sequence[str]) -> tuple[str, str, str] | None:
+    """A part of the path, and the column with one row for each of its values: pattern, part in words, column."""
+    columns = {str(name): as_ids(frame[name]).dropna() for name in frame.columns}
+    for pattern, what in _RULES:
+        found = set(_values(pattern, ids))
+        for name, values in columns.items():
+            if len(found) > 1 and values.is_unique and 2 * len(found & set(values)) > len(found):
+                return pattern, what, name
+    return None
 
 
 def patient_lines(ids: Sequence[str], headers: Headers) -> list[str]:

@@ -13,7 +13,7 @@ import yaml
 from pellucid.cohort.config import find_recipe
 from pellucid.cohort.draft.column_guesses import guess_variable, image_column, patient_column
 from pellucid.cohort.draft.header_survey import Headers, factor_lines, read_headers
-from pellucid.cohort.draft.patient_guesses import other_sources, patient_lines
+from pellucid.cohort.draft.patient_guesses import other_sources, patient_lines, rule_with_column
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.intake.file_listing import list_folder
 from pellucid.cohort.manifest.cell_values import as_ids, as_text
@@ -176,11 +176,12 @@ class _TableLines:
             return [f"patient: {_quoted(self._patient)}  # {n} patients", *self._questions(), *others]
         rule = patient_lines(self._ids, self._headers)
         if self._image is None:
-            key = self._column_of_folders()
-            if key is not None:
+            keyed = rule_with_column(self._frame, self._ids)
+            if keyed is not None:
+                pattern, what, column = keyed
                 return [
-                    f"patient: {{from_path: '^([^/]+)/', column: {_quoted(key)}}}  # the folders are the values of "
-                    f"`{key}`: one row for each patient"
+                    f"patient: {{from_path: '{pattern}', column: {_quoted(column)}}}  # {what} is the value of "
+                    f"`{column}`: one row for each patient"
                 ]
         if rule[0].startswith("patient: none"):
             return [
@@ -189,15 +190,6 @@ class _TableLines:
                 *rule[1:],
             ]
         return rule
-
-    def _column_of_folders(self) -> str | None:
-        """A column with one row for each first folder."""
-        folders = {i.partition("/")[0] for i in self._ids if "/" in i}
-        for name in self._frame.columns:
-            values = as_ids(self._frame[name]).dropna()
-            if len(folders) > 1 and values.is_unique and 2 * len(folders & set(values)) > len(folders):
-                return str(name)
-        return None
 
     def _questions(self) -> list[str]:
         """Is one id two people, because two sites count from 1?"""

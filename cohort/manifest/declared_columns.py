@@ -53,7 +53,7 @@ def typed_from_table(
             taken.append(f"`{name}`: {taken_sentence(words_of)}")
         try:
             if variable.part is not None:
-                columns[variable.name] = date_part(column.mask(missing), variable.part, path)
+                columns[variable.name] = date_part(column.mask(missing), variable.part, str(path))
             elif variable.kind in {"continuous", "ordinal"}:
                 table.require_numbers([name], path)
                 columns[name] = _measures(column.mask(missing), variable, path)
@@ -106,9 +106,9 @@ def _measures(column: pd.Series, variable: Variable, path: Path) -> pd.Series:
     )
 
 
-def _cells(wrong: pd.Series) -> str:
+def _cells(wrong: pd.Series, first_row: int = 2) -> str:
     """The cells that are not what a column is declared to be, with their rows."""
-    shown = ", ".join(f"row {int(str(row)) + 2} has `{cell}`" for row, cell in wrong.head(MOST_CELLS_NAMED).items())
+    shown = ", ".join(f"row {int(str(row)) + first_row} has `{cell}`" for row, cell in wrong.head(MOST_CELLS_NAMED).items())
     return shown + (f" and {len(wrong) - MOST_CELLS_NAMED} more" if len(wrong) > MOST_CELLS_NAMED else "")
 
 
@@ -131,8 +131,14 @@ def days_of(column: pd.Series) -> tuple[pd.Series, pd.Series]:
     return pd.to_datetime(found, errors="coerce"), wrong
 
 
-def date_part(column: pd.Series, part: DatePart, path: Path) -> pd.Series:
+def date_part(column: pd.Series, part: DatePart, where: str, first_row: int = 2) -> pd.Series:
     """The year of each day, or how many days it is after the first day of the column; floats.
+
+    Args:
+        column: days, as for `days_of`.
+        part: year or days.
+        where: the table, for messages.
+        first_row: number of the first row in messages: 2 in a file with a header.
 
     Raises:
         UserError: a cell is no day, or the order of day and month cannot be told.
@@ -140,10 +146,10 @@ def date_part(column: pd.Series, part: DatePart, path: Path) -> pd.Series:
     try:
         days, wrong = days_of(column)
     except UnsureDates as reason:
-        raise UserError(f"{path}: column `{column.name}` {reason}: write each day like 2021-03-04") from None
+        raise UserError(f"{where}: column `{column.name}` {reason}: write each day like 2021-03-04") from None
     if len(wrong):
         raise UserError(
-            f"{path}: column `{column.name}` is declared date, but {_cells(wrong)}: write each day with a year of four "
+            f"{where}: column `{column.name}` is declared date, but {_cells(wrong, first_row)}: write each day with a year of four "
             "digits, like 2021-03-04, or declare the column categorical"
         )
     return (days.dt.year if part == "year" else (days - days.min()).dt.days).astype(float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -217,6 +218,24 @@ def test_a_table_with_one_row_for_each_patients_folder(tmp_path: Path) -> None:
     files = [f"images/p{k // 2}/i{k}.png" for k in range(8)]
     text = small_study(tmp_path, files, "case_no,dx\np0,A\np1,B\np2,A\np3,B\n")
     assert "patient: {from_path: '^([^/]+)/', column: case_no}" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("images/site{0}/Jäger{1}/i{2}.png", "^[^/]+/([^/]+)/"),
+        ("images/Jäger{1}_{2}.png", "([^/_-]+)[_-][^/]*$"),
+    ],
+)
+def test_a_table_with_one_row_for_each_patient_wherever_the_path_names_them(
+    tmp_path: Path, file: str, pattern: str
+) -> None:
+    files = [unicodedata.normalize("NFD", file.format(k % 2, k // 2, k)) for k in range(8)]  # as a Mac writes it
+    rows = "".join(f"Jäger{k};{'AB'[k % 2]}\n" for k in range(4))
+    text = small_study(tmp_path, files, f"Fallnummer;Diagnose\n{rows}")
+    assert f"patient: {{from_path: '{pattern}', column: Fallnummer}}" in text
+    manifest = pd.read_parquet(scan(load_study(tmp_path), progress=False).path / "manifest.parquet")
+    assert sorted(manifest["Diagnose"]) == ["A"] * 4 + ["B"] * 4
 
 
 def test_lock_files_are_no_tables_and_empty_columns_are_left_out(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.declared_columns import date_part
 from pellucid.cohort.study import load_study
 
-HERE = Path("t.csv")
+HERE = "t.csv"
 
 
 def days(values: list[object]) -> pd.Series:
