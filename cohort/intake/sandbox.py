@@ -140,6 +140,19 @@ def start_reader() -> ChildProcess:
     raise RuntimeError(f"the process that reads files did not start: {output[-1]}")
 
 
+def start_ahead() -> None:
+    """Start a reading process while this one loads its network; the first file then need not wait for it."""
+
+    def start() -> None:
+        with suppress(Exception):  # the first file that is read raises it again, where it can be reported
+            process = start_reader()
+            with _lock:
+                idle_readers.append(process)
+
+    if not idle_readers:
+        threading.Thread(target=start, name="reader", daemon=True).start()
+
+
 @atexit.register
 def close_readers() -> None:
     """End the idle reading processes; they would also end with this process."""
