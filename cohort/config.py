@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.yaml_file import DEEPEST, interpolated, load_yaml, merged, parse_yaml
+from pellucid.cohort.yaml_file import DEEPEST, INTERPOLATIONS, interpolated, load_yaml, merged, parse_yaml
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -73,7 +73,8 @@ def _of_override(override: str) -> dict[Any, Any]:
     try:
         found = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+        said = f"`{value[:60]}`: {INTERPOLATIONS}" if "${" in value else " ".join(str(error).split())
+        raise UserError(f"{where}: {said}") from None
     assert isinstance(found, dict)
     return found
 

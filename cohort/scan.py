@@ -17,7 +17,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers.findings import name_findings
 from pellucid.cohort.identifiers.ocr import available
 from pellucid.cohort.images.prepared_images import PreparedImages
-from pellucid.cohort.intake.file_listing import LINKED_FOLDER, Listing, list_images, read_inputs
+from pellucid.cohort.intake.file_listing import Listing, list_images, read_inputs
 from pellucid.cohort.intake.read_pass import read_all
 from pellucid.cohort.manifest.join import LateWithdrawal, build_manifest
 from pellucid.cohort.measures.quality_grades import (
@@ -41,7 +41,6 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 _COLUMNS_VERSION = 3
 _AUDIT_VERSION = 5
 _FEW = 3
-_NAMED = 20  # files that a note names one by one
 
 
 def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
@@ -91,7 +90,7 @@ def _join(
         if not run.done:
             manifest, problems = build_manifest(study, images, _thumbnails(read, images))
             manifest = _graded(study, _with_name_findings(study, manifest), problems)
-            problems += _listing_notes(listing)
+            problems += [f"images: {note}" for note in listing.notes()]
             if listing.withdrawn:
                 problems.append(
                     f"images: skipped {listing.withdrawn} file(s) of patients who withdrew consent; the originals are "
@@ -107,25 +106,6 @@ def _join(
                 manifest.to_parquet(temporary, index=False)
             write_json(run.path / "source.json", source_audit(study, manifest, problems))
     return run
-
-
-def _listing_notes(listing: Listing) -> list[str]:
-    """What was not listed as an image, and why."""
-    notes = []
-    linked = listing.ignored.get(LINKED_FOLDER, 0)
-    if linked:
-        notes.append(
-            f"images: {linked} linked folder(s) lead out of {listing.root} and are not followed, as linked files are "
-            "not: move or copy the files into it, or let `images` name a folder that holds all of them"
-        )
-    others = {what: count for what, count in listing.ignored.items() if what != LINKED_FOLDER}
-    if others:
-        passed = ", ".join(f"{count} × {what}" for what, count in sorted(others.items()))
-        notes.append(f"images: skipped files that are not images ({passed})")
-    notes += [f"images: `{name}` is left out: {reason}" for name, reason in listing.refused[:_NAMED]]
-    if len(listing.refused) > _NAMED:
-        notes.append(f"images: {len(listing.refused) - _NAMED} more files are left out for such reasons")
-    return notes
 
 
 def _thumbnails(read: RunFolder, images: pd.DataFrame) -> Thumbnails:

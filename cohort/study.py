@@ -124,7 +124,7 @@ def _declared_as(value: object) -> str:
 
 # The names of the branches are those that messages leave out of a key's path.
 Declared = Annotated[
-    Annotated[Kind | Literal["date"], Tag("str")]
+    Annotated[Literal["categorical", "binary", "ordinal", "continuous", "date"], Tag("str")]
     | Annotated[TwoLevels, Tag("TwoLevels")]
     | Annotated[DateColumn, Tag("DateColumn")],
     Discriminator(_declared_as),

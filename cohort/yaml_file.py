@@ -20,6 +20,7 @@ from pellucid.cohort.errors import UserError
 MOST_BYTES = 10_000_000
 DEEPEST = 20
 LONGEST_TEXT = 4096  # characters of a text after interpolation, such as a path
+INTERPOLATIONS = "only ${from_env:NAME}, ${from_env:NAME,default} and ${key} are replaced, and none inside another"
 _PLACE = re.compile(r"\$\{([^${}]*)\}")
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
@@ -48,7 +49,7 @@ class _Loader(yaml.SafeLoader):
             sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
             raise _Refused(
                 f"anchors and aliases (`{sign}{event.anchor}`) are not read: write the value at each place, and put a text "
-                f"that begins with {sign} into quotes",
+                "that begins with * or & into quotes",
                 event.start_mark,
             )
         if self._depth > DEEPEST:
@@ -92,6 +93,8 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{_line(refused.mark)}: {refused}") from None
     except yaml.MarkedYAMLError as error:
         said = ", ".join(part for part in (error.context, error.problem) if part)
+        if error.context and ("alias" in error.context or "anchor" in error.context):
+            said += "; put a text that begins with * or & into quotes"
         raise UserError(f"{where}{_line(error.problem_mark or error.context_mark)}: not valid YAML: {said}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
@@ -169,11 +172,8 @@ def _filled(value: Any, keys: dict[Any, Any] | None, where: str) -> Any:
         if len(text) > LONGEST_TEXT:
             raise UserError(f"{where}: becomes longer than {LONGEST_TEXT} characters")
     if "${" in _PLACE.sub("", value):
-        raise UserError(f"{where}: `{value[:60]}`: {_KNOWN}")
+        raise UserError(f"{where}: `{value[:60]}`: {INTERPOLATIONS}")
     return text + value[end:]
-
-
-_KNOWN = "only ${from_env:NAME}, ${from_env:NAME,default} and ${key} are replaced, and none inside another"
 
 
 def _value_of(said: str, keys: dict[Any, Any] | None, where: str) -> str | int | float:
@@ -181,7 +181,7 @@ def _value_of(said: str, keys: dict[Any, Any] | None, where: str) -> str | int |
     kind, colon, rest = said.partition(":")
     if colon:
         if kind.strip() != "from_env":
-            raise UserError(f"{where}: `${{{said[:60]}}}`: {_KNOWN}")
+            raise UserError(f"{where}: `${{{said[:60]}}}`: {INTERPOLATIONS}")
         name, comma, default = (part.strip() for part in rest.partition(","))
         if name not in os.environ and not comma:
             raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -15,7 +16,7 @@ from pellucid.cohort.draft.column_guesses import guess_variable, image_column, p
 from pellucid.cohort.draft.header_survey import Headers, factor_lines, read_headers
 from pellucid.cohort.draft.patient_guesses import other_sources, patient_lines, rule_with_column
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.intake.file_listing import list_folder
+from pellucid.cohort.intake.file_listing import Listing, list_folder
 from pellucid.cohort.manifest.cell_values import as_ids, as_text
 from pellucid.cohort.manifest.patient_sites import two_sites
 from pellucid.cohort.manifest.patient_split import SPLITS
@@ -42,14 +43,13 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
         raise UserError(f"{target}: is already there; edit it, or move it away to draft a new one")
     if not folder.is_dir():
         raise UserError(f"{folder}: is not a folder; name the folder that the images lie in")
-    listing = list_folder(folder)
-    tops = {PurePosixPath(image_id).parts[0] if "/" in image_id else "." for image_id in listing.image_ids}
-    images = tops.pop() if len(tops) == 1 else "."
+    images, listing = _images_of(folder)
     ids = [i.removeprefix(f"{images}/") for i in listing.image_ids]
     lines = [
         "# Drafted by `pellucid init` from a look at the data. Every line is a guess: read each, correct it, then run",
         "#   pellucid scan study.yaml",
         f"images: {_quoted(images)}  # {len(ids)} image files lie below it",
+        *(f"# note: {note}" for note in listing.notes(skipped=False)),
     ]
     table = table or _only_table(folder)
     headers = read_headers(folder / images, ids)
@@ -70,6 +70,33 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
         temporary.write_text("\n".join(map(_one_line_comment, lines)) + "\n", encoding="utf-8")
         load_study(temporary)  # what is drafted must be readable, or it is not kept
     return target
+
+
+def _images_of(folder: Path) -> tuple[str, Listing]:
+    """The folder that all images lie in, relative to the study's, and the images; it may be a link to another disk.
+
+    Raises:
+        UserError: there is no image, or several linked folders hold images.
+    """
+    try:
+        listing = list_folder(folder)
+    except UserError as nothing:
+        linked = [path for path in sorted(folder.iterdir()) if path.is_symlink() and path.is_dir()]
+        found = []
+        for path in linked:
+            with suppress(UserError):
+                found.append((path.name, list_folder(path)))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(name for name, _ in found)
+            raise UserError(
+                f"{folder}: several links lead to folders with images ({names}): name one of them on the command line, "
+                "pellucid init FOLDER, or put all images into one folder"
+            ) from None
+        raise nothing
+    tops = {PurePosixPath(image_id).parts[0] if "/" in image_id else "." for image_id in listing.image_ids}
+    return tops.pop() if len(tops) == 1 else ".", listing
 
 
 def _only_table(folder: Path) -> Path | None:
@@ -160,12 +187,18 @@ class _TableLines:
         if len(self._table.sheets) > 1:
             lines.append(f"sheet: {_quoted(self._table.sheet)}  # of {', '.join(self._table.sheets)}")
         lines += [f"# note: {note}" for note in self._table.notes]
-        lines += [*self._image_lines(), *self._patient_lines()]
+        patient = self._patient_lines()
+        if self._image is None and any("column:" in line for line in patient[:1]):
+            return [*lines, *patient, *self._variable_lines(split_column)]
+        lines += [*self._image_lines(), *patient]
         return lines + self._variable_lines(split_column)
 
     def _image_lines(self) -> list[str]:
         if self._image is None:
-            return ["# image: ???  # no column names the image files: write the one that does"]
+            return [
+                "# image: ???  # no column names the image files: write the one that does; or, for a table with one "
+                "row per patient, add `column: NAME` to the rule below, whose values are the parts of the path"
+            ]
         unclear = f"; {self._unclear} name one of several files of a name" if self._unclear else ""
         return [f"image: {_quoted(self._image)}  # {self._hits} of {len(self._frame)} rows name an image file{unclear}"]
 

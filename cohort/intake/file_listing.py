@@ -18,6 +18,7 @@ from pellucid.cohort.study import FromPath, Study
 from pellucid.cohort.withdrawal_list import Withdrawn
 
 LINKED_FOLDER = "linked folder out of the folder"
+_NAMED = 20  # files that a note names one by one
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,28 @@ class Listing:
     fingerprint: str
     withdrawn: int = 0
     refused: tuple[tuple[str, str], ...] = ()
+
+    def notes(self, *, skipped: bool = True) -> list[str]:
+        """What was not listed as an image, and why.
+
+        Args:
+            skipped: count the files that are no images, too.
+        """
+        notes = []
+        linked = self.ignored.get(LINKED_FOLDER, 0)
+        if linked:
+            notes.append(
+                f"{linked} linked folder(s) lead out of {self.root} and are not followed, as linked files are not: "
+                "move or copy the files into it, or let `images` name a folder that holds all of them"
+            )
+        others = {what: count for what, count in self.ignored.items() if what != LINKED_FOLDER}
+        if others and skipped:
+            passed = ", ".join(f"{count} × {what}" for what, count in sorted(others.items()))
+            notes.append(f"skipped files that are not images ({passed})")
+        notes += [f"`{name}` is left out: {reason}" for name, reason in self.refused[:_NAMED]]
+        if len(self.refused) > _NAMED:
+            notes.append(f"{len(self.refused) - _NAMED} more files are left out for such reasons")
+        return notes
 
 
 def list_images(study: Study, withdrawn: Withdrawn | None = None) -> Listing:

@@ -16,7 +16,7 @@ def test_the_group_is_the_patient() -> None:
     assert patients_in_paths("^(p?)", ["x"]) == [None]
 
 
-@pytest.mark.parametrize("pattern", ["^(a|aa)+$", "^((?:a|a)+)+$", "^(?:a|a|b)*(c)"])
+@pytest.mark.parametrize("pattern", ["^(a|aa)+$", "^((?:a|a)+)+$"])
 def test_a_pattern_that_would_take_years_is_stopped_with_a_sentence(pattern: str) -> None:
     with pytest.raises(UserError) as caught:
         patients_in_paths(pattern, ["short.png", "a" * 80 + "!"])

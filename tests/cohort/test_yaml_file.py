@@ -26,7 +26,7 @@ def refusal(folder: Path, text: str, *overrides: str) -> str:
     [
         (LAUGHS, "study.yaml, line 1: anchors and aliases (`&a`) are not read: write the value at each place"),
         ("images: x\nb: *a\n", "study.yaml, line 2: anchors and aliases (`*a`) are not read"),
-        ("images: *.png\n", "put a text that begins with * into quotes"),
+        ("images: *.png\n", "put a text that begins with * or & into quotes"),
         ("images: x\na: " + "[" * 5000, "study.yaml, line 2: nested more than 20 deep"),
         ("a: " + "{b: " * 5000, "nested more than 20 deep"),
         ("images: a\npatient: b\nimages: c\n", "study.yaml, line 3: the key `images` is also in line 1: remove one"),

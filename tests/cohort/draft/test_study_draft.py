@@ -309,3 +309,31 @@ def test_a_table_whose_ids_are_not_the_folders_is_hinted_at(tmp_path: Path) -> N
     rows = "".join(f"i{k}.png,v{k // 2},{'AB'[k % 2]}\n" for k in range(24))
     text = small_study(tmp_path, files, f"image,patient_id,dx\n{rows}")
     assert "patient: patient_id  # 12 patients\n# or patient: {from_path: '^([^/]+)/'}  # the first folder: 6" in text
+
+
+def test_images_on_another_disk_are_found_through_the_link(tmp_path: Path) -> None:
+    study, disk = tmp_path / "study", tmp_path / "disk"
+    study.mkdir()
+    (study / "images").symlink_to(disk)
+    rows = "".join(f"i{k}.png,p{k // 2},{'AB'[k % 2]}\n" for k in range(8))
+    disk.mkdir()
+    for k in range(8):
+        assert cv2.imwrite(str(disk / f"i{k}.png"), np.full((24, 32, 3), k, np.uint8))
+    (study / "clinical.csv").write_text(f"image,patient_id,dx\n{rows}", encoding="utf-8")
+    text = draft_study(study).read_text(encoding="utf-8")
+    assert "images: images  # 8 image files lie below it" in text
+    assert "image: image  # 8 of 8 rows name an image file" in text
+    (study / "study.yaml").unlink()
+    (study / "more").symlink_to(disk)
+    with pytest.raises(UserError, match=r"several links lead to folders with images \(images, more\)"):
+        draft_study(study)
+
+
+def test_a_linked_folder_that_is_not_followed_is_a_note_of_the_draft(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "study" / "images").mkdir(parents=True)
+    (tmp_path / "study" / "images" / "more").symlink_to(tmp_path / "disk")
+    rows = "".join(f"i{k}.png,p{k // 2},{'AB'[k % 2]}\n" for k in range(8))
+    text = small_study(tmp_path / "study", [f"images/i{k}.png" for k in range(8)], f"image,patient_id,dx\n{rows}")
+    assert "# note: 1 linked folder(s) lead out of" in text
+    assert "skipped files that are not images" not in text, "the table is no image, which nobody needs to be told"
