@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
 
     _depth = 0
     # a day would be no value that a configuration can hold; as text it is the level that the table has
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own attribute)
+    yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in known if tag != _TIMESTAMP]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -48,8 +48,8 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
             raise _Refused(
-                f"anchors and aliases (`{sign}{event.anchor}`) are not read: write the value at each place, and put a text "
-                "that begins with * or & into quotes",
+                f"anchors and aliases (`{sign}{event.anchor}`) are not read: write the value at each place, and put a "
+                "text that begins with * or & into quotes",
                 event.start_mark,
             )
         if self._depth > DEEPEST:
@@ -88,7 +88,7 @@ def parse_yaml(text: str, where: str) -> Any:
         UserError: it is not YAML, or holds what is not read; the message gives the line.
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, _Loader)
     except _Refused as refused:
         raise UserError(f"{where}{_line(refused.mark)}: {refused}") from None
     except yaml.MarkedYAMLError as error:

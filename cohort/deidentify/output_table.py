@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pellucid.cohort.manifest.date_columns import Order, UnsureDates, is_day, moved, order_of
 from pellucid.cohort.deidentify.header_columns import declared_facts, fact_column, new_level
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.personal_columns import capped_ages, id_in, is_age, is_personal
 from pellucid.cohort.deidentify.text_masking import plain_text
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.cell_values import as_text
+from pellucid.cohort.manifest.date_columns import Order, UnsureDates, is_day, moved, order_of
 from pellucid.cohort.runs.atomic_files import atomic_path
 from pellucid.cohort.study import Study, is_header_fact
 

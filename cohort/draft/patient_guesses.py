@@ -21,7 +21,6 @@ _RULES = (
 )
 
 
-
 @dataclass(frozen=True)
 class PathRule:
     """A rule that finds a patient in the path of every image.
@@ -80,8 +79,8 @@ def patient_lines(ids: Sequence[str], headers: Headers) -> list[str]:
     """The line `patient:` with the other possibilities as comments."""
     rules = path_rules(ids)
     questions = [
-        f"# QUESTION: {rule.n} values of {rule.what} for {rule.n_images} images: too few to be patients (sites, devices "
-        "or classes?); name what tells the patients apart"
+        f"# QUESTION: {rule.n} values of {rule.what} for {rule.n_images} images: too few to be patients (sites, "
+        "devices or classes?); name what tells the patients apart"
         for rule in rules
         if not rule.plausible
     ]

@@ -254,7 +254,9 @@ class _TableLines:
 def _outcome_comment(names: Sequence[str]) -> str:
     """`outcome:` as a comment: what is to be predicted is for the user to decide."""
     if not names:
-        return "# outcome: {COLUMN: binary}  # what is to be predicted, such as recurrence: its column, not in `clinical`"
+        return (
+            "# outcome: {COLUMN: binary}  # what is to be predicted, such as recurrence: its column, not in `clinical`"
+        )
     columns = ", ".join(f"{_quoted(name)}: binary" for name in names)
     return f"# outcome: {{{columns}}}  # if it is to be predicted: remove this # and the column from `clinical`"
 

@@ -101,14 +101,16 @@ def _measures(column: pd.Series, variable: Variable, path: Path) -> pd.Series:
     bound = any(str(cell).strip().startswith(("<", ">", "≤", "≥")) for cell in wrong)
     advice = "; for a value below or above a limit write a number, such as half the limit" if bound else ""
     raise UserError(
-        f"{path}: column `{variable.name}` is declared {variable.kind}, but {_cells(wrong)}: correct it, or declare the "
-        f"column categorical{advice}"
+        f"{path}: column `{variable.name}` is declared {variable.kind}, but {_cells(wrong)}: correct it, or declare "
+        f"the column categorical{advice}"
     )
 
 
 def _cells(wrong: pd.Series, first_row: int = 2) -> str:
     """The cells that are not what a column is declared to be, with their rows."""
-    shown = ", ".join(f"row {int(str(row)) + first_row} has `{cell}`" for row, cell in wrong.head(MOST_CELLS_NAMED).items())
+    shown = ", ".join(
+        f"row {int(str(row)) + first_row} has `{cell}`" for row, cell in wrong.head(MOST_CELLS_NAMED).items()
+    )
     return shown + (f" and {len(wrong) - MOST_CELLS_NAMED} more" if len(wrong) > MOST_CELLS_NAMED else "")
 
 
@@ -149,8 +151,8 @@ def date_part(column: pd.Series, part: DatePart, where: str, first_row: int = 2)
         raise UserError(f"{where}: column `{column.name}` {reason}: write each day like 2021-03-04") from None
     if len(wrong):
         raise UserError(
-            f"{where}: column `{column.name}` is declared date, but {_cells(wrong, first_row)}: write each day with a year of four "
-            "digits, like 2021-03-04, or declare the column categorical"
+            f"{where}: column `{column.name}` is declared date, but {_cells(wrong, first_row)}: write each day "
+            "with a year of four digits, like 2021-03-04, or declare the column categorical"
         )
     return (days.dt.year if part == "year" else (days - days.min()).dt.days).astype(float)
 

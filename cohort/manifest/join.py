@@ -202,7 +202,9 @@ def join_table(
         question = two_sites(whole, patient_column)
         problems += [f"{table_path.name}: {question}"] if question else []
         _name_patients(manifest, table[patient_column], row_of, table_path.name, problems)
-    columns = [c for c in dict.fromkeys([*(v.name for v in declared), *others]) if c not in {key_column, patient_column}]
+    columns = [
+        c for c in dict.fromkeys([*(v.name for v in declared), *others]) if c not in {key_column, patient_column}
+    ]
     clash = [
         c
         for c in columns

@@ -140,9 +140,7 @@ def _digest(made_from: dict[str, Any]) -> str:
 # --- computing ---
 
 
-def claim_and_compute(
-    job: ExtractionJob, encode: Encode, stop: threading.Event, *, decoders: int = 1
-) -> None:
+def claim_and_compute(job: ExtractionJob, encode: Encode, stop: threading.Event, *, decoders: int = 1) -> None:
     """Claim and compute chunks until no unclaimed one is left.
 
     A second thread decodes ahead (with a pool of further threads if `decoders` > 1) while this thread computes.
@@ -317,4 +315,3 @@ def _pictures(
             yield unit, picture
         for picture in rest:
             yield unit, picture
-

@@ -170,7 +170,7 @@ def take_out(
     run = erase_factor(study, factor, overrides or [], config=config, backbone=backbone, method=by)  # type: ignore[arg-type]
     stored = load_vectors(run.path)
     say(f"  {stored.name}: {len(stored.images)} images, learned from {stored.spec['learnt_from']} training patients")
-    say(f'  audit it with: pellucid audit {shlex.quote(str(study))} --backbone {shlex.quote(stored.name)}')
+    say(f"  audit it with: pellucid audit {shlex.quote(str(study))} --backbone {shlex.quote(stored.name)}")
     say_done("embed", run)
 
 

@@ -10,9 +10,7 @@ from pellucid.cohort.manifest import UnsureDates, date_part, days_of, is_day, mi
 from pellucid.probes.inputs.variables import split_kinds
 
 
-def with_dates(
-    table: pd.DataFrame, names: Sequence[str] | Mapping[str, str]
-) -> tuple[pd.DataFrame, dict[str, str]]:
+def with_dates(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
     """The table with what is derived from columns of days, and the variables with the kinds that were given.
 
     A column of kind `date` becomes NAME_year (ordinal) and NAME_days (continuous). A column of text without a kind

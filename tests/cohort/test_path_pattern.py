@@ -26,10 +26,14 @@ def test_a_pattern_that_would_take_years_is_stopped_with_a_sentence(pattern: str
 
 @pytest.mark.parametrize(
     ("pattern", "said"),
-    [("(a", "not a regular expression"), ("a", "needs exactly one group in parentheses, has 0"), ("(a)" + "b" * 1000, "has 1003")],
+    [
+        ("(a", "not a regular expression"),
+        ("a", "needs exactly one group in parentheses, has 0"),
+        ("(a)" + "b" * 1000, "has 1003"),
+    ],
 )
 def test_what_is_no_pattern_is_said_when_the_study_is_read(tmp_path: Path, pattern: str, said: str) -> None:
-    with pytest.raises(ValueError, match="regular|group|characters"):
+    with pytest.raises(ValueError, match=r"regular|group|characters"):
         compiled(pattern)
     (tmp_path / "study.yaml").write_text(f"images: x\npatient: {{from_path: '{pattern}'}}\n", encoding="utf-8")
     with pytest.raises(UserError) as caught:

@@ -10,7 +10,9 @@ import pytest
 from pellucid.cohort.config import read_yaml
 from pellucid.cohort.errors import UserError
 
-LAUGHS = "a: &a [x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True))
+LAUGHS = "a: &a [x, x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
+)
 
 
 def refusal(folder: Path, text: str, *overrides: str) -> str:
@@ -57,7 +59,9 @@ def test_only_our_own_interpolations_exist(tmp_path: Path, value: str, monkeypat
 def test_interpolations_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PELLUCID_DISK", "/disk")
     path = tmp_path / "study.yaml"
-    path.write_text("root: ${from_env:PELLUCID_DISK}/a\nseed: 3\nb: ${root}/b\nc: {d: '${seed}'}\ne: ${c.f}\n", encoding="utf-8")
+    path.write_text(
+        "root: ${from_env:PELLUCID_DISK}/a\nseed: 3\nb: ${root}/b\nc: {d: '${seed}'}\ne: ${c.f}\n", encoding="utf-8"
+    )
     found = read_yaml(path, ["c.f=${from_env:PELLUCID_NOT_SET,x}"])
     assert found == {"root": "/disk/a", "seed": 3, "b": "/disk/a/b", "c": {"d": 3, "f": "x"}, "e": "x"}
 

@@ -23,7 +23,6 @@ from PIL import Image, ImageCms, ImageOps
 
 from pellucid.cohort.deidentify import deidentify_study, raster_files
 from pellucid.cohort.deidentify.cleaning_settings import CleaningSettings
-from pellucid.cohort.manifest.date_columns import moved, order_of
 from pellucid.cohort.deidentify.dicom import dicom_attributes
 from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
 from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
@@ -38,6 +37,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import ocr
 from pellucid.cohort.identifiers.findings import dicom_findings
 from pellucid.cohort.identifiers.ocr import TextBox, TextReader
+from pellucid.cohort.manifest.date_columns import moved, order_of
 from pellucid.cohort.readers import UnreadableImage, read_image
 from pellucid.cohort.runs.checksums import verify
 from pellucid.cohort.scan import scan

@@ -247,7 +247,9 @@ def test_lock_files_are_no_tables_and_empty_columns_are_left_out(tmp_path: Path)
 
 def test_columns_of_days_are_proposed_with_what_can_be_derived(tmp_path: Path) -> None:
     days = [f"{k % 28 + 1:02d}.03.{2020 + k % 3}" for k in range(30)]
-    rows = "".join(f"i{k}.png;p{k // 2};{day};{day[:6]}2021;14.08.1948;{day[:8]}{day[8:]}\n" for k, day in enumerate(days))
+    rows = "".join(
+        f"i{k}.png;p{k // 2};{day};{day[:6]}2021;14.08.1948;{day[:8]}{day[8:]}\n" for k, day in enumerate(days)
+    )
     head = "Bild;Patient;Untersuchungsdatum;Aufnahme;Geburtsdatum;Kontrolle\n"
     files = [f"images/i{k}.png" for k in range(30)]
     text = small_study(tmp_path, files, head + rows.replace("14.08.1948", "14.08.1948", 1))
