@@ -197,8 +197,10 @@ def serve() -> None:
 
 
 def _limit_memory(gigabytes: float) -> None:
+    """Limit the address space; a crash leaves no core file, which would hold patients' images."""
     with suppress(ImportError, ValueError, OSError):  # not every system has such a limit
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 2**30), hard))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # no images on disk

@@ -24,6 +24,7 @@ def photo(path: Path, more: bytes = b"") -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_process_that_crashes_hangs_or_raises_is_a_reason_and_the_next_order_works() -> None:
     limits = ScanConfig(time_limit_s=0.3)
     with pytest.raises(ReaderDied, match="its decoder crashed or ran out of memory"):
@@ -53,6 +54,7 @@ def _written(path: Path, content: bytes) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_file_that_crashes_its_decoder_costs_only_itself(tmp_path: Path, crashing_reader: None) -> None:
     photo(tmp_path / "good.png")
     photo(tmp_path / "bad.png", b"crash")

@@ -99,6 +99,7 @@ def test_a_file_that_is_gone_or_has_lost_a_page_is_named(mixed: Path) -> None:
     assert source.content(1) == ""
 
 
+@pytest.mark.long
 def test_a_file_that_kills_or_delays_its_decoder_is_named(mixed: Path, crashing_reader: None) -> None:
     (mixed / "bad.png").write_bytes((mixed / "plain.png").read_bytes() + b"crash")
     seen = pictures(FileSource(mixed, ["bad.png", "plain.png"], ScanConfig(size_px=32)))

@@ -153,6 +153,7 @@ def test_a_region_is_cut_out_and_found_where_it_came_from(tmp_path: Path) -> Non
     assert parse_region("1, 2,30,40") == (1, 2, 30, 40)
 
 
+@pytest.mark.long
 def test_a_file_that_crashes_its_decoder_costs_a_sentence_not_the_process(
     tmp_path: Path, crashing_reader: None
 ) -> None:
