@@ -55,9 +55,9 @@ class _Loader(yaml.SafeLoader):
         if self._depth > DEEPEST:
             raise _Refused(f"nested more than {DEEPEST} deep: a bracket that is not closed?", event.start_mark)
         self._depth += 1
-        node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
         self._depth -= 1
-        return node  # type: ignore[no-any-return]
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first: dict[tuple[str, str], int] = {}
@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep)
         except (ValueError, OverflowError, TypeError, AttributeError, LookupError):
             shown = node.value[:40] if isinstance(node, yaml.ScalarNode) else ""
             kind = str(node.tag).rpartition(":")[2]
@@ -132,8 +132,7 @@ def merged(parts: Iterable[dict[Any, Any]]) -> dict[Any, Any]:
     for part in parts:
         for key, value in part.items():
             old = whole.get(key)
-            both = isinstance(old, dict) and isinstance(value, dict)
-            whole[key] = merged([old, value]) if both else value
+            whole[key] = merged([old, value]) if isinstance(old, dict) and isinstance(value, dict) else value
     return whole
 
 

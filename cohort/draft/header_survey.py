@@ -93,7 +93,7 @@ def read_headers(root: Path, image_ids: Sequence[str], time_limit_s: float = TIM
     chosen = [image_ids[int(k * step)] for k in range(min(len(image_ids), MAX_FILES))]
     spread = [name for start in range(7) for name in chosen[start::7]]  # what is read is spread out if time runs short
     until = time.monotonic() + time_limit_s
-    found = []
+    found: list[dict[str, str]] = []
     for image_id in spread:
         if time.monotonic() > until:
             break

@@ -154,7 +154,8 @@ def date_part(column: pd.Series, part: DatePart, where: str, first_row: int = 2)
             f"{where}: column `{column.name}` is declared date, but {_cells(wrong, first_row)}: write each day "
             "with a year of four digits, like 2021-03-04, or declare the column categorical"
         )
-    return (days.dt.year if part == "year" else (days - days.min()).dt.days).astype(float)
+    found: pd.Series = days.dt.year if part == "year" else (days - days.min()).dt.days
+    return found.astype(float)
 
 
 def _check_event(text: pd.Series, variable: Variable, path: Path) -> None:

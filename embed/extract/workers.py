@@ -35,7 +35,7 @@ from pellucid.embed.extract.chunks import ExtractionJob, claim_and_compute, done
 from pellucid.embed.extract.embed_config import EmbedConfig
 
 # On a CPU, fewer pictures are computed by threads of this process. A worker process takes some seconds to load torch
-# and the weights (benchmarks/extraction_speed.py), but a file that crashes its decoder then ends only that process.
+# and the weights (benchmarks/extraction_speed.py). Files are decoded in reading processes either way.
 PROCESSES_FROM = 10_000
 _CHECK_EVERY_S = 0.1
 _MAX_DEATHS = 3  # of workers, without any chunk finished in between
