@@ -50,6 +50,9 @@ def read_files(root: Path, files: list[str], config: ScanConfig) -> Iterator[tup
                 yield answer
         except ReaderDied as reason:
             yield _lost(root, file, str(reason), got_frames), None
+        except Exception as fault:  # an error of this program, not of the file
+            fault.add_note(f"while reading {file}")
+            raise
 
 
 def run_apart(limits: ScanConfig, work: Callable[P, Iterable[T]], *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
