@@ -22,13 +22,14 @@ from pellucid.cli.options import (
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the phantom study.")] = Path("demo"),
+    overrides: Overrides = None,
     patients: Annotated[int, typer.Option(min=20, help="Patients in the phantom cohort, 2 to 5 images each.")] = 160,
     seed: Annotated[int, typer.Option(help="Random seed of the phantom cohort.")] = 0,
 ) -> None:
     """Write a phantom cohort with known truth and analyse it."""
     from pellucid.pipeline import run_demo
 
-    run = run_demo(folder, patients=patients, seed=seed, say=say)
+    run = run_demo(folder, overrides or [], patients=patients, seed=seed, say=say)
     say(f"\nThe report:   {run.path / 'report.html'}\nThe explorer: pellucid explore {folder}")
 
 

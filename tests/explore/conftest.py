@@ -205,7 +205,7 @@ def hostile(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def _run_all(folder: Path) -> Whole:
-    study = load_study(folder, ["cluster.permutations=199", "near.patience=5"])
+    study = load_study(folder, ["near.patience=5"])
     scanned = scan(study, progress=False)
     pixels = embed(study, scanned, "pixels", progress=False)
     analysis = study.analysis
