@@ -41,6 +41,7 @@ from pellucid.cohort.withdrawal import (
     withdrawn_rows,
 )
 from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
+from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.embed.store import failures_of, forget_in_embed
 from pellucid.pretrain.export import forget_in_training, forget_in_unfinished, trained_on
 
@@ -137,6 +138,7 @@ def _has_pictures(folder: Path) -> bool:
     return (folder / "failure.json").is_file() or (page.is_file() and b"data:image/" in page.read_bytes())
 
 
+@writes_privately("study")
 def forget_patients(study: Study, typed: Sequence[str], *, yes: bool = False, say: Say = print) -> bool:
     """Remove patients, or list what would be removed.
 

@@ -22,6 +22,7 @@ from pellucid.cohort.runs.history import finished_runs
 from pellucid.cohort.study import FromPath, Study
 from pellucid.cohort.withdrawal.read_and_scan import forget_in_read, relink
 from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
+from pellucid.cohort.runs.private_files import writes_privately
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def _scope(study: Study, typed: Sequence[str], known: pd.DataFrame, chosen: pd.S
     )
 
 
+@writes_privately("study")
 def forget_late(study: Study, images: pd.DataFrame, chosen: pd.Series) -> None:
     """Images of somebody who withdrew earlier were read before their patient was known: take them out again.
 
