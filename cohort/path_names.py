@@ -9,7 +9,9 @@ HIDDEN = "<name hidden>"
 _QUOTED = re.compile(r"`([^`\n]+)`")
 _MARKED = re.compile(r"(['\"])([^'\"\n`]*/[^'\"\n`]*)\1")  # as in messages of the system
 _KEPT = re.compile(r"(`[^`\n]*`|'[^'\"\n`]*/[^'\"\n`]*')")
-_BARE = re.compile(r"(?<![\w`/])[^\s`'\"(),;:<>]*/[^\s`'\"(),;:<>]+|[^\s`'\"(),;:<>/]+\.[A-Za-z][A-Za-z0-9]{1,4}(?:#\d+)?")
+_BARE = re.compile(
+    r"(?<![\w`/])[^\s`'\"(),;:<>]*/[^\s`'\"(),;:<>]+|[^\s`'\"(),;:<>/]+\.[A-Za-z][A-Za-z0-9]{1,4}(?:#\d+)?"
+)
 _PATH = re.compile(r"/|\.[A-Za-z][A-Za-z0-9]{1,4}(#\d+)?$")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}(#\d+)?$")
 _TWO_NAMES = re.compile(r"(?<![A-Za-z])[A-Z][A-Za-z'’]+[\s_,.^-]+[A-Z][A-Za-z'’]+(?![A-Za-z])")

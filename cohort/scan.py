@@ -38,7 +38,7 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then
 # stale.
-_COLUMNS_VERSION = 3
+_COLUMNS_VERSION = 4
 _AUDIT_VERSION = 6
 _FEW = 3
 _NAMED = 20  # files that a note names one by one

@@ -30,7 +30,6 @@ from pellucid.cohort.deidentify.human_review import record_review, refuse_unseen
 from pellucid.cohort.deidentify.linkage_file import Linkage, open_linkage
 from pellucid.cohort.deidentify.output_folder import open_output, refuse_output
 from pellucid.cohort.deidentify.output_table import refuse_personal, write_study, write_table
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.precheck import pass_gate
 from pellucid.cohort.deidentify.progress_records import (
     SUMS,
@@ -50,13 +49,14 @@ from pellucid.cohort.deidentify.text_masking import TextFinder
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import ocr
 from pellucid.cohort.identifiers.faces import faces
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.intake.file_listing import Listing, list_images
 from pellucid.cohort.progress import track
 from pellucid.cohort.readers import UnreadableImage, sniff
 from pellucid.cohort.runs.atomic_files import atomic_path, exclusive
-from pellucid.cohort.study import Study
 from pellucid.cohort.runs.private_files import private_files, writes_privately
+from pellucid.cohort.study import Study
 
 
 @dataclass(frozen=True)

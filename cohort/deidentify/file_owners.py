@@ -10,9 +10,9 @@ import pandas as pd
 import pydicom
 
 from pellucid.cohort.deidentify.dicom.defined_terms import is_defined
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.personal_columns import is_personal
 from pellucid.cohort.deidentify.text_masking import plain_text
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.intake.file_listing import Listing
 from pellucid.cohort.manifest.cell_values import as_text
 from pellucid.cohort.manifest.column_words import names_staff
@@ -91,7 +91,9 @@ def patients_of_files(frame: pd.DataFrame) -> tuple[dict[str, str], dict[str, st
 
 
 def texts_of_patients(study: Study) -> dict[str, tuple[str, ...]]:
-    """What the table says of each patient in columns of names, numbers, birth dates, addresses and staff, declared or not.
+    """What the table says of each patient in columns of names, numbers, birth dates, addresses and staff.
+
+    Whether a column is declared does not matter.
 
     Returns:
         Cells by the patient's id; empty where the table has no column of patients.

@@ -12,9 +12,9 @@ import pandas as pd
 from pellucid.cohort.deidentify.dicom.defined_terms import is_defined
 from pellucid.cohort.deidentify.dicom.dicom_headers import header_identifiers
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.technical_texts import is_version, may_stay
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.manifest.cell_values import as_text
 from pellucid.cohort.manifest.staff_names import NAMED_FACTS, staff_word
 from pellucid.cohort.readers import UnreadableImage, read_image

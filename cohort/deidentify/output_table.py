@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.deidentify.date_columns import Order, UnsureDates, is_day, moved, order_of
 from pellucid.cohort.deidentify.header_columns import declared_facts, fact_column, new_level
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.personal_columns import capped_ages, id_in, is_age, is_free_text, is_personal
 from pellucid.cohort.deidentify.text_masking import plain_text
-from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.manifest.cell_values import as_text
 from pellucid.cohort.manifest.staff_names import named_columns
 from pellucid.cohort.runs.atomic_files import atomic_path
@@ -51,11 +51,10 @@ def refuse_personal(
         UserError: by the column's own name, because it holds free text, holds or repeats the patients' ids, or because
             of its dates.
     """
-    unknown = [name for name in keep_text if name not in declared_columns(study)]
-    if unknown:
-        raise UserError(
-            f"keep-text: `{unknown[0]}` is no declared column of the table{did_you_mean(unknown[0], declared_columns(study))}"
-        )
+    declared = declared_columns(study)
+    for name in keep_text:
+        if name not in declared:
+            raise UserError(f"keep-text: `{name}` is no declared column of the table{did_you_mean(name, declared)}")
     staff = named_columns(study)
     known = frame["patient_source_id"].dropna().astype(str)
     ids, holds_id = set(known.map(plain_text)) - {""}, id_in(known.unique())
@@ -90,14 +89,12 @@ def refuse_personal(
             )
 
 
-def _refuse_free_text(
-    study: Study, name: str, frame: pd.DataFrame, keep_text: Collection[str], texts: Texts
-) -> None:
+def _refuse_free_text(study: Study, name: str, frame: pd.DataFrame, keep_text: Collection[str], texts: Texts) -> None:
     """Refuse a column of free text that is not asked for, and one with an identifier that the table knows."""
     if name not in keep_text:
         raise UserError(
-            f"{study.path}: the column `{name}` holds free text, in which anybody may be named, and would be written to "
-            f"the de-identified table: take it out of study.yaml, or, if somebody has read all of it, give "
+            f"{study.path}: the column `{name}` holds free text, in which anybody may be named, and would be written "
+            "to the de-identified table: take it out of study.yaml, or, if somebody has read all of it, give "
             f"--keep-text {name} (in Python keep_text=[{name!r}])"
         )
     rows = frame[[name, "patient_source_id"]].dropna().astype(str).drop_duplicates()
@@ -107,8 +104,8 @@ def _refuse_free_text(
         telling += sum(known.in_text(cell) for cell in cells)
     if telling:
         raise UserError(
-            f"{study.path}: the column `{name}` names its own patient, staff or a full date in {telling} cell(s): remove "
-            "them from the table, or take the column out of study.yaml"
+            f"{study.path}: the column `{name}` names its own patient, staff or a full date in {telling} cell(s): "
+            "remove them from the table, or take the column out of study.yaml"
         )
 
 

@@ -48,11 +48,11 @@ BIRTH = _words("birth dob geburt geb naissance nacimiento nascita nascimento")
 # Who works with the patient or the image: operators, physicians, referrers, readers, technicians.
 STAFF = _words(
     "operator operateur operateurin operatrice operador operadora operatore bediener user username physician doctor "
-    "referrer requester prescriber reader rater grader observer annotator examiner investigator technician technologist "
-    "radiographer sonographer photographer nurse midwife surgeon radiologist endoscopist pathologist cardiologist "
-    "dermatologist gynecologist ophthalmologist clinician practitioner provider consultant staff author signer "
-    "untersucher befunder auswerter beurteiler zuweiser uberweiser einweiser einsender anforderer arzt arztin arzte "
-    "prufer techniker mta mtra mtr pfleger pflegekraft hebamme chirurg radiologe pathologe fotograf benutzer "
+    "referrer requester prescriber reader rater grader observer annotator examiner investigator technician "
+    "technologist radiographer sonographer photographer nurse midwife surgeon radiologist endoscopist pathologist "
+    "cardiologist dermatologist gynecologist ophthalmologist clinician practitioner provider consultant staff author "
+    "signer untersucher befunder auswerter beurteiler zuweiser uberweiser einweiser einsender anforderer arzt arztin "
+    "arzte prufer techniker mta mtra mtr pfleger pflegekraft hebamme chirurg radiologe pathologe fotograf benutzer "
     "examinateur examinatrice lecteur lectrice medecin docteur adresseur prescripteur technicien technicienne "
     "manipulateur infirmier infirmiere chirurgien chirurgienne radiologue echographiste utilisateur soignant "
     "explorador exploradora lector lectora medico medica doctora remitente derivante solicitante enfermero enfermera "
@@ -71,11 +71,13 @@ _ABOUT_STAFF = _words(
     "risultato resultat qualite qualitat qualidade categoria model count positive negative correct"
 )
 _DONE_BY = frozenset(
-    "performed reported read examined operated signed acquired scanned referred reviewed graded annotated recorded "
-    "requested ordered taken imaged validated confirmed".split()
+    _words(
+        "performed reported read examined operated signed acquired scanned referred reviewed graded annotated recorded "
+        "requested ordered taken imaged validated confirmed"
+    )
 )
-_TITLED = frozenset("name referring reporting attending treating responsible zuweisender behandelnder".split())  # Dr …
-_ENDINGS = frozenset({"", *"s e n a o en in es as os er innen nen ns".split()})
+_TITLED = frozenset(_words("name referring reporting attending treating responsible zuweisender behandelnder"))  # Dr …
+_ENDINGS = frozenset({"", *_words("s e n a o en in es as os er innen nen ns")})
 # Parts of words: these are written as one word in German (Schichtdicke, Gerätehersteller).
 _WITHIN = ("gerat", "hersteller", "scanner", "kamera", "untersuch", "datum", "jahr", "kvp")
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.manifest.cell_values import (
     as_numbers,
     as_text,
@@ -23,6 +24,11 @@ from pellucid.cohort.statistics.event_level import declared_level
 from pellucid.cohort.study import Study, Variable, as_level, is_header_fact
 
 MOST_CELLS_NAMED = 5
+# Anything may be typed into them.
+_TYPED_FACTS = frozenset(
+    f"header_{name}"
+    for name in ("manufacturer", "model", "software", "body_part", "view", "protocol", "kernel", "lens")
+)
 
 
 def typed_from_table(
@@ -111,6 +117,26 @@ def _check_event(text: pd.Series, variable: Variable, path: Path) -> None:
         declared_level(variable.positive, sorted(text.dropna().astype(str).unique()), variable.name)
     except UserError as reason:
         raise UserError(f"{path}: {reason}") from None
+
+
+def without_patients(images: pd.DataFrame) -> pd.DataFrame:
+    """The images without texts of their headers in which somebody typed the id of the image's own patient.
+
+    Args:
+        images: with `patient_source_id` where it is known.
+    """
+    columns = {}
+    for name in _TYPED_FACTS & set(images.columns):
+        pairs = images[["patient_source_id", name]].dropna().astype(str).drop_duplicates()
+        telling = {
+            (patient, text)
+            for patient, text in pairs.itertuples(index=False, name=None)
+            if text and Identifiers.of([patient]).named_in(text)
+        }
+        if telling:
+            own = pd.MultiIndex.from_arrays([images["patient_source_id"].astype(str), images[name].astype(str)])
+            columns[name] = images[name].mask(own.isin(telling), "")
+    return images.assign(**columns)
 
 
 def header_facts(study: Study, images: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.duplicates.duplicate_groups import Thumbnails, binding, duplicate_sentences, find_duplicates
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.cell_values import as_ids, as_text, taken_sentence, words_taken
-from pellucid.cohort.manifest.declared_columns import header_facts, typed_from_table
+from pellucid.cohort.manifest.declared_columns import header_facts, typed_from_table, without_patients
 from pellucid.cohort.manifest.patient_sites import two_sites
 from pellucid.cohort.manifest.patient_split import assign_splits
 from pellucid.cohort.manifest.research_ids import research_ids
@@ -61,9 +61,11 @@ def build_manifest(
     manifest = _with_files(images)
     manifest["patient_source_id"] = patients_of_images(study, manifest, problems)
     _refuse_withdrawn(manifest, withdrawn)
-    facts = header_facts(study, manifest)
     if study.table is not None:
         manifest = join_table(study, manifest, problems, withdrawn)
+    if study.config.patient != "none":
+        manifest = without_patients(manifest)
+    facts = header_facts(study, manifest)
     manifest[facts.columns] = facts
     unknown = (manifest["status"] == "ok") & manifest["patient_source_id"].isna()
     manifest.loc[unknown & (manifest["reason"] == ""), "reason"] = "its patient is not known"

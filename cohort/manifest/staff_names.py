@@ -21,10 +21,10 @@ from pellucid.cohort.study import Study, is_header_fact
 Digest = Callable[[str], bytes]
 
 # Header facts that name a person, an institution or one single machine.
-NAMED_FACTS = {"header_operator": "operator", "header_institution": "institution", "header_serial": "serial"}
+NAMED_FACTS = {f"header_{word}": word for word in ("operator", "institution", "station", "serial")}
 
-_KEYED = re.compile(r"[a-z]+-[0-9a-f]{8}(?:[0-9a-f]{24})?")
-_SHORT, _LONG = 8, 32  # hexadecimal digits
+_KEYED = re.compile(r"[a-z]+-[0-9a-f]{8}(?:[0-9a-f]{56})?")
+_SHORT, _LONG = 8, 64  # hexadecimal digits
 
 
 def named_columns(study: Study) -> dict[str, str]:

@@ -19,10 +19,10 @@ from pellucid.cohort.manifest.cell_values import as_ids, as_text
 from pellucid.cohort.manifest.row_matching import match_images, patients_of_images
 from pellucid.cohort.manifest.table_file import study_table
 from pellucid.cohort.runs.history import finished_runs
+from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.cohort.study import FromPath, Study
 from pellucid.cohort.withdrawal.read_and_scan import forget_in_read, relink
 from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
-from pellucid.cohort.runs.private_files import writes_privately
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.intake import list_folder
 from pellucid.cohort.progress import is_first_process
 from pellucid.cohort.runs import exclusive, is_held
-from pellucid.cohort.withdrawal_list import Withdrawn
 from pellucid.cohort.runs.private_files import writes_privately
+from pellucid.cohort.withdrawal_list import Withdrawn
 from pellucid.embed.extract.embed_config import EmbedConfig
 from pellucid.embed.extract.image_sources import FileSource, folder_source
 from pellucid.embed.extract.job import Extraction, wait_until

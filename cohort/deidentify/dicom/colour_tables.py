@@ -1,4 +1,4 @@
-"""Lookup tables and colour profiles of a DICOM header: cut to their stated length, without entries that no pixel uses."""
+"""Lookup tables and colour profiles of a DICOM header: cut to their length, without entries that no pixel uses."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def table_value(element: DataElement, source: Dataset) -> Any:
 def clear_unused_entries(dataset: Dataset, raw: NDArray[Any], photometric: str) -> None:
     """Empty all entries of lookup tables that no pixel uses: what is written there is not seen on any display.
 
-    Unused colours become 0, unused entries of gray tables the value of the used entry before them. Segmented palettes are
-    expanded. Palettes of an image that is not PALETTE COLOR go.
+    Unused colours become 0, unused entries of gray tables the value of the used entry before them. Segmented palettes
+    are expanded. Palettes of an image that is not PALETTE COLOR go.
 
     Args:
         dataset: the cleaned header; changed in place.
@@ -67,7 +67,9 @@ def clear_unused_entries(dataset: Dataset, raw: NDArray[Any], photometric: str) 
     for item in dataset.get("ModalityLUTSequence") or ():
         values = _clear_gray(item, values)
     if not dataset.get("ModalityLUTSequence"):
-        slope, intercept = (float(dataset.get(name, other)) for name, other in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
+        slope, intercept = (
+            float(dataset.get(name, other)) for name, other in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+        )
         values = np.unique(np.floor(values * slope + intercept).astype(np.int64))
         values = np.unique(np.concatenate([values, values + 1]))  # however a display rounds
     for item in dataset.get("VOILUTSequence") or ():

@@ -15,7 +15,8 @@ from pellucid.cohort.deidentify.dicom.dicom_headers import OPTION_CODES, RULES
 _INTRODUCTION = """# DICOM conformance statement of `pellucid deidentify`
 
 This statement is written from the program's own lists (`python -m
-pellucid.cohort.deidentify.dicom.conformance_statement`); a test compares the two. It follows DICOM PS3.15 Annex E, edition 2026c.
+pellucid.cohort.deidentify.dicom.conformance_statement`); a test compares the two. It follows DICOM PS3.15 Annex E,
+edition 2026c.
 
 ## Profile and options
 
@@ -23,30 +24,34 @@ pellucid.cohort.deidentify.dicom.conformance_statement`); a test compares the tw
 |---|---|---|
 {options}
 
-No other option is claimed: not Clean Graphics (graphics, overlays and curves are removed), not Clean Structured Content and Clean
-Descriptors (structured reports are refused, descriptors are removed), not Clean Recognizable Visual Features (a face in a photograph or in
-a head CT or MR remains), not Retain UIDs, Retain Institution Identity or Retain Safe Private.
+No other option is claimed: not Clean Graphics (graphics, overlays and curves are removed), not Clean Structured
+Content and Clean Descriptors (structured reports are refused, descriptors are removed), not Clean Recognizable Visual
+Features (a face in a photograph or in a head CT or MR remains), not Retain UIDs, Retain Institution Identity or
+Retain Safe Private.
 
 ## How it is done
 
-- **A list of what stays.** An attribute that is not in the table below is removed, at every level of nesting: all private attributes, all
-  unknown ones, and all that later editions of Table E.1-1 will add. Table E.1-1 lists what must go; actions X, Z and D are therefore all
-  carried out as X, except for the attributes below.
-- **Sequences** are walked with the same list. A code stays only if the tables of the standard have it, with the meaning from there.
+- **A list of what stays.** An attribute that is not in the table below is removed, at every level of nesting: all
+  private attributes, all unknown ones, and all that later editions of Table E.1-1 will add. Table E.1-1 lists what
+  must go; actions X, Z and D are therefore all carried out as X, except for the attributes below.
+- **Sequences** are walked with the same list. A code stays only if the tables of the standard have it, with the
+  meaning from there.
 - **Another value representation** than the dictionary's: the attribute is removed.
 - **File meta information** is written anew; the preamble is zero.
-- **Pixel data**: burned-in text that is found is masked in all frames; bits above BitsStored are cleared; comments, unused tables and bytes
-  that decide no pixel are removed from coded streams. `BurnedInAnnotation NO` and code 113101 are written only after a person has been
-  recorded as having looked through the review sheet (`--reviewed-by`).
-- **Refused**, and not copied: whole slides, documents wrapped in DICOM, files without an image or whose patient is unknown, and files that
-  would be displayed differently afterwards.
+- **Pixel data**: burned-in text that is found is masked in all frames; bits above BitsStored are cleared; comments,
+  unused tables and bytes that decide no pixel are removed from coded streams. `BurnedInAnnotation NO` and code 113101
+  are written only after a person has been recorded as having looked through the review sheet (`--reviewed-by`).
+- **Refused**, and not copied: whole slides, documents wrapped in DICOM, files without an image or whose patient is
+  unknown, and files that would be displayed differently afterwards.
 - **What the file states**: PatientIdentityRemoved YES, DeidentificationMethod, DeidentificationMethodCodeSequence,
-  LongitudinalTemporalInformationModified (MODIFIED or REMOVED), PatientID and PatientName (the research id), SpecificCharacterSet
-  (ISO_IR 192), and new StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID where the file has none.
+  LongitudinalTemporalInformationModified (MODIFIED or REMOVED), PatientID and PatientName (the research id),
+  SpecificCharacterSet (ISO_IR 192), and new StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID where the file has
+  none.
 
 ## Attribute by attribute
 
-Actions in the terms of PS3.15 Table E.1-1a: K keep, C clean, U replace by a consistent UID, Z empty, X remove, D replace by a dummy value.
+Actions in the terms of PS3.15 Table E.1-1a: K keep, C clean, U replace by a consistent UID, Z empty, X remove, D
+replace by a dummy value.
 
 | tag | keyword | VR | action | rule |
 |---|---|---|---|---|

@@ -1,5 +1,5 @@
-"""One DICOM file → the same picture with only the attributes of `dicom_attributes.py`: PS3.15 Annex E, by a list of what
-stays."""
+"""One DICOM file → the same picture with only the attributes of `dicom_attributes.py`: PS3.15 Annex E, by a list of
+what stays."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from pellucid.cohort.deidentify.dicom.dicom_views import (
     sheet_views,
 )
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.raster_files import SLIDE, Cleaned, FindBoxes
 from pellucid.cohort.deidentify.streams.coded_tails import unused_tail
 from pellucid.cohort.deidentify.streams.jpeg_segments import scan_ends, strip_jpeg, strip_jpeg2000, tile_ends
 from pellucid.cohort.deidentify.streams.jpeg_tables import needed_tables
 from pellucid.cohort.deidentify.text_masking import fill
 from pellucid.cohort.identifiers.findings import dicom_findings, tags_in
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.readers import UnreadableImage
 from pellucid.cohort.readers.dicom_pixel_module import low_bits

@@ -21,9 +21,9 @@ from pellucid.cohort.deidentify.dicom import dicom_attributes
 from pellucid.cohort.deidentify.dicom.colour_tables import TABLES, table_value
 from pellucid.cohort.deidentify.dicom.defined_terms import is_defined, meaning_of
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.technical_texts import is_version, may_stay
 from pellucid.cohort.identifiers.findings import attribute_kind, tags_in
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 
 _TEXT_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 _BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -53,7 +53,7 @@ OPTION_CODES = {  # CID 7050
 RULES = {
     "SQ": "its items by this list; a coded item only with a code of the standard's tables and their meaning",
     "UI": "keyed UID; UIDs of the standard stay",
-    "table": "cut to its stated length; entries that no pixel uses are emptied; an ICC profile is rebuilt from its numbers",
+    "table": "cut to its length; entries that no pixel uses are emptied; an ICC profile is rebuilt from its numbers",
     "number": "kept if it follows its value representation",
     "DS": "kept if it is a number and, outside group 0028, no id or date of the patient of six or more digits",
     "IS": "kept if it is a number and, outside group 0028, no id or date of the patient of six or more digits",

@@ -9,7 +9,9 @@ _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _KEPT = {*range(0xC0, 0xC8), *range(0xC9, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xF7}  # frames, tables, scans, DNL, JPEG-LS
 _ICC = b"ICC_PROFILE\0"
 _CAP, _SIZ, _COD, _QCD = 0xFF50, 0xFF51, 0xFF52, 0xFF5C
-_J2K_ROOM = frozenset({0xFF53, 0xFF59, 0xFF5D, 0xFF5E, 0xFF5F, 0xFF60, 0xFF61})  # rare, and may be for what is not there
+_J2K_ROOM = frozenset(
+    {0xFF53, 0xFF59, 0xFF5D, 0xFF5E, 0xFF5F, 0xFF60, 0xFF61}
+)  # rare, and may be for what is not there
 _MOST_DENSE = 4800  # pixels per inch; below the number that two characters make
 _ICC_CHUNK = 65_519  # bytes of a profile in one segment
 

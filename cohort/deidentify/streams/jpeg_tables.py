@@ -1,7 +1,7 @@
 """Tables of a JPEG: those that no scan uses go, and those that could hold something else are recognised.
 
-A Huffman or quantisation table is a list of bytes that the writer of a file chooses. One that no scan refers to, or whose
-entries no encoder writes, may be a message (ITU-T T.81 Annexes B, C and K).
+A Huffman or quantisation table is a list of bytes that the writer of a file chooses. One that no scan refers to, or
+whose entries no encoder writes, may be a message (ITU-T T.81 Annexes B, C and K).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _IN_ORDER = 14  # lengths of codes whose symbols are sorted; longer codes are sh
 _LETTERS = 5
 _NO_TEXT_BELOW = 48  # a table of such values holds neither letters nor digits
 _ZIGZAG = (
-    "0 1 8 16 9 2 3 10 17 24 32 25 18 11 4 5 12 19 26 33 40 48 41 34 27 20 13 6 7 14 21 28 35 42 49 56 57 50 43 36 29 22 "
-    "15 23 30 37 44 51 58 59 52 45 38 31 39 46 53 60 61 54 47 55 62 63"
+    "0 1 8 16 9 2 3 10 17 24 32 25 18 11 4 5 12 19 26 33 40 48 41 34 27 20 13 6 7 14 21 28 35 42 49 56 57 50 43 36 29 "
+    "22 15 23 30 37 44 51 58 59 52 45 38 31 39 46 53 60 61 54 47 55 62 63"
 )
 # Table K.1 and K.2, which nearly all encoders scale by a quality from 1 to 100.
 _LUMINANCE = (
-    "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 18 22 37 56 68 109 "
-    "103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
+    "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 18 22 37 56 68 "
+    "109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
 )
 _CHROMINANCE = (
     "17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99 " + "99 " * 32
@@ -34,15 +34,15 @@ _CHROMINANCE = (
 _STANDARD_HUFFMAN = frozenset(
     bytes.fromhex(text)
     for text in (
-        "00010501010101010100000000000000" "000102030405060708090a0b",
-        "00030101010101010101010000000000" "000102030405060708090a0b",
+        "00010501010101010100000000000000000102030405060708090a0b",
+        "00030101010101010101010000000000000102030405060708090a0b",
         "0002010303020403050504040000017d"
         "01020300041105122131410613516107227114328191a1082342b1c11552d1f02433627282090a161718191a25262728292a3435363738"
         "393a434445464748494a535455565758595a636465666768696a737475767778797a838485868788898a92939495969798999aa2a3a4a5"
         "a6a7a8a9aab2b3b4b5b6b7b8b9bac2c3c4c5c6c7c8c9cad2d3d4d5d6d7d8d9dae1e2e3e4e5e6e7e8e9eaf1f2f3f4f5f6f7f8f9fa",
         "00020102040403040705040400010277"
-        "0001020311040521310612415107617113223281081442 91a1b1c109233352f0156272d10a162434e125f11718191a262728292a353637"
-        "38393a434445464748494a535455565758595a636465666768696a737475767778797a82838485868788898a92939495969798999aa2a3"
+        "0001020311040521310612415107617113223281081442 91a1b1c109233352f0156272d10a162434e125f11718191a262728292a3536"
+        "3738393a434445464748494a535455565758595a636465666768696a737475767778797a82838485868788898a92939495969798999aa2a3"
         "a4a5a6a7a8a9aab2b3b4b5b6b7b8b9bac2c3c4c5c6c7c8c9cad2d3d4d5d6d7d8d9dae2e3e4e5e6e7e8e9eaf2f3f4f5f6f7f8f9fa",
     )
 )
@@ -195,8 +195,9 @@ def _scan(reading: _Reading, body: bytes) -> bool:
 def _is_usual(table: _Table, reading: _Reading) -> bool:
     """Whether an encoder would write such a table.
 
-    Huffman: a table of the standard, or one made for the image by its frequencies, whose symbols are possible, each once,
-    and in order for each length (ITU-T T.81 K.2), without a run of letters. Quantisation: a table of the standard at any quality, or small values.
+    Huffman: a table of the standard, or one made for the image by its frequencies, whose symbols are possible, each
+    once, and in order for each length (ITU-T T.81 K.2), without a run of letters. Quantisation: a table of the standard
+    at any quality, or small values.
     """
     if table.marker == _DQT:
         return table.body in _USUAL_QUANTISATION or (table.precision == 0 and max(table.body) < _NO_TEXT_BELOW)

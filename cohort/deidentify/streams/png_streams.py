@@ -1,10 +1,9 @@
-"""PNG files without text, EXIF, further pictures and whatever decides nothing of the pixels; kinds of metadata of WebP."""
+"""PNG files without text, EXIF, further pictures and what decides no pixel; kinds of metadata of WebP."""
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
 
 from pellucid.cohort.deidentify.streams.jpeg_segments import orientation_exif
 
