@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels.processing import apply_color_lut
+from pydicom.uid import ExplicitVRLittleEndian
 
 from pellucid.cohort.deidentify.streams.icc_profiles import rebuilt_profile
 
@@ -81,6 +82,8 @@ def _clear_palette(dataset: Dataset, values: NDArray[Any]) -> None:
     entries = entries or 2**16
     used = np.unique(np.clip(values.astype(np.int64) - first, 0, entries - 1))
     if any(keyword in dataset for keyword in _SEGMENTED):
+        dataset.file_meta = FileMetaDataset()  # as it will be written
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         colours = apply_color_lut(np.arange(entries, dtype=np.int32) + first, dataset)
         for at, name in enumerate(_PALETTES):
             plain = np.ascontiguousarray(colours[:, at]).tobytes()
