@@ -25,6 +25,7 @@ from pellucid.cohort.runs import (
     open_finished,
     remove_folder,
 )
+from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.cohort.runs.stages import STAGES, position
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal import (
@@ -41,7 +42,6 @@ from pellucid.cohort.withdrawal import (
     withdrawn_rows,
 )
 from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
-from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.embed.store import failures_of, forget_in_embed
 from pellucid.pretrain.export import forget_in_training, forget_in_unfinished, trained_on
 

@@ -71,7 +71,7 @@ def is_free_text(name: str, cells: pd.Series[Any]) -> bool:
     if cells.nunique() < _FEWEST_TEXTS:
         return False
     unique = cells.nunique() / len(cells)
-    length, words = cells.str.len().median(), cells.str.split().str.len().median()
+    length, words = cells.str.len().median(), cells.map(lambda text: len(text.split())).median()
     long = unique > 0.5 and (length >= _LONG_TEXT or words >= _LONG_WORDS)
     return bool(long or (unique > 0.2 and words > 1 and _SENTENCES.search("_".join(words_of_name(name)))))
 

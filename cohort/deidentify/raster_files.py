@@ -148,7 +148,7 @@ def _palette(image: Image.Image) -> NDArray[np.uint8]:
     ramp.putpalette(image.getpalette("RGBA") or [], "RGBA")
     if "transparency" in image.info:
         ramp.info["transparency"] = image.info["transparency"]
-    return np.asarray(ramp.convert("RGBA"))[0]
+    return np.asarray(ramp.convert("RGBA"), dtype=np.uint8).reshape(256, 4)
 
 
 def _hidden_tail(stream: bytes, image: Image.Image) -> bool:

@@ -44,8 +44,8 @@ def test_free_text_is_refused_by_the_name_of_column_and_flag(tmp_path: Path) -> 
     study = small(tmp_path / "s", REMARKS)
     with pytest.raises(UserError, match=r"the column `remark` holds free text, .* give --keep-text remark "):
         copied(study, tmp_path)
-    assert not (tmp_path / "out").exists() or not (tmp_path / "out" / "clinical.csv").exists()
-    assert copied(study, tmp_path, keep_text=["remark"])["remark"].tolist() == REMARKS
+    assert not (tmp_path / "out").exists()
+    assert sorted(copied(study, tmp_path, keep_text=["remark"])["remark"]) == sorted(REMARKS)
 
 
 @pytest.mark.parametrize("told", ["called Novak at home, she will come again", "born 14.08.1948, will come again soon"])
