@@ -26,6 +26,7 @@ from pellucid.cohort.measures.quality_grades import (
     load_thresholds,
     read_annotations,
 )
+from pellucid.cohort.path_names import without_names
 from pellucid.cohort.progress import track
 from pellucid.cohort.runs.atomic_files import atomic_path, write_json
 from pellucid.cohort.runs.checksums import sha256_file
@@ -37,8 +38,8 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then
 # stale.
-_COLUMNS_VERSION = 3
-_AUDIT_VERSION = 5
+_COLUMNS_VERSION = 4
+_AUDIT_VERSION = 6
 _FEW = 3
 _NAMED = 20  # files that a note names one by one
 
@@ -102,6 +103,8 @@ def _join(
                     f"images: {len(other)} sound file(s) are no pictures ({other['reason'].iloc[0]}) "
                     f"(first: `{other['image_id'].iloc[0]}`): skipped"
                 )
+            ids = set(manifest["patient_source_id"].dropna().astype(str)) if study.config.patient != "none" else set()
+            problems = [without_names(problem, ids) for problem in problems]
             with atomic_path(run.path / "manifest.parquet") as temporary:
                 manifest.to_parquet(temporary, index=False)
             write_json(run.path / "source.json", source_audit(study, manifest, problems))

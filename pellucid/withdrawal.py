@@ -25,6 +25,7 @@ from pellucid.cohort.runs import (
     open_finished,
     remove_folder,
 )
+from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.cohort.runs.stages import STAGES, position
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal import (
@@ -137,6 +138,7 @@ def _has_pictures(folder: Path) -> bool:
     return (folder / "failure.json").is_file() or (page.is_file() and b"data:image/" in page.read_bytes())
 
 
+@writes_privately("study")
 def forget_patients(study: Study, typed: Sequence[str], *, yes: bool = False, say: Say = print) -> bool:
     """Remove patients, or list what would be removed.
 

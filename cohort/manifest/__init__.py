@@ -12,6 +12,7 @@ from pellucid.cohort.manifest.cell_values import (
     words_taken,
 )
 from pellucid.cohort.manifest.research_ids import hash_share, research_ids, with_captions
+from pellucid.cohort.manifest.staff_names import keyed_column, named_columns, secret_digest, staff_word
 from pellucid.cohort.manifest.table_file import load_table
 
 __all__ = [
@@ -21,10 +22,14 @@ __all__ = [
     "as_text",
     "hash_share",
     "holds_lists",
+    "keyed_column",
     "load_table",
     "missing_cells",
+    "named_columns",
     "only_numbers",
     "research_ids",
+    "secret_digest",
+    "staff_word",
     "taken_sentence",
     "with_captions",
     "words_taken",

@@ -19,8 +19,10 @@ from typing import Any
 import yaml
 
 from pellucid.cohort.errors import Preempted, UserError
+from pellucid.cohort.path_names import without_names
 from pellucid.cohort.runs.atomic_files import as_plain, exclusive, is_held, sync_path, write_json
 from pellucid.cohort.runs.checksums import SUMS, sha256_file, write_sums
+from pellucid.cohort.runs.private_files import private_files
 from pellucid.cohort.runs.versions import run_versions
 
 RUN_SCHEMA = "pellucid.run/1"
@@ -82,11 +84,26 @@ def begin_run(
     """Open the run that belongs to this configuration: finished, half-finished (to be continued) or new.
 
     Leaving the block cleanly writes `config.yaml`, `run.json` and, last, `SHA256SUMS`, and renames the folder to its
-    final name. An exception leaves the working folder as it is, so that the same call continues.
+    final name. An exception leaves the working folder as it is, so that the same call continues. Only the owner can
+    read what is written in the block, or also the group of a shared folder (`pellucid.cohort.runs.private_files`).
 
     Raises:
         UserError: another process works on this very run.
     """
+    with private_files(analysis), _begun(analysis, stage, name, config, parents, inputs, seed) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def _begun(
+    analysis: Path,
+    stage: str,
+    name: str,
+    config: Mapping[str, Any],
+    parents: Sequence[RunFolder],
+    inputs: Mapping[str, str] | None,
+    seed: int | None,
+) -> Iterator[RunFolder]:
     key = run_key(stage, config, parents, inputs)
     final = analysis / stage / f"{name}-{key[:8]}"
     finished = find_run(analysis, stage, name, key)
@@ -135,7 +152,7 @@ def begin_run(
                 with contextlib.suppress(OSError):  # a full disk is often why we are here
                     write_json(
                         working / "failure.json",
-                        {"error": f"{type(error).__name__}: {error}", "when": _now()},
+                        {"error": without_names(f"{type(error).__name__}: {error}"), "when": _now()},
                     )
             raise
         run.path, run.record = final, record
@@ -179,7 +196,8 @@ def join_run(
             time.sleep(0.2)
 
     run = finished_or(begun=True)
-    yield run
+    with private_files(analysis):
+        yield run
     if not run.done:
         whole = finished_or(begun=False)
         run.path, run.record = whole.path, whole.record
@@ -199,7 +217,7 @@ def _started(working: Path, stage: str, name: str, key: str) -> dict[str, Any]:
         "stage": stage,
         "name": name,
         "key": key,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(without_names, sys.argv[1:])],
         "started": datetime.now(UTC).isoformat(),  # to the microsecond: files written just before are older
         "versions": run_versions(),
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},

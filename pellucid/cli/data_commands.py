@@ -85,6 +85,10 @@ def deidentify(
     ] = "shift",
     retain_patient: Annotated[bool, typer.Option(help="Keep sex, age (at most 90), size and weight.")] = True,
     retain_device: Annotated[bool, typer.Option(help="Keep serial numbers and station names.")] = False,
+    keep_text: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of free text to keep in the copy (repeatable); others are refused."),
+    ] = None,
     show: Annotated[
         ShownImages | None,
         typer.Option(help="Images without masked text on the review sheet; default: as the last time, or a sample."),
@@ -99,7 +103,7 @@ def deidentify(
 
     done = deidentify_study(
         study, out, linkage, overrides or [], config=config, text=text, mask=mask, dates=dates,
-        retain_patient=retain_patient, retain_device=retain_device, show=show,
+        retain_patient=retain_patient, retain_device=retain_device, keep_text=keep_text or [], show=show,
         reviewed_by=reviewed_by,
     )  # fmt: skip
     if reviewed_by is not None:

@@ -199,7 +199,7 @@ def hostile(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     shutil.copytree(whole.study.path.parent, folder, ignore=shutil.ignore_patterns("embed", "cluster", "report"))
     table = pd.read_csv(folder / "clinical.csv")
     table["device"] = table["device"].replace({table["device"].iloc[0]: SCRIPT})
-    table["operator"] = table["operator"].replace({table["operator"].iloc[0]: LINK})
+    table["site"] = table["site"].replace({table["site"].iloc[0]: LINK})
     table.to_csv(folder / "clinical.csv", index=False)
     return _run_all(folder)
 
