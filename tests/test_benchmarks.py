@@ -26,6 +26,15 @@ def test_no_benchmark_changes_the_path_and_each_gives_its_command() -> None:
             assert f"python -m benchmarks.{path.stem}" in text, path.name
 
 
+@pytest.mark.slow
+def test_killed_commands_end_whole_and_flipped_bits_are_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.faults", "--kills", "5", "--seed", "1"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.long
 def test_every_benchmark_can_be_imported() -> None:
     names = [path.stem for path in SCRIPTS]
