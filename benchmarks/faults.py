@@ -90,7 +90,7 @@ def command_process(arguments: tuple[str, ...], log: str) -> None:
 def run(name: str, study: Path, kill_after_s: float | None = None) -> Outcome:
     """Run one of `COMMANDS` on a study; with `kill_after_s`, end it and its helpers by SIGKILL then."""
     context = multiprocessing.get_context("forkserver")
-    verb, *options = COMMANDS[name]
+    verb, *options = COMMANDS.get(name, (name,))
     log = study.parent / "output.txt"
     process = context.Process(target=command_process, args=((verb, str(study), *options), str(log)))
     start = time.monotonic()
@@ -121,6 +121,7 @@ def undisturbed(folder: Path, patients: int) -> dict[str, float]:
     seconds = {}
     for name in COMMANDS:
         done = run(name, folder)
+        print(f"{name}: {done.seconds:.1f} s", file=sys.stderr)
         if done.code != 0:
             raise SystemExit(f"{name} failed:\n{done.text}")
         seconds[name] = done.seconds
@@ -236,7 +237,11 @@ def main() -> None:
     begun: Counter[str] = Counter()
     flips: dict[str, Tally] = {stage: Tally() for stage in NEXT}
     with tempfile.TemporaryDirectory() as place:
-        whole, target = Path(place).resolve() / "whole", Path(place).resolve() / "target"
+        # Of one name, which is the title of the report.
+        whole, target = (Path(place).resolve() / part / "study" for part in ("whole", "target"))
+        for study in (whole, target):
+            study.parent.mkdir()
+        run("status", whole)  # there is no study yet: only starts the server
         seconds = undisturbed(whole, chosen.patients)
         for number in range(chosen.kills):
             name = list(COMMANDS)[number % len(COMMANDS)]

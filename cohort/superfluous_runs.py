@@ -66,7 +66,8 @@ def find_superfluous(study: Study, *, everything: bool = False, locked: bool = F
     stale = {Path(row["path"]) for row in list_runs(study.analysis, current) if row["state"] == "stale"}
     reasons = _reasons(runs, stale, current)
     kept = _kept(study, runs, reasons, everything)
-    children_first = sorted(reasons, key=lambda path: -[run.path for run in runs].index(path))
+    depths = _depths(runs)
+    children_first = sorted(reasons, key=lambda path: (-depths[path], str(path)))
     found = [Superfluous(path, reasons[path], folder_bytes(path), kept.get(path, "")) for path in children_first]
     staying = {run.key for run in runs if run.path not in reasons or run.path in kept}
     interrupted = [
@@ -134,6 +135,22 @@ def _reasons(runs: Sequence[RunFolder], stale: Collection[Path], current: dict[s
         elif newer is not None and newer.path != run.path:
             reasons[run.path] = f"superseded by {newer.path.name}"
     return reasons
+
+
+def _depths(runs: Sequence[RunFolder]) -> dict[Path, int]:
+    """For each run the length of the longest chain of runs that it was made from."""
+    by_key = {run.key: run for run in runs}
+    depths: dict[Path, int] = {}
+
+    def depth(run: RunFolder) -> int:
+        if run.path not in depths:
+            parents = [by_key[reference["key"]] for reference in run.record["parents"] if reference["key"] in by_key]
+            depths[run.path] = 1 + max((depth(parent) for parent in parents), default=0)
+        return depths[run.path]
+
+    for run in runs:
+        depth(run)
+    return depths
 
 
 def _why_stale(run: RunFolder, runs: Sequence[RunFolder], stale: Collection[Path], current: dict[str, str]) -> str:

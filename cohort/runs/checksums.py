@@ -51,7 +51,7 @@ def verify(folder: Path) -> list[str]:
     for name, digest in sums.items():
         path = folder / name
         if not path.is_file():
-            wrong.append(f"{path}: is gone")
+            wrong.append(f"{path}: is gone; {SUMS} lists it")
         elif (now := sha256_file(path)) != digest:
             wrong.append(is_damaged(path, digest, now))
     return wrong

@@ -122,7 +122,7 @@ def begin_run(
                 "inputs": dict(inputs or {}),
                 "seed": seed,
                 "parents": [_reference(final.parent, parent) for parent in parents],
-                "ended": _now(),
+                "ended": datetime.now(UTC).isoformat(),  # to the microsecond: the newest run of a stage is used
             }
             for torn in working.rglob(".*.tmp"):  # left by a kill in the middle of a file; nobody else writes any more
                 torn.unlink(missing_ok=True)

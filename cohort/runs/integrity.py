@@ -59,7 +59,7 @@ def find_damage(folder: Path) -> list[str]:
         try:
             now = _signature(path)
         except OSError:
-            wrong.append(f"{path}: is gone")
+            wrong.append(f"{path}: is gone; {SUMS} lists it")
             continue
         if _is_bulk(name, now):
             bulk[name] = now
