@@ -1,23 +1,23 @@
 """`tidy`: which runs of a study nothing needs any more, and their removal.
 
 `analysis/` only grows: a change of the images, the table or the settings makes new runs beside the old ones. Removed
-are stale runs and runs that a newer one of the same name replaces; not what a kept run was made from, not what study.yaml
-names, and not stale vectors and weights before new ones exist, because `embed` reuses vectors of unchanged images and a
+are stale runs and runs that a newer one of the same name replaces; not what a kept run was made from, not what
+study.yaml names, and not stale vectors and weights before new ones exist, because `embed` reuses vectors of unchanged images and a
 training may begin with earlier weights. `annotation/`, with the list of withdrawals, is no part of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pellucid.cohort.runs.atomic_files import is_held
 from pellucid.cohort.runs.checksums import SUMS, verify
-from pellucid.cohort.runs.folder import SET_ASIDE, STATE, RunFolder, set_aside
+from pellucid.cohort.runs.folder import QUARANTINED, STATE, RunFolder, quarantine
 from pellucid.cohort.runs.history import finished_folders, finished_runs, list_runs
 from pellucid.cohort.runs.rewrite import all_locked, finish_interrupted, remove_folder
 from pellucid.cohort.scan import current_keys
@@ -26,7 +26,7 @@ from pellucid.cohort.withdrawal_list import refuse_pending
 
 Say = Callable[[str], None]
 _COSTLY = {"pretrain": "its weights", "embed": "its vectors"}
-_ASIDE = re.compile(rf".+-[0-9a-f]{{8}}{re.escape(SET_ASIDE)}\d+")
+_QUARANTINED_NAME = re.compile(rf".+-[0-9a-f]{{8}}{re.escape(QUARANTINED)}\d+")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def tidy(
     """Remove superfluous runs, or list them; see `pellucid.tidy_study`."""
     refuse_pending(study.withdrawn, study.path)
     if damaged:
-        return _set_damaged_aside(study, yes, say)
+        return _quarantine_damaged(study, yes, say)
     found = find_superfluous(study, everything=everything)
     if yes:
         with all_locked(study.analysis):
@@ -193,11 +193,11 @@ def _judged(
     study: Study, folder: Path, current: dict[str, str], staying: Collection[str], everything: bool
 ) -> Superfluous:
     """The working folder of a process that has ended: kept if a command can continue it."""
-    name, stage, started = _run_name(folder), folder.parent.name, _started(folder)
+    name, stage, begun = _run_name(folder), folder.parent.name, _begun(folder)
     why, kept = "interrupted, and its inputs have changed", ""
-    if started is None or (folder.with_name(name) / SUMS).is_file():
+    if begun is None or (folder.with_name(name) / SUMS).is_file():
         why = "left over from a run that ended"
-    elif current.get(stage, started["key"]) == started["key"] and set(started.get("made_from", [])) <= {*staying}:
+    elif current.get(stage, begun[0]) == begun[0] and begun[1] <= {*staying}:
         why, kept = "interrupted", f"`pellucid {'scan' if stage == 'read' else stage}` continues it"
     elif name in _words_of(study):
         kept = f"{study.path.name} names it"
@@ -218,18 +218,20 @@ def _words_of(study: Study) -> str:
     return study.path.read_text(encoding="utf-8") + study.config.model_dump_json()
 
 
-def _started(folder: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+def _begun(folder: Path) -> tuple[str, set[str]] | None:
+    """Key of an unfinished run and keys of the runs that it is made from; None if nothing was begun."""
+    for name in (STATE, "run.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            return content["key"], {*content.get("made_from", []), *(p["key"] for p in content.get("parents", []))}
+    return None
 
 
 def _left_over(analysis: Path) -> Iterator[Superfluous]:
-    """Runs that were set aside, and temporary files of processes that have ended."""
+    """Quarantined runs, and temporary files of processes that have ended."""
     for folder in sorted(analysis.glob("*/[!.]*")):
-        if folder.is_dir() and _ASIDE.fullmatch(folder.name):
-            yield Superfluous(folder, "set aside as damaged", folder_bytes(folder))
+        if folder.is_dir() and _QUARANTINED_NAME.fullmatch(folder.name):
+            yield Superfluous(folder, "quarantined as damaged", folder_bytes(folder))
     for torn in sorted(analysis.rglob(".*.tmp")):
         if torn.is_file() and not any(part.endswith(".partial") for part in torn.relative_to(analysis).parts):
             yield Superfluous(torn, "temporary file of a process that ended", folder_bytes(torn))
@@ -251,7 +253,7 @@ def _remove(analysis: Path, found: Sequence[Superfluous]) -> None:
             lock.unlink()
 
 
-def _set_damaged_aside(study: Study, yes: bool, say: Say) -> list[Superfluous]:
+def _quarantine_damaged(study: Study, yes: bool, say: Say) -> list[Superfluous]:
     found = []
     for folder in finished_folders(study.analysis):
         if wrong := verify(folder):
@@ -259,16 +261,16 @@ def _set_damaged_aside(study: Study, yes: bool, say: Say) -> list[Superfluous]:
     if yes and found:
         with all_locked(study.analysis):
             for item in found:
-                set_aside(item.path)
+                quarantine(item.path)
     for item in found:
         say(f"  {item.sentence()}")
     if not found:
         say("every file of every run is as it was written")
     elif yes:
-        say(f"set aside {len(found)}; next: pellucid run {study.path} computes them again")
+        say(f"quarantined {len(found)}; next: pellucid run {study.path} computes them again")
     else:
         say(
-            f"{len(found)} to set aside; nothing has been changed: repeat the command with --yes (the damaged files "
+            f"{len(found)} to quarantine; nothing has been changed: repeat the command with --yes (the damaged files "
             "stay until `pellucid tidy` removes them)"
         )
     return found

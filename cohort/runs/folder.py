@@ -26,7 +26,7 @@ from pellucid.cohort.runs.versions import run_versions
 
 RUN_SCHEMA = "pellucid.run/1"
 
-SET_ASIDE = ".damaged-"  # in the name of a folder that is no run any more
+QUARANTINED = ".damaged-"  # in the name of a folder that is no run any more
 STATE = "started.json"  # only in a folder that is not whole yet
 
 
@@ -126,14 +126,14 @@ def begin_run(
             }
             for torn in working.rglob(".*.tmp"):  # left by a kill in the middle of a file; nobody else writes any more
                 torn.unlink(missing_ok=True)
-            (working / STATE).unlink()
             (working / "failure.json").unlink(missing_ok=True)
             (working / "config.yaml").write_text(yaml.safe_dump(as_plain(config), sort_keys=False), encoding="utf-8")
             write_json(working / "run.json", record)
+            (working / STATE).unlink()  # only now: a folder with neither is not known to hold work
             write_sums(working)
             mark_intact(working, final)
-            if final.exists():  # a folder that lost its checksums: set aside, never overwritten
-                set_aside(final)
+            if final.exists():  # a folder that lost its checksums: quarantined, never overwritten
+                quarantine(final)
             working.rename(final)
             sync_path(final.parent)
         except (Preempted, GeneratorExit):
@@ -231,12 +231,12 @@ def _reference(stage_folder: Path, parent: RunFolder) -> dict[str, str]:
     }
 
 
-def set_aside(folder: Path) -> Path:
+def quarantine(folder: Path) -> Path:
     """Rename a damaged run, so that its command computes it again; the new path."""
-    aside = folder.with_name(f"{folder.name}{SET_ASIDE}{time.time_ns()}")
-    folder.rename(aside)
+    quarantined = folder.with_name(f"{folder.name}{QUARANTINED}{time.time_ns()}")
+    folder.rename(quarantined)
     sync_path(folder.parent)
-    return aside
+    return quarantined
 
 
 def _now() -> str:

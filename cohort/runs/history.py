@@ -9,7 +9,7 @@ from typing import Literal
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs.atomic_files import is_held
 from pellucid.cohort.runs.checksums import SUMS, DamagedRun
-from pellucid.cohort.runs.folder import SET_ASIDE, RunFolder
+from pellucid.cohort.runs.folder import QUARANTINED, RunFolder
 from pellucid.cohort.runs.integrity import read_record
 
 State = Literal["done", "running", "stale", "failed", "damaged"]
@@ -46,11 +46,11 @@ def open_finished(folder: Path) -> RunFolder:
 
 
 def finished_folders(analysis: Path, stage: str | None = None) -> list[Path]:
-    """Folders of the finished runs, by name; of one stage, or of all. What `tidy --damaged` set aside is none."""
+    """Folders of the finished runs, by name; of one stage, or of all. A quarantined run is none."""
     return [
         folder
         for folder in sorted(analysis.glob(f"{stage or '*'}/[!.]*"))
-        if SET_ASIDE not in folder.name and (folder / SUMS).is_file()
+        if QUARANTINED not in folder.name and (folder / SUMS).is_file()
     ]
 
 

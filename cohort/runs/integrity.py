@@ -117,7 +117,7 @@ def how_to_repair(folder: Path) -> str:
     analysis = folder.parent.parent
     study = shlex.quote(str(analysis.parent)) if (analysis.parent / "study.yaml").is_file() else "STUDY"
     return (
-        f"restore the file from a backup, or set the run aside with `pellucid tidy {study} --damaged --yes` and "
+        f"restore the file from a backup, or quarantine the run with `pellucid tidy {study} --damaged --yes` and "
         f"compute it again with `{_command(folder, study)}`"
     )
 

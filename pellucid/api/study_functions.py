@@ -147,7 +147,7 @@ def tidy_study(
     Args:
         study, overrides, config: as for `scan_study`; runs made with other overrides are stale.
         everything: also remove stale vectors and weights that no newer run replaces.
-        damaged: instead, verify every file of every run and set damaged runs aside, so that they are computed again.
+        damaged: instead, verify every file of every run and quarantine damaged runs, so that they are computed again.
         yes: apply it; without, only list what would be removed.
         say: receives each message.
 

@@ -94,7 +94,7 @@ def tidy(
     damaged: Annotated[
         bool,
         typer.Option(
-            "--damaged", help="Verify every file instead, and set damaged runs aside, so that they are computed again."
+            "--damaged", help="Verify every file instead, and quarantine damaged runs, so that they are computed again."
         ),
     ] = False,
     yes: Annotated[

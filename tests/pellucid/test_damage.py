@@ -12,7 +12,7 @@ import pytest
 
 import pellucid
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs.history import finished_runs
+from pellucid.cohort.runs.history import finished_runs, list_runs
 from pellucid.cohort.scan import current_scan
 from pellucid.cohort.study import load_study
 from pellucid.embed.export import choose_study
@@ -46,7 +46,8 @@ def flip(path: Path, draw: random.Random) -> None:
 
 
 def the_run(analysis: Path, stage: str) -> Path:
-    return next((analysis / stage).glob("pixels-*" if stage == "embed" else f"{stage}-*"))
+    """The newest one: the study was scanned twice."""
+    return [run.path for run in finished_runs(analysis, stage) if stage != "embed" or run.name == "pixels"][-1]
 
 
 @pytest.mark.parametrize(("stage", "file"), [(stage, file) for stage, files in FILES.items() for file in files])
@@ -61,6 +62,40 @@ def test_a_flipped_bit_is_named_by_every_door(world: Any, stage: str, file: str)
         assert str(damaged) in str(refused.value), name
         assert "is damaged" in str(refused.value), name
         assert "tidy" in str(refused.value), name
+
+
+@pytest.mark.parametrize("file", ["backbone.safetensors", "preprocess.json", "MODEL_CARD.md", "run.json"])
+def test_damaged_weights_are_named_before_they_are_loaded(world: Any, file: str) -> None:
+    folder = world.study.path.parent
+    damaged = next((world.study.analysis / "pretrain").glob(f"mae-*/{file}"))
+    flip(damaged, random.Random(file))
+    for door in (
+        lambda: pellucid.embed_study(folder, device="cpu", progress=False),
+        lambda: pellucid.search_study(folder, "nothing.png"),
+        lambda: pellucid.load_backbone(f"run:{damaged.parent}"),
+        lambda: pellucid.report_study(folder),
+        lambda: gather_newest(load_study(folder)),
+    ):
+        with pytest.raises(UserError, match=r"is damaged: SHA256SUMS records") as refused:
+            door()
+        assert str(damaged) in str(refused.value)
+
+
+def test_tidy_on_the_command_line(world: Any, pellucid: Any) -> None:
+    """The study was scanned twice, and has half runs of processes that were killed."""
+    folder = world.study.path.parent
+    before = world.tree()
+    listed = pellucid("tidy", folder)
+    assert listed.returncode == 0
+    assert "stale: originals, table or settings have changed" in listed.stdout
+    assert "embed/old-00000000.damaged-1 (" in listed.stdout
+    assert "nothing has been changed: repeat the command with --yes" in listed.stdout
+    assert world.tree() == before
+    assert pellucid("tidy", folder, "--yes").returncode == 0
+    assert {name for name in before if name.startswith("annotation/")} <= set(world.tree())
+    assert {row["state"] for row in list_runs(world.study.analysis)} == {"done", "failed"}, "weights that may go on"
+    assert not world.wrong_checksums()
+    assert pellucid("tidy", folder).stdout.endswith("nothing to remove\n")
 
 
 def test_the_command_line_names_it_with_exit_code_2(world: Any, pellucid: Any) -> None:

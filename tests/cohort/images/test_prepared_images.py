@@ -62,7 +62,9 @@ def test_a_manifest_that_points_to_another_image_is_refused(shard: Path) -> None
 
 
 def test_shards_of_the_first_version_have_no_checksum_and_are_read(shard: Path) -> None:
-    schema = pa.schema([("image_id", pa.string()), ("image", pa.binary())], metadata={b"schema": b"pellucid.prepared/1"})
+    schema = pa.schema(
+        [("image_id", pa.string()), ("image", pa.binary())], metadata={b"schema": b"pellucid.prepared/1"}
+    )
     batch = pa.record_batch([pa.array(IDS, pa.string()), pa.array(IMAGES, pa.binary())], schema=schema)
     with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(batch)

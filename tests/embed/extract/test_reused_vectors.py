@@ -256,9 +256,7 @@ def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Pa
             "square",
             lambda *_: (_ for _ in ()).throw(ValueError("not a JPEG")),
         )
-        with pytest.raises(
-            UserError, match=DAMAGED_COPY
-        ):
+        with pytest.raises(UserError, match=DAMAGED_COPY):
             embed(study, run, "pixels", progress=False)
     whole = PreparedImages.square
 
@@ -270,9 +268,7 @@ def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PreparedImages, "square", first_is_damaged)
         for _ in range(2):
-            with pytest.raises(
-                UserError, match=DAMAGED_COPY
-            ):
+            with pytest.raises(UserError, match=DAMAGED_COPY):
                 embed(study, run, "pixels", progress=False)
     assert not list((study.analysis / "embed").glob("pixels*"))
     assert not load_vectors(embed(study, run, "pixels", progress=False).path).spec["failed"], (
