@@ -2,8 +2,8 @@
 
 `analysis/` only grows: a change of the images, the table or the settings makes new runs beside the old ones. Removed
 are stale runs and runs that a newer one of the same name replaces; not what a kept run was made from, not what
-study.yaml names, and not stale vectors and weights before new ones exist, because `embed` reuses vectors of unchanged images and a
-training may begin with earlier weights. `annotation/`, with the list of withdrawals, is no part of it.
+study.yaml names, and not stale vectors and weights before new ones exist, because `embed` reuses vectors of unchanged
+images and a training may begin with earlier weights. `annotation/`, with the list of withdrawals, is no part of it.
 """
 
 from __future__ import annotations

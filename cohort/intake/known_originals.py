@@ -42,7 +42,7 @@ def known_fingerprint(analysis: Path, listing: Listing) -> str:
         return listing.fingerprint
     answers = _answers(analysis)
     earlier = answers.pop(listing.fingerprint, {})
-    found = earlier.get("same_as", "")
+    found = str(earlier.get("same_as", ""))
     compared = set(earlier.get("compared", []))
     if found in runs:
         return found
