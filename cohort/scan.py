@@ -17,6 +17,7 @@ from pellucid.cohort.identifiers.findings import name_findings
 from pellucid.cohort.identifiers.ocr import available
 from pellucid.cohort.images.prepared_images import PreparedImages
 from pellucid.cohort.intake.file_listing import LINKED_FOLDER, Listing, list_images, read_inputs
+from pellucid.cohort.intake.known_originals import known_fingerprint
 from pellucid.cohort.intake.read_pass import read_all
 from pellucid.cohort.manifest.join import LateWithdrawal, build_manifest
 from pellucid.cohort.measures.quality_grades import (
@@ -31,6 +32,7 @@ from pellucid.cohort.progress import track
 from pellucid.cohort.runs.atomic_files import atomic_path, write_json
 from pellucid.cohort.runs.checksums import sha256_file
 from pellucid.cohort.runs.folder import RunFolder, begin_run, find_run, run_key
+from pellucid.cohort.runs.integrity import require_intact
 from pellucid.cohort.source_audit import source_audit
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal.resolve import forget_late
@@ -177,10 +179,13 @@ def current_scan(study: Study) -> RunFolder:
 
     Raises:
         UserError: it was not scanned, or images, table or study.yaml have changed since.
+        DamagedRun: a file of the scan, or of the run that it was made from, is not what was written.
     """
     refuse_pending(study.withdrawn, study.path)
     key = current_keys(study)["scan"]
     found = find_run(study.analysis, "scan", "scan", key)
+    if found is not None:
+        require_intact(found.path)
     if found is None:
         earlier = any((study.analysis / "scan").glob("scan-*"))
         why = "images, table or study.yaml changed since the last scan" if earlier else "there is no scan of it yet"
@@ -201,7 +206,8 @@ def _read_key(study: Study, listing: Listing) -> tuple[dict[str, Any], dict[str,
     config = study.config.scan.model_dump(exclude={"workers", "max_unreadable"})
     if find_spec("pillow_heif") is not None:  # HEIC images that were not read before can be read now
         config["heic"] = True
-    return {"columns": _COLUMNS_VERSION, **config}, read_inputs(listing.fingerprint, Withdrawn.load(study.withdrawn))
+    files = known_fingerprint(study.analysis, listing)
+    return {"columns": _COLUMNS_VERSION, **config}, read_inputs(files, Withdrawn.load(study.withdrawn))
 
 
 def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:

@@ -17,7 +17,7 @@ import pandas as pd
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import shareable
 from pellucid.cohort.manifest import with_captions
-from pellucid.cohort.runs import RunFolder, finished_runs, newest_runs
+from pellucid.cohort.runs import DamagedRun, RunFolder, finished_runs, newest_runs, require_intact
 from pellucid.cohort.scan import current_scan
 from pellucid.cohort.study import Study, Variable
 from pellucid.embed.store import newest_vectors
@@ -120,7 +120,15 @@ def gather(
     pretrain_run: RunFolder | None = None,
     near_run: RunFolder | None = None,
 ) -> Findings:
-    """Read the runs given."""
+    """Read the runs given.
+
+    Raises:
+        DamagedRun: a file of one of them, or of one that they were made from, is not what was written.
+    """
+    given = [scan, *vectors_runs, *cluster_runs, probe_run, *audit_runs, pretrain_run, near_run]
+    for run in given:
+        if run is not None:
+            require_intact(run.path)
     manifest = pd.read_parquet(scan.path / "manifest.parquet")
     unusable = manifest[manifest["status"] != "ok"] if "status" in manifest else manifest.iloc[:0]
     source = scan.read_json("source.json") if (scan.path / "source.json").is_file() else {}
@@ -166,6 +174,8 @@ def gather_newest(study: Study) -> Findings:
     """
     try:
         scan, outdated = current_scan(study), ""
+    except DamagedRun:
+        raise
     except UserError as error:
         earlier = finished_runs(study.analysis, "scan")
         if not earlier:

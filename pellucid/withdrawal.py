@@ -6,9 +6,8 @@ table. docs/withdrawal.md explains what is removed, what stays, and why.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,8 @@ import pyarrow.parquet as pq
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import (
     RunFolder,
+    all_locked,
     descendants,
-    exclusive,
     finish_interrupted,
     finished_runs,
     open_finished,
@@ -222,7 +221,7 @@ def _say_originals(study: Study, scope: WithdrawalScope, say: Say) -> None:
 
 def _apply(study: Study, withdrawn: Withdrawn, say: Say, save: bool = False) -> None:
     """Apply the list to all runs; after a crash at any point, the same call completes it."""
-    with _locked(study.analysis):
+    with all_locked(study.analysis):
         if withdrawn.changed():
             raise UserError(f"{study.path}: another withdrawal ended in the meantime: repeat the command")
         if save:
@@ -259,20 +258,6 @@ def _apply_step(study: Study, step: Step, withdrawn: Withdrawn, entry: Withdrawa
         forget_in_embed(open_finished(step.path), withdrawn, entry)
     else:
         forget_in_training(open_finished(step.path), withdrawn, entry)
-
-
-@contextlib.contextmanager
-def _locked(analysis: Path) -> Iterator[None]:
-    """Hold the lock of every run, finished or not.
-
-    Raises:
-        UserError: another process holds one.
-    """
-    with contextlib.ExitStack() as stack:
-        for lock in sorted(analysis.glob("*/.*.lock")):
-            what = f"{lock.parent.name}/{lock.name[1:].removesuffix('.lock')}"
-            stack.enter_context(exclusive(lock, what))
-        yield
 
 
 def traces(study: Study, scope: WithdrawalScope) -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,12 @@ def test_every_benchmark_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # restored afterwards: audit_truth sets it for its process
     for path in SCRIPTS:
         importlib.import_module(f"benchmarks.{path.stem}")
+
+
+@pytest.mark.slow
+def test_killed_commands_end_whole_and_flipped_bits_are_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.faults", "--kills", "5", "--seed", "1"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -17,7 +17,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import shareable
 from pellucid.cohort.images import PreparedImages
 from pellucid.cohort.manifest import research_ids
-from pellucid.cohort.runs import RunFolder, newest_runs
+from pellucid.cohort.runs import DamagedRun, RunFolder, newest_runs
 from pellucid.cohort.study import Study
 from pellucid.embed.store.vectors import Vectors, load_vectors
 
@@ -95,6 +95,8 @@ def choose_study(
         frame["cluster"] = cluster
     try:
         pictures = None if per_patient else PreparedImages.open(scan.path, rows["image_id"].tolist())
+    except DamagedRun:
+        raise
     except UserError:  # the prepared copies were deleted to save space
         pictures = None
     return Chosen(vectors, frame, xy, pictures, shareable(rows).to_numpy(), keep_image_ids and not per_patient)

@@ -53,6 +53,7 @@ for _command in (
     study_commands.run,
     vector_commands.export,
     study_commands.forget,
+    study_commands.tidy,
     study_commands.status,
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)

@@ -372,7 +372,6 @@ def test_a_heic_of_a_turned_phone_is_turned_once() -> None:
     assert picture.pixels[40:, :, 0].max() < 60
 
 
-
 def test_an_unusual_jpeg_is_refused_by_its_sort() -> None:
     lossless = imagecodecs.ljpeg_encode(scene()[:, :, 0].astype(np.uint16), bitspersample=16)
     with pytest.raises(UnreadableImage, match="a lossless JPEG, which is not read"):
