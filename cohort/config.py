@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.yaml_file import DEEPEST, INTERPOLATIONS, interpolated, load_yaml, merged, parse_yaml
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -28,16 +27,6 @@ class Config(BaseModel):
 def switch(value: Any) -> Any:
     """`on` and `off` as they were written: YAML 1.1 reads them as true and false. For a `BeforeValidator`."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
-def _from_env(name: str, default: str | None = None) -> str:
-    value = os.environ.get(name, default)
-    if value is None:
-        raise UserError(f"the environment variable {name} is not set: set it, or give the key on the command line")
-    return value
-
-
-OmegaConf.register_new_resolver("from_env", _from_env, replace=True)
 
 
 def find_recipe(kind: str, name: str) -> Path:
@@ -61,40 +50,33 @@ def read_yaml(paths: Path | Sequence[Path], overrides: Iterable[str] = ()) -> di
     Several files are merged in order, the later over the earlier.
 
     Raises:
-        UserError: the file is missing, is not YAML, is not a mapping, or an override has no `=`.
+        UserError: the file is missing, is not YAML, is not a mapping, holds what is not read
+            (`pellucid.cohort.yaml_file`), or an override has no `=`.
     """
     paths = [paths] if isinstance(paths, Path) else list(paths)
-    loaded = [_load(path) for path in paths]
-    overrides = list(overrides)
+    parts = [load_yaml(path) for path in paths]
     for override in overrides:
-        if "=" not in override:
-            raise UserError(f"`{override}`: an override is written key=value, for example split.test=0.3")
+        parts.append(_of_override(override))
+    where = " with ".join(map(str, paths)) or "on the command line"
+    return {str(key): value for key, value in interpolated(merged(parts), where).items()}
+
+
+def _of_override(override: str) -> dict[Any, Any]:
+    """`key.sub=value` as a mapping."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"`{override}`: an override is written key=value, for example split.test=0.3")
+    where = f"on the command line: `{key[:60]}`"
+    parse_yaml(value, where)  # refuses what a file may not hold either
+    if key.count(".") + key.count("[") > DEEPEST:
+        raise UserError(f"{where}: nested more than {DEEPEST} deep")
     try:
-        merged = OmegaConf.merge(*map(OmegaConf.create, loaded), OmegaConf.from_dotlist(overrides))
-        resolved = OmegaConf.to_container(merged, resolve=True)
+        found = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
     except OmegaConfBaseException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__
-        raise UserError(f"{paths[-1]}: {cause or error}") from None
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `pellucid init FOLDER` drafts a study.yaml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    try:
-        loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: expected `key: value` lines at the top level")
-    return loaded
+        said = f"`{value[:60]}`: {INTERPOLATIONS}" if "${" in value else " ".join(str(error).split())
+        raise UserError(f"{where}: {said}") from None
+    assert isinstance(found, dict)
+    return found
 
 
 def validate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -16,7 +17,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers.findings import name_findings
 from pellucid.cohort.identifiers.ocr import available
 from pellucid.cohort.images.prepared_images import PreparedImages
-from pellucid.cohort.intake.file_listing import LINKED_FOLDER, Listing, list_images, read_inputs
+from pellucid.cohort.intake.file_listing import Listing, list_images, read_inputs
 from pellucid.cohort.intake.known_originals import known_fingerprint
 from pellucid.cohort.intake.read_pass import read_all
 from pellucid.cohort.manifest.join import LateWithdrawal, build_manifest
@@ -43,7 +44,6 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 _COLUMNS_VERSION = 4
 _AUDIT_VERSION = 6
 _FEW = 3
-_NAMED = 20  # files that a note names one by one
 
 
 def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
@@ -93,7 +93,7 @@ def _join(
         if not run.done:
             manifest, problems = build_manifest(study, images, _thumbnails(read, images))
             manifest = _graded(study, _with_name_findings(study, manifest), problems)
-            problems += _listing_notes(listing)
+            problems += [f"images: {note}" for note in listing.notes()]
             if listing.withdrawn:
                 problems.append(
                     f"images: skipped {listing.withdrawn} file(s) of patients who withdrew consent; the originals are "
@@ -111,25 +111,6 @@ def _join(
                 manifest.to_parquet(temporary, index=False)
             write_json(run.path / "source.json", source_audit(study, manifest, problems))
     return run
-
-
-def _listing_notes(listing: Listing) -> list[str]:
-    """What was not listed as an image, and why."""
-    notes = []
-    linked = listing.ignored.get(LINKED_FOLDER, 0)
-    if linked:
-        notes.append(
-            f"images: {linked} linked folder(s) lead out of {listing.root} and are not followed, as linked files are "
-            "not: move or copy the files into it, or let `images` name a folder that holds all of them"
-        )
-    others = {what: count for what, count in listing.ignored.items() if what != LINKED_FOLDER}
-    if others:
-        passed = ", ".join(f"{count} × {what}" for what, count in sorted(others.items()))
-        notes.append(f"images: skipped files that are not images ({passed})")
-    notes += [f"images: `{name}` is left out: {reason}" for name, reason in listing.refused[:_NAMED]]
-    if len(listing.refused) > _NAMED:
-        notes.append(f"images: {len(listing.refused) - _NAMED} more files are left out for such reasons")
-    return notes
 
 
 def _thumbnails(read: RunFolder, images: pd.DataFrame) -> Thumbnails:
@@ -189,7 +170,7 @@ def current_scan(study: Study) -> RunFolder:
     if found is None:
         earlier = any((study.analysis / "scan").glob("scan-*"))
         why = "images, table or study.yaml changed since the last scan" if earlier else "there is no scan of it yet"
-        raise UserError(f"{study.path}: {why}: run `pellucid scan {study.path}`")
+        raise UserError(f"{study.path}: {why}: run `pellucid scan {shlex.quote(str(study.path))}`")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from pellucid.cohort.errors import UserError
@@ -33,6 +34,7 @@ def next_step(runs: list[dict[str, str]], study: Path, *, variables: bool = True
         study: path that the sentence names.
         variables: whether study.yaml names variables; without them there is nothing to probe or audit.
     """
+    named = shlex.quote(str(study))
     if any(row["state"] == "running" for row in runs):
         return "a run is in progress: wait until it ends"
     if any(row["state"] == "damaged" for row in runs):
@@ -45,5 +47,5 @@ def next_step(runs: list[dict[str, str]], study: Path, *, variables: bool = True
             continue
         failed, stale = (state in states[stage.name] for state in ("failed", "stale"))
         why = " (it was interrupted)" if failed else " (inputs have changed)" if stale else ""
-        return f"next: pellucid {stage.name} {study}{why}, or pellucid run {study} for all remaining steps"
-    return f"all steps are done: pellucid explore {study}"
+        return f"next: pellucid {stage.name} {named}{why}, or pellucid run {named} for all remaining steps"
+    return f"all steps are done: pellucid explore {named}"

@@ -14,9 +14,11 @@ import numpy as np
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from pellucid.cohort.config import Config, ConfigT, did_you_mean, read_yaml, validate
+from pellucid.cohort.path_pattern import compiled
 from pellucid.cohort.runs.stages import SECTIONS
 
 Kind = Literal["categorical", "binary", "ordinal", "continuous"]
+DatePart = Literal["year", "days"]
 Role = Literal["clinical", "acquisition", "outcome"]
 _PATH_KEYS = (
     "data",
@@ -36,12 +38,7 @@ class FromPath(Config):
     @field_validator("from_path")
     @classmethod
     def _one_group(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"not a regular expression ({error})") from None
-        if groups != 1:
-            raise ValueError(f"needs exactly one group in parentheses, has {groups}")
+        compiled(pattern)
         return pattern
 
 
@@ -64,6 +61,13 @@ class TwoLevels(Config):
         if kind != "binary":
             raise ValueError("only a variable of kind binary has an event, which `positive` names")
         return kind
+
+
+class DateColumn(Config):
+    """A column of days, and what is derived from it: `{kind: date, derive: [year]}`."""
+
+    kind: Literal["date"] = "date"
+    derive: tuple[DatePart, ...] = Field(("year", "days"), min_length=1)
 
 
 def as_level(value: object) -> str:
@@ -113,12 +117,16 @@ class SplitRule(Config):
 
 
 def _declared_as(value: object) -> str:
+    if isinstance(value, DateColumn) or (isinstance(value, dict) and value.get("kind") == "date"):
+        return "DateColumn"
     return "TwoLevels" if isinstance(value, dict | TwoLevels) else "str"
 
 
 # The names of the branches are those that messages leave out of a key's path.
 Declared = Annotated[
-    Annotated[Kind, Tag("str")] | Annotated[TwoLevels, Tag("TwoLevels")],
+    Annotated[Literal["categorical", "binary", "ordinal", "continuous", "date"], Tag("str")]
+    | Annotated[TwoLevels, Tag("TwoLevels")]
+    | Annotated[DateColumn, Tag("DateColumn")],
     Discriminator(_declared_as),
     BeforeValidator(_kind_alone),
 ]
@@ -188,7 +196,7 @@ class StudyConfig(Config):
     def _one_role_each(self) -> StudyConfig:
         seen: dict[str, str] = {}
         for role in ("clinical", "acquisition", "outcome"):
-            for name in getattr(self, role):
+            for name in [v for column, kind in getattr(self, role).items() for v in _names_of(column, kind)]:
                 if name in seen:
                     raise ValueError(f"the column `{name}` is listed under {seen[name]} and under {role}: choose one")
                 if name in {self.image, self.patient}:
@@ -220,18 +228,44 @@ def is_header_fact(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Variable:
-    """One column of the table and what it means."""
+    """One column of the manifest and what it means.
+
+    Attributes:
+        positive: the level that counts as the event, where study.yaml declares it.
+        part: what the variable is of a column of days; None where it is the column itself.
+    """
 
     name: str
     role: Role
     kind: Kind
-    positive: str | None = None  # the level that counts as the event, where study.yaml declares it
+    positive: str | None = None
+    part: DatePart | None = None
+
+    @property
+    def table_column(self) -> str:
+        """The column of the table that it comes from."""
+        return self.name if self.part is None else self.name.removesuffix(f"_{self.part}")
 
 
-def _variable(name: str, role: Role, declared: Any) -> Variable:
+def _parts_of(declared: Any) -> tuple[DatePart, ...]:
+    if declared == "date":
+        return DateColumn().derive
+    return tuple(dict.fromkeys(declared.derive)) if isinstance(declared, DateColumn) else ()
+
+
+def _names_of(name: str, declared: Any) -> list[str]:
+    """The variables that a declared column gives."""
+    return [f"{name}_{part}" for part in _parts_of(declared)] or [name]
+
+
+def _variables(name: str, role: Role, declared: Any) -> list[Variable]:
     if isinstance(declared, TwoLevels):
-        return Variable(name, role, declared.kind, declared.positive)
-    return Variable(name, role, declared)
+        return [Variable(name, role, declared.kind, declared.positive)]
+    parts = _parts_of(declared)
+    kinds: dict[DatePart, Kind] = {"year": "ordinal", "days": "continuous"}
+    if parts:
+        return [Variable(f"{name}_{part}", role, kinds[part], None, part) for part in parts]
+    return [Variable(name, role, declared)]
 
 
 @dataclass(frozen=True)
@@ -280,7 +314,17 @@ class Study:
             ("outcome", c.outcome),
             ("acquisition", c.acquisition),
         ]
-        return [_variable(name, role, declared) for role, columns in named for name, declared in columns.items()]
+        return [
+            variable
+            for role, columns in named
+            for name, declared in columns.items()
+            for variable in _variables(name, role, declared)
+        ]
+
+    @property
+    def derived(self) -> set[str]:
+        """Names of the variables that are no columns of the table: the parts of days."""
+        return {variable.name for variable in self.variables if variable.part is not None}
 
     @property
     def strata(self) -> list[str]:

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -207,7 +208,5 @@ def refuse_pending(path: Path, study: Path) -> None:
         UserError: a withdrawal was interrupted.
     """
     if Withdrawn.load(path).pending:
-        raise UserError(
-            f"{study}: a withdrawal of consent was begun and interrupted: `pellucid forget {study}` brings it to its "
-            "end"
-        )
+        command = f"pellucid forget {shlex.quote(str(study))}"
+        raise UserError(f"{study}: a withdrawal of consent was begun and interrupted: `{command}` brings it to its end")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -180,7 +181,7 @@ def gather_newest(study: Study) -> Findings:
         earlier = finished_runs(study.analysis, "scan")
         if not earlier:
             raise UserError(
-                f"{study.path}: there is no scan yet; `pellucid run {study.path}` runs all stages"
+                f"{study.path}: there is no scan yet; `pellucid run {shlex.quote(str(study.path))}` runs all stages"
             ) from None
         scan, outdated = earlier[-1], str(error)
     vectors = newest_vectors(study.analysis, scan)

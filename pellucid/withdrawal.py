@@ -7,6 +7,7 @@ table. docs/withdrawal.md explains what is removed, what stays, and why.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,7 @@ def forget_patients(study: Study, typed: Sequence[str], *, yes: bool = False, sa
             "text: check it)"
         )
     _say_originals(study, scope, say)
-    say(f"done. Next: pellucid run {study.path}")
+    say(f"done. Next: pellucid run {shlex.quote(str(study.path))}")
     return True
 
 

@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import pellucid as front_door
+from pellucid.cohort.intake import child_process
+from pellucid.cohort.intake.sandbox import close_readers
 from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.scan import scan
@@ -73,6 +75,30 @@ def own_phantom(phantom: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "study"
     shutil.copytree(phantom, folder)
     return folder
+
+
+# A reading process in which a file called bad.png, or one that contains "crash", crashes the decoder.
+_CRASHING = """
+import os
+import pellucid.cohort.readers as readers
+def picky(old):
+    def read(first, *others, **options):
+        if getattr(first, "name", "") == "bad.png" or (isinstance(first, bytes) and b"crash" in first):
+            os.abort()
+        return old(first, *others, **options)
+    return read
+readers.read_pictures, readers.read_image = picky(readers.read_pictures), picky(readers.read_image)
+"""
+
+
+@pytest.fixture
+def crashing_reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Files called bad.png that contain "crash" end the process that decodes them."""
+    close_readers()
+    head, mark, rest = child_process.START_CODE.partition("from {module}")
+    monkeypatch.setattr(child_process, "START_CODE", f"{head}\n{_CRASHING}\n{mark}{rest}")
+    yield
+    close_readers()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import pandas as pd
 import yaml
 
 from pellucid.cohort.config import did_you_mean
-from pellucid.cohort.deidentify.date_columns import Order, UnsureDates, is_day, moved, order_of
 from pellucid.cohort.deidentify.header_columns import declared_facts, fact_column, new_level
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.personal_columns import capped_ages, id_in, is_age, is_free_text, is_personal
@@ -18,6 +17,7 @@ from pellucid.cohort.deidentify.text_masking import plain_text
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.manifest.cell_values import as_text
+from pellucid.cohort.manifest.date_columns import Order, UnsureDates, is_day, moved, order_of
 from pellucid.cohort.manifest.staff_names import named_columns
 from pellucid.cohort.runs.atomic_files import atomic_path
 from pellucid.cohort.study import Study, is_header_fact
@@ -28,7 +28,8 @@ Texts = Mapping[str, tuple[str, ...]]
 def declared_columns(study: Study) -> list[str]:
     """Columns of the study's table that go into the new one."""
     c = study.config
-    names = [v.name for v in study.variables] + list(c.external) + ([c.split.column] if c.split.column else [])
+    names = [v.table_column for v in study.variables] + [name for name in c.external if name not in study.derived]
+    names += [c.split.column] if c.split.column else []
     facts = declared_facts(study)
     return list(dict.fromkeys(name for name in names if name not in facts))
 

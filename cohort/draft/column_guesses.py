@@ -11,11 +11,14 @@ import pandas as pd
 from pellucid.cohort.manifest import column_words
 from pellucid.cohort.manifest.cell_values import as_ids, as_numbers, as_text, holds_lists, missing_cells, only_numbers
 from pellucid.cohort.manifest.column_words import speaks_of
+from pellucid.cohort.manifest.date_columns import UnsureDates, is_day
+from pellucid.cohort.manifest.declared_columns import days_of
 from pellucid.cohort.manifest.image_names import ImageNames, names_found
 from pellucid.cohort.study import as_level, is_header_fact
 
 _IDENTIFIER = re.compile(r"(^|[ _-])(id|serial|code|number|nr|no)($|[ _-])", re.I)  # numbers that only name something
 _MAX_LEVELS = 30
+_MOSTLY = 0.8  # of the values must be days for a column of days
 _TAKEN = frozenset(  # what the manifest calls its own
     {"image_id", "file", "frame", "status", "reason", "sha256", "n_bytes", "shard", "shard_row", "pixel_hash"}
     | {"perceptual_hash", "prepared", "text_like", "text_read", "findings", "patient", "patient_source_id", "split"}
@@ -69,7 +72,9 @@ def guess_variable(column: pd.Series, unclear: str = "") -> VariableGuess:
     if levels < 2:
         return VariableGuess(name, "skip", "", "it has the same value everywhere" if levels else "it is empty")
     if pd.api.types.is_datetime64_any_dtype(values) or (numeric and values.between(19000101, 21001231).all()):
-        return VariableGuess(name, "skip", "", "it looks like a date: give the year as a column of its own")
+        return _guess_date(column)
+    if not numeric and values.map(lambda v: is_day(str(v))).mean() > _MOSTLY:
+        return _guess_date(column)
     if levels == 2:
         kind, why = "binary", " / ".join(as_level(v) for v in sorted(values.unique(), key=str))
     elif numeric and levels <= 10 and (values == values.round()).all():
@@ -86,6 +91,26 @@ def guess_variable(column: pd.Series, unclear: str = "") -> VariableGuess:
         why += "; SOME DIFFER ONLY IN CAPITALS: make them one in the table"
     gaps = len(column) - len(values)
     return VariableGuess(name, _role(name, kind), kind, why + (f"; missing in {gaps} rows" if gaps else ""))
+
+
+def _guess_date(column: pd.Series) -> VariableGuess:
+    """The kind `date` for a column of days, with what can be derived from it."""
+    name = str(column.name)
+    if speaks_of(name, column_words.BIRTH):
+        return VariableGuess(name, "skip", "", "a date of birth identifies a person: give the age as a column")
+    try:
+        days, wrong = days_of(column[~missing_cells(column, "continuous")])
+    except UnsureDates as reason:
+        return VariableGuess(name, "skip", "", f"it {reason}: write each day like 2021-03-04")
+    if len(wrong):
+        row, cell = int(wrong.index[0]) + 2, str(wrong.iloc[0])[:40]
+        return VariableGuess(name, "skip", "", f"days but for `{cell}` in row {row}: write each like 2021-03-04")
+    years = days.dt.year
+    kind = "date" if years.nunique() > 1 else "{kind: date, derive: [days]}"
+    parts = " and ".join(f"{name}_{part}" for part in (("year", "days") if years.nunique() > 1 else ("days",)))
+    gaps = len(column) - len(days)
+    why = f"days from {years.min():.0f} to {years.max():.0f}, used as {parts}"
+    return VariableGuess(name, _role(name, "date"), kind, why + (f"; missing in {gaps} rows" if gaps else ""))
 
 
 def _role(name: str, kind: str) -> str:

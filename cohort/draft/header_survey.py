@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from pellucid.cohort.readers import UnreadableImage, read_image
+from pellucid.cohort.intake.sandbox import ReaderDied, run_apart
+from pellucid.cohort.readers import read_image
+from pellucid.cohort.study import ScanConfig
 
 MAX_FILES = 200
 MAX_LEVELS = 30
 TIME_LIMIT_S = 20.0
 _MAX_BYTES = 64 << 20
+_LIMITS = ScanConfig(time_limit_s=10)
 # Values of these are counted and shown; of all others (people, hospitals, machines, free text) only the number.
 _SHOWN = frozenset(
     {
@@ -89,21 +93,26 @@ def read_headers(root: Path, image_ids: Sequence[str], time_limit_s: float = TIM
     chosen = [image_ids[int(k * step)] for k in range(min(len(image_ids), MAX_FILES))]
     spread = [name for start in range(7) for name in chosen[start::7]]  # what is read is spread out if time runs short
     until = time.monotonic() + time_limit_s
-    found = []
+    found: list[dict[str, str]] = []
     for image_id in spread:
         if time.monotonic() > until:
             break
-        try:
-            path = root / image_id
-            if path.stat().st_size > _MAX_BYTES:
-                continue
-            picture = read_image(path.read_bytes(), min_side_px=16)
-        except (UnreadableImage, OSError, MemoryError):
-            continue
-        own = {"format": picture.format, "bits": str(picture.bits)}
-        own |= {"width": str(picture.width), "height": str(picture.height)}
-        found.append({**picture.header, **own})
+        with suppress(ReaderDied):  # a file that crashes its decoder is skipped like any other that is unreadable
+            found += run_apart(_LIMITS, header_of, root / image_id)
     return Headers(found)
+
+
+def header_of(path: Path) -> list[dict[str, str]]:
+    """What one file states; empty where it cannot be read."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return []
+        picture = read_image(path.read_bytes(), min_side_px=16)
+    except Exception:  # whatever a decoder raises: the scan names the file and the reason
+        return []
+    own = {"format": picture.format, "bits": str(picture.bits)}
+    own |= {"width": str(picture.width), "height": str(picture.height)}
+    return [{**picture.header, **own}]
 
 
 def factor_lines(headers: Headers) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -13,8 +14,9 @@ import yaml
 from pellucid.cohort.config import find_recipe
 from pellucid.cohort.draft.column_guesses import guess_variable, image_column, patient_column
 from pellucid.cohort.draft.header_survey import Headers, factor_lines, read_headers
+from pellucid.cohort.draft.patient_guesses import other_sources, patient_lines, rule_with_column
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.intake.file_listing import list_folder
+from pellucid.cohort.intake.file_listing import Listing, list_folder
 from pellucid.cohort.manifest.cell_values import as_ids, as_text
 from pellucid.cohort.manifest.patient_sites import two_sites
 from pellucid.cohort.manifest.patient_split import SPLITS
@@ -41,14 +43,13 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
         raise UserError(f"{target}: is already there; edit it, or move it away to draft a new one")
     if not folder.is_dir():
         raise UserError(f"{folder}: is not a folder; name the folder that the images lie in")
-    listing = list_folder(folder)
-    tops = {PurePosixPath(image_id).parts[0] if "/" in image_id else "." for image_id in listing.image_ids}
-    images = tops.pop() if len(tops) == 1 else "."
+    images, listing = _images_of(folder)
     ids = [i.removeprefix(f"{images}/") for i in listing.image_ids]
     lines = [
         "# Drafted by `pellucid init` from a look at the data. Every line is a guess: read each, correct it, then run",
         "#   pellucid scan study.yaml",
         f"images: {_quoted(images)}  # {len(ids)} image files lie below it",
+        *(f"# note: {note}" for note in listing.notes(skipped=False)),
     ]
     table = table or _only_table(folder)
     headers = read_headers(folder / images, ids)
@@ -56,7 +57,7 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
         lines += [
             "# No table was found: no diagnosis can be audited without one. Add `table: clinical.csv` and what its "
             "columns mean.",
-            *_patient_without_table(ids, headers),
+            *patient_lines(ids, headers),
         ]
         lines += _acquisition([], headers)
         split = _SPLIT
@@ -69,6 +70,33 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
         temporary.write_text("\n".join(map(_one_line_comment, lines)) + "\n", encoding="utf-8")
         load_study(temporary)  # what is drafted must be readable, or it is not kept
     return target
+
+
+def _images_of(folder: Path) -> tuple[str, Listing]:
+    """The folder that all images lie in, relative to the study's, and the images; it may be a link to another disk.
+
+    Raises:
+        UserError: there is no image, or several linked folders hold images.
+    """
+    try:
+        listing = list_folder(folder)
+    except UserError as nothing:
+        linked = [path for path in sorted(folder.iterdir()) if path.is_symlink() and path.is_dir()]
+        found = []
+        for path in linked:
+            with suppress(UserError):
+                found.append((path.name, list_folder(path)))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(name for name, _ in found)
+            raise UserError(
+                f"{folder}: several links lead to folders with images ({names}): name one of them on the command line, "
+                "pellucid init FOLDER, or put all images into one folder"
+            ) from None
+        raise nothing
+    tops = {PurePosixPath(image_id).parts[0] if "/" in image_id else "." for image_id in listing.image_ids}
+    return tops.pop() if len(tops) == 1 else ".", listing
 
 
 def _only_table(folder: Path) -> Path | None:
@@ -107,26 +135,6 @@ def _specialty_line(headers: Headers) -> str:
         except UserError:
             return f"# specialty: {known}  # the headers say modality {modality}"
     return "# specialty: ct | dermatology | endoscopy | fundus | oct | pathology | radiograph | ultrasound | wounds"
-
-
-def _patient_without_table(ids: list[str], headers: Headers) -> list[str]:
-    if headers.names_patients:
-        return [_from_dicom(headers)]
-    for pattern, what in (
-        (r"^([^/]+)/", "the first folder"),
-        (r"([^/_-]+)[_-][^/]*$", "the file name up to its last _ or -"),
-    ):
-        found = [m.group(1) for i in ids if (m := re.search(pattern, i))]
-        if len(found) == len(ids) and 1 < len(set(found)) < len(ids):
-            return [f"patient: {{from_path: '{pattern}'}}  # {what}: {len(set(found))} patients for {len(ids)} images"]
-    if any(i.lower().endswith((".dcm", ".dicom", ".ima")) for i in ids) and any(headers.patients):
-        return ["patient: {from_dicom: PatientID}  # the files look like DICOM"]
-    return ["patient: none  # NOT KNOWN: every image counts as its own patient, and every result will say so"]
-
-
-def _from_dicom(headers: Headers) -> str:
-    n = len(set(headers.patients))
-    return f"patient: {{from_dicom: PatientID}}  # {n} patients in the headers of {headers.n} files looked at"
 
 
 def _acquisition(of_table: list[str], headers: Headers) -> list[str]:
@@ -179,42 +187,42 @@ class _TableLines:
         if len(self._table.sheets) > 1:
             lines.append(f"sheet: {_quoted(self._table.sheet)}  # of {', '.join(self._table.sheets)}")
         lines += [f"# note: {note}" for note in self._table.notes]
-        lines += [*self._image_lines(), *self._patient_lines()]
+        patient = self._patient_lines()
+        if self._image is None and any("column:" in line for line in patient[:1]):
+            return [*lines, *patient, *self._variable_lines(split_column)]
+        lines += [*self._image_lines(), *patient]
         return lines + self._variable_lines(split_column)
 
     def _image_lines(self) -> list[str]:
         if self._image is None:
-            return ["# image: ???  # no column names the image files: write the one that does"]
+            return [
+                "# image: ???  # no column names the image files: write the one that does; or, for a table with one "
+                "row per patient, add `column: NAME` to the rule below, whose values are the parts of the path"
+            ]
         unclear = f"; {self._unclear} name one of several files of a name" if self._unclear else ""
         return [f"image: {_quoted(self._image)}  # {self._hits} of {len(self._frame)} rows name an image file{unclear}"]
 
     def _patient_lines(self) -> list[str]:
         if self._patient is not None and self._image is not None:
             n = as_ids(self._frame[self._patient]).nunique()
-            return [f"patient: {_quoted(self._patient)}  # {n} patients", *self._questions()]
-        rule = _patient_without_table(self._ids, self._headers)
+            others = other_sources(self._ids, self._headers, n)
+            return [f"patient: {_quoted(self._patient)}  # {n} patients", *self._questions(), *others]
+        rule = patient_lines(self._ids, self._headers)
         if self._image is None:
-            key = self._column_of_folders()
-            if key is not None:
+            keyed = rule_with_column(self._frame, self._ids)
+            if keyed is not None:
+                pattern, what, column = keyed
                 return [
-                    f"patient: {{from_path: '^([^/]+)/', column: {_quoted(key)}}}  # the folders are the values of "
-                    f"`{key}`: one row for each patient"
+                    f"patient: {{from_path: '{pattern}', column: {_quoted(column)}}}  # {what} is the value of "
+                    f"`{column}`: one row for each patient"
                 ]
         if rule[0].startswith("patient: none"):
             return [
                 "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if "
-                "there is one"
+                "there is one",
+                *rule[1:],
             ]
         return rule
-
-    def _column_of_folders(self) -> str | None:
-        """A column with one row for each first folder."""
-        folders = {i.partition("/")[0] for i in self._ids if "/" in i}
-        for name in self._frame.columns:
-            values = as_ids(self._frame[name]).dropna()
-            if len(folders) > 1 and values.is_unique and 2 * len(folders & set(values)) > len(folders):
-                return str(name)
-        return None
 
     def _questions(self) -> list[str]:
         """Is one id two people, because two sites count from 1?"""
@@ -224,20 +232,33 @@ class _TableLines:
     def _variable_lines(self, split_column: str | None) -> list[str]:
         used = {self._image, self._patient, split_column}
         guesses = [
-            guess_variable(self._frame[c], self._table.unclear.get(c, "")) for c in self._frame.columns if c not in used
+            guess_variable(self._frame[c], self._table.uncomputed.get(c) or self._table.unclear.get(c, ""))
+            for c in self._frame.columns
+            if c not in used
         ]
         lines = []
-        for role, meaning in (
-            ("clinical", "what is known of the patient or the lesion"),
-            ("acquisition", ""),
-            ("outcome", "what is to be predicted"),
-        ):
-            chosen = [f"  {_quoted(g.name)}: {g.kind}  # {g.why}" for g in guesses if g.role == role]
+        for role in ("clinical", "acquisition"):
+            chosen = [
+                f"  {_quoted(g.name)}: {g.kind}  # {g.why}"
+                for g in guesses
+                if g.role == role or (role, g.role) == ("clinical", "outcome")
+            ]
             if role == "acquisition":
                 lines += _acquisition(chosen, self._headers)
             elif chosen:
-                lines += [f"{role}:  # {meaning}", *chosen]
+                lines += ["clinical:  # what is known of the patient or the lesion", *chosen]
+        lines.append(_outcome_comment([g.name for g in guesses if g.role == "outcome"]))
         return lines + [f"# left out: {g.name}: {g.why}" for g in guesses if g.role == "skip"]
+
+
+def _outcome_comment(names: Sequence[str]) -> str:
+    """`outcome:` as a comment: what is to be predicted is for the user to decide."""
+    if not names:
+        return (
+            "# outcome: {COLUMN: binary}  # what is to be predicted, such as recurrence: its column, not in `clinical`"
+        )
+    columns = ", ".join(f"{_quoted(name)}: binary" for name in names)
+    return f"# outcome: {{{columns}}}  # if it is to be predicted: remove this # and the column from `clinical`"
 
 
 def _quoted(text: str) -> str:

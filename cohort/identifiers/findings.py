@@ -4,6 +4,7 @@ elsewhere."""
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
@@ -179,6 +180,11 @@ _UID_IN_NAME = re.compile(r"\d+(?:\.\d+){5,}")
 _SHORTEST_ID = 4
 
 
+def _alike(text: str) -> str:
+    """Text without capitals and in one Unicode form: a Mac writes the `ü` of a file name as two characters."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
 def name_findings(
     image_ids: Sequence[str], patient_ids: Sequence[str | None], names: Sequence[str | None] | None = None
 ) -> list[tuple[str, ...]]:
@@ -201,17 +207,17 @@ def name_findings(
     ids_by_length: dict[int, set[tuple[str, ...]]] = {}
     short: set[str] = set()
     for patient in set(patient_ids) - {None, ""}:
-        words = tuple(_WORDS.findall(str(patient).casefold()))
+        words = tuple(_WORDS.findall(_alike(str(patient))))
         if len("".join(words)) < _SHORTEST_ID:
-            short.add(str(patient).casefold())
+            short.add(_alike(str(patient)))
         elif words:
             ids_by_length.setdefault(len(words), set()).add(words)
-    people = [tuple(_WORDS.findall((name or "").casefold())) for name in names or [None] * len(image_ids)]
+    people = [tuple(_WORDS.findall(_alike(name or ""))) for name in names or [None] * len(image_ids)]
     pairs = {frozenset(pair) for person in set(people) for pair in pairwise(person)}
     found = []
     for image_id, person in zip(image_ids, people, strict=True):
         kinds = set()
-        parts = image_id.casefold().split("/")
+        parts = _alike(image_id).split("/")
         parts[-1] = parts[-1].rpartition(".")[0] or parts[-1]
         for part in parts:
             words = tuple(_WORDS.findall(part))

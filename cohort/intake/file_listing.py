@@ -6,18 +6,19 @@ import errno
 import functools
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.path_pattern import patients_in_paths
 from pellucid.cohort.readers import IMAGE_SUFFIXES, UNREAD_SUFFIXES, sniff, unread_image
 from pellucid.cohort.study import FromPath, Study
 from pellucid.cohort.withdrawal_list import Withdrawn
 
 LINKED_FOLDER = "linked folder out of the folder"
+_NAMED = 20  # files that a note names one by one
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,28 @@ class Listing:
     fingerprint: str
     withdrawn: int = 0
     refused: tuple[tuple[str, str], ...] = ()
+
+    def notes(self, *, skipped: bool = True) -> list[str]:
+        """What was not listed as an image, and why.
+
+        Args:
+            skipped: count the files that are no images, too.
+        """
+        notes = []
+        linked = self.ignored.get(LINKED_FOLDER, 0)
+        if linked:
+            notes.append(
+                f"{linked} linked folder(s) lead out of {self.root} and are not followed, as linked files are not: "
+                "move or copy the files into it, or let `images` name a folder that holds all of them"
+            )
+        others = {what: count for what, count in self.ignored.items() if what != LINKED_FOLDER}
+        if others and skipped:
+            passed = ", ".join(f"{count} × {what}" for what, count in sorted(others.items()))
+            notes.append(f"skipped files that are not images ({passed})")
+        notes += [f"`{name}` is left out: {reason}" for name, reason in self.refused[:_NAMED]]
+        if len(self.refused) > _NAMED:
+            notes.append(f"{len(self.refused) - _NAMED} more files are left out for such reasons")
+        return notes
 
 
 def list_images(study: Study, withdrawn: Withdrawn | None = None) -> Listing:
@@ -202,9 +225,7 @@ def _withdrawn_paths(root: Path, paths: list[Path], withdrawn: Withdrawn | None,
     files = [path.relative_to(root).as_posix() for path in known]
     gone = withdrawn.which_files(files)
     if patient_rule is not None:
-        pattern = re.compile(patient_rule)
-        owners = [match.group(1) if (match := pattern.search(file)) else None for file in files]
-        gone |= withdrawn.which_patients(owners)
+        gone |= withdrawn.which_patients(patients_in_paths(patient_rule, files))
     return {path for path, out in zip(known, gone, strict=True) if out}
 
 

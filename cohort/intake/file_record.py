@@ -80,6 +80,9 @@ def read_file(root: Path, file: str, config: ScanConfig) -> Iterator[tuple[Row, 
         if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
             raise
         yield row | {"reason": decoding_reason(error)}, None
+    except Exception as error:
+        error.add_note(f"while reading {file}")
+        raise
 
 
 def _pictures(path: Path, data: bytes, options: ReadOptions) -> Iterator[tuple[str, Picture | UnreadableImage]]:

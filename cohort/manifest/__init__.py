@@ -11,17 +11,23 @@ from pellucid.cohort.manifest.cell_values import (
     taken_sentence,
     words_taken,
 )
+from pellucid.cohort.manifest.date_columns import UnsureDates, is_day
+from pellucid.cohort.manifest.declared_columns import date_part, days_of
 from pellucid.cohort.manifest.research_ids import hash_share, research_ids, with_captions
 from pellucid.cohort.manifest.staff_names import keyed_column, named_columns, secret_digest, staff_word
 from pellucid.cohort.manifest.table_file import load_table
 
 __all__ = [
+    "UnsureDates",
     "as_ids",
     "as_level_text",
     "as_numbers",
     "as_text",
+    "date_part",
+    "days_of",
     "hash_share",
     "holds_lists",
+    "is_day",
     "keyed_column",
     "load_table",
     "missing_cells",

@@ -18,10 +18,11 @@ from pellucid.cohort.manifest.cell_values import (
     taken_sentence,
     words_taken,
 )
+from pellucid.cohort.manifest.date_columns import UnsureDates, day_of, order_of
 from pellucid.cohort.manifest.staff_names import NAMED_FACTS, staff_word
 from pellucid.cohort.manifest.table_file import ClinicalTable
 from pellucid.cohort.statistics.event_level import declared_level
-from pellucid.cohort.study import Study, Variable, as_level, is_header_fact
+from pellucid.cohort.study import DatePart, Study, Variable, as_level, is_header_fact
 
 MOST_CELLS_NAMED = 5
 # Anything may be typed into them.
@@ -47,13 +48,15 @@ def typed_from_table(
     """
     columns, mistakes, taken = {}, [], []
     for variable in variables:
-        column, name = table.frame[variable.name], variable.name
+        column, name = table.frame[variable.table_column], variable.table_column
         missing = missing_cells(column, variable.kind, words)
         words_of = words_taken(column, missing)
-        if words_of:
+        if words_of and f"`{name}`: {taken_sentence(words_of)}" not in taken:
             taken.append(f"`{name}`: {taken_sentence(words_of)}")
         try:
-            if variable.kind in {"continuous", "ordinal"}:
+            if variable.part is not None:
+                columns[variable.name] = date_part(column.mask(missing), variable.part, str(path))
+            elif variable.kind in {"continuous", "ordinal"}:
                 table.require_numbers([name], path)
                 columns[name] = _measures(column.mask(missing), variable, path)
             else:
@@ -61,7 +64,7 @@ def typed_from_table(
         except UserError as mistake:
             mistakes.append(str(mistake))
     if mistakes:
-        raise UserError("\n".join(mistakes))
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
     if not taken:
         return columns, []
     said = (
@@ -99,14 +102,64 @@ def _measures(column: pd.Series, variable: Variable, path: Path) -> pd.Series:
     wrong = column[column.notna() & numbers.isna()]
     if wrong.empty:
         return numbers
-    shown = ", ".join(f"row {int(str(row)) + 2} has `{cell}`" for row, cell in wrong.head(MOST_CELLS_NAMED).items())
-    more = f" and {len(wrong) - MOST_CELLS_NAMED} more" if len(wrong) > MOST_CELLS_NAMED else ""
     bound = any(str(cell).strip().startswith(("<", ">", "≤", "≥")) for cell in wrong)
     advice = "; for a value below or above a limit write a number, such as half the limit" if bound else ""
     raise UserError(
-        f"{path}: column `{variable.name}` is declared {variable.kind}, but {shown}{more}: correct it, or declare the "
-        f"column categorical{advice}"
+        f"{path}: column `{variable.name}` is declared {variable.kind}, but {_cells(wrong)}: correct it, or declare "
+        f"the column categorical{advice}"
     )
+
+
+def _cells(wrong: pd.Series, first_row: int = 2) -> str:
+    """The cells that are not what a column is declared to be, with their rows."""
+    shown = ", ".join(
+        f"row {int(str(row)) + first_row} has `{cell}`" for row, cell in wrong.head(MOST_CELLS_NAMED).items()
+    )
+    return shown + (f" and {len(wrong) - MOST_CELLS_NAMED} more" if len(wrong) > MOST_CELLS_NAMED else "")
+
+
+def days_of(column: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """A column of days as days, and the cells that are none.
+
+    Args:
+        column: days as a spreadsheet typed them or as text; missing cells are NaN.
+
+    Returns:
+        Timestamps (NaT where missing or no day), and the cells that are no days.
+
+    Raises:
+        UnsureDates: the order of day and month cannot be told.
+    """
+    text = as_text(column)
+    _, order = order_of(text.dropna())
+    found = text.map(lambda value: None if value is None else day_of(value, order))
+    wrong = text[text.notna() & found.isna()]
+    return pd.to_datetime(found, errors="coerce"), wrong
+
+
+def date_part(column: pd.Series, part: DatePart, where: str, first_row: int = 2) -> pd.Series:
+    """The year of each day, or how many days it is after the first day of the column; floats.
+
+    Args:
+        column: days, as for `days_of`.
+        part: year or days.
+        where: the table, for messages.
+        first_row: number of the first row in messages: 2 in a file with a header.
+
+    Raises:
+        UserError: a cell is no day, or the order of day and month cannot be told.
+    """
+    try:
+        days, wrong = days_of(column)
+    except UnsureDates as reason:
+        raise UserError(f"{where}: column `{column.name}` {reason}: write each day like 2021-03-04") from None
+    if len(wrong):
+        raise UserError(
+            f"{where}: column `{column.name}` is declared date, but {_cells(wrong, first_row)}: write each day "
+            "with a year of four digits, like 2021-03-04, or declare the column categorical"
+        )
+    found: pd.Series = days.dt.year if part == "year" else (days - days.min()).dt.days
+    return found.astype(float)
 
 
 def _check_event(text: pd.Series, variable: Variable, path: Path) -> None:

@@ -167,8 +167,9 @@ def join_table(
     rule = config.patient
     patient_column = rule if isinstance(rule, str) and rule != "none" else None
     declared = [v for v in study.variables if v.role != "acquisition" or not is_header_fact(v.name)]
-    factors = [name for name in config.external if not is_header_fact(name)]
-    needed = [*(v.name for v in declared), *factors, *([config.split.column] if config.split.column else [])]
+    factors = [name for name in config.external if not is_header_fact(name) and name not in study.derived]
+    others = [*factors, *([config.split.column] if config.split.column else [])]
+    needed = [*(v.table_column for v in declared), *others]
     key_column = config.image or (None if isinstance(rule, str) else rule.column)
     if key_column is None:
         if not needed and patient_column is None:
@@ -206,7 +207,9 @@ def join_table(
         question = two_sites(whole, patient_column)
         problems += [f"{table_path.name}: {question}"] if question else []
         _name_patients(manifest, table[patient_column], row_of, table_path.name, problems)
-    columns = [c for c in wanted if c not in {key_column, patient_column}]
+    columns = [
+        c for c in dict.fromkeys([*(v.name for v in declared), *others]) if c not in {key_column, patient_column}
+    ]
     clash = [
         c
         for c in columns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.cell_values import as_ids, as_text, cleaned
 from pellucid.cohort.manifest.image_names import ImageNames, Resolution, resolve_rows
+from pellucid.cohort.path_pattern import patients_in_paths
 from pellucid.cohort.study import FromDicom, FromPath, Study
 
 
@@ -21,9 +21,8 @@ def patients_of_images(study: Study, images: pd.DataFrame, problems: list[str]) 
     """
     rule = study.config.patient
     if isinstance(rule, FromPath):
-        pattern = re.compile(rule.from_path)
-        found = images["file"].map(lambda path: (m.group(1) or None) if (m := pattern.search(path)) else None)
-        found = as_text(found)
+        by_path = patients_in_paths(rule.from_path, images["file"])
+        found = as_text(pd.Series(by_path, index=images.index, dtype=object))
         _say_unmatched(found, images["image_id"], f"patient: {{from_path: {rule.from_path!r}}} fits", problems)
         return found
     if isinstance(rule, FromDicom):

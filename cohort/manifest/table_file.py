@@ -35,6 +35,7 @@ class ClinicalTable:
         frame: a row's label is its number in the file less 2. Text is as written; measures have a decimal point.
         notes: a sentence for each thing that was left out or decided.
         unclear: by column a number that means two things (`1.040`), and why nothing was decided.
+        uncomputed: by column of a workbook that its formulas have no stored results.
         sheet: of a workbook the sheet that was read.
         sheets: of a workbook all that hold anything.
     """
@@ -42,6 +43,7 @@ class ClinicalTable:
     frame: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     unclear: dict[str, str] = field(default_factory=dict)
+    uncomputed: dict[str, str] = field(default_factory=dict)
     sheet: str = ""
     sheets: tuple[str, ...] = ()
 
@@ -113,6 +115,9 @@ def load_table(
             "\n".join(f"{path}: {_no_column(c, table)}{did_you_mean(c, frame.columns)}" for c in missing)
             + f"\nthe table has: {', '.join(frame.columns)}"
         )
+    said = [f"{path}: column `{c}`: {table.uncomputed[c]}" for c in wanted if c in table.uncomputed]
+    if said:
+        raise UserError("\n".join(said))
     return table
 
 
@@ -217,7 +222,27 @@ def _from_sheet(path: Path, sheet: Sheet, names: tuple[str, ...], decimal: str |
     frame = frame.apply(typed_cells) if not frame.empty else frame
     sign = DecimalSign(decimal) if decimal else decimal_sign(_columns(frame), "")
     frame, unclear = _with_numbers(frame, sign, path, notes)
-    return ClinicalTable(frame, notes, unclear, sheet.name, names)
+    uncomputed = _without_results(sheet, header)
+    notes += [f"{path.name}: column `{name}`: {said}" for name, said in uncomputed.items()]
+    return ClinicalTable(frame, notes, unclear, uncomputed, sheet.name, names)
+
+
+def _without_results(sheet: Sheet, header: int) -> dict[str, str]:
+    """By column a sentence on formulas below the header without stored results."""
+    from openpyxl.utils.cell import get_column_letter
+
+    number, cells = sheet.rows[header]
+    by_column: dict[int, list[int]] = {}
+    for row, column in sheet.uncomputed:
+        if row > number and column <= len(cells):
+            by_column.setdefault(column, []).append(row)
+    return {
+        " ".join(str(cells[column - 1]).split()): (
+            f"{len(rows)} formula(s) have no stored result (first: cell {get_column_letter(column)}{min(rows)}), so "
+            "their cells are empty here: open the workbook in Excel or LibreOffice, save it, and repeat the command"
+        )
+        for column, rows in by_column.items()
+    }
 
 
 def _from_parquet(path: Path) -> ClinicalTable:

@@ -15,7 +15,7 @@ from pellucid.cohort.statistics.association import assign_q_values
 from pellucid.cohort.study import Variable
 
 _TIME = re.compile(r"(^|_)(years?|dates?|month|acquired|acquisition_date|exam_date|study_date)($|_)", re.IGNORECASE)
-_NOT_THEN = re.compile(r"birth|born|follow|death|recurrence|dob|surgery", re.IGNORECASE)
+_NOT_THEN = re.compile(r"birth|born|follow|death|recurrence|dob|surgery|_days$", re.IGNORECASE)
 _YEARS = (1900, 2100)
 _PICTURES = ("phenotype_brightness", "phenotype_redness", "phenotype_sharpness")
 

@@ -127,8 +127,8 @@ def levels_of(values: pd.Series, variable: Variable) -> pd.Series:
     if variable.kind in {"categorical", "binary"} or values.nunique() <= MAX_LEVELS_AS_THEY_ARE:
         names = {v: as_level(v) for v in values.dropna().unique()}
         return values.astype(object).map(names).where(values.notna(), None)
-    binned = pd.qcut(values, 4, duplicates="drop")
-    return binned.map(lambda b: f"{b.left:.4g}–{b.right:.4g}", na_action="ignore").astype(object)
+    binned, least = pd.qcut(values, 4, duplicates="drop"), values.min()  # the first bin begins a little below it
+    return binned.map(lambda b: f"{max(b.left, least):.4g}–{b.right:.4g}", na_action="ignore").astype(object)
 
 
 def _coded(levels: pd.Series) -> tuple[IntArray, tuple[str, ...]]:

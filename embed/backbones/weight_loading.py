@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,10 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 _SHOWN = 8  # names in a message
+# What DistributedDataParallel, torch.compile, Lightning and the checkpoints of DINO put before every name.
+_WRAPPERS = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.", "student.", "teacher.")
+_COUNTER = "num_batches_tracked"  # batch normalisation counts its updates; not read in evaluation
+_BOOKKEEPING = frozenset({"mask_token"})  # replaces hidden patches in pretraining; DINOv2's files hold it
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Loaded:
     unexpected: list[str]  # not in the network
     mismatching: list[dict[str, Any]]  # {name, theirs, ours}: shapes differ; keep their random values
     classifier: list[str]  # classifier of the original task: not needed
+    bookkeeping: list[str] = field(default_factory=list)  # of pretraining only: they have no part in the vectors
 
     @property
     def whole(self) -> bool:
@@ -38,6 +43,8 @@ class Loaded:
             parts.append(f"{listed(self.resampled)}: resampled to this image size by bicubic interpolation")
         if self.classifier:
             parts.append(f"{listed(self.classifier)}: classifier of the original task, ignored")
+        if self.bookkeeping:
+            parts.append(f"{listed(self.bookkeeping)}: used in pretraining only, ignored")
         if self.missing:
             parts.append(f"{len(self.missing)} missing, left at random values: {listed(self.missing)}")
         if self.unexpected:
@@ -71,12 +78,20 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 @torch.no_grad()
 def load_into(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Loaded:
-    """Copy each tensor with a counterpart of the same name and shape into `backbone`, in place."""
+    """Copy each tensor with a counterpart of the same name and shape into `backbone`, in place.
+
+    A prefix of all names that a wrapper wrote (`module.backbone.`) is ignored. Counters of batch normalisation may be
+    missing.
+    """
     ours = backbone.state_dict()
+    tensors = _without_wrappers(tensors, ours)
     classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
     prefixes = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
     found = Loaded([], [], [], [], [], [])
     for name, theirs in tensors.items():
+        if name not in ours and (name in _BOOKKEEPING or name.endswith(f".{_COUNTER}")):
+            found.bookkeeping.append(name)
+            continue
         if name not in ours:
             (found.classifier if prefixes and name.startswith(prefixes) else found.unexpected).append(name)
             continue
@@ -89,8 +104,18 @@ def load_into(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> Loaded:
         found.loaded.append(name)
         if value is not theirs:
             found.resampled.append(name)
-    found.missing.extend(name for name in ours if name not in tensors)
+    found.missing.extend(name for name in ours if name not in tensors and not name.endswith(f".{_COUNTER}"))
     return found
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors under the network's own names, if all carry the prefix of a wrapper."""
+    while tensors and not any(name in ours for name in tensors):
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in tensors)), None)
+        if prefix is None:
+            return tensors
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
 
 
 def resampled_positions(vit: Any, positions: Tensor) -> Tensor | None:

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import queue
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -141,9 +140,7 @@ def _digest(made_from: dict[str, Any]) -> str:
 # --- computing ---
 
 
-def claim_and_compute(
-    job: ExtractionJob, encode: Encode, stop: threading.Event, *, decoders: int = 1, own_process: bool = False
-) -> None:
+def claim_and_compute(job: ExtractionJob, encode: Encode, stop: threading.Event, *, decoders: int = 1) -> None:
     """Claim and compute chunks until no unclaimed one is left.
 
     A second thread decodes ahead (with a pool of further threads if `decoders` > 1) while this thread computes.
@@ -152,7 +149,6 @@ def claim_and_compute(
         encode: squares → vectors, and patch tokens if they are stored (`Backbone.read`).
         stop: set from outside to stop between two batches.
         decoders: number of decoding threads.
-        own_process: no other work runs in this process, so it may be killed if a picture exceeds the time limit.
     """
     ready: queue.Queue[_Batch | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
     finished = threading.Event()
@@ -169,7 +165,7 @@ def claim_and_compute(
     def decode() -> None:
         try:
             with ThreadPoolExecutor(decoders) as pool:
-                for batch in _batches(job, pool if decoders > 1 else None, decoders, own_process):
+                for batch in _batches(job, pool if decoders > 1 else None, decoders):
                     if not put(batch):
                         batch.claim.close()
                         return
@@ -253,24 +249,16 @@ class _ChunkBuilder:
             np.savez(handle, **held)
 
 
-def _batches(job: ExtractionJob, pool: ThreadPoolExecutor | None, decoders: int, own_process: bool) -> Iterator[_Batch]:
+def _batches(job: ExtractionJob, pool: ThreadPoolExecutor | None, decoders: int) -> Iterator[_Batch]:
     """The batches of every chunk that can be claimed: `batch_size` decoded pictures each, and failures in between."""
     for chunk in range(job.n_chunks):
         claim = _claim(job.folder, chunk)
         if claim is None:
             continue
-        begun = job.folder / f"part-{chunk:06d}.begun"
-        careful = not job.source.checked and begun.exists()  # an earlier worker died on it, perhaps because of a file
-        try:
-            begun.touch()
-        except FileNotFoundError:  # extraction has finished, and the folder was removed
-            claim.close()
-            return
         units: list[int] = []
         pictures: list[DecodedPicture] = []
         n_pixels = 0
-        decoded = _pictures(job, job.units_of(chunk), careful, pool, decoders)
-        for unit, picture in _timed(decoded, job.source.time_limit_s if own_process else 0):
+        for unit, picture in _pictures(job, job.units_of(chunk), pool, decoders):
             if n_pixels == job.batch_size:
                 yield _Batch(chunk, claim, units, pictures, last=False)
                 units, pictures, n_pixels = [], [], 0
@@ -302,19 +290,18 @@ def _claim(folder: Path, chunk: int) -> IO[str] | None:
 def _pictures(
     job: ExtractionJob,
     units: Sequence[int] | NDArray[np.int64],
-    careful: bool,
     pool: ThreadPoolExecutor | None,
     decoders: int,
 ) -> Iterator[tuple[int, DecodedPicture]]:
     """Every picture of the units, in order, decoded by the pool if there is one."""
     if pool is None:
         for unit in units:
-            for picture in job.source.pictures(int(unit), job.size_px, careful):
+            for picture in job.source.pictures(int(unit), job.size_px):
                 yield int(unit), picture
         return
 
     def decode_first(unit: int) -> tuple[int, list[DecodedPicture], Iterator[DecodedPicture]]:
-        rest = job.source.pictures(unit, job.size_px, careful)
+        rest = job.source.pictures(unit, job.size_px)
         return unit, list(islice(rest, _PICTURES_PER_TASK)), rest
 
     waiting: deque[Future[tuple[int, list[DecodedPicture], Iterator[DecodedPicture]]]] = deque()
@@ -328,16 +315,3 @@ def _pictures(
             yield unit, picture
         for picture in rest:
             yield unit, picture
-
-
-def _timed(pictures: Iterator[tuple[int, DecodedPicture]], limit_s: float) -> Iterator[tuple[int, DecodedPicture]]:
-    """The same pictures; SIGALRM ends the process, even inside C code, if one takes longer than the limit."""
-    while True:
-        if limit_s:
-            signal.setitimer(signal.ITIMER_REAL, limit_s)
-        item = next(pictures, None)
-        if limit_s:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if item is None:
-            return
-        yield item

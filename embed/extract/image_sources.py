@@ -16,10 +16,8 @@ from typing import Literal, Protocol
 import pandas as pd
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.identifiers import without_text
-from pellucid.cohort.images import Pixels, PreparedImages, as_prepared, stretch
-from pellucid.cohort.intake import Listing, bytes_of, read_files
-from pellucid.cohort.readers import NOTHING_SHOWN, ReadOptions, UnreadableImage, decoding_reason, read_pictures
+from pellucid.cohort.images import Pixels, PreparedImages
+from pellucid.cohort.intake import Listing, squares_apart
 from pellucid.cohort.runs import DamagedRun, open_finished, parent_of, require_intact
 from pellucid.cohort.study import ScanConfig
 from pellucid.cohort.withdrawal_list import Withdrawn
@@ -44,25 +42,16 @@ class ImageSource(Protocol):
     def units(self) -> Sequence[str]:
         """Names of the units, in order."""
 
-    @property
-    def checked(self) -> bool:
-        """Whether the scan has already decoded every unit within its limits of time and memory."""
-
-    @property
-    def time_limit_s(self) -> float:
-        """Time limit for one picture in seconds; 0: none."""
-
     def n_pictures(self, unit: int) -> int:
         """Number of pictures in the unit; 1 if unknown."""
 
     def content(self, unit: int) -> str:
         """Hash of the bytes of the unit, without decoding it; empty if it cannot be read."""
 
-    def pictures(self, unit: int, size_px: int, careful: bool = False) -> Iterator[DecodedPicture]:
+    def pictures(self, unit: int, size_px: int) -> Iterator[DecodedPicture]:
         """The unit's pictures as (size_px, size_px, 3) uint8 RGB, in order; at least one `DecodedPicture`.
 
-        Args:
-            careful: an earlier worker died on this chunk: decode in a separate process first.
+        What is not a copy that Pellucid wrote is decoded in another process, within limits of time and memory.
         """
 
 
@@ -73,8 +62,6 @@ class PreparedSource:
     folder: Path  # run folder of the stage `read`
     units: list[str]
     places: list[tuple[int, int]]  # (shard, row in the shard)
-    checked: bool = True
-    time_limit_s: float = 0
     _opened: PreparedImages | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
@@ -92,7 +79,7 @@ class PreparedSource:
     def content(self, unit: int) -> str:
         return _digest("prepared", hashlib.sha256(self.images.encoded(unit)).hexdigest())
 
-    def pictures(self, unit: int, size_px: int, careful: bool = False) -> Iterator[DecodedPicture]:
+    def pictures(self, unit: int, size_px: int) -> Iterator[DecodedPicture]:
         image_id, content = self.units[unit], ""
         try:
             content = self.content(unit)
@@ -108,15 +95,10 @@ class FileSource:
     root: Path
     units: list[str]
     config: ScanConfig
-    checked: bool
     wanted: dict[str, list[str]] | None = None  # file → ids of its usable pictures; None: all
     withdrawn: Withdrawn | None = None  # single pictures of these are left out
     text: Literal["keep", "mask"] = "keep"  # burned-in text: unchanged, or painted over
     as_prepared: bool = False  # shrink and compress as in the scan, so that only the text differs from prepared copies
-
-    @property
-    def time_limit_s(self) -> float:
-        return self.config.time_limit_s
 
     def n_pictures(self, unit: int) -> int:
         return 1 if self.wanted is None else len(self.wanted[self.units[unit]])
@@ -133,58 +115,35 @@ class FileSource:
         masked = {} if self.text == "keep" else {"text": self.text, "as_prepared": self.as_prepared}
         return _digest("original", sha256, **self.config.model_dump(include=set(chosen)), **masked)
 
-    def pictures(self, unit: int, size_px: int, careful: bool = False) -> Iterator[DecodedPicture]:
+    def pictures(self, unit: int, size_px: int) -> Iterator[DecodedPicture]:
         file = self.units[unit]
         missing = dict.fromkeys(self.wanted[file] if self.wanted is not None else [])
-        content, any_picture = "", False
-        reason = "the file no longer holds this picture"
-        try:
-            if careful and (death := self._dies(file)):
-                raise UnreadableImage(death)
-            data = bytes_of(self.root / file)
-            content = self._content(hashlib.sha256(data).hexdigest())
-            for picture in self._decoded(file, data, content, size_px):
-                any_picture = True
-                if self.withdrawn is not None and self.withdrawn.holds_image(picture.image_id):
-                    continue
-                if self.wanted is None:
-                    yield picture
-                elif picture.image_id in missing:
-                    del missing[picture.image_id]
-                    yield picture
-                    if not missing:  # the rest of the file is not needed
-                        return
-            if any_picture and not missing:
-                return
-            if not any_picture:
-                reason = NOTHING_SHOWN
-        except Exception as error:  # one unusual file must not stop the work on an archive
-            reason = decoding_reason(error)
-        named = list(missing) or [f"{file}#rest" if any_picture else file]
-        yield from (DecodedPicture(image_id, content, None, reason) for image_id in named)
-
-    def _decoded(self, file: str, data: bytes, content: str, size_px: int) -> Iterator[DecodedPicture]:
-        # lines of text are found at full size
-        options = ReadOptions.from_scan_config(self.config, min_side_px=size_px if self.text == "keep" else 0)
-        for frame, picture in read_pictures(self.root / file, data, options):
-            image_id, frame_content = (f"{file}#{frame}", f"{content}#{frame}") if frame else (file, content)
-            if isinstance(picture, UnreadableImage):
-                yield DecodedPicture(image_id, frame_content, None, str(picture))
-            else:
-                pixels = picture.pixels if self.text == "keep" else without_text(picture.pixels)
-                if self.as_prepared:
-                    pixels = as_prepared(pixels, self.config.size_px, self.config.jpeg_quality, size_px)
-                yield DecodedPicture(image_id, frame_content, stretch(pixels, size_px))
-
-    def _dies(self, file: str) -> str:
-        """Why a separate process failed to decode the file (crash, time limit); empty if it did not."""
-        rows = [row for row, _ in read_files(self.root, [file], self.config)]
-        return next((str(row["reason"]) for row in rows if not row["sha256"]), "")
+        frames = {name.removeprefix(file).removeprefix("#") for name in missing} if self.wanted is not None else None
+        content, any_picture, failed = "", False, ""
+        decoded = squares_apart(
+            self.root, file, self.config, size_px, frames=frames, mask_text=self.text == "mask",
+            through_prepared=self.as_prepared,
+        )  # fmt: skip
+        for square in decoded:
+            content = self._content(square.sha256) if square.sha256 else ""
+            if square.frame is None:
+                failed = square.reason
+                continue
+            any_picture = True
+            frame = f"#{square.frame}" if square.frame else ""
+            if self.withdrawn is not None and self.withdrawn.holds_image(f"{file}{frame}"):
+                continue
+            missing.pop(f"{file}{frame}", None)
+            yield DecodedPicture(f"{file}{frame}", f"{content}{frame}", square.pixels, square.reason)
+        if missing or failed:
+            named = list(missing) or [f"{file}#rest" if any_picture else file]
+            reason = failed or "the file no longer holds this picture"
+            yield from (DecodedPicture(image_id, content, None, reason) for image_id in named)
 
 
 def folder_source(listing: Listing, withdrawn: Withdrawn | None = None) -> FileSource:
     """Every file of a plain folder; a file with several pictures gives several vectors, as in a scan."""
-    return FileSource(listing.root, list(listing.image_ids), ScanConfig(), checked=False, withdrawn=withdrawn)
+    return FileSource(listing.root, list(listing.image_ids), ScanConfig(), withdrawn=withdrawn)
 
 
 def study_source(
@@ -216,7 +175,7 @@ def study_source(
     if kind == "originals" or text == "mask":
         wanted = {str(file): list(ids) for file, ids in usable.groupby("file", sort=False)["image_id"]}
         return FileSource(
-            image_root, list(wanted), config, checked=True, wanted=wanted, text=text, as_prepared=kind == "prepared"
+            image_root, list(wanted), config, wanted=wanted, text=text, as_prepared=kind == "prepared"
         ), images
     places = list(zip(usable["shard"].astype(int), usable["shard_row"].astype(int), strict=True))
     source = PreparedSource(read.path, usable["image_id"].tolist(), places)

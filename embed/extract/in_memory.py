@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pellucid.cohort.config import validate
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import Pixels, stretch
-from pellucid.cohort.readers import UnreadableImage, read_image
+from pellucid.cohort.intake import square_apart
+from pellucid.cohort.readers import UnreadableImage
 from pellucid.embed.backbones.backbone import Backbone, load_backbone
 from pellucid.embed.extract.embed_config import EmbedConfig
 from pellucid.embed.extract.workers import in_threads
@@ -55,7 +56,7 @@ def embed_array(
         if isinstance(image, np.ndarray):
             return stretch(image, encoder.size_px)
         try:
-            return stretch(read_image(Path(image).read_bytes(), min_side_px=encoder.size_px).pixels, encoder.size_px)
+            return square_apart(Path(image), encoder.size_px)
         except UnreadableImage as reason:
             failed.append(f"{image}: {reason}")
         except OSError as error:

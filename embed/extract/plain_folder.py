@@ -12,7 +12,7 @@ import pandas as pd
 
 from pellucid.cohort.config import read_yaml, validate
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.intake import list_folder
+from pellucid.cohort.intake import list_folder, start_ahead
 from pellucid.cohort.progress import is_first_process
 from pellucid.cohort.runs import exclusive, is_held
 from pellucid.cohort.runs.private_files import writes_privately
@@ -50,6 +50,7 @@ def embed_folder(
         UserError: `out` contains something else, or there is nothing to embed.
     """
     config = validate(EmbedConfig, options, "embed_folder")
+    start_ahead()
     request = BackboneRequest.from_config(backbone, config, device)
     encoder = request.load()
     batch_size = config.batch_size_for(encoder)

@@ -35,7 +35,7 @@ from pellucid.embed.extract.chunks import ExtractionJob, claim_and_compute, done
 from pellucid.embed.extract.embed_config import EmbedConfig
 
 # On a CPU, fewer pictures are computed by threads of this process. A worker process takes some seconds to load torch
-# and the weights (benchmarks/extraction_speed.py), but a file that crashes its decoder then ends only that process.
+# and the weights (benchmarks/extraction_speed.py). Files are decoded in reading processes either way.
 PROCESSES_FROM = 10_000
 _CHECK_EVERY_S = 0.1
 _MAX_DEATHS = 3  # of workers, without any chunk finished in between
@@ -229,7 +229,6 @@ class Processes:
         end = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
         hint = {
             -signal.SIGKILL: "; the system does this when memory runs out",
-            -signal.SIGALRM: "; an image took longer than scan.time_limit_s",
         }.get(code, "")
         if self._deaths > _MAX_DEATHS:
             raise UserError(
@@ -265,7 +264,7 @@ def serve() -> None:
     answer: tuple[str, Any]
     try:
         threading.Thread(target=until_parent_ends, daemon=True).start()
-        claim_and_compute(job, request.load().packed().read, threading.Event(), own_process=True)
+        claim_and_compute(job, request.load().packed().read, threading.Event())
         os._exit(0)  # skips the slow cleanup of torch
     except UserError as error:
         answer = "user", str(error)

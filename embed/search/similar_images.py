@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import Pixels, stretch
-from pellucid.cohort.readers import UnreadableImage, read_image
+from pellucid.cohort.intake import read_image_apart, start_ahead
+from pellucid.cohort.readers import UnreadableImage
 from pellucid.cohort.runs import open_finished, parent_of
 from pellucid.embed.index import Index, open_index
 from pellucid.embed.index.novelty import cohort_distances, mean_distances, percentile
@@ -192,10 +193,11 @@ def embedded(vectors: Vectors, path: Path, region: Region | None = None) -> NDAr
     Raises:
         UserError: the file cannot be read, the region is outside the image, or the backbone has changed.
     """
+    start_ahead()
     backbone = _backbone(vectors)
     try:
         least = 0 if region else backbone.size_px
-        pixels = read_image(path.read_bytes(), min_side_px=least).pixels
+        pixels = read_image_apart(path, min_side_px=least).pixels
     except UnreadableImage as reason:
         raise UserError(f"{path}: {reason}") from None
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ def demo(
     from pellucid.pipeline import run_demo
 
     run = run_demo(folder, overrides or [], patients=patients, seed=seed, say=say)
-    say(f"\nThe report:   {run.path / 'report.html'}\nThe explorer: pellucid explore {folder}")
+    say(f"\nThe report:   {run.path / 'report.html'}\nThe explorer: pellucid explore {shlex.quote(str(folder))}")
 
 
 def init(
@@ -42,7 +43,7 @@ def init(
 
     path = draft_study(folder, table)
     say(path.read_text(encoding="utf-8"))
-    say(f"written to {path}; check and correct it, then run: pellucid scan {path}")
+    say(f"written to {path}; check and correct it, then run: pellucid scan {shlex.quote(str(path))}")
 
 
 def scan(

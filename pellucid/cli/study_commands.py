@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,7 @@ def run(study: StudyPath, overrides: Overrides = None, config: ConfigFile = None
     from pellucid.api.study_functions import run_study
 
     finished = run_study(study, overrides or [], config=config, device=device, say=say)
-    again = " ".join(["pellucid explore", str(study), *(overrides or [])])
+    again = shlex.join(["pellucid", "explore", str(study), *(overrides or [])])
     say(f"\nThe report:   {finished.path / 'report.html'}\nThe explorer: {again}")
 
 

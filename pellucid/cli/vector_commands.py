@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -169,7 +170,7 @@ def take_out(
     run = erase_factor(study, factor, overrides or [], config=config, backbone=backbone, method=by)  # type: ignore[arg-type]
     stored = load_vectors(run.path)
     say(f"  {stored.name}: {len(stored.images)} images, learned from {stored.spec['learnt_from']} training patients")
-    say(f'  audit it with: pellucid audit {study} --backbone "{stored.name}"')
+    say(f"  audit it with: pellucid audit {shlex.quote(str(study))} --backbone {shlex.quote(stored.name)}")
     say_done("embed", run)
 
 

@@ -113,10 +113,13 @@ class Monitor:
     """Checks the lines of metrics one after another; its state depends only on these lines."""
 
     def __init__(
-        self, config: Health, *, dim: int, steps: int, grace_steps: int, teacher_outputs: int | None = None
-    ) -> None:
+        self, config: Health, *, dim: int, steps: int, grace_steps: int, teacher_outputs: int | None = None,
+        batch_size: int = 0,
+    ) -> None:  # fmt: skip
         """`dim` of the features; `grace_steps`: steps at the start that are not judged; `teacher_outputs`: K of DINO's
-        head."""
+        head; `batch_size`: 0 if unknown."""
+        # The centred rank of n images is at most n - 1: of a batch of two or three it says nothing.
+        self.judges_rank = not batch_size or batch_size > 2 * config.least_rank
         self.config, self.dim, self.steps, self.grace_steps = config, dim, steps, grace_steps
         self.log_k = math.log(teacher_outputs) if teacher_outputs else None
         self._first: list[Mapping[str, Any]] = []
@@ -135,6 +138,7 @@ class Monitor:
             steps=steps,
             grace_steps=round(recipe.optimizer.warmup * steps),
             teacher_outputs=getattr(own, "output_dim", None),
+            batch_size=recipe.batch_size,
         )
 
     @property
@@ -198,7 +202,7 @@ class Monitor:
             )  # fmt: skip
         if self.log_k is not None and "teacher_entropy" in line:
             found |= self._teacher(float(line["teacher_entropy"]), float(line["teacher_kl_uniform"]), self.log_k)
-        if not found and "centred_rank" in line:
+        if not found and self.judges_rank and "centred_rank" in line:
             rank = float(line["centred_rank"])
             at_first = median(float(first["centred_rank"]) for first in self._first)
             least = max(c.least_rank, c.rank_kept * at_first)

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from pellucid.cohort.config import did_you_mean, find_recipe, read_yaml, validate
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.yaml_file import merged
 from pellucid.pretrain.recipe.base import Machine, Optimizer, Recipe
 from pellucid.pretrain.recipe.methods import (
     METHODS,
@@ -99,9 +98,7 @@ def _resolved(
     if changes.get("img_size") is not None:
         base["img_size"] = changes["img_size"]  # blur limits are relative to it
     limited = with_preset(base, preset, acquisition_robust=asked["acquisition_robust"] is True)
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(limited), OmegaConf.create(changes)))
-    assert isinstance(merged, dict)
-    return path.stem, base, _checked({str(key): value for key, value in merged.items()}, where), preset_name, preset
+    return path.stem, base, _checked(merged([limited, changes]), where), preset_name, preset
 
 
 def _checked(data: Mapping[str, Any], where: str) -> AnyRecipe:

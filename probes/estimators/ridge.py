@@ -25,6 +25,7 @@ from scipy.linalg.lapack import dposv, sposv
 from pellucid.cohort.statistics import IntArray
 
 N_PENALTIES = 12
+_LIKE = 1000.0  # standard deviations within this factor need no other unit
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class FoldedRidge:
         strata: IntArray,  # (n,) 0 … s-1; all zero for the unconditional probe
         dtype: type[np.floating] = np.float32,
     ) -> None:
+        vectors, _ = in_like_units(vectors)
         self.n, self.d = vectors.shape
         self.weights, self.dtype = weights, dtype
         n_folds, n_strata = int(folds.max()) + 1, int(strata.max()) + 1
@@ -208,6 +210,10 @@ def fitted_probe(
     exact: type[np.floating[Any]] = (
         np.float64 if penalty is None else np.float32
     )  # only the spectrum needs more than single precision
+    given, (vectors, units) = vectors, in_like_units(vectors)
+    if vectors is not given:
+        slope, offset, used = fitted_probe(vectors, weights, targets, penalty)
+        return slope / units, offset, used
     share = weights / weights.sum()
     mean = share @ vectors
     centred = np.asarray(vectors - mean, dtype=exact)
@@ -238,6 +244,10 @@ def fold_probes(
     penalty: float | None = None,
 ) -> list[Probe]:
     """`fitted_probe` of all folds but each in turn; the sums over the vectors are computed once."""
+    given, (vectors, units) = vectors, in_like_units(vectors)
+    if vectors is not given:
+        probes = fold_probes(vectors, weights, targets, folds, n_folds, penalty)
+        return [(slope / units, offset, used) for slope, offset, used in probes]
     exact: type[np.floating[Any]] = np.float64 if penalty is None else np.float32
     centre = (weights / weights.sum()).astype(vectors.dtype) @ vectors  # for the precision of the sums only
     parts = []
@@ -318,6 +328,23 @@ def _chosen(
 _Basis = tuple[
     NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]
 ]  # scale (d,), basis (d, r), eigenvalues (r,)
+
+
+def in_like_units(vectors: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Vectors whose dimensions have about the same spread, and what each was divided by (a power of two).
+
+    The probe scales each dimension to unit variance, so the unit of a dimension must not matter; but rounding, and the
+    limit below which a dimension counts as constant, are relative to the largest. Vectors whose standard deviations
+    are within a factor of 1,000 are returned unchanged.
+    """
+    spread = np.std(vectors, axis=0, dtype=np.float64)
+    # below this it is rounding of a constant
+    varies = spread > 1e-9 * np.abs(np.mean(vectors, axis=0, dtype=np.float64))
+    if not varies.any() or spread[varies].max() <= _LIKE * spread[varies].min():
+        return vectors, np.ones(vectors.shape[1], dtype=vectors.dtype)
+    units = np.where(varies, np.exp2(np.round(np.log2(np.where(varies, spread, 1.0)))), spread.max())
+    units = units.astype(vectors.dtype)
+    return vectors / units, units
 
 
 def _scale(variance: NDArray[np.float64]) -> NDArray[np.float64]:

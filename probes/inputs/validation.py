@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest import as_ids, taken_sentence, words_taken
 from pellucid.cohort.statistics import EventLevel, Patients
+from pellucid.probes.inputs.dated_variables import with_dates
 from pellucid.probes.inputs.time_to_event import read_time_to_event
 from pellucid.probes.inputs.variables import (
     Kind,
@@ -50,6 +51,8 @@ class AuditInput:
         vectors = _plain(vectors)
         _check_vectors(vectors, len(table))
         table, clinical, acquisition = _plain_frame(table), _text_names(clinical), _text_names(acquisition)
+        table, clinical = with_dates(table, clinical)
+        table, acquisition = with_dates(table, acquisition)
         patient = str(patient)
         if patient not in table.columns:
             raise UserError(unknown_name(patient, table.columns, "The table"))

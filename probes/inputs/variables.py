@@ -80,7 +80,7 @@ def unknown_name(name: str, known: Iterable[str], what: str) -> str:
 
 def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str]) -> dict[str, Kind]:
     """Kind of each column: as given by a mapping name → kind or as "name:kind", else guessed from the values."""
-    given = dict(names) if isinstance(names, Mapping) else _split_kinds(names, table.columns)
+    given = dict(names) if isinstance(names, Mapping) else split_kinds(names, table.columns)
     kinds: dict[str, Kind] = {}
     for name in given:
         pair = time_and_event(name, table.columns)
@@ -101,12 +101,12 @@ def resolve_kinds(table: pd.DataFrame, names: Sequence[str] | Mapping[str, str])
             continue
         matches = [k for k in KINDS if k == given[name]]
         if not matches:
-            raise UserError(f'Variable "{name}": unknown kind "{given[name]}"; use one of {", ".join(KINDS)}.')
+            raise UserError(f'Variable "{name}": unknown kind "{given[name]}"; use one of {", ".join(KINDS)}, date.')
         kinds[name] = matches[0]
     return kinds
 
 
-def _split_kinds(names: Sequence[str], columns: Iterable[str]) -> dict[str, str]:
+def split_kinds(names: Sequence[str], columns: Iterable[str]) -> dict[str, str]:
     """ "age:continuous" → {"age": "continuous"}; for a name alone the kind is "", to be guessed."""
     known, found = set(map(str, columns)), {}
     for name in [names] if isinstance(names, str) else names:

@@ -61,7 +61,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         "unknown key `imges`; did you mean `images`?",
         "the key `images` is missing",
         "the key `patient` is missing",
-        "`clinical.age` is 'numeric': input should be 'categorical', 'binary', 'ordinal' or 'continuous'",
+        "`clinical.age` is 'numeric': input should be 'categorical', 'binary', 'ordinal', 'continuous' or 'date'",
         "`split.test` is 2",
     ):
         assert part in said, said

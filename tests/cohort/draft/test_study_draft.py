@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -27,7 +28,9 @@ def test_draft_of_a_phantom_finds_roles_and_scans(own_phantom: Path) -> None:
     assert study.config.image == "file_name"
     assert {n for n, role in roles.items() if role == "acquisition"} == {"device", "operator", "site", "year", "format"}
     assert roles["diagnosis"] == "clinical"
-    assert roles["recurrence"] == "outcome"
+    assert roles["recurrence"] == "clinical"
+    text = study.path.read_text(encoding="utf-8")
+    assert "# outcome: {recurrence: binary}  # if it is to be predicted: remove this # and the column from" in text
     assert scan(study, progress=False).read_json("source.json")["n_patients"] == 30
 
 
@@ -202,8 +205,9 @@ def test_german_columns_and_a_patient_with_names_in_parentheses(tmp_path: Path) 
     assert "patient: 'Patient (Name, Vorname)'  # 4 patients" in text
     assert {v.name: v.role for v in load_study(tmp_path).variables} == {
         "Gerätetyp": "acquisition",
-        "Rezidiv": "outcome",
+        "Rezidiv": "clinical",
     }
+    assert "# outcome: {Rezidiv: binary}" in text
 
 
 def test_the_folder_of_a_patient_is_proposed_where_the_table_names_none(tmp_path: Path) -> None:
@@ -219,8 +223,122 @@ def test_a_table_with_one_row_for_each_patients_folder(tmp_path: Path) -> None:
     assert "patient: {from_path: '^([^/]+)/', column: case_no}" in text
 
 
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("images/site{0}/Jäger{1}/i{2}.png", "^[^/]+/([^/]+)/"),
+        ("images/Jäger{1}_{2}.png", "([^/_-]+)[_-][^/]*$"),
+    ],
+)
+def test_a_table_with_one_row_for_each_patient_wherever_the_path_names_them(
+    tmp_path: Path, file: str, pattern: str
+) -> None:
+    files = [unicodedata.normalize("NFD", file.format(k % 2, k // 2, k)) for k in range(8)]  # as a Mac writes it
+    rows = "".join(f"Jäger{k};{'AB'[k % 2]}\n" for k in range(4))
+    text = small_study(tmp_path, files, f"Fallnummer;Diagnose\n{rows}")
+    assert f"patient: {{from_path: '{pattern}', column: Fallnummer}}" in text
+    manifest = pd.read_parquet(scan(load_study(tmp_path), progress=False).path / "manifest.parquet")
+    assert sorted(manifest["Diagnose"]) == ["A"] * 4 + ["B"] * 4
+
+
 def test_lock_files_are_no_tables_and_empty_columns_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "~$clinical.csv").write_bytes(b"\x05x")
     rows = "".join(f"i{k}.png,p{k // 2},{'AB'[k % 2]},\n" for k in range(8))
     text = small_study(tmp_path, [f"images/i{k}.png" for k in range(8)], f"image,patient_id,dx,notes\n{rows}")
     assert "# left out: notes: it is empty" in text
+
+
+def test_columns_of_days_are_proposed_with_what_can_be_derived(tmp_path: Path) -> None:
+    days = [f"{k % 28 + 1:02d}.03.{2020 + k % 3}" for k in range(30)]
+    rows = "".join(
+        f"i{k}.png;p{k // 2};{day};{day[:6]}2021;14.08.1948;{day[:8]}{day[8:]}\n" for k, day in enumerate(days)
+    )
+    head = "Bild;Patient;Untersuchungsdatum;Aufnahme;Geburtsdatum;Kontrolle\n"
+    files = [f"images/i{k}.png" for k in range(30)]
+    text = small_study(tmp_path, files, head + rows.replace("14.08.1948", "14.08.1948", 1))
+    assert "  Untersuchungsdatum: date  # days from 2020 to 2022, used as Untersuchungsdatum_year and" in text
+    assert "  Aufnahme: {kind: date, derive: [days]}  # days from 2021 to 2021, used as Aufnahme_days" in text
+    variables = {v.name: v.role for v in load_study(tmp_path).variables}
+    assert variables["Untersuchungsdatum_year"] == variables["Aufnahme_days"] == "acquisition"
+    manifest = pd.read_parquet(scan(load_study(tmp_path), progress=False).path / "manifest.parquet")
+    assert sorted(manifest["Untersuchungsdatum_year"].unique()) == [2020, 2021, 2022]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["14.08.1948", "03.04.1950"], "a date of birth identifies a person"),
+        (["03/04/2021", "05/06/2021"], "nobody can say whether day or month comes first"),
+        (["03.04.21", "14.08.22"], "days but for `03.04.21` in row 2"),
+    ],
+)
+def test_days_that_are_not_proposed_are_named(values: list[str], said: str) -> None:
+    from pellucid.cohort.draft.column_guesses import guess_variable
+
+    name = "Geburtsdatum" if "1948" in values[0] else "visit"
+    guess = guess_variable(pd.Series(values * 6, name=name))
+    assert (guess.role, said in guess.why) == ("skip", True)
+
+
+def ids_of(folders: int, each: int, path: str = "s{0}/img{1:04d}.png") -> list[str]:
+    return [path.format(f, i) for f in range(folders) for i in range(each)]
+
+
+def test_few_folders_of_many_images_are_no_patients() -> None:
+    from pellucid.cohort.draft.header_survey import Headers
+    from pellucid.cohort.draft.patient_guesses import patient_lines
+
+    lines = patient_lines(ids_of(3, 1000), Headers([]))
+    assert lines[0].startswith("patient: none  # NOT KNOWN")
+    assert lines[1].startswith("# QUESTION: 3 values of the first folder for 3000 images: too few to be patients")
+    assert patient_lines(ids_of(12, 1000), Headers([]))[0].startswith("patient: {from_path: '^([^/]+)/'}")
+    assert patient_lines(ids_of(3, 20), Headers([])) == [
+        "patient: {from_path: '^([^/]+)/'}  # the first folder: 3 patients for 60 images"
+    ]
+
+
+def test_sites_above_the_patients_folders_are_asked_about_and_other_places_are_listed() -> None:
+    from pellucid.cohort.draft.header_survey import Headers
+    from pellucid.cohort.draft.patient_guesses import other_sources, patient_lines
+
+    ids = [f"site{s}/p{p:03d}/i{k}.png" for s in range(2) for p in range(60) for k in range(3)]
+    lines = patient_lines(ids, Headers([]))
+    assert lines[0] == "patient: {from_path: '^[^/]+/([^/]+)/'}  # the second folder: 60 patients for 360 images"
+    assert lines[1].startswith("# QUESTION: 2 values of the first folder")
+    assert other_sources(ids, Headers([]), 60) == []
+    assert other_sources(ids, Headers([]), 120)[0].startswith("# or patient: {from_path: '^[^/]+/([^/]+)/'}")
+
+
+def test_a_table_whose_ids_are_not_the_folders_is_hinted_at(tmp_path: Path) -> None:
+    files = [f"images/p{k // 4}/i{k}.png" for k in range(24)]
+    rows = "".join(f"i{k}.png,v{k // 2},{'AB'[k % 2]}\n" for k in range(24))
+    text = small_study(tmp_path, files, f"image,patient_id,dx\n{rows}")
+    assert "patient: patient_id  # 12 patients\n# or patient: {from_path: '^([^/]+)/'}  # the first folder: 6" in text
+
+
+def test_images_on_another_disk_are_found_through_the_link(tmp_path: Path) -> None:
+    study, disk = tmp_path / "study", tmp_path / "disk"
+    study.mkdir()
+    (study / "images").symlink_to(disk)
+    rows = "".join(f"i{k}.png,p{k // 2},{'AB'[k % 2]}\n" for k in range(8))
+    disk.mkdir()
+    for k in range(8):
+        assert cv2.imwrite(str(disk / f"i{k}.png"), np.full((24, 32, 3), k, np.uint8))
+    (study / "clinical.csv").write_text(f"image,patient_id,dx\n{rows}", encoding="utf-8")
+    text = draft_study(study).read_text(encoding="utf-8")
+    assert "images: images  # 8 image files lie below it" in text
+    assert "image: image  # 8 of 8 rows name an image file" in text
+    (study / "study.yaml").unlink()
+    (study / "more").symlink_to(disk)
+    with pytest.raises(UserError, match=r"several links lead to folders with images \(images, more\)"):
+        draft_study(study)
+
+
+def test_a_linked_folder_that_is_not_followed_is_a_note_of_the_draft(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "study" / "images").mkdir(parents=True)
+    (tmp_path / "study" / "images" / "more").symlink_to(tmp_path / "disk")
+    rows = "".join(f"i{k}.png,p{k // 2},{'AB'[k % 2]}\n" for k in range(8))
+    text = small_study(tmp_path / "study", [f"images/i{k}.png" for k in range(8)], f"image,patient_id,dx\n{rows}")
+    assert "# note: 1 linked folder(s) lead out of" in text
+    assert "skipped files that are not images" not in text, "the table is no image, which nobody needs to be told"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -275,3 +277,8 @@ def test_a_face_is_seen_and_tissue_is_none() -> None:
     assert 150 < x + w / 2 < 290
     assert 60 < y + h / 2 < 200
     assert faces(speckled()) == []
+
+
+def test_a_path_with_two_characters_for_an_umlaut_names_the_patient() -> None:
+    paths = [unicodedata.normalize(form, "Jäger, Anna/Bild 1.jpg") for form in ("NFC", "NFD")]
+    assert name_findings(paths, ["J\u00e4ger, Anna"] * 2) == [("name_patient_id",)] * 2

@@ -297,3 +297,18 @@ def test_rows_that_name_one_of_several_files_are_listed_not_deleted(tmp_path: Pa
     with pytest.raises(UserError, match=r"6 row\(s\) name a file of which several are in different folders") as caught:
         build_manifest(written(tmp_path, yaml, table.assign(who=list("abcdef"))), rows(ids))
     assert "keep one row" not in str(caught.value)
+
+
+def test_a_column_of_days_becomes_a_year_and_days(tmp_path: Path) -> None:
+    table = pd.DataFrame({"file": IDS, "who": ["x", "x", "y"], "exam": ["31.12.2020", "14.03.2021", "k.A."]})
+    yaml = (
+        "table: clinical.csv\nimage: file\npatient: who\nacquisition: {exam: date}\nexternal: {exam_year: [2021]}\n"
+        "split: {test: 0.5, stratify: [exam_year]}\n"
+    )
+    manifest, problems = build_manifest(written(tmp_path, yaml, table), rows(IDS))
+    assert "exam" not in manifest
+    assert manifest["exam_year"].tolist()[:2] == [2020, 2021]
+    assert manifest["exam_days"].tolist()[:2] == [0, 73]
+    assert manifest[["exam_year", "exam_days"]].isna().all(axis=1).tolist() == [False, False, True]
+    assert sum('taken as no value: `exam`: "k.A." 1 ×' in p for p in problems) == 1
+    assert manifest["split"].tolist()[:2] == ["external", "external"], "the patient goes with one image of the level"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import openpyxl
@@ -191,3 +192,33 @@ def test_lists_in_parquet_are_left_out_or_refused_by_name(tmp_path: Path) -> Non
 def test_a_lock_file_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a lock file of a program, not a table"):
         load_table(text(tmp_path, "x", name="~$t.xlsx"))
+
+
+def test_formulas_without_a_stored_result_are_named_not_empty(tmp_path: Path) -> None:
+    rows = [["Study"], [], ["image", "bmi", "age"], ["a", 23.5, 40], ["b", "=B4*2", 41], ["c", "=B4*3", 42]]
+    path = sheet(tmp_path, rows, title="Messwerte")
+    said = r"column `bmi`: 2 formula\(s\) have no stored result \(first: cell B5\).*open the workbook in Excel"
+    with pytest.raises(UserError, match=said):
+        load_table(path, ["image", "bmi"])
+    table = load_table(path, ["image", "age"])
+    assert any("column `bmi`: 2 formula(s)" in note for note in table.notes), "a column that is not asked for"
+    assert table.frame["age"].tolist() == [40, 41, 42]
+
+
+def test_a_formula_with_its_result_or_with_an_empty_text_is_a_value(tmp_path: Path) -> None:
+    path = sheet(tmp_path, [["image", "bmi", "note"], ["a", "=1+1", '=""'], ["b", 3, "x"]])
+    page = "xl/worksheets/sheet1.xml"
+    with zipfile.ZipFile(path) as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    parts[page] = (
+        parts[page]
+        .replace(b"<f>1+1</f><v></v>", b"<f>1+1</f><v>2</v>")
+        .replace(b"<f>1+1</f><v />", b"<f>1+1</f><v>2</v>")
+        .replace(b'<c r="C2">', b'<c r="C2" t="str">')
+    )
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in parts.items():
+            new.writestr(name, content)
+    table = load_table(path, ["image", "bmi", "note"])
+    assert table.frame["bmi"].tolist() == [2, 3]
+    assert table.notes == []

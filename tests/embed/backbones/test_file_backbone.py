@@ -109,3 +109,26 @@ def test_a_study_of_eyes_is_not_mirrored(phantom: Path, tmp_path: Path) -> None:
     study = load_study(phantom, ["specialty=fundus", "embed.average=flip", f"analysis={tmp_path}"])
     with pytest.raises(UserError, match="images of the specialty `fundus` must not be mirrored"):
         embed(study, RunFolder(tmp_path, "scan", "scan", "0", True), "pixels", progress=False)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone.", "_orig_mod.model."])
+def test_prefixes_and_tensors_of_pretraining_only_do_not_make_weights_unfit(tmp_path: Path, prefix: str) -> None:
+    model = stored(tmp_path / "w.safetensors", num_classes=0)
+    tensors = {**model.state_dict(), "mask_token": torch.zeros(1, 64)}
+    save_file({f"{prefix}{k}": v.contiguous() for k, v in tensors.items()}, tmp_path / "w.safetensors")
+    loaded = load_backbone(f"file:{tmp_path / 'w.safetensors'}@{TINY}", "cpu")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "plain.safetensors")
+    plain = load_backbone(f"file:{tmp_path / 'plain.safetensors'}@{TINY}", "cpu")
+    assert loaded.fingerprint == plain.fingerprint
+
+
+def test_counters_of_batch_normalisation_may_be_missing_but_nothing_else(tmp_path: Path) -> None:
+    tensors = timm.create_model("test_resnet", num_classes=0).state_dict()
+    without = {k: v.contiguous() for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+    assert len(without) < len(tensors)
+    save_file(without, tmp_path / "w.safetensors")
+    load_backbone(f"file:{tmp_path / 'w.safetensors'}@test_resnet", "cpu")
+    del without["bn1.running_mean"]
+    save_file(without, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"1 missing, left at random values: bn1\.running_mean"):
+        load_backbone(f"file:{tmp_path / 'w.safetensors'}@test_resnet", "cpu")

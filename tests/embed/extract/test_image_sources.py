@@ -82,8 +82,8 @@ def test_hashes_follow_content_not_names(mixed: Path) -> None:
 
 
 def test_other_rules_of_reading_are_other_content(mixed: Path) -> None:
-    one = FileSource(mixed, ["pages.tif"], ScanConfig(), False)
-    other = FileSource(mixed, ["pages.tif"], ScanConfig(frames="middle"), False)
+    one = FileSource(mixed, ["pages.tif"], ScanConfig())
+    other = FileSource(mixed, ["pages.tif"], ScanConfig(frames="middle"))
     assert one.content(0) != other.content(0)
     assert len(pictures(one)) == 3
     assert len(pictures(other)) == 1
@@ -91,7 +91,7 @@ def test_other_rules_of_reading_are_other_content(mixed: Path) -> None:
 
 def test_a_file_that_is_gone_or_has_lost_a_page_is_named(mixed: Path) -> None:
     wanted = {"pages.tif": ["pages.tif#0", "pages.tif#7"], "away.png": ["away.png"]}
-    source = FileSource(mixed, list(wanted), ScanConfig(), True, wanted)
+    source = FileSource(mixed, list(wanted), ScanConfig(), wanted)
     assert {s.image_id: s.reason for s in pictures(source) if s.pixels is None} == {
         "pages.tif#7": "the file no longer holds this picture",
         "away.png": "the file cannot be opened (No such file or directory)",
@@ -99,15 +99,16 @@ def test_a_file_that_is_gone_or_has_lost_a_page_is_named(mixed: Path) -> None:
     assert source.content(1) == ""
 
 
-def test_a_careful_look_gives_the_same_and_survives_a_reader_that_dies(
-    mixed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = FileSource(mixed, ["plain.png", "broken.jpg"], ScanConfig(size_px=32), False)
-    bold, careful = [[next(source.pictures(u, 32, careful=c)) for u in (0, 1)] for c in (False, True)]
-    assert np.array_equal(bold[0].pixels, careful[0].pixels)  # type: ignore[arg-type]
-    assert bold[1].reason == careful[1].reason
-    slow = FileSource(mixed, ["plain.png"], ScanConfig(size_px=32, time_limit_s=1e-4), False)
-    assert "reading took longer than 0.0001 s" in next(slow.pictures(0, 32, careful=True)).reason
+@pytest.mark.long
+def test_a_file_that_kills_or_delays_its_decoder_is_named(mixed: Path, crashing_reader: None) -> None:
+    (mixed / "bad.png").write_bytes((mixed / "plain.png").read_bytes() + b"crash")
+    seen = pictures(FileSource(mixed, ["bad.png", "plain.png"], ScanConfig(size_px=32)))
+    assert [(s.image_id, s.reason) for s in seen] == [
+        ("bad.png", "its decoder crashed or ran out of memory"),
+        ("plain.png", ""),
+    ]
+    slow = FileSource(mixed, ["plain.png"], ScanConfig(size_px=32, time_limit_s=1e-4))
+    assert "reading took longer than 0.0001 s" in pictures(slow)[0].reason
 
 
 def test_sources_of_a_study(scanned: tuple[Study, RunFolder]) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pellucid.cohort.errors import UserError
+from pellucid.embed.extract.in_memory import embed_array
 from pellucid.embed.extract.plain_folder import embed_folder
 from pellucid.embed.index import build_index
 from pellucid.embed.index.knn_graph import normalised
@@ -150,3 +151,23 @@ def test_a_region_is_cut_out_and_found_where_it_came_from(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="write left,top,width,height"):
         parse_region("1,2,3")
     assert parse_region("1, 2,30,40") == (1, 2, 30, 40)
+
+
+@pytest.mark.long
+def test_a_file_that_crashes_its_decoder_costs_a_sentence_not_the_process(
+    tmp_path: Path, crashing_reader: None
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.png", "b.png", "bad.png"):
+        cv2.imwrite(str(images / name), np.random.default_rng(len(name)).integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    with (images / "bad.png").open("ab") as handle:
+        handle.write(b"crash")
+    out, failed = embed_folder(images, "pixels", tmp_path / "out", progress=False)
+    assert failed == [("bad.png", "its decoder crashed or ran out of memory")]
+    vectors = load_vectors(out)
+    with pytest.raises(UserError, match=r"bad\.png: its decoder crashed or ran out of memory"):
+        search_image(vectors, str(images / "bad.png"))
+    with pytest.raises(UserError, match=r"1 of 2 files could not be read:\n  .*bad\.png: its decoder crashed"):
+        embed_array([images / "a.png", images / "bad.png"], "pixels")
+    assert search_image(vectors, str(images / "a.png"), 1).hits["image_id"].tolist() == ["a.png"]

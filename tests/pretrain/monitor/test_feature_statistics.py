@@ -191,6 +191,13 @@ def test_dimensional_collapse_is_judged_by_what_the_rank_was() -> None:
     assert set(kinds) == {"dimensional collapse"}
 
 
+@pytest.mark.parametrize(("batch_size", "judged"), [(2, False), (3, False), (4, True), (0, True)])
+def test_the_rank_of_a_batch_that_can_have_no_other_is_not_judged(batch_size: int, judged: bool) -> None:
+    judge = Monitor(Health(), dim=64, steps=1000, grace_steps=100, batch_size=batch_size)
+    found = [judge.feed(line(step, centred_rank=1.0)) for step in range(10, 300, 10)]
+    assert any(found) is judged
+
+
 def test_the_teachers_output_distinguishes_the_kinds_of_collapse() -> None:
     log_k = math.log(100)
     cases = {

@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
 from pellucid.cohort.statistics.patient_resampling import PatientPermutations, Patients, deal_folds
-from pellucid.probes.estimators.ridge import FoldedRidge
+from pellucid.probes.estimators.ridge import FoldedRidge, fitted_probe, fold_probes
 
 
 def cohort(n_patients=50, dim=12, seed=0, n_strata=1):
@@ -132,3 +132,23 @@ def test_a_dimension_that_never_varies_does_no_harm():
     np.testing.assert_allclose(
         FoldedRidge(with_constant, patients.weights, folds, strata, dtype=np.float64).scores(target), plain, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("dim", [8, 300])
+@pytest.mark.parametrize("unit", [2.0**20, 1e6, 1e-7])
+def test_the_unit_of_a_dimension_changes_nothing(dim, unit):
+    """A feature in cubic micrometres beside others in cubic millimetres must not hide them."""
+    patients, vectors, label, folds, strata = cohort(n_patients=80, dim=dim)
+    other = vectors.copy()
+    other[:, 2] = (other[:, 2] - 5) * unit
+    target = label[None].astype(float)
+    ridges = [FoldedRidge(v, patients.weights, folds, strata, np.float64) for v in (vectors, other)]
+    expected, found = (ridge.scores(target) for ridge in ridges)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    for penalty in (None, 2.0):
+        slope, offset, _ = fitted_probe(vectors, patients.weights, target, penalty)
+        slope_there, offset_there, _ = fitted_probe(other, patients.weights, target, penalty)
+        np.testing.assert_allclose(other @ slope_there[0] + offset_there, vectors @ slope[0] + offset, atol=1e-3)
+    probes, others = (fold_probes(v, patients.weights, target, folds, 5) for v in (vectors, other))
+    for (slope, offset, _), (slope_there, offset_there, _) in zip(probes, others, strict=True):
+        np.testing.assert_allclose(other @ slope_there[0] + offset_there, vectors @ slope[0] + offset, atol=1e-6)

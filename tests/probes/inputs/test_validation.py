@@ -90,3 +90,18 @@ def test_odd_frames_get_a_sentence(table: pd.DataFrame, vectors: object, said: s
 def test_a_negative_seed_gets_a_sentence() -> None:
     with pytest.raises(UserError, match="seed is -1; a whole number from 0 is needed"):
         AuditSettings(seed=-1)
+
+
+def test_columns_of_days() -> None:
+    day = pd.date_range("2020-01-01", periods=N, freq="9D")
+    text = TABLE.assign(exam=day.strftime("%d.%m.%Y"), visit=day.strftime("%Y-%m-%d"))
+    found = {v.name: v for v in checked(text, clinical=["visit"], acquisition=["exam:date"]).variables}
+    assert {name: v.kind for name, v in found.items()} == {
+        "visit": "continuous",
+        "exam_year": "ordinal",
+        "exam_days": "continuous",
+    }
+    assert found["exam_days"].values.tolist() == [9.0 * i for i in range(N)]
+    assert np.diff(found["visit"].values).tolist() == [9.0] * (N - 1)
+    with pytest.raises(UserError, match=r"column `exam` is declared date, but row 2 has `soon`"):
+        checked(text.assign(exam=["2020-01-01", "soon"] * (N // 2)), acquisition={"exam": "date"})

@@ -103,6 +103,12 @@ def moved(value: str, days: int, order: Order) -> str | None:
     return out + match[0][at:end]
 
 
+def day_of(value: str, order: Order) -> date | None:
+    """The day that a value is; None if it is none, or has a year of two digits, which may mean two centuries."""
+    found = _read(value, order)
+    return None if found is None or len(found[0]["y"]) < 4 else found[1]
+
+
 def is_day(value: str) -> bool:
     """Whether a value is a day, in whichever order."""
     return any(_read(value, order) is not None for order in ("dmy", "mdy"))
