@@ -38,7 +38,7 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then
 # stale.
 _COLUMNS_VERSION = 3
-_AUDIT_VERSION = 5
+_AUDIT_VERSION = 6
 _FEW = 3
 _NAMED = 20  # files that a note names one by one
 
@@ -128,7 +128,7 @@ def _listing_notes(listing: Listing) -> list[str]:
 
 
 def _thumbnails(read: RunFolder, images: pd.DataFrame) -> Thumbnails:
-    """Small grey copies of images by id, by which near duplicates are verified."""
+    """Small gray copies of images by id, by which near duplicates are judged."""
     places = images.set_index("image_id")[["shard", "shard_row"]]
 
     def thumbnails(image_ids: Sequence[str]) -> NDArray[np.uint8]:
