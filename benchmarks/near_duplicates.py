@@ -112,13 +112,11 @@ class Cohort:
         )
 
     def plant(self, n: int, copies: dict[str, Callable[[Pixels], Pixels]], originals: Sequence[Pixels]) -> None:
-        """`n` copies, the kinds in turn, each of another image and under another patient's id."""
+        """`n` copies, the kinds in turn, each of another image and under an id of its own."""
         rng = np.random.default_rng(1)
-        patients = [str(row["patient_source_id"]) for row in self.rows]
         for k, i in enumerate(rng.permutation(len(originals))[:n].tolist()):
-            others = [patient for patient in patients if patient != patients[i]]
             how = list(copies)[k % len(copies)]
-            self.add(copies[how](originals[i]), others[int(rng.integers(len(others)))], i, how)
+            self.add(copies[how](originals[i]), f"copy{k:03d}", i, how)
 
     @property
     def frame(self) -> pd.DataFrame:

@@ -24,7 +24,7 @@ MIN_BLOCKS = 12  # at least so many blocks are compared, the richest first
 _COVERED = 0.75  # of a block that the registered image must cover
 _SCALES = (0.8, 1.25)  # of a registration by intensities; farther than that it fails or finds chance agreement
 _MAX_SHEAR = 0.15
-_STEPS, _EPSILON = 30, 1e-4
+_STEPS, _EPSILON = 30, 1e-3
 
 
 def detail(gray: Gray, scale: float = 1.0) -> Detail:

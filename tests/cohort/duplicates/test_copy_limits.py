@@ -16,7 +16,8 @@ def test_without_a_null_distribution_the_fixed_limit_holds() -> None:
     limits = copy_limits(drawn(0.1, 0.1, MIN_NULL - 1), 1_000)
     assert (limits.copy, limits.n_null) == (MIN_AGREEMENT, 0)
     assert limits.verdict(MIN_AGREEMENT) == "copy"
-    assert limits.verdict(MIN_AGREEMENT - 0.01) == "different"
+    assert limits.verdict(MIN_AGREEMENT - 0.01) == "question"
+    assert limits.verdict(MIN_QUESTION - 0.01) == "different"
 
 
 def test_images_that_have_nothing_in_common_need_the_fixed_limit_only() -> None:

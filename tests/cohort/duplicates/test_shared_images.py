@@ -15,7 +15,7 @@ def manifest_of(rows: list[Row], questions: dict[str, str] | None = None) -> tup
     names = ["image_id", "patient_source_id", "duplicate_group", "duplicate_kind", "duplicate_of"]
     frame = pd.DataFrame(rows, columns=names).assign(status="ok", split="train")
     frame["patient"] = frame["patient_source_id"].str.upper()
-    frame["duplicate_question"] = frame["image_id"].map(questions or {}).fillna("")
+    frame["duplicate_question"] = [(questions or {}).get(name, "") for name in frame["image_id"]]
     return frame, Duplicates(frame.iloc[:, :0], frozenset(), 0, True)
 
 
