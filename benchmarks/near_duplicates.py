@@ -158,7 +158,10 @@ def report(name: str, images: Iterator[tuple[Pixels, str]], n_copies: int) -> No
     planted = frame[frame["how"] != ""]
     found = [row.group != "" and row.group == frame["group"][row.source] for row in planted.itertuples()]
     asked = [bool(set(row.asked.split()) & set(frame["asked"][row.source].split())) for row in planted.itertuples()]
-    print(f"  recall {np.mean(found):.3f}; of the others {np.sum(np.array(asked) & ~np.array(found))} are questions;", end="")
+    print(
+        f"  recall {np.mean(found):.3f}; of the others {np.sum(np.array(asked) & ~np.array(found))} are questions;",
+        end="",
+    )
     print("", ", ".join(f"{how} {np.mean(part):.2f}" for how, part in pd.Series(found).groupby(list(planted["how"]))))
     earlier(cohort)
     by_vectors(cohort, originals)
@@ -173,7 +176,9 @@ def said(cohort: Cohort) -> pd.DataFrame:
     frame["group"], frame["asked"] = found.columns["duplicate_group"], found.columns["duplicate_question"]
     grouped = frame[frame["group"] != ""].groupby("group")
     mixed = grouped.filter(lambda rows: rows["source"].nunique() > 1)
-    false = mixed.groupby("group").filter(lambda rows: rows.drop_duplicates("source")["patient_source_id"].nunique() > 1)
+    false = mixed.groupby("group").filter(
+        lambda rows: rows.drop_duplicates("source")["patient_source_id"].nunique() > 1
+    )
     manifest = pd.concat([frame, found.columns], axis=1)
     units = pd.Series(units_of(frame["patient_source_id"], binding(manifest, found)))
     questions = {name for names in frame["asked"] for name in names.split()}
@@ -240,7 +245,8 @@ def by_vectors(cohort: Cohort, originals: Sequence[Pixels], n: int = 24, n_null:
     shown = f"{np.median(null):.2f}, highest {max(null):.2f}" if null else "–"
     print(
         f"  near: {len(null)} of {n_null} pairs of different patients registered, median agreement {shown}; copy from "
-        f"{limits.copy:.3f}, {n_null / spent:.0f} pairs/s; found", end=" "
+        f"{limits.copy:.3f}, {n_null / spent:.0f} pairs/s; found",
+        end=" ",
     )
     parts = []
     for how, change in FAR.items():
@@ -248,7 +254,9 @@ def by_vectors(cohort: Cohort, originals: Sequence[Pixels], n: int = 24, n_null:
         for i in rng.permutation(len(originals))[:n].tolist():
             match = related(cohort.pixels[i], as_prepared(change(originals[i]), SIZE_PX, QUALITY))
             values.append(-1.0 if match is None else match.agreement)
-        parts.append(f"{how} {np.mean(np.array(values) >= limits.copy):.2f} (10 % quantile {np.quantile(values, 0.1):.2f})")
+        parts.append(
+            f"{how} {np.mean(np.array(values) >= limits.copy):.2f} (10 % quantile {np.quantile(values, 0.1):.2f})"
+        )
     print(", ".join(parts))
 
 

@@ -21,7 +21,7 @@ Thumbnails = Callable[[Sequence[str]], NDArray[np.uint8]]
 
 THUMBNAIL_PX = 128
 MIN_SPREAD = 3.0  # gray levels (standard deviation): an image with less shows nothing that could be recognised
-ALIKE = 0.6  # correlation of the fine structure from which a pair is compared in detail; copies reach 0.8
+ALIKE = 0.6  # correlation of the fine structure from which a pair is compared in detail; 5 % cropped: 0.64
 MOST_QUESTIONS = 1_000  # kept, the most alike first
 _NULL_IMAGES, _NULL_RANKS = 200, (1, 2)  # their second and third most similar patients
 _NULL_NEAREST = 1_000  # images among which these are looked for

@@ -58,8 +58,8 @@ def copy_limits(null: Sequence[float], n_images: int) -> CopyLimits:
     tanh(m + k s). k is the normal quantile of 1 − 0.01 / n: each of n images has one most similar image of
     another patient, and over all of them 0.01 false copies are expected.
 
-    A pair must reach this limit *and* the fixed one to be a copy. If it reaches only one of them (and MIN_QUESTION) it is
-    a question: alike enough for a copy elsewhere but not in this study, or the reverse.
+    A pair must reach this limit *and* the fixed one to be a copy. If it reaches only one of them (and MIN_QUESTION) it
+    is a question: alike enough for a copy elsewhere but not in this study, or the reverse.
 
     Args:
         null: agreements of images of two different patients at the same place.

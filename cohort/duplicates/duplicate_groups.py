@@ -54,16 +54,16 @@ def find_duplicates(
 
     Args:
         images: rows of the one pass: `image_id`, `sha256`, `status` and, where there are, `frame`, `pixel_hash` (text),
-            `perceptual_hash` (16 hexadecimal digits) and `patient_source_id` (without it each image is a patient); "" is
-            not known.
+            `perceptual_hash` (16 hexadecimal digits) and `patient_source_id` (without it each image is a patient); ""
+            is not known.
         thumbnails: gives small gray copies; without it near duplicates are not looked for.
         max_distance: in bits, at most 11: pictures whose hashes differ by more are never compared. None: 10, and 7
             among more than 200,000 different hashes.
 
     A pair is near when its hashes differ in at most `max_distance` bits *and* the details of the thumbnails agree more
-    than those of different patients do (`pellucid.cohort.duplicates.copy_limits`). Pairs are found by multi-index hashing
-    (Norouzi, Punjani and Fleet, CVPR 2012): of two hashes that differ in at most 4 r + 3 bits, one of their four 16-bit
-    pieces differs in at most r. Each image of a group is equal to, or near, the first image of the group.
+    than those of different patients do (`pellucid.cohort.duplicates.copy_limits`). Pairs are found by multi-index
+    hashing (Norouzi, Punjani and Fleet, CVPR 2012): of two hashes that differ in at most 4 r + 3 bits, one of their
+    four 16-bit pieces differs in at most r. Each image of a group is equal to, or near, the first image of the group.
     """
     usable = images[images["status"] == "ok"]
     ids = usable["image_id"].to_numpy(dtype=object)

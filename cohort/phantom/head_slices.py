@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,7 +76,7 @@ class _Furrows:
     """A random field of unit variance over (x, y) that changes smoothly with the level z: a sum of random waves."""
 
     def __init__(self, rng: np.random.Generator, x: Float, y: Float) -> None:
-        length = np.exp(rng.uniform(*np.log(_CYCLES), _WAVES)) * np.pi
+        length = np.exp(rng.uniform(float(np.log(_CYCLES[0])), float(np.log(_CYCLES[1])), _WAVES)) * np.pi
         angle, self.phase = rng.uniform(0, 2 * np.pi, (2, _WAVES))
         self.climb = rng.normal(0, 0.35, _WAVES) * length
         along = (length * np.cos(angle))[:, None] * x.ravel() + (length * np.sin(angle))[:, None] * y.ravel()
@@ -97,7 +98,9 @@ def _anatomy(
     radius = np.sqrt((x / width) ** 2 + (y / height) ** 2)
     depth = (1 - radius) * width + 0.035 * furrows  # below the surface; furrows fold the cortex
     brain = grey + (white - grey) * _step(depth - 0.13, 0.012)
-    brain = fluid + (brain - fluid) * _step(depth + 0.01, 0.01) * _step(furrows + 1.6 * _step(depth - 0.2, 0.05) + 0.9, 0.25)
+    brain = fluid + (brain - fluid) * _step(depth + 0.01, 0.01) * _step(
+        furrows + 1.6 * _step(depth - 0.2, 0.05) + 0.9, 0.25
+    )
     side = np.abs(x) - 0.10 - 0.06 * np.sin(2 * y + 2.5 * z)
     hollow = _step(0.05 * ventricle * np.sin(np.pi * min(1.0, 0.15 + z)) - np.abs(side), 0.01)
     hollow = hollow * _step(0.30 - np.abs(y + 0.05), 0.02)
@@ -108,7 +111,7 @@ def _anatomy(
     return np.asarray(skull * (1 - _step(radius - 1.09, 0.01)) + scalp, dtype=np.float32)
 
 
-def _step(values: NDArray[np.float32], width: float) -> NDArray[np.float32]:
+def _step(values: NDArray[Any], width: float) -> NDArray[np.float32]:
     """0 below 0, 1 above, over about `width`."""
     return np.asarray(np.clip(values / width + 0.5, 0, 1), dtype=np.float32)
 

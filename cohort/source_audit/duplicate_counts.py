@@ -99,7 +99,7 @@ def _sentences(report: dict[str, Any]) -> list[str]:
     if report["n_groups"]:
         kinds = ", ".join(f"{n} {_WORDS[kind]}" for kind, n in report["copies"].items() if n)
         said.append(
-            f"{report['n_copies']} image(s) are duplicates of another ({kinds}), in {report['n_groups']} group(s); none "
-            "was dropped."
+            f"{report['n_copies']} image(s) are duplicates of another ({kinds}), in {report['n_groups']} group(s); "
+            "none was dropped."
         )
     return said

@@ -294,7 +294,8 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
     """Near duplicates and outliers of a study, as a separate run made from vectors and scan.
 
     Returns:
-        The run, with `near.parquet` (copies), `questions.parquet`, `unusual.parquet` and `near.json` (sentences with research ids).
+        The run, with `near.parquet` (copies), `questions.parquet`, `unusual.parquet` and `near.json` (sentences with
+        research ids).
     """
     from pellucid.cohort.images import PreparedImages
     from pellucid.cohort.progress import track

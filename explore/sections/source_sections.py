@@ -320,11 +320,7 @@ def _by_vectors(near: NearDuplicateFindings | None) -> list[Section]:
     pairs = [_pair(pair, "") for pair in near.pairs.drop_duplicates("group").head(MOST_PAIRS).to_dict("records")]
     asked = [_pair(pair, "a copy? ") for pair in near.questions.head(MOST_PAIRS - len(pairs)).to_dict("records")]
     first = near.unusual.drop_duplicates("patient").head(MOST_UNUSUAL).to_dict("records")
-    unusual = [
-        Pictures(
-            "", [(row["image_id"], f"{row['patient']}, {row['times_usual']:.1f} × the usual distance") for row in first]
-        )
-    ]
+    shown = [(row["image_id"], f"{row['patient']}, {row['times_usual']:.1f} × the usual distance") for row in first]
     return [
         Section(
             "near",
@@ -342,16 +338,14 @@ def _by_vectors(near: NearDuplicateFindings | None) -> list[Section]:
             f"For each patient, the image with the largest distance to all images of other patients in the embedding "
             f"({near.backbone}). Unusual does not mean diseased: check for a wrong body region, a test image or a "
             "faulty device.",
-            pictures=unusual if len(first) else [],
+            pictures=[Pictures("", shown)] if shown else [],
         ),
     ]  # fmt: skip
 
 
 def _pair(pair: Mapping[Any, Any], question: str) -> Pictures:
-    return Pictures(
-        f"{question}{pair['how']}, similarity {pair['similarity']:.2f}",
-        [(pair[f"{other}image_id"], _whose(pair[f"{other}patient"], pair[f"{other}split"])) for other in ("", "other_")],
-    )
+    sides = [(pair[f"{o}image_id"], _whose(pair[f"{o}patient"], pair[f"{o}split"])) for o in ("", "other_")]
+    return Pictures(f"{question}{pair['how']}, similarity {pair['similarity']:.2f}", sides)
 
 
 def _whose(patient: str, split: str) -> str:

@@ -38,7 +38,7 @@ def test_alike_images_raise_the_limit_and_no_pair_of_them_passes_it(n: int) -> N
 
 
 def test_false_copies_are_as_rare_as_stated() -> None:
-    """1,000 studies of 1,000 pairs: 0.01 false copies expected each; a null of 300 pairs estimates the limit roughly."""
+    """1,000 studies of 1,000 pairs: 0.01 false copies are expected in each; 300 pairs give the limit roughly."""
     wrong = 0
     for study in range(1_000):
         limit = copy_limits(drawn(0.85, 0.2, 300, seed=2 * study), 1_000).copy

@@ -1,4 +1,4 @@
-"""Slices of one body region look alike in all patients: copies are found among them, and nobody is bound for the rest."""
+"""Slices of one region look alike in all patients: copies are found among them, and nobody is bound for the rest."""
 
 from __future__ import annotations
 
