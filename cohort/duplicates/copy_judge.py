@@ -68,7 +68,7 @@ class CopyJudge:
         ids: NDArray[np.object_],
         thumbnails: Thumbnails,
         patients: NDArray[np.int64],
-        null_pairs: Sequence[tuple[int, int]] = (),
+        null_pairs: Callable[[], Sequence[tuple[int, int]]] = tuple,
         n_images: int = 1,
     ) -> None:
         """
@@ -76,7 +76,7 @@ class CopyJudge:
             ids: image id of each row.
             thumbnails: gives small gray copies.
             patients: code of the patient of each row.
-            null_pairs: rows of different patients at the same place, from which the limits are computed.
+            null_pairs: gives rows of different patients at the same place, from which the limits are computed.
             n_images: images compared.
 
         `judged` is whether any pair was alike enough for the limits to be needed.
@@ -110,8 +110,9 @@ class CopyJudge:
         """Limits of this study; computed when the first pair needs them."""
         held = self._held
         null = []
-        for start in range(0, len(self.null_pairs), _NULL_IMAGES):
-            part = self.null_pairs[start : start + _NULL_IMAGES]
+        pairs = self.null_pairs()
+        for start in range(0, len(pairs), _NULL_IMAGES):
+            part = pairs[start : start + _NULL_IMAGES]
             self.fetch({row for pair in part for row in pair})
             null += [self.agreement(i, j) for i, j in part]
         self._held = held

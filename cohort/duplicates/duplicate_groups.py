@@ -83,7 +83,7 @@ def find_duplicates(
         rows = np.array([i for i in first.tolist() if _is_hash(texts[i])], dtype=np.int64)
         hashes = np.array([int(texts[i], 16) for i in rows], dtype=np.uint64)
         patients = _patients(usable)
-        judge = CopyJudge(ids, thumbnails, patients, null_pairs(hashes, rows, patients[rows]), len(rows))
+        judge = CopyJudge(ids, thumbnails, patients, lambda: null_pairs(hashes, rows, patients[rows]), len(rows))
         repeated = [root for root, n in zip(*np.unique(groups.roots(), return_counts=True), strict=True) if n > 1]
         for block in blocks(repeated, BLOCK):
             shown = judge.fetch(block)

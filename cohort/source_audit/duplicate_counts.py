@@ -51,7 +51,7 @@ def _questions(usable: pd.DataFrame) -> dict[str, Any]:
     """Pairs of two patients that may be copies and may not: their number, and the first ones by research id."""
     if "duplicate_question" not in usable:  # a scan of an earlier version
         return {"n_questions": 0, "to_ask": []}
-    asked = usable[["patient", "duplicate_question"]].astype(str)
+    asked = usable[["patient", "duplicate_question"]].fillna("").astype(str)
     asked = asked[asked["duplicate_question"] != ""]
     pairs = asked.assign(pair=asked["duplicate_question"].str.split()).explode("pair").groupby("pair")["patient"]
     whose = [sorted(set(who)) for _, who in pairs if who.nunique() > 1]  # one of a pair may have been withdrawn

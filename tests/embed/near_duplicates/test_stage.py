@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pellucid.cohort.duplicates.copy_limits import MIN_AGREEMENT, MIN_QUESTION
+from pellucid.cohort.phantom.head_slices import head_slices
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.scan import scan as run_scan
 from pellucid.cohort.study import Study
@@ -129,6 +130,27 @@ def test_one_patient_s_own_copies_are_nobody_s_leak(planted: tuple[Vectors, dict
     assert found.pairs["image_id"].tolist() == ["i8"]
 
 
+@pytest.mark.long
+def test_heads_at_one_level_are_not_copies(tmp_path: Path) -> None:
+    """Keypoints register slices of different patients; two of them are another patient's too, turned and cropped."""
+    drawn = list(head_slices(30, 1, size_px=224))
+    pictures = {f"i{one.patient}": one.pixels for one in drawn}
+    small = [cv2.resize(p[:, :, 0], (16, 16), interpolation=cv2.INTER_AREA).ravel() for p in pictures.values()]
+    values = np.asarray(small, dtype=np.float32) / 255
+    for copy, original, how in (("i30", 3, "turned"), ("i31", 8, "cropped")):
+        pictures[copy] = COPIES[how](pictures[f"i{original}"])
+        values = np.vstack([values, values[original] + 0.001])
+    images = pd.DataFrame({"image_id": list(pictures), "patient": [f"P{k}" for k in range(32)], "split": "train"})
+    write_vectors(tmp_path, values, images, {"backbone": "pixels", "location": "pixels", "fingerprint": "x"})
+    vectors = load_vectors(tmp_path)
+    build_index(tmp_path, vectors.values, vectors.space)
+    found = find_near(vectors, pictures.__getitem__, patience=20)
+    told = list(zip(found.pairs["image_id"], found.pairs["other_image_id"], strict=True))
+    assert sorted(told) == [("i3", "i30"), ("i8", "i31")]
+    assert found.verified >= 20
+    assert found.limits.usual > 0.6, "the heads are alike"
+
+
 def test_a_study_s_run_names_patients_by_research_id(scanned: tuple[Study, RunFolder], tmp_path: Path) -> None:
     from pellucid.embed.extract.stage import embed
 
@@ -139,6 +161,7 @@ def test_a_study_s_run_names_patients_by_research_id(scanned: tuple[Study, RunFo
     content = made.read_json("near.json")
     assert content["schema"] == "pellucid.near/1"
     assert content["verified"] > 0
+    assert content["questions"] == len(pd.read_parquet(made.path / "questions.parquet")) == len(content["to_ask"])
     ids = pd.read_parquet(run.path / "manifest.parquet")["image_id"]
     assert not any(image_id in str(content) for image_id in ids), "reports name images by research id"
     assert len(pd.read_parquet(made.path / "unusual.parquet")) > 0
