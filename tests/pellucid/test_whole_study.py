@@ -44,7 +44,7 @@ def pictures_in(page: Path) -> list[np.ndarray[Any, Any]]:
 
 def no_marked_image_is_shown(analysis: Path) -> None:
     """Compare each picture of report and training page with each image that shows signs of text."""
-    scan = next((analysis / "scan").iterdir())
+    scan = next((analysis / "scan").glob("*/manifest.parquet")).parent
     manifest = pd.read_parquet(scan / "manifest.parquet")
     marked = manifest[(manifest["status"] == "ok") & manifest["text_like"].eq(True)]["image_id"].tolist()
     assert marked
