@@ -42,7 +42,7 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then
 # stale.
 _COLUMNS_VERSION = 4
-_AUDIT_VERSION = 6
+_AUDIT_VERSION = 7
 _FEW = 3
 
 
@@ -114,7 +114,7 @@ def _join(
 
 
 def _thumbnails(read: RunFolder, images: pd.DataFrame) -> Thumbnails:
-    """Small grey copies of images by id, by which near duplicates are verified."""
+    """Small gray copies of images by id, by which near duplicates are judged."""
     places = images.set_index("image_id")[["shard", "shard_row"]]
 
     def thumbnails(image_ids: Sequence[str]) -> NDArray[np.uint8]:

@@ -54,6 +54,7 @@ class NearDuplicateFindings:
     sentences: list[str]
     pairs: pd.DataFrame  # image_id, other_image_id, patient, other_patient, split, other_split, similarity, how, …
     unusual: pd.DataFrame  # image_id, patient, distance, percentile, times_usual; the most unusual first
+    questions: pd.DataFrame  # like pairs: alike, but not clearly copies
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,9 @@ def newest_near(study: Study, scan: RunFolder) -> RunFolder | None:
 def _near(run: RunFolder) -> NearDuplicateFindings:
     content = run.read_json("near.json")
     pairs, unusual = (pd.read_parquet(run.path / f"{name}.parquet") for name in ("near", "unusual"))
-    return NearDuplicateFindings(backbone_label(content["backbone"]), content["sentences"], pairs, unusual)
+    asked = run.path / "questions.parquet"  # runs of earlier versions have none
+    questions = pd.read_parquet(asked) if asked.is_file() else pairs.iloc[:0]
+    return NearDuplicateFindings(backbone_label(content["backbone"]), content["sentences"], pairs, unusual, questions)
 
 
 def _backbone_name(run: RunFolder) -> str:

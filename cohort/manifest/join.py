@@ -7,7 +7,8 @@ from dataclasses import replace
 import pandas as pd
 
 from pellucid.cohort.config import did_you_mean
-from pellucid.cohort.duplicates.duplicate_groups import Thumbnails, binding, duplicate_sentences, find_duplicates
+from pellucid.cohort.duplicates.duplicate_groups import Thumbnails, find_duplicates
+from pellucid.cohort.duplicates.shared_images import binding, duplicate_sentences
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.cell_values import as_ids, as_text, taken_sentence, words_taken
 from pellucid.cohort.manifest.declared_columns import header_facts, typed_from_table, without_patients
@@ -21,7 +22,8 @@ from pellucid.cohort.study import Study, is_header_fact
 from pellucid.cohort.withdrawal_list import Withdrawn
 
 # Made after the join.
-_OWN_COLUMNS = {"patient", "split", "duplicate_of", "duplicate_kind", "duplicate_group", "file", "frame", "image_grade"}
+_DUPLICATES = {"duplicate_of", "duplicate_kind", "duplicate_group", "duplicate_question"}
+_OWN_COLUMNS = {"patient", "split", *_DUPLICATES, "file", "frame", "image_grade"}
 
 
 class LateWithdrawal(UserError):

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from pellucid.cohort.deidentify import deidentify_study
-from pellucid.cohort.deidentify.date_columns import moved, order_of
 from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
 from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.personal_columns import capped_ages, is_age, is_personal
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest.date_columns import moved, order_of
 from pellucid.cohort.study import Study, load_study
 
 

@@ -162,7 +162,7 @@ def test_people_and_houses_go_by_keyed_names(tmp_path: Path) -> None:
 
 
 def speckle(seed: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (64, 64), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (128, 128), dtype=np.uint8)
 
 
 def shared_study(folder: Path, extra: str = ""):  # type: ignore[no-untyped-def]
