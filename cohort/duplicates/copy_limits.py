@@ -19,7 +19,7 @@ import numpy as np
 Verdict = Literal["copy", "question", "different"]
 
 # docs/splits.md has the measurements behind these three.
-MIN_AGREEMENT = 0.95  # of a copy, whatever the study: copies have 0.98 and more, slices of two heads up to 0.93
+MIN_AGREEMENT = 0.95  # of a copy, whatever the study: copies have 0.988 and more
 MIN_QUESTION = 0.8
 CERTAIN = 0.98  # pairs that agree by more are copies, and no part of the null distribution
 MIN_NULL = 20  # pairs; with fewer, images of this study are seldom alike

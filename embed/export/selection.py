@@ -26,7 +26,7 @@ _FILES = ("image_id", "file", "frame", "duplicate_of")  # paths often contain na
 _HASHES = ("sha256", "pixel_hash", "perceptual_hash", "content")  # would link an export to originals: never
 _INTERNAL = ("shard", "shard_row", "status")  # meaningless outside this machine, or constant
 _DEFAULT = re.compile(
-    r"patient|split|phenotype_.*|quality_.*|image_grade.*|duplicate_group|duplicate_kind|format|width|height|bits|"
+    r"patient|split|phenotype_.*|quality_.*|image_grade.*|duplicate_(group|kind|question)|format|width|height|bits|"
     r"header_(manufacturer|model|software|modality|year|operator|institution|serial)|n_images|agreement"
 )
 # Keys of spec.json that contain paths or names of images, or describe the run only.
