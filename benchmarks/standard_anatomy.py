@@ -1,6 +1,6 @@
 """Are copies found among images of standardised anatomy, and are slices of different patients not bound as copies?
 
-    python -m benchmarks.near_duplicates [--data DATA] [--patients 110] [--levels 20] [--only phantom]
+    python -m benchmarks.standard_anatomy [--data DATA] [--patients 110] [--levels 20] [--only phantom]
 
 Three sets, each with copies planted under other patients' ids: phantom heads (`pellucid.cohort.phantom.head_slices`),
 and, with DATA (the folder that holds ct_tcga_dicom and busbra), 100 CT slices and 600 ultrasound images. Prints for
