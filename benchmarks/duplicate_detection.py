@@ -25,8 +25,9 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
+from pellucid.cohort.duplicates.copy_judge import agreement, shown
 from pellucid.cohort.duplicates.duplicate_groups import THUMBNAIL_PX, find_duplicates
-from pellucid.cohort.duplicates.near_duplicates import MAX_DISTANCE, correlation
+from pellucid.cohort.duplicates.near_duplicates import MAX_DISTANCE
 from pellucid.cohort.images.pixels import stretch
 from pellucid.cohort.intake.file_record import read_file
 from pellucid.cohort.readers import read_image
@@ -117,10 +118,10 @@ def main() -> None:
     kinds = found["duplicate_kind"][found["duplicate_kind"] != ""].value_counts().to_dict()
     print(f"{len(frame)} images of {frame['patient'].nunique()} patients: {spent:.1f} s of one core")
     print(f"  as they are: {len(across)} groups {kinds}, {int((across > 1).sum())} across patients")
-    agreement = unlike(frame, scanned)
-    if len(agreement):
-        print(f"  {len(agreement)} pairs of different patients have hashes within {MAX_DISTANCE} bits;", end=" ")
-        print(f"fine structure agrees {agreement.max():.2f} at most")
+    agreements = unlike(frame, scanned)
+    if len(agreements):
+        print(f"  {len(agreements)} pairs of different patients have hashes within {MAX_DISTANCE} bits;", end=" ")
+        print(f"details agree by {agreements.max():.2f} at most")
     rng = np.random.default_rng(0)
     chosen = sorted(rng.choice(len(frame), min(asked.copies, len(frame)), replace=False).tolist())
     with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +141,7 @@ def main() -> None:
 
 
 def unlike(frame: pd.DataFrame, scanned: Pass) -> NDArray[np.float64]:
-    """Agreement of the fine structure of all pairs of different patients whose hashes make them candidates."""
+    """Agreement of the details of all pairs of different patients whose hashes make them candidates."""
     hashes = np.array([int(text, 16) for text in frame["perceptual_hash"]], dtype=np.uint64)
     patients = frame["patient"].to_numpy()
     pairs = []
@@ -148,7 +149,8 @@ def unlike(frame: pd.DataFrame, scanned: Pass) -> NDArray[np.float64]:
         near = np.flatnonzero(np.bitwise_count(hashes[i + 1 :] ^ hashes[i]) <= MAX_DISTANCE) + i + 1
         pairs += [(i, j) for j in near if patients[i] != patients[j]]
     ids = frame["image_id"].to_numpy()
-    return np.array([correlation(scanned.small[ids[i]], scanned.small[ids[j]]) for i, j in pairs])
+    seen = [(shown(scanned.small[ids[i]]), shown(scanned.small[ids[j]])) for i, j in pairs]
+    return np.array([agreement(first, second) for first, second in seen if first is not None and second is not None])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pellucid.cohort.identifiers.findings import name_findings
 from pellucid.cohort.identifiers.ocr import available
 from pellucid.cohort.images.prepared_images import PreparedImages
 from pellucid.cohort.intake.file_listing import Listing, list_images, read_inputs
+from pellucid.cohort.intake.known_originals import known_fingerprint
 from pellucid.cohort.intake.read_pass import read_all
 from pellucid.cohort.manifest.join import LateWithdrawal, build_manifest
 from pellucid.cohort.measures.quality_grades import (
@@ -27,10 +28,12 @@ from pellucid.cohort.measures.quality_grades import (
     load_thresholds,
     read_annotations,
 )
+from pellucid.cohort.path_names import without_names
 from pellucid.cohort.progress import track
 from pellucid.cohort.runs.atomic_files import atomic_path, write_json
 from pellucid.cohort.runs.checksums import sha256_file
 from pellucid.cohort.runs.folder import RunFolder, begin_run, find_run, run_key
+from pellucid.cohort.runs.integrity import require_intact
 from pellucid.cohort.source_audit import source_audit
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal.resolve import forget_late
@@ -38,8 +41,8 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then
 # stale.
-_COLUMNS_VERSION = 3
-_AUDIT_VERSION = 5
+_COLUMNS_VERSION = 4
+_AUDIT_VERSION = 7
 _FEW = 3
 
 
@@ -102,6 +105,8 @@ def _join(
                     f"images: {len(other)} sound file(s) are no pictures ({other['reason'].iloc[0]}) "
                     f"(first: `{other['image_id'].iloc[0]}`): skipped"
                 )
+            ids = set(manifest["patient_source_id"].dropna().astype(str)) if study.config.patient != "none" else set()
+            problems = [without_names(problem, ids) for problem in problems]
             with atomic_path(run.path / "manifest.parquet") as temporary:
                 manifest.to_parquet(temporary, index=False)
             write_json(run.path / "source.json", source_audit(study, manifest, problems))
@@ -109,7 +114,7 @@ def _join(
 
 
 def _thumbnails(read: RunFolder, images: pd.DataFrame) -> Thumbnails:
-    """Small grey copies of images by id, by which near duplicates are verified."""
+    """Small gray copies of images by id, by which near duplicates are judged."""
     places = images.set_index("image_id")[["shard", "shard_row"]]
 
     def thumbnails(image_ids: Sequence[str]) -> NDArray[np.uint8]:
@@ -155,10 +160,13 @@ def current_scan(study: Study) -> RunFolder:
 
     Raises:
         UserError: it was not scanned, or images, table or study.yaml have changed since.
+        DamagedRun: a file of the scan, or of the run that it was made from, is not what was written.
     """
     refuse_pending(study.withdrawn, study.path)
     key = current_keys(study)["scan"]
     found = find_run(study.analysis, "scan", "scan", key)
+    if found is not None:
+        require_intact(found.path)
     if found is None:
         earlier = any((study.analysis / "scan").glob("scan-*"))
         why = "images, table or study.yaml changed since the last scan" if earlier else "there is no scan of it yet"
@@ -179,7 +187,8 @@ def _read_key(study: Study, listing: Listing) -> tuple[dict[str, Any], dict[str,
     config = study.config.scan.model_dump(exclude={"workers", "max_unreadable"})
     if find_spec("pillow_heif") is not None:  # HEIC images that were not read before can be read now
         config["heic"] = True
-    return {"columns": _COLUMNS_VERSION, **config}, read_inputs(listing.fingerprint, Withdrawn.load(study.withdrawn))
+    files = known_fingerprint(study.analysis, listing)
+    return {"columns": _COLUMNS_VERSION, **config}, read_inputs(files, Withdrawn.load(study.withdrawn))
 
 
 def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs.checksums import DamagedRun
 from pellucid.cohort.runs.history import list_runs
 from pellucid.cohort.runs.stages import STAGES
 from pellucid.cohort.scan import current_keys
@@ -15,9 +16,11 @@ _COMMANDS = tuple(stage.name for stage in STAGES if stage.name != "read")  # `pe
 
 
 def study_status(study: Study) -> list[dict[str, str]]:
-    """Every run as {stage, name, path, state}; state is done, running, stale or failed."""
+    """Every run as {stage, name, path, state}; state is done, running, stale, failed, or damaged (its record is)."""
     try:
         current = current_keys(study)
+    except DamagedRun:  # the next command names the file; which runs are stale is not known
+        current = {}
     except UserError:  # the images or the table are missing, so no run can be current
         current = {"read": "", "scan": ""}
     return list_runs(study.analysis, current)
@@ -34,6 +37,10 @@ def next_step(runs: list[dict[str, str]], study: Path, *, variables: bool = True
     named = shlex.quote(str(study))
     if any(row["state"] == "running" for row in runs):
         return "a run is in progress: wait until it ends"
+    if any(row["state"] == "damaged" for row in runs):
+        return (
+            f"a run is damaged: restore it from a backup, or quarantine it with `pellucid tidy {study} --damaged --yes`"
+        )
     states = {name: {row["state"] for row in runs if row["stage"] == name} for name in _COMMANDS}
     for stage in STAGES:
         if stage.name not in _COMMANDS or "done" in states[stage.name] or (stage.needs_variables and not variables):

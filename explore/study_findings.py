@@ -18,7 +18,7 @@ import pandas as pd
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import shareable
 from pellucid.cohort.manifest import with_captions
-from pellucid.cohort.runs import RunFolder, finished_runs, newest_runs
+from pellucid.cohort.runs import DamagedRun, RunFolder, finished_runs, newest_runs, require_intact
 from pellucid.cohort.scan import current_scan
 from pellucid.cohort.study import Study, Variable
 from pellucid.embed.store import newest_vectors
@@ -54,6 +54,7 @@ class NearDuplicateFindings:
     sentences: list[str]
     pairs: pd.DataFrame  # image_id, other_image_id, patient, other_patient, split, other_split, similarity, how, …
     unusual: pd.DataFrame  # image_id, patient, distance, percentile, times_usual; the most unusual first
+    questions: pd.DataFrame  # like pairs: alike, but not clearly copies
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,15 @@ def gather(
     pretrain_run: RunFolder | None = None,
     near_run: RunFolder | None = None,
 ) -> Findings:
-    """Read the runs given."""
+    """Read the runs given.
+
+    Raises:
+        DamagedRun: a file of one of them, or of one that they were made from, is not what was written.
+    """
+    given = [scan, *vectors_runs, *cluster_runs, probe_run, *audit_runs, pretrain_run, near_run]
+    for run in given:
+        if run is not None:
+            require_intact(run.path)
     manifest = pd.read_parquet(scan.path / "manifest.parquet")
     unusable = manifest[manifest["status"] != "ok"] if "status" in manifest else manifest.iloc[:0]
     source = scan.read_json("source.json") if (scan.path / "source.json").is_file() else {}
@@ -167,6 +176,8 @@ def gather_newest(study: Study) -> Findings:
     """
     try:
         scan, outdated = current_scan(study), ""
+    except DamagedRun:
+        raise
     except UserError as error:
         earlier = finished_runs(study.analysis, "scan")
         if not earlier:
@@ -203,7 +214,9 @@ def newest_near(study: Study, scan: RunFolder) -> RunFolder | None:
 def _near(run: RunFolder) -> NearDuplicateFindings:
     content = run.read_json("near.json")
     pairs, unusual = (pd.read_parquet(run.path / f"{name}.parquet") for name in ("near", "unusual"))
-    return NearDuplicateFindings(backbone_label(content["backbone"]), content["sentences"], pairs, unusual)
+    asked = run.path / "questions.parquet"  # runs of earlier versions have none
+    questions = pd.read_parquet(asked) if asked.is_file() else pairs.iloc[:0]
+    return NearDuplicateFindings(backbone_label(content["backbone"]), content["sentences"], pairs, unusual, questions)
 
 
 def _backbone_name(run: RunFolder) -> str:

@@ -14,7 +14,7 @@ the run that it made:
     vectors = pellucid.load_vectors(pellucid.embed_study("my-study").path)     # .values (n, dim), .images (n rows)
     audit = pellucid.audit_study("my-study").read_json("audit.json")
 
-Whole pipeline      run_study, run_demo, study_status
+Whole pipeline      run_study, run_demo, study_status, tidy_study
 Data                draft_study, load_study, scan_study, deidentify_study, withdraw_patients
 Vectors             pretrain_study, embed_study, near_study, cluster_study, search_study, export_study, erase_factor
 Findings            probe_study, audit_study, report_study, explore_study
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pellucid.api.study_functions import report_study as report_study
     from pellucid.api.study_functions import run_study as run_study
     from pellucid.api.study_functions import study_status as study_status
+    from pellucid.api.study_functions import tidy_study as tidy_study
     from pellucid.api.study_functions import withdraw_images as withdraw_images
     from pellucid.api.study_functions import withdraw_patients as withdraw_patients
     from pellucid.api.vector_functions import cluster_study as cluster_study
@@ -97,6 +98,7 @@ _MODULES = {
     "search_image": "pellucid.embed.search",
     "search_study": "pellucid.api.vector_functions",
     "study_status": "pellucid.api.study_functions",
+    "tidy_study": "pellucid.api.study_functions",
     "withdraw_images": "pellucid.api.study_functions",
     "withdraw_patients": "pellucid.api.study_functions",
 }
@@ -129,6 +131,7 @@ __all__ = [
     "search_image",
     "search_study",
     "study_status",
+    "tidy_study",
     "withdraw_images",
     "withdraw_patients",
 ]

@@ -6,7 +6,7 @@ This is the only place where the names of `pellucid.cohort.runs.stages` are boun
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -216,12 +216,19 @@ def shows_text(scanned: RunFolder) -> bool:
 
 
 def run_demo(
-    folder: str | Path = "demo", *, patients: int = 160, seed: int = 0, say: Say = print, progress: bool = True
+    folder: str | Path = "demo",
+    overrides: Sequence[str] = (),
+    *,
+    patients: int = 160,
+    seed: int = 0,
+    say: Say = print,
+    progress: bool = True,
 ) -> RunFolder:
     """Write a phantom study with known truth into `folder` (unless it holds one) and run every stage on it.
 
     Args:
         folder: gets images, `clinical.csv`, `study.yaml` and `truth.json`, which lists the planted effects.
+        overrides: `KEY=VALUE` items that replace keys of its study.yaml, e.g. `pretrain.images_seen=1000`.
         patients: number of patients, with 2 to 5 images each.
         seed: of the phantom cohort.
         say: receives each message for the user.
@@ -233,7 +240,7 @@ def run_demo(
     if not (folder / "study.yaml").is_file():
         write_phantom(folder, PhantomConfig(patients=patients, seed=seed), sections=_DEMO_SECTION)
         say(f"phantom cohort of {patients} patients written to {folder} (planted effects: {folder / 'truth.json'})")
-    return run_stages(load_study(folder), say=say, progress=progress)
+    return run_stages(load_study(folder, list(overrides)), say=say, progress=progress)
 
 
 def report_newest(study: Study) -> RunFolder:

@@ -6,10 +6,9 @@ table. docs/withdrawal.md explains what is removed, what stays, and why.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,14 @@ import pyarrow.parquet as pq
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import (
     RunFolder,
+    all_locked,
     descendants,
-    exclusive,
     finish_interrupted,
     finished_runs,
     open_finished,
     remove_folder,
 )
+from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.cohort.runs.stages import STAGES, position
 from pellucid.cohort.study import Study
 from pellucid.cohort.withdrawal import (
@@ -138,6 +138,7 @@ def _has_pictures(folder: Path) -> bool:
     return (folder / "failure.json").is_file() or (page.is_file() and b"data:image/" in page.read_bytes())
 
 
+@writes_privately("study")
 def forget_patients(study: Study, typed: Sequence[str], *, yes: bool = False, say: Say = print) -> bool:
     """Remove patients, or list what would be removed.
 
@@ -221,7 +222,7 @@ def _say_originals(study: Study, scope: WithdrawalScope, say: Say) -> None:
 
 def _apply(study: Study, withdrawn: Withdrawn, say: Say, save: bool = False) -> None:
     """Apply the list to all runs; after a crash at any point, the same call completes it."""
-    with _locked(study.analysis):
+    with all_locked(study.analysis):
         if withdrawn.changed():
             raise UserError(f"{study.path}: another withdrawal ended in the meantime: repeat the command")
         if save:
@@ -258,20 +259,6 @@ def _apply_step(study: Study, step: Step, withdrawn: Withdrawn, entry: Withdrawa
         forget_in_embed(open_finished(step.path), withdrawn, entry)
     else:
         forget_in_training(open_finished(step.path), withdrawn, entry)
-
-
-@contextlib.contextmanager
-def _locked(analysis: Path) -> Iterator[None]:
-    """Hold the lock of every run, finished or not.
-
-    Raises:
-        UserError: another process holds one.
-    """
-    with contextlib.ExitStack() as stack:
-        for lock in sorted(analysis.glob("*/.*.lock")):
-            what = f"{lock.parent.name}/{lock.name[1:].removesuffix('.lock')}"
-            stack.enter_context(exclusive(lock, what))
-        yield
 
 
 def traces(study: Study, scope: WithdrawalScope) -> list[Path]:

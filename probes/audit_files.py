@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest import load_table
 from pellucid.cohort.runs import write_json
+from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.probes.audit import audit
 from pellucid.probes.inputs.variables import unknown_name
 from pellucid.probes.parallel import Progress
 
 
+@writes_privately("out")
 def audit_files(
     vectors: Path,
     table: Path,

@@ -10,6 +10,7 @@ from pellucid.cohort.deidentify.text_masking import TextFinder
 from pellucid.cohort.study import ScanConfig
 
 SCHEMA = "pellucid.deidentified/1"
+_VERSION = 2  # counted up when a file comes out otherwise: copies of an earlier version are then made again
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,6 @@ class CleaningSettings:
     def mark(self) -> str:
         """All that another outcome depends on, as text."""
         finder = {"how": self.finder.how, "mask": self.finder.mask, "everyone": sorted(self.finder.everyone)}
-        content = [SCHEMA, finder, asdict(self.dicom), self.max_megapixels, self.facts]
+        content = [SCHEMA, _VERSION, finder, asdict(self.dicom), self.max_megapixels, self.facts]
         content += [self.limits.time_limit_s, self.limits.memory_limit_gb]
         return json.dumps(content)

@@ -30,7 +30,6 @@ from pellucid.cohort.deidentify.human_review import record_review, refuse_unseen
 from pellucid.cohort.deidentify.linkage_file import Linkage, open_linkage
 from pellucid.cohort.deidentify.output_folder import open_output, refuse_output
 from pellucid.cohort.deidentify.output_table import refuse_personal, write_study, write_table
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.precheck import pass_gate
 from pellucid.cohort.deidentify.progress_records import (
     SUMS,
@@ -50,11 +49,13 @@ from pellucid.cohort.deidentify.text_masking import TextFinder
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import ocr
 from pellucid.cohort.identifiers.faces import faces
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.intake.file_listing import Listing, list_images
 from pellucid.cohort.progress import track
 from pellucid.cohort.readers import UnreadableImage, sniff
 from pellucid.cohort.runs.atomic_files import atomic_path, exclusive
+from pellucid.cohort.runs.private_files import private_files, writes_privately
 from pellucid.cohort.study import Study
 
 
@@ -79,6 +80,7 @@ class Deidentified:
     certified: int = 0
 
 
+@writes_privately("out")
 def deidentify_study(
     study: Study,
     out: Path,
@@ -89,6 +91,7 @@ def deidentify_study(
     dates: Literal["shift", "remove"] = "shift",
     retain_patient: bool = True,
     retain_device: bool = False,
+    keep_text: Sequence[str] = (),
     show: Literal["sample", "all"] | None = None,
     reviewed_by: str | None = None,
     progress: bool = True,
@@ -109,6 +112,7 @@ def deidentify_study(
         dates: shifted by −365 to −1 days, the same for all dates of a patient; or removed.
         retain_patient: keep sex, age (at most 90), size and weight of DICOM headers.
         retain_device: keep serial number, station and detector; otherwise each becomes a keyed name.
+        keep_text: columns of free text that go into the copy; others are refused.
         show: images without masked text on the review sheet: a sample of 60, or all; None: as the last time.
         reviewed_by: who has looked through the sheet of this output; DICOM files that it shows then state
             BurnedInAnnotation NO and Clean Pixel Data (113101). Nothing else is done.
@@ -123,7 +127,8 @@ def deidentify_study(
     key = open_linkage(linkage, study, out)
     listing = list_images(study)
     frame, _ = who_and_what(study, listing)
-    refuse_personal(study, frame, keep_dates=settings.dicom.dates)
+    texts = texts_of_patients(study)
+    refuse_personal(study, frame, keep_dates=settings.dicom.dates, keep_text=keep_text, texts=texts)
     if settings.finder.mask == "identifying":
         settings = replace(settings, finder=replace(settings.finder, everyone=all_ids(frame)))
     work = open_output(out, key)
@@ -131,7 +136,6 @@ def deidentify_study(
         patient_of, without = patients_of_files(frame)
         if key.enrol(patient_of):
             key.save(new=False)  # before any file is written: no name may be lost
-        texts = texts_of_patients(study)
         marks = file_marks(listing, patient_of, without, texts, key, settings)
         shown = show if show and reviewed_by is None else last_shown(work)
         whole = mark_of_all(study, marks, key, shown)
@@ -244,12 +248,13 @@ def _clean_one(
         seen = _faces(cleaned.preview)
     except Exception as error:  # whatever is wrong with one file costs that file, not the command
         return stem, {"status": "refused", "reason": _reason(error), "boxes": [], "removed": []}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target.with_name(target.name + cleaned.suffix)) as temporary:
-        temporary.write_bytes(cleaned.data)
     sha256 = hashlib.sha256(cleaned.data).hexdigest()
-    if cleaned.boxes:
-        store_thumbnails(out / WORK_FOLDER / "thumbs", sha256, cleaned.sheet, cleaned.boxes)
+    with private_files(out):  # here too: a worker process may be older than the command
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target.with_name(target.name + cleaned.suffix)) as temporary:
+            temporary.write_bytes(cleaned.data)
+        if cleaned.boxes:
+            store_thumbnails(out / WORK_FOLDER / "thumbs", sha256, cleaned.sheet, cleaned.boxes)
     return stem, {
         "status": "ok",
         "reason": "",

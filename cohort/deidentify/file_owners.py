@@ -10,11 +10,12 @@ import pandas as pd
 import pydicom
 
 from pellucid.cohort.deidentify.dicom.defined_terms import is_defined
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.personal_columns import is_personal
 from pellucid.cohort.deidentify.text_masking import plain_text
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.intake.file_listing import Listing
 from pellucid.cohort.manifest.cell_values import as_text
+from pellucid.cohort.manifest.column_words import names_staff
 from pellucid.cohort.manifest.join import join_table
 from pellucid.cohort.manifest.row_matching import patients_of_images
 from pellucid.cohort.manifest.table_file import study_table
@@ -90,7 +91,9 @@ def patients_of_files(frame: pd.DataFrame) -> tuple[dict[str, str], dict[str, st
 
 
 def texts_of_patients(study: Study) -> dict[str, tuple[str, ...]]:
-    """What the table says of each patient in columns of names, numbers, birth dates and addresses, declared or not.
+    """What the table says of each patient in columns of names, numbers, birth dates, addresses and staff.
+
+    Whether a column is declared does not matter.
 
     Returns:
         Cells by the patient's id; empty where the table has no column of patients.
@@ -100,7 +103,7 @@ def texts_of_patients(study: Study) -> dict[str, tuple[str, ...]]:
     if study.table is None or not column or column == "none":
         return {}
     table = study_table(study, [column]).frame
-    personal = [name for name in table.columns if name != column and is_personal(str(name))]
+    personal = [c for c in table.columns if c != column and (is_personal(str(c)) or names_staff(str(c), strict=True))]
     found: dict[str, set[str]] = {}
     for name in personal:
         for patient, cell in zip(as_text(table[column]), as_text(table[name]), strict=True):

@@ -12,10 +12,11 @@ import pandas as pd
 from pellucid.cohort.deidentify.dicom.defined_terms import is_defined
 from pellucid.cohort.deidentify.dicom.dicom_headers import header_identifiers
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.technical_texts import is_version, may_stay
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.manifest.cell_values import as_text
+from pellucid.cohort.manifest.staff_names import NAMED_FACTS, staff_word
 from pellucid.cohort.readers import UnreadableImage, read_image
 from pellucid.cohort.study import Study, is_header_fact
 
@@ -53,9 +54,11 @@ def fact_column(name: str) -> str:
 
 def new_level(name: str, level: Any, key: Linkage) -> Any:
     """A level that the study holds out, as the new table has it."""
-    if not is_header_fact(name) or name in _PLAIN:
-        return level
-    return key.name(name, str(as_text(pd.Series([level], dtype=object)).iloc[0]), "N")
+    text = str(as_text(pd.Series([level], dtype=object)).iloc[0])
+    word = staff_word(name, "acquisition", "categorical")
+    if word:
+        return key.staff([text], word)[text]
+    return level if not is_header_fact(name) or name in _PLAIN else key.name(name, text, "N")
 
 
 def file_facts(
@@ -95,6 +98,8 @@ def file_facts(
             continue
         if name == "header_date":
             text = (date.fromisoformat(text) + timedelta(key.shift_days(patient))).isoformat() if dates else ""
+        elif name in NAMED_FACTS:
+            text = key.staff([text], NAMED_FACTS[name])[text]
         elif not _names_nobody(name, text, known):
             text = key.name(name, text, "N")
         facts[fact_column(name)] = text

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.manifest.staff_names import keyed_names
 from pellucid.cohort.study import Study
 
 SCHEMA = "pellucid.linkage/1"
@@ -50,6 +51,10 @@ class Linkage:
     def name(self, what: str, value: str, prefix: str) -> str:
         """A research id: the prefix and ten characters of base32."""
         return prefix + base64.b32encode(self.digest(what, value)).decode()[:_ID_CHARACTERS]
+
+    def staff(self, names: Iterable[str], word: str) -> dict[str, str]:
+        """Keyed names of staff, `operator-3f9a12bc`; see `pellucid.cohort.manifest.staff_names`."""
+        return keyed_names(names, word, lambda name: self.digest("staff", name))
 
     def uid(self, original: str) -> str:
         """The UID that stands for another: 2.25 and 128 bits as a number (PS3.5 B.2)."""

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.deidentify.header_columns import declared_facts, fact_column, new_level
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.personal_columns import capped_ages, id_in, is_age, is_personal
+from pellucid.cohort.deidentify.personal_columns import capped_ages, id_in, is_age, is_free_text, is_personal
 from pellucid.cohort.deidentify.text_masking import plain_text
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.manifest.cell_values import as_text
 from pellucid.cohort.manifest.date_columns import Order, UnsureDates, is_day, moved, order_of
+from pellucid.cohort.manifest.staff_names import named_columns
 from pellucid.cohort.runs.atomic_files import atomic_path
 from pellucid.cohort.study import Study, is_header_fact
+
+Texts = Mapping[str, tuple[str, ...]]
 
 
 def declared_columns(study: Study) -> list[str]:
@@ -29,16 +34,35 @@ def declared_columns(study: Study) -> list[str]:
     return list(dict.fromkeys(name for name in names if name not in facts))
 
 
-def refuse_personal(study: Study, frame: pd.DataFrame, *, keep_dates: bool) -> None:
-    """Refuse declared columns that name people, or hold dates that cannot be shifted with certainty.
+def refuse_personal(
+    study: Study, frame: pd.DataFrame, *, keep_dates: bool, keep_text: Collection[str] = (), texts: Texts | None = None
+) -> None:
+    """Refuse declared columns that name people, free text, and dates that cannot be shifted with certainty.
+
+    Columns that name staff are not refused: they get keyed names.
+
+    Args:
+        study: whose columns are meant.
+        frame: of `pellucid.cohort.deidentify.file_owners.who_and_what`.
+        keep_dates: shift full dates.
+        keep_text: columns of free text that are wanted in the copy.
+        texts: what the table says of each patient, by the patient's own id.
 
     Raises:
-        UserError: by the column's own name, because it holds or repeats the patients' ids, or because of its dates.
+        UserError: by the column's own name, because it holds free text, holds or repeats the patients' ids, or because
+            of its dates.
     """
+    declared = declared_columns(study)
+    for name in keep_text:
+        if name not in declared:
+            raise UserError(f"keep-text: `{name}` is no declared column of the table{did_you_mean(name, declared)}")
+    staff = named_columns(study)
     known = frame["patient_source_id"].dropna().astype(str)
     ids, holds_id = set(known.map(plain_text)) - {""}, id_in(known.unique())
     kinds = {v.name: v.kind for v in study.variables}
     for name in declared_columns(study):
+        if name in staff:
+            continue
         if is_personal(name):
             raise UserError(
                 f"{study.path}: the column `{name}` looks like names, birth dates or addresses and would be written to "
@@ -51,6 +75,8 @@ def refuse_personal(study: Study, frame: pd.DataFrame, *, keep_dates: bool) -> N
                 f"{study.path}: the column `{name}` repeats the patients' own ids and would be written to the "
                 "de-identified table: take it out of study.yaml"
             )
+        if kinds.get(name) not in {"continuous", "ordinal"} and is_free_text(name, cells):
+            _refuse_free_text(study, name, frame, keep_text, texts or {})
         distinct = cells.unique()
         dates = _dates_of(study, name, distinct) if keep_dates else None
         if kinds.get(name) in {"continuous", "ordinal"}:
@@ -62,6 +88,26 @@ def refuse_personal(study: Study, frame: pd.DataFrame, *, keep_dates: bool) -> N
                 f"{int(cells.isin(telling).sum())} row(s) and would be written to the de-identified table: take it out "
                 "of study.yaml, or remove the ids from the table"
             )
+
+
+def _refuse_free_text(study: Study, name: str, frame: pd.DataFrame, keep_text: Collection[str], texts: Texts) -> None:
+    """Refuse a column of free text that is not asked for, and one with an identifier that the table knows."""
+    if name not in keep_text:
+        raise UserError(
+            f"{study.path}: the column `{name}` holds free text, in which anybody may be named, and would be written "
+            "to the de-identified table: take it out of study.yaml, or, if somebody has read all of it, give "
+            f"--keep-text {name} (in Python keep_text=[{name!r}])"
+        )
+    rows = frame[[name, "patient_source_id"]].dropna().astype(str).drop_duplicates()
+    telling = 0
+    for patient, cells in rows.groupby("patient_source_id")[name]:
+        known = Identifiers.of([str(patient), *texts.get(str(patient), ())], texts.get(str(patient), ()))
+        telling += sum(known.in_text(cell) for cell in cells)
+    if telling:
+        raise UserError(
+            f"{study.path}: the column `{name}` names its own patient, staff or a full date in {telling} cell(s): "
+            "remove them from the table, or take the column out of study.yaml"
+        )
 
 
 def _dates_of(study: Study, name: str, values: Iterable[str]) -> Order | None:
@@ -97,12 +143,17 @@ def write_table(
         linkage: gives research ids and date shifts.
         keep_dates: shift full dates; otherwise they become empty.
     """
+    staff = named_columns(study)
     rows = frame[frame["file"].isin(new_file.keys()) & frame["patient_source_id"].notna()]
     patients = rows["patient_source_id"].astype(str)
     images = rows["file"].map(new_file) + rows["frame"].map(lambda frame: f"#{frame}" if frame else "")
     out = pd.DataFrame({"image": images, "patient": patients.map(linkage.patients)})
     for name in declared_columns(study):
         text = as_text(rows[name])
+        if name in staff:
+            names = linkage.staff(text.dropna().astype(str), staff[name])
+            out[_column(name)] = text.map(names, na_action="ignore")
+            continue
         all_values = (
             as_text(frame[name]).dropna().astype(str).unique()
         )  # of files that were refused too: as it was checked

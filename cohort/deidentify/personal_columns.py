@@ -28,6 +28,15 @@ _PERSONAL = re.compile(
     r"(hospital|hosp)_?(no|nr|num|number)|(case|patients?|pat)_?(no|nr|num|number|id)|(fall|patienten|akten|kranken)_?(nr|nummer|id)|"
     r"accession(_?.*)?)$"
 )
+# Columns of whole sentences, by their name; English, German, French, Spanish, Italian, Portuguese.
+_SENTENCES = re.compile(
+    r"(^|_)(free_?text|freitext|comments?|remarks?|notes|narrative|history|impression|report_?text|description|"
+    r"bemerkung(en)?|kommentare?|anmerkung(en)?|notiz(en)?|anamnese|befundtext|commentaires?|remarques?|observaciones|"
+    r"comentarios?|commenti?|osservazioni|anamnesi|observacoes)$"
+)
+_FEWEST_TEXTS = 3
+_LONG_TEXT = 25  # letters, in the middle of a column
+_LONG_WORDS = 4
 _NO_PERSON = re.compile(r"device|scanner|site|model|camera|operator")
 _AGE_WORDS = frozenset(
     {"age", "ages", "aged", "alter", "edad", "eta", "idade", "leeftijd", "lebensalter", "patientage"}
@@ -50,6 +59,21 @@ def is_personal(name: str) -> bool:
     """Whether a column looks, by its name, like names, numbers, birth dates or addresses of people."""
     words = "_".join(words_of_name(name))
     return bool(_PERSONAL.search(words)) and not _NO_PERSON.search(words)  # `device_name` names no person
+
+
+def is_free_text(name: str, cells: pd.Series[Any]) -> bool:
+    """Whether a column of text holds what people wrote freely: long, mostly different cells, or a name that says so.
+
+    Args:
+        name: of the column.
+        cells: its values as text, without empty ones.
+    """
+    if cells.nunique() < _FEWEST_TEXTS:
+        return False
+    unique = cells.nunique() / len(cells)
+    length, words = cells.str.len().median(), cells.map(lambda text: len(text.split())).median()
+    long = unique > 0.5 and (length >= _LONG_TEXT or words >= _LONG_WORDS)
+    return bool(long or (unique > 0.2 and words > 1 and _SENTENCES.search("_".join(words_of_name(name)))))
 
 
 def id_in(ids: Iterable[str]) -> Callable[[str], bool]:

@@ -17,7 +17,8 @@ from PIL import ExifTags, Image, ImageOps
 from pellucid.cohort.deidentify.streams.coded_tails import unused_tail
 from pellucid.cohort.deidentify.streams.icc_profiles import rebuilt_profile
 from pellucid.cohort.deidentify.streams.jpeg_segments import scan_ends, strip_jpeg, with_profile
-from pellucid.cohort.deidentify.streams.png_webp_chunks import coded_ends, strip_png, strip_webp
+from pellucid.cohort.deidentify.streams.jpeg_tables import needed_tables
+from pellucid.cohort.deidentify.streams.png_streams import strip_png, webp_metadata
 from pellucid.cohort.deidentify.text_masking import fill
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.readers import UnreadableImage
@@ -26,7 +27,8 @@ from pellucid.cohort.readers.whole_slide import is_slide_tiff
 FindBoxes = Callable[[Sequence[NDArray[np.uint8]], Iterable[str]], list[Box]]
 _AS_PNG = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}  # modes that PNG holds without loss
 _MOST_SCANS = 16  # of a JPEG, each of which is decoded once more
-_SUFFIX = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "bmp": ".bmp"}
+_SUFFIX = {"jpeg": ".jpg", "png": ".png", "bmp": ".bmp"}
+_COPIED = frozenset({"jpeg", "png", "bmp"})
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,13 @@ class Cleaned:
 def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: float) -> Cleaned:
     """Strip and mask one raster file; the pixels outside the masked boxes stay exactly as they are.
 
-    Where nothing is masked the coded pixels are copied, not coded anew. Where something is, the decoded picture,
-    turned upright, is stored as PNG (TIFF where PNG has no such pixels).
+    Where nothing is masked the coded pixels of a JPEG, a PNG without a palette and a BMP are copied, not coded anew.
+    Else the decoded picture, turned upright, is stored as PNG (TIFF where PNG has no such pixels), with a palette of
+    the colours that are used.
 
     Args:
         data: the file.
-        kind: jpeg, png, webp or bmp, by content.
+        kind: jpeg, png, webp, bmp or gif, by content.
         find: boxes to mask, given RGB views of the picture.
         max_megapixels: larger is not decoded.
 
@@ -74,12 +77,16 @@ def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: flo
         boxes = find(_views(upright), ())
         dropped: set[str] = set()
         try:
-            stripped = _stripped(image, data, kind, orientation, dropped, icc)
+            stripped = _stripped(image, data, kind, orientation, dropped, icc) if kind in _COPIED else b""
+            if kind == "webp":
+                dropped |= webp_metadata(data)
+            elif "comment" in image.info:
+                dropped.add("comment")
         except (ValueError, KeyError, IndexError, struct.error) as error:
             raise UnreadableImage(f"a {kind.upper()} whose structure is damaged ({error})") from None
-        hidden = kind in {"jpeg", "webp"} and not boxes and _hidden_tail(stripped, image, kind)
+        hidden = kind == "jpeg" and not boxes and (not stripped or _hidden_tail(stripped, image))
         dropped |= {"after_the_end"} if hidden else set()
-        if boxes or hidden or kind == "gif" or (kind == "bmp" and image.mode not in {"1", "L", "P", "RGB"}):
+        if boxes or hidden or not _may_copy(kind, image, data):
             if kind == "png" and data[24] == 16 and image.mode not in {"I;16", "I"}:
                 raise UnreadableImage("a PNG of 16 bits per colour with text to mask: convert it to TIFF first")
             pixels = np.array(upright)
@@ -90,7 +97,8 @@ def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: flo
             suffix, expected = _SUFFIX[kind], np.asarray(upright)
         again = _opened(stripped, "tiff" if suffix == ".tif" else suffix[1:].replace("jpg", "jpeg"), max_megapixels)
         shown = ImageOps.exif_transpose(again)
-        if shown.mode != upright.mode or not np.array_equal(np.asarray(shown), expected):
+        same = shown.mode == upright.mode and np.array_equal(np.asarray(shown), expected)
+        if not same or not _same_colours(shown, upright, expected):
             raise UnreadableImage("its metadata cannot be removed without a change of its pixels")
         views = _views(shown)
         return Cleaned(stripped, suffix, tuple(boxes), tuple(sorted(dropped)), views[0], tuple(views))
@@ -119,29 +127,53 @@ def _orientation(image: Image.Image) -> int:
     return found if 1 <= found <= 8 else 1
 
 
-def _hidden_tail(stream: bytes, image: Image.Image, kind: str) -> bool:
-    """Whether coded data of a clean JPEG or WebP may hold more than its pixels."""
-    ends, pixels = scan_ends(stream) if kind == "jpeg" else coded_ends(stream), np.asarray(image)
+def _may_copy(kind: str, image: Image.Image, data: bytes) -> bool:
+    """Whether coded pixels may be copied: no palette, no spare bits at the ends of rows, no coder with room in it."""
+    if kind == "png":
+        return image.mode != "P" and data[24] >= 8
+    return kind == "jpeg" or (kind == "bmp" and image.mode in {"1", "L", "RGB"})
+
+
+def _same_colours(shown: Image.Image, upright: Image.Image, pixels: NDArray[Any]) -> bool:
+    """Whether two images with palettes have the same colours for all values of the pixels."""
+    if shown.mode != "P":
+        return True
+    used = np.unique(pixels)
+    return np.array_equal(_palette(shown)[used], _palette(upright)[used])
+
+
+def _palette(image: Image.Image) -> NDArray[np.uint8]:
+    """(256, 4) uint8 RGBA of an image with a palette."""
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    ramp.putpalette(image.getpalette("RGBA") or [], "RGBA")
+    if "transparency" in image.info:
+        ramp.info["transparency"] = image.info["transparency"]
+    return np.asarray(ramp.convert("RGBA"), dtype=np.uint8).reshape(256, 4)
+
+
+def _hidden_tail(stream: bytes, image: Image.Image) -> bool:
+    """Whether coded data of a clean JPEG may hold more than its pixels."""
+    ends, pixels = scan_ends(stream), np.asarray(image)
     if ends is None or len(ends) > _MOST_SCANS:
         return True
 
     def same(changed: bytes) -> bool:
         try:
-            return np.array_equal(np.asarray(Image.open(io.BytesIO(changed), formats=[kind.upper()])), pixels)
+            return np.array_equal(np.asarray(Image.open(io.BytesIO(changed), formats=["JPEG"])), pixels)
         except Exception:
             return False
 
-    return unused_tail(stream, ends, same, n_bytes=2 if kind == "jpeg" else 4)
+    return unused_tail(stream, ends, same)
 
 
 def _stripped(image: Image.Image, data: bytes, kind: str, orientation: int, dropped: set[str], profile: bytes) -> bytes:
+    """The file without its metadata; empty for a JPEG whose tables may hold something else."""
     if kind == "jpeg":
-        return with_profile(strip_jpeg(data, orientation, dropped), profile)
+        needed = needed_tables(strip_jpeg(data, orientation, dropped))
+        return with_profile(needed, profile) if needed else b""
     if kind == "png":
         return strip_png(data, orientation, dropped, profile)
-    if kind == "webp":
-        return strip_webp(data, orientation, dropped, profile)
-    out = io.BytesIO()  # BMP and GIF: few metadata, but room for anything between and behind the pixels
+    out = io.BytesIO()  # BMP: few metadata, but room for anything between and behind the pixels
     image.save(out, "BMP")
     if len(out.getvalue()) < len(data):
         dropped.add("after_the_end")
@@ -175,16 +207,20 @@ def _stored(pixels: NDArray[Any], like: Image.Image, icc: bytes | None) -> tuple
     """Pixels of one of Pillow's modes as a lossless file."""
     image = Image.fromarray(pixels)
     if like.mode == "P":
-        image.putpalette(like.getpalette(like.palette.mode) or [], like.palette.mode) if like.palette else None
-        if "transparency" in like.info:
-            image.info["transparency"] = like.info["transparency"]
+        used = np.unique(pixels)
+        colours = np.zeros((int(used.max()) + 1, 4), np.uint8)  # an entry that no pixel uses may hold anything
+        colours[used] = _palette(like)[used]
+        image.putpalette(colours[:, :3].tobytes(), "RGB")
+        if (colours[used, 3] < 255).any():
+            image.info["transparency"] = colours[:, 3].tobytes()
     elif image.mode != like.mode:
         image = Image.frombytes(like.mode, like.size, pixels.tobytes())
     extra: dict[str, Any] = {"icc_profile": icc} if icc else {}
     out = io.BytesIO()
     if like.mode in _AS_PNG:
-        if "transparency" in like.info:
-            extra["transparency"] = like.info["transparency"]
+        transparent = image.info if like.mode == "P" else like.info
+        if "transparency" in transparent:
+            extra["transparency"] = transparent["transparency"]
         image.save(out, "PNG", **extra)
         return out.getvalue(), ".png"
     image.save(out, "TIFF", compression="tiff_adobe_deflate", **extra)
@@ -222,6 +258,9 @@ def clean_tiff(data: bytes, find: FindBoxes, *, max_megapixels: float) -> Cleane
         found = find([view for i in same for view in _tiff_views(arrays[i], described[i])], ())
         for i in same:
             fill(arrays[i], found)
+            if "colormap" in described[i]:  # an entry that no pixel uses may hold anything
+                unused = np.setdiff1d(np.arange(described[i]["colormap"].shape[1]), arrays[i])
+                described[i]["colormap"][:, unused] = 0
         boxes.update(found)
     out = io.BytesIO()
     with tifffile.TiffWriter(out, bigtiff=sum(a.nbytes for a in arrays) > 2**31) as writer:
@@ -251,7 +290,7 @@ def _layout(page: Any, array: NDArray[Any]) -> dict[str, Any]:
         photometric = "rgb"
     layout: dict[str, Any] = {"photometric": photometric}
     if photometric == "palette":
-        layout["colormap"] = page.colormap
+        layout["colormap"] = np.array(page.colormap)
     if array.ndim == 3 and page.planarconfig is not None:
         layout["planarconfig"] = "contig"
         if page.planarconfig.name == "SEPARATE" and array.shape[0] == page.samplesperpixel:

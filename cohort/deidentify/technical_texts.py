@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers, only_latin
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers, only_latin
 
 # Makers of imaging devices, in lower case without punctuation. They name nobody, even if a patient is called Philips.
 _MAKERS = frozenset(

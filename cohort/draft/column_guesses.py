@@ -22,7 +22,7 @@ _MOSTLY = 0.8  # of the values must be days for a column of days
 _TAKEN = frozenset(  # what the manifest calls its own
     {"image_id", "file", "frame", "status", "reason", "sha256", "n_bytes", "shard", "shard_row", "pixel_hash"}
     | {"perceptual_hash", "prepared", "text_like", "text_read", "findings", "patient", "patient_source_id", "split"}
-    | {"duplicate_of", "duplicate_kind", "duplicate_group"}
+    | {"duplicate_of", "duplicate_kind", "duplicate_group", "duplicate_question"}
 )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -21,6 +23,7 @@ from pellucid.cohort.manifest.cell_values import as_ids, as_text
 from pellucid.cohort.manifest.patient_sites import two_sites
 from pellucid.cohort.manifest.patient_split import SPLITS
 from pellucid.cohort.manifest.table_file import ClinicalTable, is_lock_file, load_table, sheet_names
+from pellucid.cohort.readers.sniff import HEIC_NEEDS, UNREAD_SUFFIXES
 from pellucid.cohort.runs.atomic_files import atomic_path
 from pellucid.cohort.study import load_study
 
@@ -50,6 +53,7 @@ def draft_study(folder: Path, table: Path | None = None) -> Path:
         "#   pellucid scan study.yaml",
         f"images: {_quoted(images)}  # {len(ids)} image files lie below it",
         *(f"# note: {note}" for note in listing.notes(skipped=False)),
+        *_unread_lines(ids),
     ]
     table = table or _only_table(folder)
     headers = read_headers(folder / images, ids)
@@ -97,6 +101,18 @@ def _images_of(folder: Path) -> tuple[str, Listing]:
         raise nothing
     tops = {PurePosixPath(image_id).parts[0] if "/" in image_id else "." for image_id in listing.image_ids}
     return tops.pop() if len(tops) == 1 else ".", listing
+
+
+def _unread_lines(ids: Sequence[str]) -> list[str]:
+    """Images that `scan` will not read, by their endings: to be known before the scan stops because of them."""
+    suffixes = Counter(PurePosixPath(name).suffix.lower() for name in ids)
+    n_heic = suffixes[".heic"] + suffixes[".heif"] if find_spec("pillow_heif") is None else 0
+    lines = [f"# note: {n_heic} of {len(ids)} images end in .heic: {HEIC_NEEDS}"] if n_heic else []
+    others = {suffix: count for suffix, count in suffixes.items() if suffix in UNREAD_SUFFIXES}
+    if others:
+        said = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(others.items()))
+        lines.append(f"# note: {said}: kinds of images that are not read (docs/reading.md)")
+    return lines
 
 
 def _only_table(folder: Path) -> Path | None:

@@ -14,25 +14,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pellucid.cohort.duplicates.near_duplicates import (
-    BLOCK,
-    MIN_CORRELATION,
-    THUMBNAIL_PX,
-    Groups,
-    StructureCache,
-    Thumbnails,
-    blocks,
-    join_near,
-)
+from pellucid.cohort.duplicates.copy_judge import THUMBNAIL_PX, CopyJudge, Thumbnails, null_pairs
+from pellucid.cohort.duplicates.copy_limits import CopyLimits
+from pellucid.cohort.duplicates.near_duplicates import BLOCK, blocks, join_near
+from pellucid.cohort.duplicates.star_groups import Groups
 
-__all__ = ["THUMBNAIL_PX", "Duplicates", "Thumbnails", "binding", "duplicate_sentences", "find_duplicates"]
+__all__ = ["THUMBNAIL_PX", "Duplicates", "Thumbnails", "find_duplicates"]
 
-MAX_BOUND = 10  # patients; a picture of more is not a patient's
-_WORDS = {
-    "exact": "byte-identical copies of",
-    "pixels": "in their pixels identical to",
-    "near": "nearly the same picture as",
-}
+_NO_LIMITS = CopyLimits(float("nan"), float("nan"), 0, float("nan"))
 
 
 @dataclass(frozen=True)
@@ -40,40 +29,41 @@ class Duplicates:
     """What was found.
 
     Attributes:
-        columns: `duplicate_of`, `duplicate_kind` and `duplicate_group` for each row given, all "" where there is none.
-            `duplicate_of` is the first image, in the order given, with the same bytes (`exact`), the same pixels
-            (`pixels`), or of the same group (`near`); the first image of a group has a group and no kind.
+        columns: `duplicate_of`, `duplicate_kind`, `duplicate_group` and `duplicate_question` for each row given, all ""
+            where there is none. `duplicate_of` is the first image, in the order given, with the same bytes (`exact`),
+            the same pixels (`pixels`), or of the same group (`near`); the first image of a group has a group and no
+            kind. `duplicate_question` names the pairs of two patients that may be copies and may not, Q0001 and so on,
+            the most alike first; of several the names are separated by blanks.
         blank: groups of pictures without content (black, white): marked, but they say nothing of a patient.
         capped: images that were not compared with all candidates, because too many different pictures share their hash.
         near_searched: whether near duplicates were looked for at all.
+        limits: from which agreement on a pair is a copy or a question.
     """
 
     columns: pd.DataFrame
     blank: frozenset[str]
     capped: int
     near_searched: bool
+    limits: CopyLimits = _NO_LIMITS
 
 
 def find_duplicates(
-    images: pd.DataFrame,
-    thumbnails: Thumbnails | None = None,
-    *,
-    max_distance: int | None = None,
-    min_correlation: float = MIN_CORRELATION,
+    images: pd.DataFrame, thumbnails: Thumbnails | None = None, *, max_distance: int | None = None
 ) -> Duplicates:
     """Group the readable images that show the same picture.
 
     Args:
-        images: rows of the one pass: `image_id`, `sha256`, `status` and, where there are, `frame`, `pixel_hash` (text)
-            and `perceptual_hash` (16 hexadecimal digits); "" is not known.
+        images: rows of the one pass: `image_id`, `sha256`, `status` and, where there are, `frame`, `pixel_hash` (text),
+            `perceptual_hash` (16 hexadecimal digits) and `patient_source_id` (without it each image is a patient); ""
+            is not known.
         thumbnails: gives small gray copies; without it near duplicates are not looked for.
         max_distance: in bits, at most 11: pictures whose hashes differ by more are never compared. None: 10, and 7
             among more than 200,000 different hashes.
-        min_correlation: see `correlation`.
 
-    A pair is near when its hashes differ in at most `max_distance` bits *and* the fine structure of the thumbnails
-    agrees. Pairs are found by multi-index hashing (Norouzi, Punjani and Fleet, CVPR 2012): of two hashes that differ in
-    at most 4 r + 3 bits, one of their four 16-bit pieces differs in at most r. A chain of neighbours is one group.
+    A pair is near when its hashes differ in at most `max_distance` bits *and* the details of the thumbnails agree more
+    than those of different patients do (`pellucid.cohort.duplicates.copy_limits`). Pairs are found by multi-index
+    hashing (Norouzi, Punjani and Fleet, CVPR 2012): of two hashes that differ in at most 4 r + 3 bits, one of their
+    four 16-bit pieces differs in at most r. Each image of a group is equal to, or near, the first image of the group.
     """
     usable = images[images["status"] == "ok"]
     ids = usable["image_id"].to_numpy(dtype=object)
@@ -83,23 +73,43 @@ def find_duplicates(
     for codes in (exact, pixels):
         groups.join_equal(codes)
     blank_roots: set[int] = set()
-    capped = 0
+    capped, limits = 0, _NO_LIMITS
+    questions: list[tuple[int, int, float]] = []
     searched = thumbnails is not None and "perceptual_hash" in usable
     if searched:
         assert thumbnails is not None
-        structures = StructureCache(ids, thumbnails)
-        repeated = [root for root, n in zip(*np.unique(groups.roots(), return_counts=True), strict=True) if n > 1]
-        for block in blocks(repeated, BLOCK):
-            shown = structures(block)
-            blank_roots |= {root for root in block if shown[root] is None}
         first = np.unique(groups.roots())  # one image of each picture is enough
         texts = usable["perceptual_hash"].tolist()
-        hashed = [i for i in first.tolist() if _is_hash(texts[i])]
-        hashes = np.array([int(texts[i], 16) for i in hashed], dtype=np.uint64)
-        capped = join_near(groups, np.array(hashed, dtype=np.int64), hashes, structures, max_distance, min_correlation)
+        rows = np.array([i for i in first.tolist() if _is_hash(texts[i])], dtype=np.int64)
+        hashes = np.array([int(texts[i], 16) for i in rows], dtype=np.uint64)
+        patients = _patients(usable)
+        judge = CopyJudge(ids, thumbnails, patients, lambda: null_pairs(hashes, rows, patients[rows]), len(rows))
+        repeated = [root for root, n in zip(*np.unique(groups.roots(), return_counts=True), strict=True) if n > 1]
+        for block in blocks(repeated, BLOCK):
+            shown = judge.fetch(block)
+            blank_roots |= {root for root in block if shown[root] is None}
+        capped = join_near(groups, rows, hashes, judge, max_distance)
+        questions = [pair for pair in judge.questions() if groups.root(pair[0]) != groups.root(pair[1])]
+        limits = judge.limits if judge.judged else _NO_LIMITS
     columns, blank = _columns(ids, groups.roots(), exact, pixels, blank_roots)
+    columns["duplicate_question"] = _question_names(len(ids), questions)
     columns.index = usable.index
-    return Duplicates(columns.reindex(images.index, fill_value=""), blank, capped, searched)
+    return Duplicates(columns.reindex(images.index, fill_value=""), blank, capped, searched, limits)
+
+
+def _patients(usable: pd.DataFrame) -> NDArray[np.int64]:
+    """Code of the patient of each row; an image whose patient is not known is a patient."""
+    own = pd.Series([f"#{i}" for i in range(len(usable))], index=usable.index)
+    known = usable.get("patient_source_id", own)
+    return pd.factorize(known.where(known.notna(), own).astype(str))[0].astype(np.int64)
+
+
+def _question_names(n: int, questions: list[tuple[int, int, float]]) -> list[str]:
+    names: list[list[str]] = [[] for _ in range(n)]
+    for number, (i, j, _) in enumerate(questions, start=1):
+        for row in (i, j):
+            names[row].append(f"Q{number:04d}")
+    return [" ".join(own) for own in names]
 
 
 def _codes(values: pd.Series[Any], *more: pd.Series[Any] | None) -> NDArray[np.int64]:
@@ -151,89 +161,3 @@ def _columns(
                 seen.setdefault((what, int(codes[i])), i)
     frame = pd.DataFrame({"duplicate_of": of, "duplicate_kind": kind, "duplicate_group": group})
     return frame, frozenset(name_of[root] for root in repeated if root in blank_roots)
-
-
-def shared_pictures(manifest: pd.DataFrame) -> dict[str, list[str]]:
-    """Duplicate group → the patients (column `patient_source_id`) who share its picture; only groups of several."""
-    usable = manifest[(manifest["status"] == "ok") & (manifest["duplicate_group"] != "")]
-    of_group = usable.groupby("duplicate_group")["patient_source_id"].unique()
-    return {str(g): sorted(map(str, patients)) for g, patients in of_group.items() if len(patients) > 1}
-
-
-def binding(manifest: pd.DataFrame, found: Duplicates) -> list[list[str]]:
-    """Groups of patients (`patient_source_id`) whom a shared picture binds to one side of the split.
-
-    A blank picture binds nobody, and neither does one that more than ten patients share: that is a test chart or
-    a logo, and binding hundreds of patients by it would leave no split. `duplicate_sentences` says so.
-    """
-    shared = shared_pictures(manifest)
-    return [who for group, who in shared.items() if group not in found.blank and len(who) <= MAX_BOUND]
-
-
-def duplicate_sentences(manifest: pd.DataFrame, found: Duplicates, split_column: str | None) -> list[str]:
-    """What must be looked at, in sentences; patients by research id, files only as an example in parentheses.
-
-    Args:
-        manifest: with `patient`, `split` and the columns of `found`.
-        found: as `find_duplicates` gave it.
-        split_column: name of the table's own split column, where one decided.
-    """
-    usable = manifest[manifest["status"] == "ok"]
-    copies = usable[usable["duplicate_of"] != ""]
-    said = []
-    shared = shared_pictures(manifest)
-    if len(copies):
-        counts = copies["duplicate_kind"].value_counts()
-        parts = [f"{counts[kind]} file(s) are {words} another" for kind, words in _WORDS.items() if kind in counts]
-        sentence = "images: " + ", ".join(parts)
-        telling = [group for group in shared if group not in found.blank]
-        if telling:
-            sentence += (
-                f"; {len(telling)} of these groups lie across different patients{_patients(usable, telling)}: look at "
-                f"them, one of them has the wrong patient, or two ids are one person{_example(usable, telling[0])}"
-            )
-        said.append(sentence + " (`duplicate_of` in manifest.parquet)")
-    blank = usable[usable["duplicate_group"].isin(found.blank)]
-    if len(blank):
-        said.append(
-            f"images: {len(blank)} file(s) of {blank['patient'].nunique()} patient(s) are blank pictures that repeat "
-            f"one another{_example(usable, str(blank['duplicate_group'].iloc[0]))}: they say nothing of a patient; "
-            "remove them"
-        )
-    wide = [group for group, who in shared.items() if group not in found.blank and len(who) > MAX_BOUND]
-    if wide and not split_column:
-        said.append(
-            f"images: {len(wide)} image(s) are shared by more than {MAX_BOUND} patients each (up to "
-            f"{max(len(shared[group]) for group in wide)}){_example(usable, wide[0])}: test charts or logos, it seems, "
-            "so these patients are not kept on one side of the split for their sake; remove such pictures"
-        )
-    sides = usable[usable["duplicate_group"] != ""].groupby("duplicate_group")["split"].nunique()
-    torn = [str(group) for group in sides.index[sides > 1] if group not in found.blank and group not in wide]
-    if torn:
-        said.append(
-            f"split column `{split_column}`: {len(torn)} group(s) of duplicates are on two sides"
-            f"{_patients(usable, torn, sides=True)}: the column is kept as it is, so what is tested there was seen in "
-            f"training; correct the column, or read the results with that in mind{_example(usable, torn[0])}"
-        )
-    if found.capped:
-        said.append(
-            f"images: near duplicates of {found.capped} image(s) were not looked for among all others, because too "
-            "many different pictures share their perceptual hash"
-        )
-    return said
-
-
-def _patients(usable: pd.DataFrame, groups: list[str], sides: bool = False) -> str:
-    """` (P0001 and P0007; P0003 and P0004; …)`, by research id."""
-    shown = []
-    for group in groups[:3]:
-        rows = usable[usable["duplicate_group"] == group].drop_duplicates("patient").head(3)
-        names = [f"{p} in {s}" if sides else str(p) for p, s in zip(rows["patient"], rows["split"], strict=True)]
-        shown.append(" and ".join(names))
-    return f" ({'; '.join(shown)}{'; …' if len(groups) > 3 else ''})"
-
-
-def _example(usable: pd.DataFrame, group: str) -> str:
-    """For the terminal only: the form that `pellucid.explore.study_findings` takes out."""
-    rows = usable[usable["duplicate_group"] == group].drop_duplicates("patient")["image_id"].head(2)
-    return f" (first: `{' = '.join(rows)}`)"

@@ -1,7 +1,12 @@
-"""Prepared images: Arrow IPC shards of encoded bytes, written once by the scan and read by everything after it."""
+"""Prepared images: Arrow IPC shards of encoded bytes, written once by the scan and read by everything after it.
+
+Schema `pellucid.prepared/2`: `image_id`, `image` and `crc32`, the checksum of both, compared whenever a copy is read.
+Shards of `pellucid.prepared/1` have no checksum.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +17,10 @@ import simplejpeg
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.images.pixels import Pixels, stretch
 
-SCHEMA = pa.schema([("image_id", pa.string()), ("image", pa.binary())], metadata={b"schema": b"pellucid.prepared/1"})
+SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("image", pa.binary()), ("crc32", pa.uint32())],
+    metadata={b"schema": b"pellucid.prepared/2"},
+)
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -24,13 +32,19 @@ def write_shard(path: Path, image_ids: Sequence[str], images: Sequence[bytes]) -
     """One shard, atomically: it is either whole under its name or not there."""
     from pellucid.cohort.runs.atomic_files import atomic_path
 
-    batch = pa.record_batch([pa.array(image_ids, pa.string()), pa.array(images, pa.binary())], schema=SCHEMA)
+    checks = [_checksum(image_id, image) for image_id, image in zip(image_ids, images, strict=True)]
+    columns = [pa.array(image_ids, pa.string()), pa.array(images, pa.binary()), pa.array(checks, pa.uint32())]
+    batch = pa.record_batch(columns, schema=SCHEMA)
     with (
         atomic_path(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, SCHEMA) as writer,
     ):
         writer.write_batch(batch)
+
+
+def _checksum(image_id: str, image: bytes) -> int:
+    return zlib.crc32(image, zlib.crc32(image_id.encode()))
 
 
 class PreparedImages:
@@ -42,16 +56,18 @@ class PreparedImages:
         Raises:
             UserError: shards are missing.
         """
+        from pellucid.cohort.runs.integrity import how_to_repair
+
         self.image_ids = list(image_ids)
         self._rows = list(rows)
         self._folder = read_folder
         gone = [shard for shard in sorted({shard for shard, _ in rows}) if not shard_path(read_folder, shard).is_file()]
         if gone:
             raise UserError(
-                f"{shard_path(read_folder, gone[0])}: is missing, with the prepared images in it; delete "
-                f"{read_folder.name} and scan again"
+                f"{shard_path(read_folder, gone[0])}: is missing, with the prepared images in it: "
+                f"{how_to_repair(read_folder)}"
             )
-        self._columns: dict[int, pa.BinaryArray] = {}
+        self._columns: dict[int, tuple[pa.BinaryArray, pa.UInt32Array | None]] = {}
 
     @classmethod
     def open(cls, scan_folder: Path, image_ids: Sequence[str] | None = None, at_least_px: int = 0) -> PreparedImages:
@@ -64,11 +80,14 @@ class PreparedImages:
 
         Raises:
             UserError: the scan is incomplete, has no such image, or has prepared its copies too small.
+            DamagedRun: a file of the scan or of its prepared copies is not what was written.
         """
         import pandas as pd
 
         from pellucid.cohort.runs.history import open_finished, parent_of
+        from pellucid.cohort.runs.integrity import require_intact
 
+        require_intact(scan_folder)
         manifest = pd.read_parquet(
             scan_folder / "manifest.parquet", columns=["image_id", "status", "shard", "shard_row"]
         )
@@ -93,15 +112,45 @@ class PreparedImages:
         return len(self._rows)
 
     def encoded(self, i: int) -> bytes:
-        """The encoded bytes of image `i`."""
+        """The encoded bytes of image `i`.
+
+        Raises:
+            DamagedRun: they are not those that the scan wrote.
+        """
         shard, row = self._rows[i]
-        column = self._columns.get(shard)
-        if column is None:  # two threads may both open it; either result serves
-            table = pa.ipc.open_file(pa.memory_map(str(shard_path(self._folder, shard)))).read_all()
-            chunks = table.column("image").chunks
+        columns = self._columns.get(shard)
+        try:
+            if columns is None:  # two threads may both open it; either result serves
+                columns = self._columns[shard] = self._opened(shard)
+            image, checks = columns
+            data = bytes(image[row].as_buffer())
+            intact = checks is None or checks[row].as_py() == _checksum(self.image_ids[i], data)
+        except Exception:  # whatever Arrow makes of a damaged file
+            intact = False
+        if not intact:
+            raise self._damaged(shard, i)
+        return data
+
+    def _opened(self, shard: int) -> tuple[pa.BinaryArray, pa.UInt32Array | None]:
+        table = pa.ipc.open_file(pa.memory_map(str(shard_path(self._folder, shard)))).read_all()
+        table.validate(full=True)  # a damaged offset would be read beyond the file: no exception, but the end of Python
+
+        def column(name: str) -> pa.Array:
             # `combine_chunks` would copy the shard into memory; one chunk, as we write it, stays in the mapped file.
-            column = self._columns[shard] = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
-        return bytes(column[row].as_buffer())
+            chunks = table.column(name).chunks
+            return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+
+        first_version = (table.schema.metadata or {}).get(b"schema") == b"pellucid.prepared/1"
+        return column("image"), None if first_version else column("crc32")
+
+    def _damaged(self, shard: int, i: int) -> Exception:
+        from pellucid.cohort.runs.checksums import DamagedRun
+        from pellucid.cohort.runs.integrity import how_to_repair
+
+        return DamagedRun(
+            f"{shard_path(self._folder, shard)}: the prepared copy of `{self.image_ids[i]}` is damaged: it does not "
+            f"have the checksum that the scan wrote\n{how_to_repair(self._folder)}"
+        )
 
     def decode(self, i: int, min_side_px: int = 0) -> Pixels:
         """(H, W, 3) RGB, decoded at the smallest DCT scale whose sides are both at least `min_side_px` (0: full)."""

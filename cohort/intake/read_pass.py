@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from pellucid.cohort.intake.sandbox import read_files
 from pellucid.cohort.measures.phenotypes import PHENOTYPES
 from pellucid.cohort.measures.quality import QUALITY_COLUMNS
 from pellucid.cohort.runs.atomic_files import atomic_path
+from pellucid.cohort.runs.private_files import umask_for
 from pellucid.cohort.study import ScanConfig
 from pellucid.cohort.withdrawal_list import Withdrawn
 
@@ -46,6 +48,7 @@ def chunks_of(listing: Listing, config: ScanConfig) -> list[list[str]]:
 def _read_chunk(
     folder: Path, root: Path, number: int, files: list[str], config: ScanConfig, withdrawn: Withdrawn | None
 ) -> int:
+    os.umask(umask_for(folder))  # already so here; a worker of Dask has a umask of its own
     rows: list[dict[str, Any]] = []
     kept: list[str] = []
     encoded: list[bytes] = []

@@ -45,6 +45,39 @@ SITE = _words(
 )
 SEX = _words("sex gender geschlecht sexe genre sexo genero sesso genere")
 BIRTH = _words("birth dob geburt geb naissance nacimiento nascita nascimento")
+# Who works with the patient or the image: operators, physicians, referrers, readers, technicians.
+STAFF = _words(
+    "operator operateur operateurin operatrice operador operadora operatore bediener user username physician doctor "
+    "referrer requester prescriber reader rater grader observer annotator examiner investigator technician "
+    "technologist radiographer sonographer photographer nurse midwife surgeon radiologist endoscopist pathologist "
+    "cardiologist dermatologist gynecologist ophthalmologist clinician practitioner provider consultant staff author "
+    "signer untersucher befunder auswerter beurteiler zuweiser uberweiser einweiser einsender anforderer arzt arztin "
+    "arzte prufer techniker mta mtra mtr pfleger pflegekraft hebamme chirurg radiologe pathologe fotograf benutzer "
+    "examinateur examinatrice lecteur lectrice medecin docteur adresseur prescripteur technicien technicienne "
+    "manipulateur infirmier infirmiere chirurgien chirurgienne radiologue echographiste utilisateur soignant "
+    "explorador exploradora lector lectora medico medica doctora remitente derivante solicitante enfermero enfermera "
+    "cirujano cirujana radiologo radiologa ecografista usuario tecnico esaminatore esaminatrice lettore lettrice "
+    "dottore dottoressa inviante richiedente infermiere infermiera chirurgo chirurga ostetrica utente refertatore "
+    "examinador examinadora leitor leitora doutor doutora enfermeiro enfermeira cirurgiao utilizador"
+)
+# A column with one of these words holds something about such a person, or what that person found, and no name.
+_ABOUT_STAFF = _words(
+    "experience year grade score rating diagnos dx specialt special level type role confidence certainty birads tirads "
+    "pirads lirads opinion assessment agreement result finding age sex gender seniority training qualification rank "
+    "time duration date comment blinded presence availability dependent dependence variability error measure "
+    "group class category department unit phone telefon telephone mail address status volume quality kappa label "
+    "erfahrung jahr jahre note bewertung beurteilung befund ergebnis alter geschlecht dauer zeit datum fachrichtung "
+    "abteilung anos annees anni experiencia esperienza puntuacion especialidad specialita punteggio grado resultado "
+    "risultato resultat qualite qualitat qualidade categoria model count positive negative correct"
+)
+_DONE_BY = frozenset(
+    _words(
+        "performed reported read examined operated signed acquired scanned referred reviewed graded annotated recorded "
+        "requested ordered taken imaged validated confirmed"
+    )
+)
+_TITLED = frozenset(_words("name referring reporting attending treating responsible zuweisender behandelnder"))  # Dr …
+_ENDINGS = frozenset({"", *_words("s e n a o en in es as os er innen nen ns")})
 # Parts of words: these are written as one word in German (Schichtdicke, Gerätehersteller).
 _WITHIN = ("gerat", "hersteller", "scanner", "kamera", "untersuch", "datum", "jahr", "kvp")
 
@@ -71,6 +104,46 @@ def names_patient(name: str) -> bool:
     parts = plain_words(name)
     people = [part for part in parts if part in PATIENT]
     return bool(people) and all(part in PATIENT or part in ID_WORDS or part in _SMALL for part in parts)
+
+
+def names_staff(name: str, *, strict: bool = False) -> str:
+    """The word for a member of staff whose names a column holds by its own name; empty where it holds none.
+
+    `OperatorsName`, `Untersucher`, `médico_responsable`, `reported_by` do; `operator_experience` and `reader_diagnosis`
+    do not.
+
+    Args:
+        name: of the column.
+        strict: only words for staff and for ids and names count, without numbers: `reader1` among the clinical
+            variables is what the first reader found.
+    """
+    everything = plain_words(re.sub(r"[()\[\]]", " ", name))
+    about = [part for part in everything if not _staff_word(part)]
+    if any(part == word or (len(word) > 3 and part.startswith(word)) for part in about for word in _ABOUT_STAFF):
+        return ""
+    parts = plain_words(name)
+    found = {part: word for part in parts if (word := _staff_word(part))}
+    if not found and "dr" in parts and _TITLED & set(parts):  # alone it may be diabetic retinopathy
+        return "physician"
+    if not found:
+        return "staff" if len(parts) == 2 and parts[1] == "by" and parts[0] in _DONE_BY else ""
+    others = [part for part in parts if part not in found]
+    if strict and (re.search(r"\d", name) or not all(part in ID_WORDS or part in _SMALL for part in others)):
+        return ""
+    return next(iter(found.values()))
+
+
+def _staff_word(part: str) -> str:
+    """`operator` for `operators`, `arzt` for `Oberarzt` and `Arztname`; empty for another word."""
+    if part in STAFF:
+        return part
+    for word in sorted(STAFF, key=len, reverse=True):
+        rest = part.removeprefix(word)
+        if len(word) > 3 and rest != part and (rest in _ENDINGS or rest in ID_WORDS or rest == "kurzel"):
+            return word
+        if (len(word) > 6 or word == "arzt") and part.endswith(word):
+            return word
+    return ""
 
 
 _SMALL = {

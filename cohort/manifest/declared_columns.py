@@ -9,6 +9,7 @@ import pandas as pd
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.manifest.cell_values import (
     as_numbers,
     as_text,
@@ -18,16 +19,17 @@ from pellucid.cohort.manifest.cell_values import (
     words_taken,
 )
 from pellucid.cohort.manifest.date_columns import UnsureDates, day_of, order_of
-from pellucid.cohort.manifest.research_ids import pseudonyms
+from pellucid.cohort.manifest.staff_names import NAMED_FACTS, staff_word
 from pellucid.cohort.manifest.table_file import ClinicalTable
 from pellucid.cohort.statistics.event_level import declared_level
 from pellucid.cohort.study import DatePart, Study, Variable, as_level, is_header_fact
 
-# Header facts that name a person, a house or one single machine: the manifest knows them by a running number.
-PSEUDONYMS = {"header_operator": "O", "header_institution": "I", "header_serial": "S"}
-
-
 MOST_CELLS_NAMED = 5
+# Anything may be typed into them.
+_TYPED_FACTS = frozenset(
+    f"header_{name}"
+    for name in ("manufacturer", "model", "software", "body_part", "view", "protocol", "kernel", "lens")
+)
 
 
 def typed_from_table(
@@ -77,7 +79,9 @@ def _levels(column: pd.Series, variable: Variable, path: Path, taken: dict[str, 
     text = column.map(lambda value: " ".join(cleaned(as_level(value)).split()), na_action="ignore").astype(object)
     text = text.where(text.notna(), None)
     if variable.kind == "binary" and text.nunique() > 2:
-        raise UserError(f"{path}: column {_too_many(text, variable.name)}")
+        named = staff_word(variable.name, variable.role, variable.kind)
+        count = f"`{variable.name}` is declared binary but has {text.nunique()} values: declare it categorical"
+        raise UserError(f"{path}: column {count if named else _too_many(text, variable.name)}")
     try:
         _check_event(text, variable, path)
     except UserError as mistake:
@@ -168,6 +172,26 @@ def _check_event(text: pd.Series, variable: Variable, path: Path) -> None:
         raise UserError(f"{path}: {reason}") from None
 
 
+def without_patients(images: pd.DataFrame) -> pd.DataFrame:
+    """The images without texts of their headers in which somebody typed the id of the image's own patient.
+
+    Args:
+        images: with `patient_source_id` where it is known.
+    """
+    columns = {}
+    for name in _TYPED_FACTS & set(images.columns):
+        pairs = images[["patient_source_id", name]].dropna().astype(str).drop_duplicates()
+        telling = {
+            (patient, text)
+            for patient, text in pairs.itertuples(index=False, name=None)
+            if text and Identifiers.of([patient]).named_in(text)
+        }
+        if telling:
+            own = pd.MultiIndex.from_arrays([images["patient_source_id"].astype(str), images[name].astype(str)])
+            columns[name] = images[name].mask(own.isin(telling), "")
+    return images.assign(**columns)
+
+
 def header_facts(study: Study, images: pd.DataFrame) -> pd.DataFrame:
     """What the study declares and the files themselves say: one column for each such name, typed; same rows.
 
@@ -196,14 +220,14 @@ def _typed_fact(text: pd.Series, variable: Variable | None, ids: pd.Series, path
     kind, name = variable.kind, variable.name
     if kind == "binary":
         if text.nunique() > 2:
-            shown = "" if name in PSEUDONYMS else _too_many(text, name)
+            shown = "" if name in NAMED_FACTS else _too_many(text, name)
             raise UserError(f"{path}: {shown or f'`{name}` is declared binary but has {text.nunique()} values'}")
-        if name not in PSEUDONYMS:  # their levels become running numbers later
+        if name not in NAMED_FACTS:  # their levels get keyed names later
             _check_event(text, variable, path)
         return text
 
     def not_a_number(row: int, value: str) -> str:
-        what = "something else" if name in PSEUDONYMS else f"`{value}`"
+        what = "something else" if name in NAMED_FACTS else f"`{value}`"
         return (
             f"{path}: `{name}` is declared {kind}, but a file says {what} (first: `{ids[row]}`): declare it categorical"
         )
@@ -222,14 +246,3 @@ def _numbers(text: pd.Series, complaint: Callable[[int, str], str]) -> pd.Series
 def _too_many(text: pd.Series, name: str) -> str:
     shown = ", ".join(sorted(text.dropna().unique())[:4])
     return f"`{name}` is declared binary but has {text.nunique()} values ({shown} …): declare it categorical"
-
-
-def pseudonymised(manifest: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Operators, institutions and serial numbers by running numbers (`O01`, `I01`, `S01`) instead of by name."""
-    columns = {}
-    for name, letter in PSEUDONYMS.items():
-        if name in manifest:
-            text = manifest[name].astype(object)
-            known = text[text.notna() & (text != "")]
-            columns[name] = text.map(pseudonyms(known.astype(str), letter, seed)).where(text.isin(known), text)
-    return manifest.assign(**columns)

@@ -7,20 +7,23 @@ from dataclasses import replace
 import pandas as pd
 
 from pellucid.cohort.config import did_you_mean
-from pellucid.cohort.duplicates.duplicate_groups import Thumbnails, binding, duplicate_sentences, find_duplicates
+from pellucid.cohort.duplicates.duplicate_groups import Thumbnails, find_duplicates
+from pellucid.cohort.duplicates.shared_images import binding, duplicate_sentences
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.cell_values import as_ids, as_text, taken_sentence, words_taken
-from pellucid.cohort.manifest.declared_columns import PSEUDONYMS, header_facts, pseudonymised, typed_from_table
+from pellucid.cohort.manifest.declared_columns import header_facts, typed_from_table, without_patients
 from pellucid.cohort.manifest.patient_sites import two_sites
 from pellucid.cohort.manifest.patient_split import assign_splits
 from pellucid.cohort.manifest.research_ids import research_ids
 from pellucid.cohort.manifest.row_matching import match_images, match_patients, patients_of_images
+from pellucid.cohort.manifest.staff_names import named_columns, with_keyed_names
 from pellucid.cohort.manifest.table_file import study_table
 from pellucid.cohort.study import Study, is_header_fact
 from pellucid.cohort.withdrawal_list import Withdrawn
 
 # Made after the join.
-_OWN_COLUMNS = {"patient", "split", "duplicate_of", "duplicate_kind", "duplicate_group", "file", "frame", "image_grade"}
+_DUPLICATES = {"duplicate_of", "duplicate_kind", "duplicate_group", "duplicate_question"}
+_OWN_COLUMNS = {"patient", "split", *_DUPLICATES, "file", "frame", "image_grade"}
 
 
 class LateWithdrawal(UserError):
@@ -56,12 +59,15 @@ def build_manifest(
     """
     withdrawn = Withdrawn.load(study.withdrawn)
     problems: list[str] = []
+    staff = named_columns(study)
     manifest = _with_files(images)
     manifest["patient_source_id"] = patients_of_images(study, manifest, problems)
     _refuse_withdrawn(manifest, withdrawn)
-    facts = header_facts(study, manifest)
     if study.table is not None:
         manifest = join_table(study, manifest, problems, withdrawn)
+    if study.config.patient != "none":
+        manifest = without_patients(manifest)
+    facts = header_facts(study, manifest)
     manifest[facts.columns] = facts
     unknown = (manifest["status"] == "ok") & manifest["patient_source_id"].isna()
     manifest.loc[unknown & (manifest["reason"] == ""), "reason"] = "its patient is not known"
@@ -88,7 +94,7 @@ def build_manifest(
         stratify={name: manifest.loc[usable, name].tolist() for name in study.strata},
     )
     problems.extend(duplicate_sentences(manifest, copies, rule.column))
-    return pseudonymised(manifest.drop(columns="header_patient_id"), rule.seed), problems
+    return with_keyed_names(manifest.drop(columns="header_patient_id"), staff), problems
 
 
 def _with_files(images: pd.DataFrame) -> pd.DataFrame:
@@ -120,13 +126,14 @@ def _held_out(study: Study, usable: pd.DataFrame) -> dict[str, tuple[list[str | 
         UserError: a level that no image has; held out in name only, it would be trained on.
     """
     found = {}
+    staff = named_columns(study)
     for name, levels in study.config.external.items():
         values = as_text(usable[name])
         wanted = [str(level) for level in as_text(pd.Series(levels, dtype=object))]
         known = sorted(set(values.dropna()))
         for level in wanted:
             if level not in known:
-                near = "" if name in PSEUDONYMS else f"{did_you_mean(level, known)}; there are: {', '.join(known[:12])}"
+                near = "" if name in staff else f"{did_you_mean(level, known)}; there are: {', '.join(known[:12])}"
                 raise UserError(f"{study.path}: external: no image has `{name}` = `{level}`{near}")
         found[name] = (values.tolist(), wanted)
     return found

@@ -1,9 +1,9 @@
-"""Names without a person: research ids of patients, captions of images, pseudonyms of operators and institutions."""
+"""Names without a person: research ids of patients, and captions of images."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -18,13 +18,6 @@ def research_ids(patients: Sequence[str], seed: int) -> dict[str, str]:
     order = sorted(set(patients), key=lambda p: hashlib.sha256(f"research:{seed}:{p}".encode()).digest())
     width = max(4, len(str(len(order))))
     return {patient: f"P{number:0{width}d}" for number, patient in enumerate(order, start=1)}
-
-
-def pseudonyms(names: Iterable[str], letter: str, seed: int) -> dict[str, str]:
-    """`O01`, `O02` … for people and institutions, in the order of a hash; like `research_ids`."""
-    order = sorted(set(names), key=lambda name: hashlib.sha256(f"{letter}:{seed}:{name}".encode()).digest())
-    width = max(2, len(str(len(order))))
-    return {name: f"{letter}{number:0{width}d}" for number, name in enumerate(order, start=1)}
 
 
 def with_captions(images: pd.DataFrame) -> pd.DataFrame:

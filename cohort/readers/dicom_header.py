@@ -8,6 +8,7 @@ from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.readers.exif import clean, iso_date
 from pellucid.cohort.readers.picture import UnreadableImage
 
@@ -29,6 +30,8 @@ _KEYWORDS = {
 }
 _NUMBERS = {"kvp": ("KVP", 1.0), "slice_thickness": ("SliceThickness", 1.0), "exposure_time": ("ExposureTime", 0.001)}
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")  # the standard asks for a point
+_TYPED = frozenset({"manufacturer", "model", "software", "body_part", "view", "protocol", "kernel"})
+_SHORTEST_WORD = 3
 _DATES = ("AcquisitionDateTime", "AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
 
 
@@ -37,8 +40,21 @@ def dicom_header(dataset: Any) -> dict[str, str]:
     header = {name: next(filter(None, (_text(dataset, k) for k in keys)), "") for name, keys in _KEYWORDS.items()}
     taken = next(filter(None, (iso_date(_text(dataset, keyword)) for keyword in _DATES)), "")
     header |= {"date": taken, "year": taken[:4]}
+    header = _without_the_patient(header, dataset)
     header |= {name: _number(_text(dataset, keyword), unit) for name, (keyword, unit) in _NUMBERS.items()}
     return {name: value for name, value in header.items() if value}
+
+
+def _without_the_patient(header: dict[str, str], dataset: Any) -> dict[str, str]:
+    """Without texts in which the patient's name or id was typed: they would be levels in every table and figure."""
+    own = [_text(dataset, "PatientName"), _text(dataset, "PatientID")]
+    words = [
+        word for text in own for word in re.split(r"[\W_]+", text) if len(word) >= _SHORTEST_WORD or not word.isascii()
+    ]
+    if not words:
+        return header
+    known = Identifiers.of([*words, *(text for text in own if len(text) >= _SHORTEST_WORD)])
+    return {name: "" if name in _TYPED and known.named_in(text) else text for name, text in header.items()}
 
 
 def header_findings(dataset: Any) -> tuple[str, ...]:

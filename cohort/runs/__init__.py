@@ -1,10 +1,12 @@
 """Run folders: content-addressed, resumable, renamed into place when whole."""
 
 from pellucid.cohort.runs.atomic_files import atomic_path, clear_parts, exclusive, is_held, sync_path, write_json
-from pellucid.cohort.runs.checksums import sha256_file, verify
+from pellucid.cohort.runs.checksums import SUMS, DamagedRun, sha256_file, verify
 from pellucid.cohort.runs.folder import RunFolder, begin_run, join_run
 from pellucid.cohort.runs.history import descendants, finished_runs, list_runs, newest_runs, open_finished, parent_of
+from pellucid.cohort.runs.integrity import how_to_repair, read_verified, require_intact
 from pellucid.cohort.runs.rewrite import (
+    all_locked,
     edit_folder,
     filter_parquet,
     filter_rows,
@@ -15,7 +17,10 @@ from pellucid.cohort.runs.rewrite import (
 )
 
 __all__ = [
+    "SUMS",
+    "DamagedRun",
     "RunFolder",
+    "all_locked",
     "atomic_path",
     "begin_run",
     "clear_parts",
@@ -27,6 +32,7 @@ __all__ = [
     "finish_interrupted",
     "finished_runs",
     "forgotten",
+    "how_to_repair",
     "is_held",
     "join_run",
     "knows",
@@ -34,7 +40,9 @@ __all__ = [
     "newest_runs",
     "open_finished",
     "parent_of",
+    "read_verified",
     "remove_folder",
+    "require_intact",
     "sha256_file",
     "sync_path",
     "verify",

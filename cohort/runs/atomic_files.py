@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pellucid.cohort.errors import UserError
 
@@ -18,22 +18,38 @@ from pellucid.cohort.errors import UserError
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold an flock for as long as the block runs; the kernel drops it even after kill -9."""
-    with path.open("a+", encoding="utf-8") as handle:
-        for patience in range(5, -1, -1):  # `status` holds the lock for an instant when it looks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if patience:
-                    time.sleep(0.1)
-                    continue
-                handle.seek(0)
-                holder = handle.read().strip() or "unknown"
-                raise UserError(f"{what}: another process (pid {holder}) is working on this run; wait for it") from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield  # the file stays: unlinked, it could be locked by one process and made anew by another
+    while True:
+        with path.open("a+", encoding="utf-8") as handle:
+            _lock(handle, what)
+            if not _is_still(path, handle):  # `tidy` removed the file before we had the lock
+                continue
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+            return
+
+
+def _lock(handle: TextIO, what: str) -> None:
+    for patience in range(5, -1, -1):  # `status` holds the lock for an instant when it looks
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if patience:
+                time.sleep(0.1)
+                continue
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise UserError(f"{what}: another process (pid {holder}) is working on this run; wait for it") from None
+
+
+def _is_still(path: Path, handle: TextIO) -> bool:
+    """Whether the open file is the one that has this name now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def is_held(path: Path) -> bool:

@@ -19,13 +19,17 @@ from typing import Any
 import yaml
 
 from pellucid.cohort.errors import Preempted, UserError
+from pellucid.cohort.path_names import without_names
 from pellucid.cohort.runs.atomic_files import as_plain, exclusive, is_held, sync_path, write_json
 from pellucid.cohort.runs.checksums import SUMS, sha256_file, write_sums
+from pellucid.cohort.runs.integrity import mark_intact, read_record, require_intact
+from pellucid.cohort.runs.private_files import private_files
 from pellucid.cohort.runs.versions import run_versions
 
 RUN_SCHEMA = "pellucid.run/1"
 
-_STATE = "started.json"  # only in a folder that is not whole yet
+QUARANTINED = ".damaged-"  # in the name of a folder that is no run any more
+STATE = "started.json"  # only in a folder that is not whole yet
 
 
 @dataclass
@@ -61,11 +65,15 @@ def run_key(
 
 
 def find_run(analysis: Path, stage: str, name: str, key: str) -> RunFolder | None:
-    """The finished run with this key, or None."""
+    """The finished run with this key, or None.
+
+    Raises:
+        DamagedRun: its record is not what was written.
+    """
     final = analysis / stage / f"{name}-{key[:8]}"
     if not (final / SUMS).is_file():
         return None
-    record = json.loads((final / "run.json").read_text(encoding="utf-8"))
+    record = read_record(final)
     return RunFolder(final, stage, name, key, True, record) if record.get("key") == key else None
 
 
@@ -82,15 +90,35 @@ def begin_run(
     """Open the run that belongs to this configuration: finished, half-finished (to be continued) or new.
 
     Leaving the block cleanly writes `config.yaml`, `run.json` and, last, `SHA256SUMS`, and renames the folder to its
-    final name. An exception leaves the working folder as it is, so that the same call continues.
+    final name. An exception leaves the working folder as it is, so that the same call continues. The files of the
+    parents, of their ancestors and of a finished run are checked first. Only the owner can read what is written in the
+    block, or also the group of a shared folder (`pellucid.cohort.runs.private_files`).
 
     Raises:
         UserError: another process works on this very run.
+        DamagedRun: a file of the run or of one that it is made from is not what was written.
     """
+    with private_files(analysis), _begun(analysis, stage, name, config, parents, inputs, seed) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def _begun(
+    analysis: Path,
+    stage: str,
+    name: str,
+    config: Mapping[str, Any],
+    parents: Sequence[RunFolder],
+    inputs: Mapping[str, str] | None,
+    seed: int | None,
+) -> Iterator[RunFolder]:
     key = run_key(stage, config, parents, inputs)
     final = analysis / stage / f"{name}-{key[:8]}"
+    for parent in parents:
+        require_intact(parent.path)
     finished = find_run(analysis, stage, name, key)
     if finished is not None:
+        require_intact(finished.path)
         yield finished
         return
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -101,33 +129,34 @@ def begin_run(
             yield finished
             return
         working.mkdir(exist_ok=True)
-        started = _started(working, stage, name, key)
+        started = _started(working, stage, name, key, parents)
         run = RunFolder(working, stage, name, key, False)
         try:
             yield run
             record = {
-                **started,
+                **{field: value for field, value in started.items() if field != "made_from"},
                 "config": config,
                 "inputs": dict(inputs or {}),
                 "seed": seed,
                 "parents": [_reference(final.parent, parent) for parent in parents],
-                "ended": _now(),
+                "ended": datetime.now(UTC).isoformat(),  # to the microsecond: the newest run of a stage is used
             }
             for torn in working.rglob(".*.tmp"):  # left by a kill in the middle of a file; nobody else writes any more
                 torn.unlink(missing_ok=True)
-            (working / _STATE).unlink()
             (working / "failure.json").unlink(missing_ok=True)
             (working / "config.yaml").write_text(yaml.safe_dump(as_plain(config), sort_keys=False), encoding="utf-8")
             write_json(working / "run.json", record)
+            (working / STATE).unlink()  # only now: a folder with neither is not known to hold work
             write_sums(working)
-            if final.exists():  # a folder that lost its checksums: set aside, never overwritten
-                final.rename(final.with_name(f"{final.name}.damaged-{int(time.time())}"))
+            mark_intact(working, final)
+            if final.exists():  # a folder that lost its checksums: quarantined, never overwritten
+                quarantine(final)
             working.rename(final)
             sync_path(final.parent)
         except (Preempted, GeneratorExit):
             raise
         except UserError:
-            if working.is_dir() and {p.name for p in working.iterdir()} <= {_STATE, "failure.json"}:
+            if working.is_dir() and {p.name for p in working.iterdir()} <= {STATE, "failure.json"}:
                 shutil.rmtree(working)  # nothing was done yet: a mistake in study.yaml is no run that failed
             raise
         except BaseException as error:
@@ -135,7 +164,7 @@ def begin_run(
                 with contextlib.suppress(OSError):  # a full disk is often why we are here
                     write_json(
                         working / "failure.json",
-                        {"error": f"{type(error).__name__}: {error}", "when": _now()},
+                        {"error": without_names(f"{type(error).__name__}: {error}"), "when": _now()},
                     )
             raise
         run.path, run.record = final, record
@@ -170,7 +199,7 @@ def join_run(
                 return finished
             if is_held(lock):
                 idle_since = time.monotonic()
-                if begun and (working / _STATE).is_file():
+                if begun and (working / STATE).is_file():
                     return RunFolder(working, stage, name, key, False)
             elif time.monotonic() - idle_since > patience_s:
                 raise UserError(
@@ -179,15 +208,16 @@ def join_run(
             time.sleep(0.2)
 
     run = finished_or(begun=True)
-    yield run
+    with private_files(analysis):
+        yield run
     if not run.done:
         whole = finished_or(begun=False)
         run.path, run.record = whole.path, whole.record
 
 
-def _started(working: Path, stage: str, name: str, key: str) -> dict[str, Any]:
+def _started(working: Path, stage: str, name: str, key: str, parents: Sequence[RunFolder]) -> dict[str, Any]:
     """The record of the first start survives interruptions, so that run.json says when the work really began."""
-    path = working / _STATE
+    path = working / STATE
     if path.is_file():
         with contextlib.suppress(ValueError):
             earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -199,7 +229,8 @@ def _started(working: Path, stage: str, name: str, key: str) -> dict[str, Any]:
         "stage": stage,
         "name": name,
         "key": key,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "made_from": [parent.key for parent in parents],
+        "command": [Path(sys.argv[0]).name, *map(without_names, sys.argv[1:])],
         "started": datetime.now(UTC).isoformat(),  # to the microsecond: files written just before are older
         "versions": run_versions(),
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
@@ -216,6 +247,14 @@ def _reference(stage_folder: Path, parent: RunFolder) -> dict[str, str]:
         "path": os.path.relpath(parent.path, stage_folder.parent).replace(os.sep, "/"),
         "sha256": sha256_file(parent.path / SUMS),
     }
+
+
+def quarantine(folder: Path) -> Path:
+    """Rename a damaged run, so that its command computes it again; the new path."""
+    quarantined = folder.with_name(f"{folder.name}{QUARANTINED}{time.time_ns()}")
+    folder.rename(quarantined)
+    sync_path(folder.parent)
+    return quarantined
 
 
 def _now() -> str:

@@ -7,9 +7,10 @@ replaced, one rename after the other. A repeated command rolls forward what is r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pellucid.cohort.runs.atomic_files import sync_path, write_json
+from pellucid.cohort.runs.atomic_files import exclusive, sync_path, write_json
 from pellucid.cohort.runs.checksums import sha256_file
 
 STAGED = ".forgetting"
@@ -107,8 +108,22 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
+@contextlib.contextmanager
+def all_locked(analysis: Path) -> Iterator[None]:
+    """Hold the lock of every run, finished or not.
+
+    Raises:
+        UserError: another process holds one.
+    """
+    with contextlib.ExitStack() as stack:
+        for lock in sorted(analysis.glob("*/.*.lock")):
+            what = f"{lock.parent.name}/{lock.name[1:].removesuffix('.lock')}"
+            stack.enter_context(exclusive(lock, what))
+        yield
+
+
 def finish_interrupted(analysis: Path) -> None:
-    """Whatever an interrupted forgetting has left half done below `analysis`."""
+    """Whatever an interrupted forgetting or tidying has left half done below `analysis`."""
     for gone in analysis.glob(f"*/.*{_GONE}"):
         shutil.rmtree(gone)
     for staged in analysis.glob(f"*/*/{STAGED}"):

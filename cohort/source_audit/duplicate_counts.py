@@ -42,8 +42,20 @@ def duplicates(usable: pd.DataFrame) -> dict[str, Any]:
             .head(_MOST_GROUPS)
             .iterrows()
         ],
+        **_questions(usable),
     }
     return report | {"sentences": _sentences(report)}
+
+
+def _questions(usable: pd.DataFrame) -> dict[str, Any]:
+    """Pairs of two patients that may be copies and may not: their number, and the first ones by research id."""
+    if "duplicate_question" not in usable:  # a scan of an earlier version
+        return {"n_questions": 0, "to_ask": []}
+    asked = usable[["patient", "duplicate_question"]].fillna("").astype(str)
+    asked = asked[asked["duplicate_question"] != ""]
+    pairs = asked.assign(pair=asked["duplicate_question"].str.split()).explode("pair").groupby("pair")["patient"]
+    whose = [sorted(set(who)) for _, who in pairs if who.nunique() > 1]  # one of a pair may have been withdrawn
+    return {"n_questions": len(whose), "to_ask": whose[:_MOST_GROUPS]}
 
 
 def _grouped(usable: pd.DataFrame) -> pd.DataFrame:
@@ -65,24 +77,29 @@ def _grouped(usable: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sentences(report: dict[str, Any]) -> list[str]:
-    if not report["n_groups"]:
-        return []
-    kinds = ", ".join(f"{n} {_WORDS[kind]}" for kind, n in report["copies"].items() if n)
     said = []
     if report["n_across_patients"]:
         first = report["to_look_at"][0]
         said.append(
             f"{report['n_across_patients']} group(s) of duplicate images lie across different patients (the first: "
-            f"{', '.join(first['patients'][:3])}): one of them has the wrong patient, or two ids are one person. "
-            "Look at them."
+            f"{', '.join(first['patients'][:3])}). Please check whether an image was stored twice or two ids are one "
+            "person."
         )
     if report["n_across_splits"]:
         said.append(
             f"{report['n_across_splits']} group(s) of duplicate images lie on both sides of the split: what is tested "
             "there was seen in training."
         )
-    said.append(
-        f"{report['n_copies']} image(s) are duplicates of another ({kinds}), in {report['n_groups']} group(s); none "
-        "was dropped."
-    )
+    if report["n_questions"]:
+        said.append(
+            f"{report['n_questions']} pair(s) of images of different patients are very alike, but not clearly copies "
+            f"(the first: {' and '.join(report['to_ask'][0])}). Are they the same image? They bind no patients to one "
+            "side of the split."
+        )
+    if report["n_groups"]:
+        kinds = ", ".join(f"{n} {_WORDS[kind]}" for kind, n in report["copies"].items() if n)
+        said.append(
+            f"{report['n_copies']} image(s) are duplicates of another ({kinds}), in {report['n_groups']} group(s); "
+            "none was dropped."
+        )
     return said

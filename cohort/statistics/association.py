@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from statsmodels.stats.multitest import multipletests
 
 from pellucid.cohort.statistics.association_null import Side, Tested, by_image, by_patient
 from pellucid.cohort.statistics.patient_resampling import Patients
@@ -102,7 +101,9 @@ def assign_q_values(tests: Sequence[dict[str, Any]]) -> None:
     for test in tests:
         test["q_value"] = None
     if tested:
-        for test, q in zip(tested, multipletests([t["p_value"] for t in tested], method="fdr_bh")[1], strict=True):
+        from scipy.stats import false_discovery_control  # here: its import takes a second, and workers do not need it
+
+        for test, q in zip(tested, false_discovery_control([t["p_value"] for t in tested]), strict=True):
             test["q_value"] = float(q)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from pellucid.cohort.statistics.patient_resampling import Patients
 
@@ -62,4 +61,6 @@ def _between(mean: FloatArray, sampling: FloatArray) -> float:
     if excess(0.0) <= 0:
         return 0.0
     most = float(mean.var(ddof=1)) * (1 + 1e-9)  # there the excess is below 0: the mean itself is no better centre
+    from scipy.optimize import brentq  # here: workers that compute vectors do not need its second of import
+
     return float(brentq(excess, 0.0, most, xtol=1e-9 * most))

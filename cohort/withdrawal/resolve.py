@@ -19,6 +19,7 @@ from pellucid.cohort.manifest.cell_values import as_ids, as_text
 from pellucid.cohort.manifest.row_matching import match_images, patients_of_images
 from pellucid.cohort.manifest.table_file import study_table
 from pellucid.cohort.runs.history import finished_runs
+from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.cohort.study import FromPath, Study
 from pellucid.cohort.withdrawal.read_and_scan import forget_in_read, relink
 from pellucid.cohort.withdrawal_list import Withdrawal, Withdrawn
@@ -99,6 +100,7 @@ def _scope(study: Study, typed: Sequence[str], known: pd.DataFrame, chosen: pd.S
     )
 
 
+@writes_privately("study")
 def forget_late(study: Study, images: pd.DataFrame, chosen: pd.Series) -> None:
     """Images of somebody who withdrew earlier were read before their patient was known: take them out again.
 

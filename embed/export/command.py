@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import atomic_path
+from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.embed.export.h5ad import write_h5ad
 from pellucid.embed.export.parquet import Search, write_atlas, write_parquet
 from pellucid.embed.export.projector import write_projector
@@ -26,6 +27,7 @@ _SUFFIX = {"parquet": ".parquet", "h5ad": ".h5ad", "atlas": ".parquet"}
 _PROJECTOR = {"vectors.bytes", "metadata.tsv", "sprite.png", "projector_config.pbtxt"}
 
 
+@writes_privately("out")
 def export_vectors(chosen: Chosen, to: str, out: Path, *, overwrite: bool = False, pictures: bool = True) -> list[str]:
     """Write an export.
 

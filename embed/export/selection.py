@@ -17,7 +17,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import shareable
 from pellucid.cohort.images import PreparedImages
 from pellucid.cohort.manifest import research_ids
-from pellucid.cohort.runs import RunFolder, newest_runs
+from pellucid.cohort.runs import DamagedRun, RunFolder, newest_runs
 from pellucid.cohort.study import Study
 from pellucid.embed.store.vectors import Vectors, load_vectors
 
@@ -26,7 +26,7 @@ _FILES = ("image_id", "file", "frame", "duplicate_of")  # paths often contain na
 _HASHES = ("sha256", "pixel_hash", "perceptual_hash", "content")  # would link an export to originals: never
 _INTERNAL = ("shard", "shard_row", "status")  # meaningless outside this machine, or constant
 _DEFAULT = re.compile(
-    r"patient|split|phenotype_.*|quality_.*|image_grade.*|duplicate_group|duplicate_kind|format|width|height|bits|"
+    r"patient|split|phenotype_.*|quality_.*|image_grade.*|duplicate_(group|kind|question)|format|width|height|bits|"
     r"header_(manufacturer|model|software|modality|year|operator|institution|serial)|n_images|agreement"
 )
 # Keys of spec.json that contain paths or names of images, or describe the run only.
@@ -95,6 +95,8 @@ def choose_study(
         frame["cluster"] = cluster
     try:
         pictures = None if per_patient else PreparedImages.open(scan.path, rows["image_id"].tolist())
+    except DamagedRun:
+        raise
     except UserError:  # the prepared copies were deleted to save space
         pictures = None
     return Chosen(vectors, frame, xy, pictures, shareable(rows).to_numpy(), keep_image_ids and not per_patient)

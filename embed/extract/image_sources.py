@@ -18,7 +18,7 @@ import pandas as pd
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import Pixels, PreparedImages
 from pellucid.cohort.intake import Listing, squares_apart
-from pellucid.cohort.runs import open_finished, parent_of
+from pellucid.cohort.runs import DamagedRun, open_finished, parent_of, require_intact
 from pellucid.cohort.study import ScanConfig
 from pellucid.cohort.withdrawal_list import Withdrawn
 
@@ -80,11 +80,12 @@ class PreparedSource:
         return _digest("prepared", hashlib.sha256(self.images.encoded(unit)).hexdigest())
 
     def pictures(self, unit: int, size_px: int) -> Iterator[DecodedPicture]:
-        image_id, content = self.units[unit], self.content(unit)
+        image_id, content = self.units[unit], ""
         try:
+            content = self.content(unit)
             yield DecodedPicture(image_id, content, self.images.square(unit, size_px))
-        except (ValueError, OSError):
-            yield DecodedPicture(image_id, content, None, "the prepared copy is damaged: delete the run and scan again")
+        except (ValueError, OSError, DamagedRun):
+            yield DecodedPicture(image_id, content, None, "the prepared copy is damaged")
 
 
 @dataclass
@@ -156,7 +157,9 @@ def study_source(
 
     Raises:
         UserError: prepared copies are smaller than `size_px`, or missing.
+        DamagedRun: a file of the scan or of its prepared copies is not what was written.
     """
+    require_intact(scan_folder)
     columns = ["image_id", "patient", "split", "status", "file", "shard", "shard_row"]
     manifest = pd.read_parquet(scan_folder / "manifest.parquet", columns=columns)
     usable = manifest[manifest["status"] == "ok"].reset_index(drop=True)

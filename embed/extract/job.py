@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.progress import cores_per_process, is_first_process, track
-from pellucid.cohort.runs import atomic_path, clear_parts, is_held, write_json
+from pellucid.cohort.runs import atomic_path, clear_parts, how_to_repair, is_held, write_json
 from pellucid.embed.backbones.backbone import Backbone
 from pellucid.embed.backbones.compute_choice import Compute
 from pellucid.embed.extract.chunks import (
@@ -208,8 +208,8 @@ class Extraction:
             if len(bad):
                 clear_parts(self.chunk_folder)  # after the new scan all images are read again
                 raise UserError(
-                    f"{self.source.folder}: the prepared copy of `{chunk.image_ids[bad[0]]}` is damaged: delete the "
-                    "run and scan again"
+                    f"{self.source.folder}: the prepared copy of `{chunk.image_ids[bad[0]]}` is damaged: "
+                    f"{how_to_repair(self.source.folder)}"
                 )
 
     # --- write ---

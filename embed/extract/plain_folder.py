@@ -15,6 +15,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.intake import list_folder, start_ahead
 from pellucid.cohort.progress import is_first_process
 from pellucid.cohort.runs import exclusive, is_held
+from pellucid.cohort.runs.private_files import writes_privately
 from pellucid.cohort.withdrawal_list import Withdrawn
 from pellucid.embed.extract.embed_config import EmbedConfig
 from pellucid.embed.extract.image_sources import FileSource, folder_source
@@ -26,6 +27,7 @@ from pellucid.embed.store.snapshots import CHUNKS, LOCK, WITHDRAWN, is_store_or_
 from pellucid.embed.store.vectors import Vectors, load_vectors
 
 
+@writes_privately("out")
 def embed_folder(
     folder: Path, backbone: str, out: Path, *, device: str = "auto", progress: bool = True, **options: Any
 ) -> tuple[Path, list[tuple[str, str]]]:

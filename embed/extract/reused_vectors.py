@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.runs import finished_runs
 from pellucid.embed.extract.image_sources import ImageSource
-from pellucid.embed.store.vectors import Vectors, load_vectors
+from pellucid.embed.store.vectors import Vectors, load_vectors, read_spec
 
 COLUMNS = ("unit", "image_id", "content", "old_row")
 
@@ -26,6 +26,8 @@ def earlier_stores(analysis: Path, space: str, precision: str = "auto", tokens: 
     found = []
     for run in finished_runs(analysis, "embed"):
         try:
+            if read_spec(run.path).get("space") != space:  # not worth opening
+                continue
             vectors = load_vectors(run.path)
         except UserError:  # damaged, or an unsupported version: nothing to reuse
             continue

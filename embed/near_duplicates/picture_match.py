@@ -1,11 +1,10 @@
-"""Decide whether two pictures are the same one, possibly rotated, mirrored, cropped or scaled: register and compare
-them.
+"""How two pictures are related, possibly rotated, mirrored, cropped or scaled: register them and compare their details.
 
 Keypoints (SIFT, Lowe 2004) of the first picture are matched with those of the second and of its mirror image. The
 rotation, scale and shift that most matches support (RANSAC, Fischler and Bolles 1981) registers the pictures. In the
-overlap their fine structure must correlate, as for the near duplicates of the scan
-(`pellucid.cohort.duplicates.near_duplicates.correlation`). Matching keypoints are not enough: pictures of one device
-share rulers and lettering, which match even if the rest differs.
+overlap their details are compared block by block, as for the near duplicates of the scan
+(`pellucid.cohort.duplicates.local_agreement`). Matching keypoints are not enough: pictures of one device share rulers
+and lettering, and slices of one region share outlines, which match even if the rest differs.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pellucid.cohort.duplicates import MIN_CORRELATION, MIN_SPREAD, fine_structure, structure_correlation
+from pellucid.cohort.duplicates import MIN_SPREAD, registered_agreement
 from pellucid.cohort.images import Pixels, shrink
 
 SIDE_PX = 224  # shorter side; finer detail does not survive re-encoding
 _POINTS, _RATIO, _LEAST_INLIERS, _WITHIN_PX = 600, 0.8, 12, 3.0
 _LEAST_OVERLAP = 0.2  # of the smaller picture's area; a smaller overlap is not conclusive
 _SCALES = (0.25, 4.0)
-_BAND_PX = (2, 8, 12)  # of the fine structure: twice those of the scan, whose thumbnails are smaller
-_RIM = 21  # pixels; the fine structure within 10 pixels of the border depends on what is beyond it
+_DETAIL_SCALE = SIDE_PX / 128  # the details of the scan, whose thumbnails have 128 pixels
 Grey = NDArray[np.uint8]
 Points = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -34,7 +32,7 @@ class Match:
     """How two pictures are related.
 
     Attributes:
-        agreement: correlation of the fine structure in the overlap, at most 1.
+        agreement: of the details in the overlap, −1 to 1.
         how: `the same`, or any of mirrored, turned, cropped, scaled.
         inliers: number of keypoint matches that support it.
         overlap: share of the first picture covered by the second.
@@ -46,8 +44,11 @@ class Match:
     overlap: float
 
 
-def same_picture(first: Pixels, second: Pixels, min_agreement: float = MIN_CORRELATION) -> Match | None:
-    """How the second picture (H, W, 3) uint8 relates to the first; None if they are different pictures."""
+def related(first: Pixels, second: Pixels) -> Match | None:
+    """How the second picture (H, W, 3) uint8 relates to the first; None if no rotation, scale and shift does.
+
+    Whether they are copies is a matter of the agreement (`pellucid.cohort.duplicates.CopyLimits`).
+    """
     a, b = _grey(first), _grey(second)
     if a.std() < MIN_SPREAD or b.std() < MIN_SPREAD:
         return None
@@ -56,11 +57,7 @@ def same_picture(first: Pixels, second: Pixels, min_agreement: float = MIN_CORRE
     for mirrored in (False, True):
         shown = np.ascontiguousarray(b[:, ::-1]) if mirrored else b
         match = _register(a, shown, of_a, mirrored)
-        if (
-            match is not None
-            and match.agreement >= min_agreement
-            and (best is None or match.agreement > best.agreement)
-        ):
+        if match is not None and (best is None or match.agreement > best.agreement):
             best = match
     return best
 
@@ -99,15 +96,11 @@ def _register(a: Grey, b: Grey, of_a: Points | None, mirrored: bool) -> Match | 
     if not _SCALES[0] <= scale <= _SCALES[1]:
         return None
     size = (a.shape[1], a.shape[0])
-    # Replicate the border, so that it does not appear as structure.
-    moved = cv2.warpAffine(b, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     covered = cv2.warpAffine(np.full(b.shape, 255, np.uint8), move, size, flags=cv2.INTER_NEAREST) > 0
-    inner = cv2.erode(covered.astype(np.uint8), np.ones((_RIM, _RIM), np.uint8), borderValue=1) > 0
-    smaller = min(a.size, b.size * scale * scale)
-    if inner.sum() < _LEAST_OVERLAP * smaller:
+    if covered.sum() < _LEAST_OVERLAP * min(a.size, b.size * scale * scale):
         return None
-    there = np.asarray(moved, dtype=np.uint8)
-    agreement = structure_correlation(fine_structure(a, *_BAND_PX), fine_structure(there, *_BAND_PX), inner)
+    back = np.asarray(cv2.invertAffineTransform(move), dtype=np.float32)
+    agreement = registered_agreement(a, b, back, _DETAIL_SCALE)
     turn = abs(float(np.degrees(np.arctan2(move[1, 0], move[0, 0]))))
     overlap = float(covered.mean())
     cropped = overlap < 0.93 or a.size < 0.93 * b.size * scale * scale

@@ -7,8 +7,12 @@ verified on the pictures.
 
 Candidates are ordered by a ratio: the distance of the pair divided by the mean distance of the image to its ten nearest
 images of other patients (the smaller ratio of both directions). The ratio does not depend on the scale of a backbone;
-the cosines of an MAE, for example, are all near 1. Pairs are verified in this order until `patience` pairs in a row
+the cosines of an MAE, for example, are all near 1. Pairs are compared in this order until `patience` pairs in a row
 show different pictures; the ratio reached is reported as the threshold.
+
+Pictures of standardised anatomy are alike without being copies. A pair is a copy only if its details agree far more
+than those of other pairs of different patients do; pairs in between are questions
+(`pellucid.cohort.duplicates.CopyLimits`).
 """
 
 from __future__ import annotations
@@ -23,21 +27,22 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pellucid.cohort.config import Config
-from pellucid.cohort.duplicates import Groups
+from pellucid.cohort.duplicates import MIN_QUESTION, CopyLimits, StarGroups, copy_limits
 from pellucid.cohort.images import Pixels
 from pellucid.cohort.runs import RunFolder, atomic_path, begin_run, write_json
 from pellucid.cohort.study import Study
 from pellucid.embed.index import Index, open_index
 from pellucid.embed.index.novelty import mean_of_found, percentile
 from pellucid.embed.index.other_patients import codes_of, search_elsewhere
-from pellucid.embed.near_duplicates.picture_match import Match, same_picture
+from pellucid.embed.near_duplicates.picture_match import Match, related
 from pellucid.embed.store.vectors import Vectors, load_vectors
 
 SCHEMA = "pellucid.near/1"
 NEIGHBOURS = 10
 OUTLIERS = 50
 _MAX_QUERIES = 4_096  # searched at once
-_VERSION = 2
+_VERSION = 3
+_NULL_PAIRS = 150  # compared for the limits, about 0.1 s each, if any pair is alike
 
 Picture = Callable[[str], Pixels]
 
@@ -51,11 +56,13 @@ class NearConfig(Config):
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Verified pairs and outliers.
+    """Pairs and outliers.
 
     Attributes:
-        pairs: verified pairs, the most similar first: group, image_id, other_image_id, patient, other_patient, split,
+        pairs: copies, the most similar first: group, image_id, other_image_id, patient, other_patient, split,
             other_split, similarity, ratio, agreement, how.
+        questions: pairs that may be copies and may not, with the same columns but for group.
+        limits: from which agreement on a pair is a copy or a question.
         unusual: the most unusual images first: image_id, patient, split, distance, percentile, times_usual (distance
             divided by the median distance).
         verified: number of pairs compared.
@@ -64,6 +71,8 @@ class NearDuplicates:
     """
 
     pairs: pd.DataFrame
+    questions: pd.DataFrame
+    limits: CopyLimits
     unusual: pd.DataFrame
     verified: int
     ratio: float
@@ -94,17 +103,57 @@ def find_near(
     pairs, distance = _candidates(index, groups, most_pairs, known)
     ids = vectors.images["image_id"].astype(str).to_numpy(dtype=object)
     found: list[dict[str, Any]] = []
+    limits: CopyLimits | None = None
     verified, misses, ratio = 0, 0, 0.0
     for row, other, similarity, pair_ratio in pairs:
         if misses >= patience or verified >= most_pairs:
             break
         verified, ratio = verified + 1, pair_ratio
-        match = same_picture(picture(ids[row]), picture(ids[other]))
-        misses = 0 if match is not None else misses + 1
-        if match is not None:
-            found.append(_pair(vectors.images, row, other, similarity, pair_ratio, match))
+        match = related(picture(ids[row]), picture(ids[other]))
+        verdict = "different"
+        if match is not None and match.agreement >= MIN_QUESTION:
+            limits = limits or copy_limits(_null(index, groups, known, ids, picture), index.n)
+            verdict = limits.verdict(match.agreement)
+        misses = 0 if verdict == "copy" else misses + 1
+        if match is not None and verdict != "different":
+            found.append(_pair(vectors.images, row, other, similarity, pair_ratio, match) | {"verdict": verdict})
     capped = verified >= most_pairs and len(pairs) > verified
-    return NearDuplicates(_grouped(found), _unusual(vectors, index, distance), verified, ratio, capped)
+    copies, questions = ([pair for pair in found if pair["verdict"] == kind] for kind in ("copy", "question"))
+    return NearDuplicates(
+        _grouped(copies),
+        pd.DataFrame(questions, columns=_COLUMNS[1:]),
+        limits or copy_limits([], index.n),
+        _unusual(vectors, index, distance),
+        verified,
+        ratio,
+        capped,
+    )
+
+
+def _null(
+    index: Index,
+    groups: NDArray[np.int64],
+    known: NDArray[np.object_] | None,
+    ids: NDArray[np.object_],
+    picture: Picture,
+) -> list[float]:
+    """Agreements of images at random with the nearest image of their second nearest patient.
+
+    The nearest patient is left out: if there is a copy, it is there. Pairs that cannot be registered are no standard of
+    comparison for those that can.
+    """
+    rows = np.sort(np.random.default_rng(0).permutation(index.n)[:_NULL_PAIRS])
+    _, others = search_elsewhere(index, np.asarray(index.values[rows]), NEIGHBOURS, groups, groups[rows])
+    agreements = []
+    for row, near_rows in zip(rows.tolist(), others.tolist(), strict=True):
+        there = [other for other in near_rows if other >= 0]
+        further = [other for other in there if groups[other] != groups[there[0]]]
+        if known is not None and known[row] != "":
+            further = [other for other in further if known[other] != known[row]]
+        match = related(picture(ids[row]), picture(ids[further[0]])) if further else None
+        if match is not None:
+            agreements.append(match.agreement)
+    return agreements
 
 
 def _candidates(
@@ -158,18 +207,21 @@ _COLUMNS = [
 
 
 def _grouped(found: list[dict[str, Any]]) -> pd.DataFrame:
-    """Add the group of each pair, N0001 and so on; a chain of pairs forms one group."""
+    """Add the group of each pair, N0001 and so on: a copied image and its copies, the pairs most in agreement first.
+
+    A pair of two images that are copies of different images is a group by itself; there are no chains.
+    """
     if not found:
         return pd.DataFrame({name: pd.Series(dtype=object) for name in _COLUMNS})
     frame = pd.DataFrame(found)
-    rows = np.unique(frame[["row", "other_row"]].to_numpy())
-    groups = Groups(len(rows))
-    places = np.searchsorted(rows, frame[["row", "other_row"]].to_numpy())
-    for a, b in places.tolist():
-        groups.join(a, b)
-    roots = groups.roots()[places[:, 0]]
-    number = {root: i for i, root in enumerate(dict.fromkeys(roots.tolist()), start=1)}
-    frame["group"] = [f"N{number[root]:04d}" for root in roots.tolist()]
+    rows = list(zip(frame["row"].tolist(), frame["other_row"].tolist(), strict=True))
+    copies = set(rows)
+    stars = StarGroups(lambda i, j: (min(i, j), max(i, j)) in copies)
+    order = np.argsort(-frame["agreement"].to_numpy(), kind="stable").tolist()
+    fits = {place: stars.join(*rows[place]) for place in order}
+    names = [("star", stars.first(pair[0])) if fits[place] else ("alone", place) for place, pair in enumerate(rows)]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names), start=1)}
+    frame["group"] = [f"N{number[name]:04d}" for name in names]
     return frame[_COLUMNS]
 
 
@@ -193,8 +245,7 @@ def near_sentences(found: NearDuplicates) -> list[str]:
         sentences.append(
             f"{len(pairs)} pair(s) of images in {pairs['group'].nunique()} group(s) show the same picture under "
             f"different patients although their hashes differ ({_count_by_kind(pairs)}; the first: {first['patient']} "
-            f"and {first['other_patient']}): one image is assigned to the wrong patient, or two ids are one person. "
-            "Please check."
+            f"and {first['other_patient']}). Please check whether an image was stored twice or two ids are one person."
         )
         leaking = pairs[pairs["split"] != pairs["other_split"]]
         if len(leaking):
@@ -206,9 +257,16 @@ def near_sentences(found: NearDuplicates) -> list[str]:
         sentences.append(
             "no further picture was found under two patients, beyond those found by the hashes of the scan"
         )
+    if len(found.questions):
+        first = found.questions.iloc[0]
+        sentences.append(
+            f"{len(found.questions)} pair(s) are very alike, but not clearly copies (the first: {first['patient']} and "
+            f"{first['other_patient']}; `questions.parquet` lists them). Are they the same picture?"
+        )
     sentences.append(
         f"{found.verified} pair(s) of similar images were compared as pictures, up to a ratio of "
         f"{found.ratio:.2f} to the usual distance"
+        + _limit_words(found.limits)
         + ("; more pairs remained: increase near.most_pairs to compare them" if found.capped else "")
     )
     if len(found.unusual):
@@ -219,6 +277,15 @@ def near_sentences(found: NearDuplicates) -> list[str]:
     return sentences
 
 
+def _limit_words(limits: CopyLimits) -> str:
+    if not limits.n_null:
+        return f"; copies agree by at least {limits.copy:.2f}"
+    return (
+        f"; copies agree by at least {limits.copy:.2f}, because {limits.n_null} pairs of different patients agree by "
+        f"{limits.usual:.2f} (median)"
+    )
+
+
 def _count_by_kind(pairs: pd.DataFrame) -> str:
     return ", ".join(f"{n} {how}" for how, n in pairs["how"].value_counts().items())
 
@@ -227,7 +294,8 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
     """Near duplicates and outliers of a study, as a separate run made from vectors and scan.
 
     Returns:
-        The run, with `near.parquet` (pairs), `unusual.parquet` and `near.json` (sentences with research ids).
+        The run, with `near.parquet` (copies), `questions.parquet`, `unusual.parquet` and `near.json` (sentences with
+        research ids).
     """
     from pellucid.cohort.images import PreparedImages
     from pellucid.cohort.progress import track
@@ -254,7 +322,7 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
                 return prepared.decode(place[image_id])
 
             found = find_near(vectors, picture, known=known, **chosen.model_dump())
-        for name, frame in (("near", found.pairs), ("unusual", found.unusual)):
+        for name, frame in (("near", found.pairs), ("questions", found.questions), ("unusual", found.unusual)):
             with atomic_path(run.path / f"{name}.parquet") as temporary:
                 frame.to_parquet(temporary, index=False)
         content = {
@@ -263,10 +331,18 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
             "pairs": len(found.pairs),
             "groups": int(found.pairs["group"].nunique()),
             "across_splits": int((found.pairs["split"] != found.pairs["other_split"]).sum()),
+            "questions": len(found.questions),
+            "limits": {
+                "copy": found.limits.copy,
+                "question": found.limits.question,
+                "null_pairs": found.limits.n_null,
+                "usual": found.limits.usual if found.limits.n_null else None,
+            },
             "verified": found.verified,
             "ratio": found.ratio,
             "capped": found.capped,
             "to_look_at": _pairs_by_research_id(found.pairs),
+            "to_ask": _pairs_by_research_id(found.questions),
             "sentences": near_sentences(found),
         }
         write_json(run.path / "near.json", content)
@@ -275,7 +351,7 @@ def near(study: Study, vectors_run: RunFolder, scan: RunFolder, *, progress: boo
 
 def _pairs_by_research_id(pairs: pd.DataFrame, most: int = 50) -> list[dict[str, Any]]:
     """The first pairs without image ids, for reports."""
-    columns: Sequence[str] = [c for c in _COLUMNS if not c.endswith("image_id")]
+    columns: Sequence[str] = [c for c in _COLUMNS if c in pairs and not c.endswith("image_id")]
     return [
         {str(k): round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
         for row in pairs[list(columns)].head(most).to_dict("records")

@@ -20,6 +20,7 @@ from pellucid.cohort.errors import UserError
 from pellucid.cohort.images import Pixels, stretch
 from pellucid.cohort.intake import read_image_apart, start_ahead
 from pellucid.cohort.readers import UnreadableImage
+from pellucid.cohort.runs import open_finished, parent_of
 from pellucid.embed.index import Index, open_index
 from pellucid.embed.index.novelty import cohort_distances, mean_distances, percentile
 from pellucid.embed.index.other_patients import codes_of, search_elsewhere
@@ -245,10 +246,10 @@ def _backbone(vectors: Vectors) -> Any:
     from pellucid.embed.backbones.compute_choice import Compute
     from pellucid.embed.backbones.readout import ReadoutConfig
 
-    location = vectors.spec.get("location")
+    location = _location(vectors)
     keys = {key: vectors.spec[key] for key in ("pooling", "layers", "average") if key in vectors.spec}
     readout = {key: value for key, value in keys.items() if value not in ("none", "model") or key == "average"}
-    name = location if isinstance(location, str) else vectors.name
+    name = location or vectors.name
     backbone = load_backbone(name, readout=ReadoutConfig(**readout), compute=Compute.from_spec(vectors.spec))
     same = backbone.fingerprint == vectors.spec["fingerprint"]
     space = getattr(vectors, "space", None)
@@ -259,6 +260,22 @@ def _backbone(vectors: Vectors) -> Any:
             f"the backbone {name} has changed since these vectors were computed: run `pellucid embed` again"
         )
     return backbone
+
+
+def _location(vectors: Vectors) -> str | None:
+    """Where the backbone of the vectors is. That of a run is the run it was made from, wherever the study is now."""
+    location = vectors.spec.get("location")
+    if not isinstance(location, str) or not location.startswith("run:"):
+        return location if isinstance(location, str) else None
+    folder = vectors.folder
+    while (folder / "run.json").is_file():  # derived vectors were made from vectors
+        parents = [parent["stage"] for parent in open_finished(folder).record["parents"]]
+        if "pretrain" in parents:
+            return f"run:{parent_of(folder, 'pretrain')}"
+        if "embed" not in parents:
+            break
+        folder = parent_of(folder, "embed")
+    return location
 
 
 def _known(vectors: Vectors, table: pd.DataFrame | None, where: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:

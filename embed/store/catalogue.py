@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs import RunFolder, newest_runs
-from pellucid.embed.store.vectors import Vectors, load_vectors
+from pellucid.cohort.runs import RunFolder, newest_runs, require_intact
+from pellucid.embed.store.vectors import Vectors, load_vectors, read_spec
 
 WITHOUT_TEXT = " without text"  # appended to the backbone's name if burned-in text was painted over
 TAKEN_OUT = " less "  # between the name of a backbone and that of the factor removed from its vectors
@@ -22,7 +22,7 @@ def newest_vectors(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
     return {
         name: run
         for name, run in _newest(analysis, scan).items()
-        if not name.endswith(WITHOUT_TEXT) and not load_vectors(run.path).spec.get("taken_out")
+        if not name.endswith(WITHOUT_TEXT) and not read_spec(run.path).get("taken_out")
     }
 
 
@@ -39,7 +39,7 @@ def masked_vectors(analysis: Path, scan: RunFolder, before: Vectors) -> RunFolde
 def _newest(analysis: Path, scan: RunFolder) -> dict[str, RunFolder]:
     found: dict[str, RunFolder] = {}
     for run in newest_runs(analysis, "embed", scan):
-        name = load_vectors(run.path).name
+        name = str(read_spec(run.path)["backbone"])
         found.pop(name, None)
         found[name] = run
     return found
@@ -50,7 +50,14 @@ def choose_vectors(analysis: Path, scan: RunFolder, backbone: str | None = None)
 
     Raises:
         UserError: no images are embedded yet, or not with this backbone.
+        DamagedRun: a file of the vectors is not what was written.
     """
+    run = _chosen(analysis, scan, backbone)
+    require_intact(run.path)
+    return run
+
+
+def _chosen(analysis: Path, scan: RunFolder, backbone: str | None) -> RunFolder:
     found = newest_vectors(analysis, scan)
     if not found:
         raise UserError(
@@ -75,7 +82,8 @@ def choose_patient_vectors(analysis: Path, images_run: RunFolder, how: str) -> R
         UserError: there is none with that rule.
     """
     for run in reversed(newest_runs(analysis, "embed", images_run)):
-        if load_vectors(run.path).spec.get("per_patient") == how:
+        if read_spec(run.path).get("per_patient") == how:
+            require_intact(run.path)
             return run
     raise UserError(
         f"no patient vectors with rule `{how}` were made from {images_run.path.name}: run `pellucid embed` with "

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs import atomic_path, write_json
+from pellucid.cohort.runs import SUMS, atomic_path, read_verified, require_intact, write_json
 from pellucid.embed.backbones.embedding_space import completed
 
 SCHEMA = "pellucid.vectors/2"
@@ -84,12 +84,28 @@ def to_float16(tokens: NDArray[np.float32]) -> NDArray[np.float16]:
     return np.clip(tokens, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
 
 
+def read_spec(folder: Path) -> dict[str, Any]:
+    """The content of a run's `spec.json`, without opening its vectors.
+
+    Raises:
+        UserError: it is not what was written, or not JSON.
+    """
+    content = read_verified(folder, "spec.json") if (folder / SUMS).is_file() else (folder / "spec.json").read_bytes()
+    try:
+        return dict(json.loads(content))
+    except ValueError as error:
+        raise UserError(f"{folder / 'spec.json'}: is damaged ({error}); run `pellucid embed` again") from None
+
+
 def load_vectors(folder: Path) -> Vectors:
-    """Open the vectors of a folder, memory-mapped.
+    """Open the vectors of a folder, memory-mapped. The files of a run are compared with their checksums first.
 
     Raises:
         UserError: not a vector store, another schema, or files that do not belong together.
+        DamagedRun: a file of the run is not what was written.
     """
+    if (folder / SUMS).is_file():
+        require_intact(folder)
     try:
         return _loaded(present(folder))
     except (UserError, FileNotFoundError):
@@ -108,10 +124,7 @@ def _loaded(folder: Path) -> Vectors:
     missing = [n for n in ("vectors.npy", "images.parquet", "spec.json") if not (folder / n).is_file()]
     if missing:
         raise UserError(f"{folder}: contains no vectors ({missing[0]} is missing); create them with `pellucid embed`")
-    try:
-        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{folder / 'spec.json'}: is damaged ({error}); run `pellucid embed` again") from None
+    spec = read_spec(folder)
     if spec.get("schema") not in {SCHEMA, *READ_TOO}:
         raise UserError(f"{folder}: has schema {spec.get('schema')!r}; this version reads {SCHEMA}")
     recorded, spec = spec.get("space"), completed(spec)

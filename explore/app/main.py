@@ -45,7 +45,10 @@ def main() -> None:
         st.caption("Patients are shown by research id. Nothing leaves this computer.")
         if findings.outdated:
             st.warning(f"These results are out of date. {for_markdown(findings.outdated)}")
-    page.run()
+    try:
+        page.run()
+    except UserError as error:  # a file was damaged after the findings were read
+        st.error(for_markdown(str(error)))
 
 
 _STYLE = """<style>

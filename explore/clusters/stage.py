@@ -30,7 +30,6 @@ class ClusterConfig(Config):
 
     n_neighbors: int = Field(15, ge=2, le=200)  # of the one neighbour graph that the map is drawn from
     min_cluster_size: int = Field(0, ge=0)  # images; 0: 2 % of all images, at least 10 and at most 200
-    permutations: int = Field(999, ge=99)  # has no effect: associations have the same permutations in every stage
     seed: int = 0
 
 

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from pellucid.cohort.manifest import named_columns
 from pellucid.cohort.runs import RunFolder
 from pellucid.explore import wording
 from pellucid.explore.figures import map_figures, probe_figures
@@ -352,6 +353,7 @@ def _methods(findings: Findings) -> dict[str, Any]:
     for variable in findings.study.variables:
         roles.setdefault(variable.role, []).append(f"{wording.readable_name(variable.name)} ({variable.kind})")
     audit = findings.audit
+    named = named_columns(findings.study)  # `external` has the staff's own names
     return {
         "roles": {role: ", ".join(names) for role, names in roles.items()},
         "texts": [str(note) for note in audit.get("notes") or []],
@@ -359,7 +361,8 @@ def _methods(findings: Findings) -> dict[str, Any]:
         "families": audit.get("families") or {},
         "patients": int(findings.images["patient"].nunique()),
         "external": ", ".join(
-            f"{wording.readable_name(name)} {wording.listing([wording.level_text(level) for level in levels])}"
+            f"{wording.readable_name(name)} "
+            + (f"({len(levels)} levels)" if name in named else wording.listing([*map(wording.level_text, levels)]))
             for name, levels in findings.study.config.external.items()
         ),
     }

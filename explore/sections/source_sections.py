@@ -297,13 +297,19 @@ def _missing(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Secti
 
 
 def _duplicates(source: Mapping[str, Any], texts: Mapping[str, list[str]]) -> Section:
-    found = (source.get("duplicates") or {}).get("to_look_at") or []
+    duplicates = source.get("duplicates") or {}
+    found = duplicates.get("to_look_at") or []
     rows = [
         (", ".join(group["patients"]), ", ".join(group["splits"]), f"{group['images']}", group["kind"] or "–")
         for group in found[:12]
     ]
     title = "Groups to check" + (f" (the first 12 of {len(found)})" if len(found) > 12 else "")
     tables = [Table(title, ("Patients", "Part of the split", "Images", "Kind"), rows)] if rows else []
+    asked = duplicates.get("to_ask") or []
+    if asked:
+        n_asked = duplicates["n_questions"]
+        title = "Pairs that may be copies" + (f" (the first 12 of {n_asked})" if n_asked > 12 else "")
+        tables.append(Table(title, ("Patients",), [(" and ".join(who),) for who in asked[:12]]))
     return Section("duplicates", "Duplicates", "", texts.get("duplicates", []), tables=tables)
 
 
@@ -311,32 +317,20 @@ def _by_vectors(near: NearDuplicateFindings | None) -> list[Section]:
     """What the vectors add: rotated, mirrored and cropped copies, and unusual images."""
     if near is None:
         return []
-    pairs = [
-        Pictures(
-            f"{pair['how']}, similarity {pair['similarity']:.2f}",
-            [
-                (pair[f"{other}image_id"], _whose(pair[f"{other}patient"], pair[f"{other}split"]))
-                for other in ("", "other_")
-            ],
-        )
-        for pair in near.pairs.drop_duplicates("group").head(MOST_PAIRS).to_dict("records")
-    ]
+    pairs = [_pair(pair, "") for pair in near.pairs.drop_duplicates("group").head(MOST_PAIRS).to_dict("records")]
+    asked = [_pair(pair, "a copy? ") for pair in near.questions.head(MOST_PAIRS - len(pairs)).to_dict("records")]
     first = near.unusual.drop_duplicates("patient").head(MOST_UNUSUAL).to_dict("records")
-    unusual = [
-        Pictures(
-            "", [(row["image_id"], f"{row['patient']}, {row['times_usual']:.1f} × the usual distance") for row in first]
-        )
-    ]
+    shown = [(row["image_id"], f"{row['patient']}, {row['times_usual']:.1f} × the usual distance") for row in first]
     return [
         Section(
             "near",
             "Is the same image filed under two patients?",
-            f"Candidates come from the embedding ({near.backbone}); each pair was then confirmed on the pixels. The "
+            f"Candidates come from the embedding ({near.backbone}); each pair was then compared on the pixels. The "
             "first pair of each group is shown, with the part of the split in brackets."
-            if pairs
+            if pairs or asked
             else f"Candidates come from the embedding ({near.backbone}).",
             near.sentences[:-1] if len(near.unusual) else near.sentences,
-            pictures=pairs,
+            pictures=pairs + asked,
         ),
         Section(
             "unusual",
@@ -344,9 +338,14 @@ def _by_vectors(near: NearDuplicateFindings | None) -> list[Section]:
             f"For each patient, the image with the largest distance to all images of other patients in the embedding "
             f"({near.backbone}). Unusual does not mean diseased: check for a wrong body region, a test image or a "
             "faulty device.",
-            pictures=unusual if len(first) else [],
+            pictures=[Pictures("", shown)] if shown else [],
         ),
     ]  # fmt: skip
+
+
+def _pair(pair: Mapping[Any, Any], question: str) -> Pictures:
+    sides = [(pair[f"{o}image_id"], _whose(pair[f"{o}patient"], pair[f"{o}split"])) for o in ("", "other_")]
+    return Pictures(f"{question}{pair['how']}, similarity {pair['similarity']:.2f}", sides)
 
 
 def _whose(patient: str, split: str) -> str:

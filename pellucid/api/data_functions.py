@@ -53,6 +53,7 @@ def deidentify_study(
     dates: Literal["shift", "remove"] = "shift",
     retain_patient: bool = True,
     retain_device: bool = False,
+    keep_text: Sequence[str] = (),
     show: Literal["sample", "all"] | None = None,
     reviewed_by: str | None = None,
     progress: bool = True,
@@ -68,6 +69,7 @@ def deidentify_study(
         dates: shift all dates of a patient by the same number of days, or remove them.
         retain_patient: keep sex, age (at most 90), size and weight.
         retain_device: keep serial numbers and station names.
+        keep_text: columns of free text that go into the copy; others are refused.
         show: images without masked text on the review sheet: a sample of 60, or all; None: as the last time.
         reviewed_by: who has looked through the review sheet; the DICOM files that it shows then state that their
             pixels are clean. Nothing else is done.
@@ -83,6 +85,6 @@ def deidentify_study(
 
     return deidentify_study(
         load(study, overrides, config), Path(out), Path(linkage), text=text, mask=mask, dates=dates,
-        retain_patient=retain_patient, retain_device=retain_device, show=show,
+        retain_patient=retain_patient, retain_device=retain_device, keep_text=keep_text, show=show,
         reviewed_by=reviewed_by, progress=progress,
     )  # fmt: skip

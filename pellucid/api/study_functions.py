@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pellucid.api.opened_study import StudyOrPath, load
 from pellucid.cohort.runs import RunFolder
+
+if TYPE_CHECKING:
+    from pellucid.cohort.superfluous_runs import Superfluous
 
 Say = Callable[[str], None]
 
@@ -126,6 +129,39 @@ def withdraw_images(folder: Path, image_ids: Sequence[str], *, yes: bool = False
     return forget_in_store(Path(folder), image_ids, yes=yes)
 
 
+def tidy_study(
+    study: StudyOrPath,
+    overrides: Sequence[str] = (),
+    *,
+    config: Path | None = None,
+    everything: bool = False,
+    damaged: bool = False,
+    yes: bool = False,
+    say: Say = print,
+) -> list[Superfluous]:
+    """Remove runs that are stale or superseded, and what processes that ended have left; the command is `tidy`.
+
+    Nothing is removed that a kept run was made from, nothing that study.yaml names, and no annotation. Stale vectors
+    and weights stay until a newer run replaces them.
+
+    Args:
+        study, overrides, config: as for `scan_study`; runs made with other overrides are stale.
+        everything: also remove stale vectors and weights that no newer run replaces.
+        damaged: instead, verify every file of every run and quarantine damaged runs, so that they are computed again.
+        yes: apply it; without, only list what would be removed.
+        say: receives each message.
+
+    Returns:
+        What was removed (or would be): objects with `path`, `why` and `n_bytes`.
+
+    Raises:
+        UserError: missing images or table, a damaged run, or another command is working on the study.
+    """
+    from pellucid.cohort.superfluous_runs import tidy
+
+    return tidy(load(study, overrides, config), everything=everything, damaged=damaged, yes=yes, say=say)
+
+
 def study_status(study: StudyOrPath, overrides: Sequence[str] = ()) -> list[dict[str, str]]:
     """List the runs of a study, oldest first.
 
@@ -133,7 +169,8 @@ def study_status(study: StudyOrPath, overrides: Sequence[str] = ()) -> list[dict
         study, overrides: as for `scan_study`.
 
     Returns:
-        One dictionary per run: `stage`, `name`, `path`, `state` (done, running, stale or failed) and, for vectors,
+        One dictionary per run: `stage`, `name`, `path`, `state` (done, running, stale, failed, or damaged if
+        its `run.json` is) and, for vectors,
         `index` (a sentence on how they are searched).
     """
     from pellucid.cohort import status

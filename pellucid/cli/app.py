@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pellucid.cli import audit_commands, data_commands, study_commands, vector_commands
+from pellucid.cli.options import for_logs
 
 EXIT_CODES = "0 success, 2 user error (see message), 75 interrupted (rerun to resume), 1 internal error"
 
@@ -52,6 +53,7 @@ for _command in (
     study_commands.run,
     vector_commands.export,
     study_commands.forget,
+    study_commands.tidy,
     study_commands.status,
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
@@ -76,16 +78,16 @@ def exit_code(error: Exception) -> int:
     from pellucid.cohort.errors import Preempted, UserError
 
     if isinstance(error, UserError):
-        typer.secho(str(error), fg="red", err=True)
+        typer.secho(for_logs(str(error)), fg="red", err=True)
         return 2
     if isinstance(error, Preempted):
-        typer.echo(str(error), err=True)
+        typer.echo(for_logs(str(error)), err=True)
         return 75
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         typer.secho("the disk is full: free some space, then repeat the command to resume", fg="red", err=True)
         return 2
     import traceback
 
-    traceback.print_exception(error)
+    typer.echo(for_logs("".join(traceback.format_exception(error))), err=True, nl=False)
     typer.secho("internal error in Pellucid: please report it with the lines above", fg="red", err=True)
     return 1

@@ -23,13 +23,14 @@ from pellucid.cli.options import (
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the phantom study.")] = Path("demo"),
+    overrides: Overrides = None,
     patients: Annotated[int, typer.Option(min=20, help="Patients in the phantom cohort, 2 to 5 images each.")] = 160,
     seed: Annotated[int, typer.Option(help="Random seed of the phantom cohort.")] = 0,
 ) -> None:
     """Write a phantom cohort with known truth and analyse it."""
     from pellucid.pipeline import run_demo
 
-    run = run_demo(folder, patients=patients, seed=seed, say=say)
+    run = run_demo(folder, overrides or [], patients=patients, seed=seed, say=say)
     say(f"\nThe report:   {run.path / 'report.html'}\nThe explorer: pellucid explore {shlex.quote(str(folder))}")
 
 
@@ -85,6 +86,10 @@ def deidentify(
     ] = "shift",
     retain_patient: Annotated[bool, typer.Option(help="Keep sex, age (at most 90), size and weight.")] = True,
     retain_device: Annotated[bool, typer.Option(help="Keep serial numbers and station names.")] = False,
+    keep_text: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of free text to keep in the copy (repeatable); others are refused."),
+    ] = None,
     show: Annotated[
         ShownImages | None,
         typer.Option(help="Images without masked text on the review sheet; default: as the last time, or a sample."),
@@ -99,7 +104,7 @@ def deidentify(
 
     done = deidentify_study(
         study, out, linkage, overrides or [], config=config, text=text, mask=mask, dates=dates,
-        retain_patient=retain_patient, retain_device=retain_device, show=show,
+        retain_patient=retain_patient, retain_device=retain_device, keep_text=keep_text or [], show=show,
         reviewed_by=reviewed_by,
     )  # fmt: skip
     if reviewed_by is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -48,6 +49,13 @@ def say(text: str, **style: Any) -> None:
 
     if is_first_process():
         typer.secho(text, **style)
+
+
+def for_logs(text: str) -> str:
+    """A message as it is shown on a terminal; in a log file, files whose names may name a patient are not named."""
+    from pellucid.cohort.path_names import without_names
+
+    return text if sys.stderr.isatty() else without_names(text)
 
 
 def say_done(what: str, run: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""Commands on a whole study: report, explore, run, forget, status."""
+"""Commands on a whole study: report, explore, run, forget, tidy, status."""
 
 from __future__ import annotations
 
@@ -85,6 +85,33 @@ def forget(
     withdraw_patients(study, named, overrides, config=config, yes=yes, say=say)
 
 
+def tidy(
+    study: StudyPath,
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also stale vectors and weights that no newer run replaces.")
+    ] = False,
+    damaged: Annotated[
+        bool,
+        typer.Option(
+            "--damaged", help="Verify every file instead, and quarantine damaged runs, so that they are computed again."
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Apply the removal. Without --yes, only list what would be removed.")
+    ] = False,
+) -> None:
+    """List runs that nothing needs any more; with --yes, remove them.
+
+    Removed are stale and superseded runs and what interrupted processes have left; never what a kept run was made from,
+    and never annotations.
+    """
+    from pellucid.api.study_functions import tidy_study
+
+    tidy_study(study, overrides or [], config=config, everything=everything, damaged=damaged, yes=yes, say=say)
+
+
 def status(
     study: StudyPath,
     overrides: Overrides = None,
@@ -102,12 +129,12 @@ def status(
     if as_json:
         typer.echo(json.dumps({"runs": runs}, indent=1))
         return
-    colour = {"done": "green", "running": "blue", "stale": "yellow", "failed": "red"}
+    colour = {"done": "green", "running": "blue", "stale": "yellow", "failed": "red", "damaged": "red"}
     for row in runs:
         say(f"{typer.style(row['state'].ljust(8), fg=colour[row['state']])} {row['stage'].ljust(9)} {row['name']}")
         if row.get("index"):
             say(f"         search: {row['index']}")
-        if verify and row["state"] in {"done", "stale"}:
+        if verify and row["state"] in {"done", "stale", "damaged"}:
             for sentence in verify_run(Path(row["path"])):
                 say(f"         {sentence}", fg="red")
     say(next_step(runs, study, variables=bool(loaded.variables)))

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest import as_numbers as numbers_of_text
-from pellucid.cohort.manifest import holds_lists, missing_cells, only_numbers, taken_sentence, words_taken
+from pellucid.cohort.manifest import (
+    holds_lists,
+    keyed_column,
+    missing_cells,
+    only_numbers,
+    secret_digest,
+    staff_word,
+    taken_sentence,
+    words_taken,
+)
 from pellucid.cohort.statistics import EventLevel, IntArray, Patients, event_level
 from pellucid.cohort.study import as_level
 
@@ -228,6 +237,10 @@ def read_variable(
             name, role, kind, levels, np.zeros(0, np.int64), values, ~missing, int(missing.sum()), {},
             tuple(notes), refusal, missing,
         )  # fmt: skip
+    word = staff_word(name, role, kind) if positive is None else ""
+    if word:  # keyed by what only the owner of the table knows; those of a study are keyed already
+        digest = secret_digest("\0".join([*patient_ids, *text]).encode())
+        text = keyed_column(pd.Series(text), word, digest).to_numpy(dtype=str)
     return _read_levels(text, missing, notes, name=name, role=role, kind=kind, patients=patients, positive=positive)
 
 

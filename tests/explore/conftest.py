@@ -199,13 +199,13 @@ def hostile(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     shutil.copytree(whole.study.path.parent, folder, ignore=shutil.ignore_patterns("embed", "cluster", "report"))
     table = pd.read_csv(folder / "clinical.csv")
     table["device"] = table["device"].replace({table["device"].iloc[0]: SCRIPT})
-    table["operator"] = table["operator"].replace({table["operator"].iloc[0]: LINK})
+    table["site"] = table["site"].replace({table["site"].iloc[0]: LINK})
     table.to_csv(folder / "clinical.csv", index=False)
     return _run_all(folder)
 
 
 def _run_all(folder: Path) -> Whole:
-    study = load_study(folder, ["cluster.permutations=199", "near.patience=5"])
+    study = load_study(folder, ["near.patience=5"])
     scanned = scan(study, progress=False)
     pixels = embed(study, scanned, "pixels", progress=False)
     analysis = study.analysis

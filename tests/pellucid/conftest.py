@@ -96,11 +96,11 @@ class World:
         )
 
     def tree(self) -> dict[str, str]:
-        """Every file and its hash, locks aside (they hold the number of the process that had them last)."""
+        """Every file and its hash; locks and other hidden files aside, which commands write that change nothing."""
         return {
             path.relative_to(self.study.path.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.study.path.parent.rglob("*"))
-            if path.is_file() and path.suffix != ".lock"
+            if path.is_file() and not path.name.startswith(".")
         }
 
     def wrong_checksums(self) -> list[str]:

@@ -34,6 +34,7 @@ FUNCTIONS = {
     "export": "export_study",
     "forget": "withdraw_patients",
     "status": "study_status",
+    "tidy": "tidy_study",
 }
 
 

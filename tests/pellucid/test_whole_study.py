@@ -23,7 +23,14 @@ from pellucid.cohort.phantom.population import PhantomConfig, write_phantom
 from pellucid.explore.thumbnails import letterbox
 
 ROOT = Path(__file__).parents[2]
-SHORT = "pretrain.images_seen=1280"
+SHORT = "pretrain.images_seen=320"
+TINY = (
+    "pretrain.backbone=test_vit",
+    "pretrain.img_size=32",
+    "pretrain.source_px=40",
+    "pretrain.batch_size=16",
+    "pretrain.images_seen=640",
+)  # of the small phantom, seconds to train
 
 
 def newest(analysis: Path, stage: str, name: str) -> Any:
@@ -62,7 +69,7 @@ def no_marked_image_is_shown(analysis: Path) -> None:
 
 @pytest.mark.slow
 def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid_process, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    done = pellucid_process("demo", tmp_path / "demo", timeout_s=1500)
+    done = pellucid_process("demo", tmp_path / "demo", SHORT, timeout_s=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "The report: " in done.stdout
     assert "pellucid explore" in done.stdout
@@ -82,10 +89,10 @@ def test_demo_names_the_planted_confounder_and_acquits_the_harmless(pellucid_pro
     assert harmless is not None
     assert "operator" in harmless.group(1)
     no_marked_image_is_shown(analysis)
-    again = pellucid_process("demo", tmp_path / "demo")
+    again = pellucid_process("demo", tmp_path / "demo", SHORT)
     assert again.returncode == 0
     assert again.stdout.count("already done") >= 8
-    states = json.loads(pellucid_process("status", tmp_path / "demo", "--json").stdout)["runs"]
+    states = json.loads(pellucid_process("status", tmp_path / "demo", SHORT, "--json").stdout)["runs"]
     assert {row["state"] for row in states} == {"done"}
     assert {row["stage"] for row in states} == {
         "read",
@@ -155,7 +162,7 @@ def test_kill_pretrain_then_run_gives_the_report_of_an_undisturbed_one(pellucid_
     folder = tmp_path / "study"
     write_phantom(folder, PhantomConfig(patients=40, width_px=128, height_px=96))
     options = [
-        "pretrain.images_seen=640",
+        *TINY,
         "pretrain.machine.checkpoint_every=2",
         "audit.permutations=99",
         "audit.bootstrap=100",

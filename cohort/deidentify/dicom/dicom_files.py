@@ -1,5 +1,5 @@
-"""One DICOM file → the same picture with only the attributes of `attributes.py`: PS3.15 Annex E, by a list of what
-stays."""
+"""One DICOM file → the same picture with only the attributes of `dicom_attributes.py`: PS3.15 Annex E, by a list of
+what stays."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import ExplicitVRLittleEndian
 
+from pellucid.cohort.deidentify.dicom.colour_tables import clear_unused_entries
 from pellucid.cohort.deidentify.dicom.dicom_display_check import refuse_other_display
 from pellucid.cohort.deidentify.dicom.dicom_headers import (
     DicomOptions,
@@ -34,12 +35,13 @@ from pellucid.cohort.deidentify.dicom.dicom_views import (
     sheet_views,
 )
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.raster_files import SLIDE, Cleaned, FindBoxes
 from pellucid.cohort.deidentify.streams.coded_tails import unused_tail
 from pellucid.cohort.deidentify.streams.jpeg_segments import scan_ends, strip_jpeg, strip_jpeg2000, tile_ends
+from pellucid.cohort.deidentify.streams.jpeg_tables import needed_tables
 from pellucid.cohort.deidentify.text_masking import fill
 from pellucid.cohort.identifiers.findings import dicom_findings, tags_in
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.readers import UnreadableImage
 from pellucid.cohort.readers.dicom_pixel_module import low_bits
@@ -108,6 +110,7 @@ def clean_dicom(
             own = str(original.file_meta.get("MediaStorageSOPInstanceUID", ""))
             cleaned.SOPInstanceUID = linkage.uid(own or f"SOPInstanceUID of {stem or hashlib.sha256(data).hexdigest()}")
         state_cleaning(cleaned, linkage, patient, options)
+        clear_unused_entries(cleaned, raw, photometric)
         kept_stream = None if boxes or tampered else _stripped_stream(original, raw)
         if kept_stream is None:
             _store_native(cleaned, raw, photometric)
@@ -235,8 +238,9 @@ def _stripped_stream(dataset: FileDataset, raw: NDArray[Any]) -> tuple[bytes, py
         streams = generate_frames(dataset.PixelData, number_of_frames=len(frames))
         for stream, pixels in zip(streams, frames, strict=True):
             if syntax in jpeg:
-                bare = strip_jpeg(stream)
-                ends = scan_ends(bare)
+                needed = needed_tables(strip_jpeg(stream))
+                bare = needed or b""
+                ends = scan_ends(bare) if needed else None
             else:
                 bare = strip_jpeg2000(stream)
                 ends = tile_ends(bare)
@@ -246,7 +250,7 @@ def _stripped_stream(dataset: FileDataset, raw: NDArray[Any]) -> tuple[bytes, py
                 return None
             clean.append(bare + b"\0" * (len(bare) % 2))
         return encapsulate(clean), syntax
-    except (ValueError, struct.error):
+    except (ValueError, IndexError, struct.error):
         return None
 
 

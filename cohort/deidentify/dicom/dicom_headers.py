@@ -21,9 +21,9 @@ from pellucid.cohort.deidentify.dicom import dicom_attributes
 from pellucid.cohort.deidentify.dicom.colour_tables import TABLES, table_value
 from pellucid.cohort.deidentify.dicom.defined_terms import is_defined, meaning_of
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
 from pellucid.cohort.deidentify.technical_texts import is_version, may_stay
 from pellucid.cohort.identifiers.findings import attribute_kind, tags_in
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 
 _TEXT_VRS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 _BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -40,12 +40,36 @@ _LONGEST_NUMBER = 8  # bytes
 _IMAGE_TYPES = frozenset({"ImageType", "FrameType"})
 _PER_FRAME = "PerFrameFunctionalGroupsSequence"
 _OLDEST_SHOWN = 90
-_CODES = {  # CID 7050
+OPTION_CODES = {  # CID 7050
     "113100": "Basic Application Confidentiality Profile",
     "113101": "Clean Pixel Data Option",
     "113107": "Retain Longitudinal Temporal Information With Modified Dates Option",
     "113108": "Retain Patient Characteristics Option",
     "113109": "Retain Device Identity Option",
+}
+
+# What `kept_header` does with an attribute that stays, by keyword, value representation or kind, for the conformance
+# statement.
+RULES = {
+    "SQ": "its items by this list; a coded item only with a code of the standard's tables and their meaning",
+    "UI": "keyed UID; UIDs of the standard stay",
+    "table": "cut to its length; entries that no pixel uses are emptied; an ICC profile is rebuilt from its numbers",
+    "number": "kept if it follows its value representation",
+    "DS": "kept if it is a number and, outside group 0028, no id or date of the patient of six or more digits",
+    "IS": "kept if it is a number and, outside group 0028, no id or date of the patient of six or more digits",
+    "CS": "kept if all its words are defined terms",
+    "LO": "kept if all words are known or short codes, without an identifier of the patient",
+    "SH": "kept if all words are known or short codes, without an identifier of the patient",
+    "StackID": "a number of up to three digits is kept, another becomes a keyed name",
+    "ImageType": "defined terms are kept, others become OTHER",
+    "FrameType": "defined terms are kept, others become OTHER",
+    "Manufacturer": "a known maker, or Latin letters without an identifier of the patient",
+    "ManufacturerModelName": "a known maker, or Latin letters without an identifier of the patient",
+    "CodeValue": "only a code of the standard's tables",
+    "CodingSchemeDesignator": "only a code of the standard's tables",
+    "CodingSchemeVersion": "removed",
+    "CodeMeaning": "the meaning from the standard's tables",
+    "PatientIdentityRemoved": "always YES",
 }
 
 
@@ -255,5 +279,5 @@ def certified(data: bytes) -> bytes:
 
 def _code(value: str) -> Dataset:
     code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", _CODES[value]
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", OPTION_CODES[value]
     return code

@@ -8,7 +8,11 @@ import struct
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _KEPT = {*range(0xC0, 0xC8), *range(0xC9, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xF7}  # frames, tables, scans, DNL, JPEG-LS
 _ICC = b"ICC_PROFILE\0"
-_J2K_KEPT = frozenset({0xFF50, 0xFF51, 0xFF52, 0xFF53, 0xFF59, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF5F, 0xFF60, 0xFF61})
+_CAP, _SIZ, _COD, _QCD = 0xFF50, 0xFF51, 0xFF52, 0xFF5C
+_J2K_ROOM = frozenset(
+    {0xFF53, 0xFF59, 0xFF5D, 0xFF5E, 0xFF5F, 0xFF60, 0xFF61}
+)  # rare, and may be for what is not there
+_MOST_DENSE = 4800  # pixels per inch; below the number that two characters make
 _ICC_CHUNK = 65_519  # bytes of a profile in one segment
 
 
@@ -110,10 +114,17 @@ def _kept(marker: int, body: bytes) -> bytes | None:
     if marker in _KEPT or (marker == 0xF8 and body[:1] == b"\1"):  # JPEG-LS: its parameters, not its palettes
         return body
     if marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) >= 14:
-        return body[:5] + b"\1\2" + body[7:12] + b"\0\0"
+        return body[:5] + b"\1\2" + _density(body[7:12]) + b"\0\0"
     if marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
         return body[:5] + b"\0\x64\0\0\0\0" + body[11:12]  # the flags are for printers, and free
     return None
+
+
+def _density(stated: bytes) -> bytes:
+    """The pixels per inch or centimetre that a JFIF header states, if they are possible; two letters are not."""
+    unit, across, down = struct.unpack(">BHH", stated)
+    sound = unit <= 2 and 0 < across <= _MOST_DENSE and 0 < down <= _MOST_DENSE
+    return stated if sound else b"\0\0\1\0\1"
 
 
 def _kind(marker: int, body: bytes) -> str:
@@ -151,12 +162,14 @@ def strip_jpeg2000(data: bytes) -> bytes:
     """A JPEG 2000 codestream without its comments and without what follows its end (ISO 15444-1 Annex A).
 
     Raises:
-        ValueError: the stream does not follow the format, or is wrapped in a JP2 file.
+        ValueError: the stream does not follow the format, has a segment that only few streams need or that is longer
+            than its content, or is wrapped in a JP2 file.
     """
     if data[:4] != b"\xff\x4f\xff\x51":
         raise ValueError("not a bare JPEG 2000 codestream")
     out, at = io.BytesIO(), 2
     out.write(data[:2])
+    seen: dict[int, bytes] = {}
     while at + 4 <= len(data):
         marker, length = struct.unpack_from(">HH", data, at)
         if marker == 0xFF90:  # SOT: tile parts, each with its own length, until EOC
@@ -173,11 +186,35 @@ def strip_jpeg2000(data: bytes) -> bytes:
         elif marker < 0xFF00 or length < 2:
             raise ValueError("a marker is damaged")
         else:
-            if marker in _J2K_KEPT:  # no comments, and no lists of lengths
+            if marker in {_CAP, _SIZ, _COD, _QCD}:  # no comments, and no lists of lengths
+                if marker in seen:
+                    raise ValueError("a segment occurs twice")
+                seen[marker] = data[at + 4 : at + 2 + length]
                 out.write(data[at : at + 2 + length])
+            elif marker in _J2K_ROOM:
+                raise ValueError("a segment that few streams need")
             at += 2 + length
+    if not _exact(seen):
+        raise ValueError("a segment is longer than its content")
     out.write(b"\xff\xd9")
     return out.getvalue()
+
+
+def _exact(segments: dict[int, bytes]) -> bool:
+    """Whether the main header of a codestream has all it needs, and nothing more (tables A.9, A.13 and A.28)."""
+    size, coding, quantisation = (segments.get(marker, b"") for marker in (_SIZ, _COD, _QCD))
+    if len(size) < 36 or len(coding) < 10 or not quantisation:
+        return False
+    levels, style = coding[5], quantisation[0] & 31
+    steps = {0: 3 * levels + 1, 1: 2, 2: 2 * (3 * levels + 1)}.get(style, -1)
+    capabilities = segments.get(_CAP, b"")
+    parts = int.from_bytes(capabilities[:4], "big").bit_count()
+    return (
+        len(size) == 36 + 3 * int.from_bytes(size[34:36], "big")
+        and len(coding) == 10 + (levels + 1 if coding[0] & 1 else 0)
+        and len(quantisation) == 1 + steps
+        and len(capabilities) == (4 + 2 * parts if capabilities else 0)
+    )
 
 
 def tile_ends(data: bytes) -> list[int]:
@@ -198,16 +235,16 @@ def tile_ends(data: bytes) -> list[int]:
 
 def _tile_part(part: bytes) -> bytes:
     """A tile part without the comments of its header; its stated length follows."""
-    kept, at = [part[:12]], 12
+    at = 12
     while at + 4 <= len(part):
         marker, length = struct.unpack_from(">HH", part, at)
         if marker == 0xFF93:  # SOD: packets follow
             break
         if marker < 0xFF00 or length < 2:
             raise ValueError("a marker is damaged")
-        if marker in _J2K_KEPT:
-            kept.append(part[at : at + 2 + length])
+        if marker in _J2K_ROOM | {_COD, _QCD}:
+            raise ValueError("a tile with settings different from the image's")
         at += 2 + length
-    whole = b"".join([*kept, part[at:]])
+    whole = part[:12] + part[at:]
     stated = len(whole) if struct.unpack_from(">I", part, 6)[0] else 0
     return whole[:6] + struct.pack(">I", stated) + whole[10:]

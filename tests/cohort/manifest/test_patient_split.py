@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.manifest.patient_split import assign_splits, strata_of, unit_levels, units_of
-from pellucid.cohort.manifest.research_ids import hash_share, pseudonyms, research_ids
+from pellucid.cohort.manifest.research_ids import hash_share, research_ids
 
 
 @given(
@@ -194,13 +194,6 @@ def test_research_ids_are_unique_and_tell_nothing_of_order() -> None:
     assert set(names.values()) == {f"P{i:04d}" for i in range(1, 501)}
     ranks = [int(names[f"{i:04d}"][1:]) for i in range(500)]
     assert abs(np.corrcoef(ranks, range(500))[0, 1]) < 0.15
-
-
-def test_pseudonyms_follow_a_hash_and_not_the_alphabet() -> None:
-    names = pseudonyms((f"op{i:02d}" for i in range(60)), "O", seed=0)
-    assert set(names.values()) == {f"O{i:02d}" for i in range(1, 61)}
-    ranks = [int(names[f"op{i:02d}"][1:]) for i in range(60)]
-    assert abs(np.corrcoef(ranks, range(60))[0, 1]) < 0.3
 
 
 def test_hash_shares_are_spread_evenly() -> None:

@@ -354,6 +354,24 @@ def test_heic_is_read_where_pillow_heif_is_installed() -> None:
     assert np.abs(picture.pixels.astype(int) - scene()).mean() <= 4
 
 
+def test_a_heic_of_a_turned_phone_is_turned_once() -> None:
+    """Phones write the rotation twice: as a property, which the decoder applies, and as EXIF, which must be ignored."""
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: HEIC images are only counted")
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:, :32] = [255, 0, 0]  # a red left third: on top after a quarter turn clockwise
+    phone = heif.from_pillow(Image.fromarray(pixels))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    phone.info["exif"] = exif.tobytes()
+    stream = io.BytesIO()
+    phone.save(stream, quality=95)
+    assert b"irot" in stream.getvalue()
+    picture = read_image(stream.getvalue())
+    assert picture.pixels.shape == (96, 64, 3)
+    assert picture.pixels[:24, :, 0].min() > 200
+    assert picture.pixels[40:, :, 0].max() < 60
+
+
 def test_an_unusual_jpeg_is_refused_by_its_sort() -> None:
     lossless = imagecodecs.ljpeg_encode(scene()[:, :, 0].astype(np.uint16), bitspersample=16)
     with pytest.raises(UnreadableImage, match="a lossless JPEG, which is not read"):

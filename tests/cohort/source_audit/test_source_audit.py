@@ -341,6 +341,10 @@ def test_duplicates_across_patients_are_named_by_research_id(
     assert found["copies"] == {"exact": 1, "pixels": 0, "near": 1}
     assert set(found["to_look_at"][0]["patients"]) <= set(manifest["patient"])
     assert "img_" not in json.dumps(found)
+    first, second = manifest["image_id"].iloc[[0, -1]]
+    asked = duplicates(manifest.assign(duplicate_question=manifest["image_id"].map({first: "Q0001", second: "Q0001"})))
+    assert (asked["n_questions"], len(asked["to_ask"][0])) == (1, 2)
+    assert any("1 pair(s) of images of different patients are very alike" in s for s in asked["sentences"])
     older = manifest.drop(columns=["duplicate_group", "duplicate_kind"])
     assert duplicates(older)["n_across_patients"] == 1
     assert duplicates(older.drop(columns="duplicate_of"))["n_groups"] == 0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import pellucid.embed.extract.patient_vectors as module
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs.checksums import write_sums
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.study import Study, Variable, load_study
 from pellucid.embed.backbones.embedding_space import same_space
@@ -191,6 +192,7 @@ def test_every_image_its_own_patient_is_refused(runs: tuple[Study, RunFolder, Ru
     shutil.copytree(images_run.path, copy)
     images = pd.read_parquet(copy / "images.parquet").assign(patient=lambda f: f["image_id"])
     images.to_parquet(copy / "images.parquet", index=False)
+    write_sums(copy)
     alone = RunFolder(copy, "embed", images_run.name, images_run.key, True, images_run.record)
     with pytest.raises(UserError, match="no patient has two images"):
         embed_patients(study, alone, "mean")

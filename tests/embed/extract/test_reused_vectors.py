@@ -244,6 +244,9 @@ def test_killed_after_the_last_file_nothing_is_computed_again(
     assert not (vectors.folder / "parts").exists()
 
 
+DAMAGED_COPY = "the prepared copy of `.*` is damaged: restore the file .* `pellucid scan "
+
+
 def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Path, tmp_path: Path) -> None:
     study = load_study(own_phantom, [f"analysis={tmp_path / 'analysis'}"])
     run = scan(study, progress=False)
@@ -253,7 +256,7 @@ def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Pa
             "square",
             lambda *_: (_ for _ in ()).throw(ValueError("not a JPEG")),
         )
-        with pytest.raises(UserError, match=r"the prepared copy of `.*` is damaged: delete the run and scan again"):
+        with pytest.raises(UserError, match=DAMAGED_COPY):
             embed(study, run, "pixels", progress=False)
     whole = PreparedImages.square
 
@@ -265,7 +268,7 @@ def test_a_damaged_prepared_copy_stops_and_is_not_taken_for_done(own_phantom: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PreparedImages, "square", first_is_damaged)
         for _ in range(2):
-            with pytest.raises(UserError, match=r"the prepared copy of `.*` is damaged: delete the run and scan again"):
+            with pytest.raises(UserError, match=DAMAGED_COPY):
                 embed(study, run, "pixels", progress=False)
     assert not list((study.analysis / "embed").glob("pixels*"))
     assert not load_vectors(embed(study, run, "pixels", progress=False).path).spec["failed"], (

@@ -19,6 +19,14 @@ def test_sections_missing_in_an_older_scan_are_left_out(source: dict[str, Any]) 
     assert all(section.title for section in shown)
 
 
+def test_questions_of_the_scan_are_a_table_of_pairs() -> None:
+    source = {"duplicates": {"to_look_at": [], "to_ask": [["P1", "P2"]] * 14, "n_questions": 14}}
+    (section,) = sections(source, {})
+    assert section.key == "duplicates"
+    assert section.tables[0].title == "Pairs that may be copies (the first 12 of 14)"
+    assert section.tables[0].rows == [("P1 and P2",)] * 12
+
+
 def findings_near(whole: Any) -> Any:
     return gather(whole.study, whole.runs["scan"], [whole.runs["own"]], near_run=whole.runs["near"]).near
 
@@ -31,12 +39,14 @@ def test_pairs_and_unusual_images_are_shown_as_pictures_by_research_id(whole: An
             "split": "train", "other_split": "test", "similarity": 0.987, "ratio": 0.1,
             "agreement": 0.9, "how": "turned"}  # fmt: skip
     again = pair | {"other_image_id": ids[2]}
-    found = replace(near, pairs=pd.DataFrame([pair, again]))
+    asked = pair | {"other_image_id": ids[3], "other_patient": "P3", "how": "the same"}
+    found = replace(near, pairs=pd.DataFrame([pair, again]), questions=pd.DataFrame([asked]))
     by_key = {section.key: section for section in sections({}, {}, found)}
     shown = by_key["near"].pictures
     assert [(row.title, list(row.images)) for row in shown] == [
-        ("turned, similarity 0.99", [(ids[0], "P1 (train)"), (ids[1], "P2 (test)")])
-    ], "of a group the first pair"
+        ("turned, similarity 0.99", [(ids[0], "P1 (train)"), (ids[1], "P2 (test)")]),
+        ("a copy? the same, similarity 0.99", [(ids[0], "P1 (train)"), (ids[3], "P3 (test)")]),
+    ], "of a group the first pair, then the questions"
     unlike = by_key["unusual"].pictures[0].images
     assert unlike[0][0] == ids[0]
     patients = [caption.partition(",")[0] for _, caption in unlike]

@@ -30,6 +30,7 @@ VERBS = [
     "export",
     "forget",
     "status",
+    "tidy",
 ]
 
 

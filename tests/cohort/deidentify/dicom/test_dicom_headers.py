@@ -18,7 +18,7 @@ from pellucid.cohort.deidentify.dicom.defined_terms import is_defined, meaning_o
 from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
 from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
 from pellucid.cohort.deidentify.linkage_file import Linkage
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 
 
 def original(**values: object) -> Dataset:

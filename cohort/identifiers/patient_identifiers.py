@@ -11,6 +11,7 @@ from itertools import permutations
 _SHORTEST_PART = 4  # a shorter identifier counts only as a whole word
 _SHORTEST_NUMBER = 5  # inside an id such as MRN0012345
 _SHORTEST_WORD = 2
+_IDEOGRAPHS = "\u2e80"  # the first character of Chinese, Japanese and Korean writing
 _MOST_WORDS = 6  # of one name that are joined in any order
 _LETTERS = {"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe", "æ": "ae", "œ": "oe"}
 _PLAIN = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
@@ -53,9 +54,10 @@ class Identifiers:
                 glued = {"".join(found)} | {"".join(pair) for pair in permutations(found[:_MOST_WORDS], 2)}
                 for word in {*found, *glued}:
                     parts |= {run for run in _NUMBERS.findall(word) if len(run) >= _SHORTEST_NUMBER}
-                    if len(word) >= _SHORTEST_PART:
+                    ideographs = any(c >= _IDEOGRAPHS for c in word)  # no blanks between words, and names of one
+                    if len(word) >= _SHORTEST_PART or (ideographs and len(word) >= _SHORTEST_WORD):
                         parts.add(word)
-                    elif len(word) >= _SHORTEST_WORD and not word.isdigit():
+                    elif ideographs or (len(word) >= _SHORTEST_WORD and not word.isdigit()):
                         words.add(word)
         return cls(frozenset(parts), frozenset(words), frozenset(form for day in days for form in _day_forms(day)))
 
@@ -67,10 +69,15 @@ class Identifiers:
         """Whether a text holds one of them, or a full date."""
         if holds_date(text):
             return True
+        return self.named_in(text) or self._day_in(text)
+
+    def _day_in(self, text: str) -> bool:
         digits = re.sub(r"\D", "", text)
         written = {"".join(group.zfill(2) for group in match) for match in _TRIPLE.findall(text)}
-        if written & self.days or any(day in digits for day in self.days):
-            return True
+        return bool(written & self.days) or any(day in digits for day in self.days)
+
+    def named_in(self, text: str) -> bool:
+        """Whether a text holds a name, an id or a part of an address, in any spelling."""
         for spelling in _spellings(text):
             joined = "".join(_WORDS.findall(spelling))
             if any(part in joined for part in self.parts):

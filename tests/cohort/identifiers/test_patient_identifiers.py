@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pellucid.cohort.deidentify.patient_identifiers import Identifiers, holds_date, only_latin
 from pellucid.cohort.deidentify.technical_texts import is_version, may_stay
+from pellucid.cohort.identifiers.patient_identifiers import Identifiers, holds_date, only_latin
 
 PATIENT = Identifiers.of(["Müller^Li", "Иванов^Пётр", "王^小东", "MRN0012345", "Ng^An"], ["19610203"])
 

@@ -1,0 +1,194 @@
+"""Whether the files of a finished run are those that were written: every command that uses a run asks here first.
+
+A file of up to 2 GB is hashed by each process that uses its run. Larger files, and the folders with many files
+(`BULK`), are hashed when their size or times differ from those at which they were last found intact, which
+`.verified.json` in the run's folder records: a study with terabytes of prepared copies would otherwise be read whole by
+every command. Prepared copies also have a checksum each, compared whenever one is read. A time is only a reason to hash
+a file again, never a reason to call it changed, so that a copied study stays intact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pellucid.cohort.progress import is_first_process, track
+from pellucid.cohort.runs.atomic_files import write_json
+from pellucid.cohort.runs.checksums import SUMS, DamagedRun, is_damaged, read_sums, sha256_file
+
+BULK = ("prepared", "rows", "checkpoints")
+VERIFIED = ".verified.json"
+ALWAYS_HASHED_BYTES = 2 << 30
+_SHOWN_FROM_BYTES = 4 << 30  # hashing less is not worth a progress line
+
+Signature = list[int]  # size in bytes, times of the last change of content and of the inode in ns
+_intact: dict[str, Signature] = {}  # files that this process has found intact
+
+
+def require_intact(folder: Path) -> None:
+    """Check a finished run and the runs that it was made from, as far as they are still there.
+
+    Raises:
+        DamagedRun: names the file, what was expected, and the commands that repair it.
+    """
+    for run in reversed(list(_lineage(folder))):  # parents first: the damage is named where it is
+        wrong = find_damage(run)
+        if wrong:
+            raise DamagedRun("\n".join([*wrong, how_to_repair(run)]))
+
+
+def find_damage(folder: Path) -> list[str]:
+    """What is wrong with a finished run's files: one sentence each, none when all are as written."""
+    try:
+        sums = read_sums(folder)
+    except DamagedRun as damage:
+        return [str(damage)]
+    recorded = _read_verified(folder)
+    deleted = {name for name in BULK if not (folder / name).is_dir()}  # to save space: what needs them says so
+    wrong, doubtful, bulk = [], [], {}
+    for name, digest in sums.items():
+        if name.partition("/")[0] in deleted:
+            continue
+        path = folder / name
+        try:
+            now = _signature(path)
+        except OSError:
+            wrong.append(f"{path}: is gone; {SUMS} lists it")
+            continue
+        if _is_bulk(name, now):
+            bulk[name] = now
+        known = _intact.get(str(path)) or (recorded.get(name) if name in bulk else None)
+        if now != known:
+            doubtful.append((path, digest, now))
+    wrong += _compare(folder, doubtful)
+    if not wrong and bulk != recorded:
+        _write_verified(folder, bulk)
+    return wrong
+
+
+def mark_intact(working: Path, final: Path) -> None:
+    """Remember the files of a run that has just been written and hashed in `working`, and will be `final`."""
+    bulk = {}
+    for name in read_sums(working):
+        signature = _signature(working / name)
+        _intact[str(final / name)] = signature
+        if _is_bulk(name, signature):
+            bulk[name] = signature
+    if bulk:
+        _write_verified(working, bulk)
+
+
+def read_verified(folder: Path, name: str) -> bytes:
+    """The content of a small file of a finished run, compared with its checksum whenever it is read.
+
+    Raises:
+        DamagedRun: it is not what was written.
+    """
+    path = folder / name
+    try:
+        digest = read_sums(folder).get(name)
+    except DamagedRun as damage:
+        raise DamagedRun(f"{damage}\n{how_to_repair(folder)}") from None
+    if digest is None or not path.is_file():
+        raise DamagedRun(f"{path}: is gone, or its line in {SUMS} is damaged\n{how_to_repair(folder)}")
+    wrong = _compare(folder, [(path, digest, _signature(path))])
+    if wrong:
+        raise DamagedRun("\n".join([*wrong, how_to_repair(folder)]))
+    return path.read_bytes()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The content of a finished run's `run.json`.
+
+    Raises:
+        DamagedRun: it is not what was written.
+    """
+    return dict(json.loads(read_verified(folder, "run.json")))
+
+
+def how_to_repair(folder: Path) -> str:
+    """The commands after which a damaged run is whole again."""
+    analysis = folder.parent.parent
+    study = shlex.quote(str(analysis.parent)) if (analysis.parent / "study.yaml").is_file() else "STUDY"
+    return (
+        f"restore the file from a backup, or quarantine the run with `pellucid tidy {study} --damaged --yes` and "
+        f"compute it again with `{_command(folder, study)}`"
+    )
+
+
+def _command(folder: Path, study: str) -> str:
+    """The command that makes a run of this folder."""
+    stage = folder.parent.name
+    config: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it may be the damaged file
+        config = dict(json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"])
+    if "take_out" in config:
+        return f"pellucid take-out {study} --factor {config['take_out']} --by {config.get('remedy')}"
+    if "patients" in config and stage == "embed":
+        return f"pellucid embed {study} embed.patients={config['patients']}"
+    backbone = str(config.get("backbone", ""))
+    chosen = f' --backbone "{backbone}"' if backbone and not backbone.startswith("run:") else ""
+    return f"pellucid {'scan' if stage == 'read' else stage} {study}{chosen}"
+
+
+def _lineage(folder: Path) -> Iterator[Path]:
+    """The run and its ancestors, each once, children before parents; an ancestor that is gone is left out."""
+    waiting, seen = [folder], set()
+    while waiting:
+        run = waiting.pop(0)
+        place = run.resolve()
+        if place in seen or (run != folder and not run.is_dir()):
+            continue
+        seen.add(place)
+        yield run
+        waiting += [
+            Path(os.path.normpath(run.parent.parent / parent["path"])) for parent in read_record(run)["parents"]
+        ]
+
+
+def _signature(path: Path) -> Signature:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _is_bulk(name: str, signature: Signature) -> bool:
+    return name.partition("/")[0] in BULK or signature[0] > ALWAYS_HASHED_BYTES
+
+
+def _compare(folder: Path, files: list[tuple[Path, str, Signature]]) -> list[str]:
+    """A sentence for each file whose content does not have its sha256; the others are remembered as intact."""
+    if not files:
+        return []
+    n_bytes = sum(signature[0] for _, _, signature in files)
+    shown = n_bytes > _SHOWN_FROM_BYTES and is_first_process()
+    wrong = []
+    with (
+        track(f"checking {folder.parent.name}/{folder.name}", len(files), "files", shown) as advance,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        found = pool.map(sha256_file, [path for path, _, _ in files])
+        for (path, digest, signature), now in zip(files, found, strict=True):
+            advance(1)
+            if now == digest:
+                _intact[str(path)] = signature
+            else:
+                wrong.append(is_damaged(path, digest, now))
+    return wrong
+
+
+def _read_verified(folder: Path) -> dict[str, Signature]:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        content = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+        return {str(name): list(signature) for name, signature in content["files"].items()}
+    return {}
+
+
+def _write_verified(folder: Path, bulk: dict[str, Signature]) -> None:
+    with contextlib.suppress(OSError):  # an archive that is read-only is hashed again
+        write_json(folder / VERIFIED, {"schema": "pellucid.verified/1", "files": bulk})
