@@ -121,6 +121,7 @@ time.sleep(3600)
     server = SERVER.replace("STUCK", "False").replace("flush=True", f"flush=True, file=open({writing}, 'w')")
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
         os.set_inheritable(writing, True)
         script = script.replace("process_group=0", f"process_group=0, pass_fds=[{writing}]")
         os.execv(sys.executable, [sys.executable, "-c", script, server])
