@@ -3,8 +3,8 @@
 A file of up to 2 GB is hashed by each process that uses its run. Larger files, and the folders with many files
 (`BULK`), are hashed when their size or times differ from those at which they were last found intact, which
 `.verified.json` in the run's folder records: a study with terabytes of prepared copies would otherwise be read whole by
-every command. Prepared copies also have a checksum each, compared whenever one is read. A time is only a reason to hash
-a file again, never a reason to call it changed, so that a copied study stays intact.
+every command. Prepared copies also have a checksum each, compared whenever one is read. Another time is only a reason
+to hash a file again, not damage, so that a copied study stays intact.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def tidy(
     overrides: Overrides = None,
     config: ConfigFile = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also stale vectors and weights that no newer run replaces.")
+        bool, typer.Option("--all", help="Also remove stale vectors and weights that no newer run replaces.")
     ] = False,
     damaged: Annotated[
         bool,
@@ -104,8 +104,8 @@ def tidy(
 ) -> None:
     """List runs that nothing needs any more; with --yes, remove them.
 
-    Removed are stale and superseded runs and what interrupted processes have left; never what a kept run was made from,
-    and never annotations.
+    It removes stale and superseded runs and what interrupted processes have left, but no run that a kept run was made
+    from, and no annotations.
     """
     from pellucid.api.study_functions import tidy_study
 
