@@ -1,8 +1,8 @@
-"""YAML that a user wrote → a plain mapping; whatever it holds costs one sentence with its place in the file.
+"""YAML that a user wrote → a plain mapping; each mistake gives one sentence with its place in the file.
 
-A study file may come from somebody else. Aliases could fill the memory from a few lines ("billion laughs"), deep
-nesting exhausts the stack, and OmegaConf's resolvers read the environment and other files: they are refused. Of
-interpolations only `${from_env:NAME}` and `${key}` exist, and what they give is bounded.
+A study file may come from somebody else. Aliases can fill the memory from a few lines ("billion laughs"), deep
+nesting exhausts the stack, and OmegaConf's resolvers read the environment and other files: these are refused. The only
+interpolations are `${from_env:NAME}` and `${key}`, and the length of their values is limited.
 """
 
 from __future__ import annotations

@@ -111,9 +111,8 @@ def from_dicom(headers: Headers) -> str:
 def other_sources(ids: Sequence[str], headers: Headers, n_patients: int) -> list[str]:
     """Folders and headers that give another number of patients than the column of the table, as comments."""
     rules = [rule for rule in path_rules(ids) if "folder" in rule.what and rule.plausible]
-    said = hints(
-        [rule for rule in rules if rule.n != n_patients and 2 * rule.n >= n_patients]
-    )  # fewer are sites or days
+    # far fewer folders than patients are sites or days
+    said = hints([rule for rule in rules if rule.n != n_patients and 2 * rule.n >= n_patients])
     if headers.names_patients and headers.n == len(ids) and len(set(headers.patients)) != n_patients:
         said.append(f"# or {from_dicom(headers)}")
     return said

@@ -67,6 +67,17 @@ def test_damage_in_the_finished_run_itself_is_named(tmp_path: Path, file: str) -
         made(tmp_path, "audit", runs["scan"], runs["embed"])
 
 
+def test_of_two_damaged_runs_the_parent_is_named_first(tmp_path: Path) -> None:
+    """It must be repaired first; the audit names its scan before the vectors that were made from the same scan."""
+    runs = chain(tmp_path)
+    for stage in ("scan", "embed"):
+        flip(runs[stage].path / "result.json")
+    for folders in ([runs["audit"].path], [runs["embed"].path, runs["scan"].path]):
+        with pytest.raises(DamagedRun) as refused:
+            require_intact(*folders)
+        assert str(refused.value).startswith(str(runs["scan"].path / "result.json"))
+
+
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     runs = chain(tmp_path)
     (runs["scan"].path / "result.json").unlink()
