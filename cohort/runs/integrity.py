@@ -21,6 +21,7 @@ from typing import Any
 from pellucid.cohort.progress import is_first_process, track
 from pellucid.cohort.runs.atomic_files import write_json
 from pellucid.cohort.runs.checksums import SUMS, DamagedRun, is_damaged, read_sums, sha256_file
+from pellucid.cohort.runs.private_files import private_files
 
 BULK = ("prepared", "rows", "checkpoints")
 VERIFIED = ".verified.json"
@@ -194,5 +195,5 @@ def _read_verified(folder: Path) -> dict[str, Signature]:
 
 
 def _write_verified(folder: Path, bulk: dict[str, Signature]) -> None:
-    with contextlib.suppress(OSError):  # an archive that is read-only is hashed again
+    with contextlib.suppress(OSError), private_files(folder):  # an archive that is read-only is hashed again
         write_json(folder / VERIFIED, {"schema": "pellucid.verified/1", "files": bulk})

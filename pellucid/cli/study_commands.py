@@ -95,7 +95,8 @@ def tidy(
     damaged: Annotated[
         bool,
         typer.Option(
-            "--damaged", help="Verify every file instead, and quarantine damaged runs, so that they are computed again."
+            "--damaged",
+            help="Verify every file instead; with --yes, quarantine damaged runs, so that they are computed again.",
         ),
     ] = False,
     yes: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,13 @@ def test_many_files_are_hashed_again_only_if_size_or_times_differ(tmp_path: Path
     known = {"prepared/shard-0.arrow": [status.st_size, status.st_mtime_ns, status.st_ctime_ns]}
     (run / VERIFIED).write_text(json.dumps({"schema": "pellucid.verified/1", "files": known}), encoding="utf-8")
     require_intact(run)
+    (run / VERIFIED).unlink()
+    flip(shard)
+    before = os.umask(0o022)
+    require_intact(run)
+    os.umask(before)
+    assert stat.S_IMODE((run / VERIFIED).stat().st_mode) == 0o600
+    flip(shard)
     (run / VERIFIED).write_text("{", encoding="utf-8")
     with pytest.raises(DamagedRun, match=r"shard-0\.arrow: is damaged"):
         require_intact(run)
