@@ -17,7 +17,7 @@ from pellucid.cohort.path_names import argument_without_names, without_names
         ("open photos/7000137.dcm failed", "open photos/<name hidden>.dcm failed"),
         ("[Errno 2] No such file: '/data/Novak Jan/x.png'", "[Errno 2] No such file: '/data/<name hidden>/x.png'"),
         ("`a/Müller.jpg#3`: cut", "`a/<name hidden>.jpg#3`: cut"),
-        ("No such file: \"/d/O'Brien, Pat/x.png\"", 'No such file: "/d/<name hidden>/x.png"'),
+        ('No such file: "/d/O\'Brien, Pat/x.png"', 'No such file: "/d/<name hidden>/x.png"'),
         ("can't open '/d/Novak Jan/x.png'", "can't open '/d/<name hidden>/x.png'"),
         ("cannot identify image file 'Novak Jan.png'", "cannot identify image file '<name hidden>.png'"),
         ("TIFF: /d/Novak Jan/x.tif: cut", "TIFF: /d/<name hidden>/x.tif: cut"),
