@@ -27,7 +27,6 @@ TINY = {
         "machine": {"checkpoint_every": 4, "workers": 0}, "watch": {"every": 4, "images": 40},
     },
     "scan": {"size_px": 128, "workers": 1},
-    "cluster": {"permutations": 99},
     "audit": {"permutations": 19, "bootstrap": 50, "folds": 2, "further": False},
 }  # fmt: skip
 

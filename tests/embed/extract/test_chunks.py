@@ -231,6 +231,7 @@ class Deadly(Made):
         return os._exit, (7,)
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_end_in_a_sentence(tmp_path: Path) -> None:
     job = job_of(tmp_path / "parts", Deadly(100))
     with pytest.raises(

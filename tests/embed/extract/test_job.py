@@ -102,7 +102,8 @@ def test_two_torchrun_processes_share_the_work_and_give_the_bytes_of_one(
     assert not list((tmp_path / "target").rglob("part-*"))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("study", marks=SLOW), "folder"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["study", "folder"])
 def test_kill_in_the_middle_then_repeat_gives_the_same_bytes(
     kind: str, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.images.prepared_images import PreparedImages
+from pellucid.cohort.intake import image_squares
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.study import Study, load_study
 from pellucid.embed.backbones.backbone import load_backbone
@@ -89,7 +90,11 @@ def test_pictures_without_their_text_are_vectors_of_their_own(
         seen.append(pixels.shape)
         return pixels if len(seen) % 2 else 255 - pixels
 
-    monkeypatch.setattr(image_sources, "without_text", without_text)
+    def in_this_process(*place: Any, frames: Any, mask_text: bool, through_prepared: bool) -> Any:
+        return image_squares.squares(*place, frames, mask_text, through_prepared)
+
+    monkeypatch.setattr(image_squares, "without_text", without_text)
+    monkeypatch.setattr(image_sources, "squares_apart", in_this_process)
     found = embed(masked, run, TINY, progress=False)
     stored, plain = load_vectors(found.path), load_vectors(made.path)
     assert stored.name == f"{plain.name} without text"

@@ -13,7 +13,7 @@ from pellucid.pretrain.engine.block_wrappers import blocks, checkpoint_activatio
 from pellucid.pretrain.monitor.attention_maps import class_attention
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_attention_is_still_heard_where_blocks_are_compiled() -> None:
     torch.manual_seed(0)

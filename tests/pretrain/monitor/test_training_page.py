@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from pellucid.cohort.errors import UserError
+from pellucid.cohort.runs.checksums import write_sums
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.study import Study, load_study
 from pellucid.pretrain.methods.mae import patchify
@@ -77,6 +78,7 @@ def training_page(cohort: Cohort, tmp_path: Path) -> Callable[[dict[str, Any]], 
         manifest["patient_source_id"] = [f"{SECRETS[0]} {n}" for n in number]
         manifest["text_like"] = manifest["image_id"].str.startswith("train/00")
         manifest.to_parquet(path)
+        write_sums(scan.path)
         (study.path.parent / "table.csv").write_text("image,device\n", encoding="utf-8")
         config = {"images": ".", "table": "table.csv", "image": "image", "patient": "none", "pretrain": section}
         study.path.write_text(yaml.safe_dump({**config, "acquisition": {"device": "categorical"}}), encoding="utf-8")

@@ -14,6 +14,7 @@ import yaml
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from pellucid.cohort.runs.checksums import write_sums
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.study import Study, load_study
 from pellucid.embed.backbones.backbone import load_backbone
@@ -153,6 +154,7 @@ def watched(cohort: Cohort, tiny: Tiny, tmp_path: Path) -> Callable[..., tuple[S
         manifest["device"] = np.where(number % 2, "one", "two")
         manifest["text_like"] = manifest["image_id"] == "train/000.jpg"
         manifest.to_parquet(path)
+        write_sums(scan.path)
         (study.path.parent / "table.csv").write_text("image,device\n", encoding="utf-8")
         config = {
             "images": ".",
