@@ -54,7 +54,8 @@ def patients_in_paths(pattern: str, paths: Sequence[str], usual_s: float = USUAL
             if left < TIME_LIMIT_S:
                 what = f"more than {usual_s + SLOWEST_S * len(paths):.0f} s for {len(paths)} paths (now: `{path}`)"
             raise UserError(
-                f"study.yaml: patient: {{from_path: {pattern[:200]!r}}} needs {what}: write it without a repeat inside a repeat, for example '^([^/]+)/'"
+                f"study.yaml: patient: {{from_path: {pattern[:200]!r}}} needs {what}: write it without a repeat "
+                "inside a repeat, for example '^([^/]+)/'"
             ) from None
         found.append((match.group(1) or None) if match else None)
     return found

@@ -77,9 +77,9 @@ _ABOUT_STAFF = _words(
 _DONE_BY = frozenset(
     _words(
         "performed reported read examined operated signed acquired scanned referred reviewed graded annotated recorded "
-        "requested ordered taken imaged validated confirmed created uploaded entered approved verified dictated labeled "
-        "labelled segmented measured interpreted checked durchgefuhrt durchgefuehrt erstellt befundet untersucht "
-        "erhoben realise effectue rapporte realizado realizada informado leido eseguito refertato letto lido"
+        "requested ordered taken imaged validated confirmed created uploaded entered approved verified dictated "
+        "labeled labelled segmented measured interpreted checked durchgefuhrt durchgefuehrt erstellt befundet "
+        "untersucht erhoben realise effectue rapporte realizado realizada informado leido eseguito refertato letto lido"
     )
 )
 _BY = frozenset(_words("by von par por da"))
