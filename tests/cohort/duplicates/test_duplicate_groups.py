@@ -215,8 +215,12 @@ def test_a_study_of_one_view_takes_no_n_by_n_comparisons(monkeypatch: pytest.Mon
     hashes = [f"{1 << (k % 60) | 1 << 62:016x}" for k in range(60)]  # within 2 bits of one another
     images, thumbnails = cohort_of([*alike, brighter], perceptual_hash=[*hashes, hashes[7]])
     compared = []
-    real = copy_judge.agreement
-    monkeypatch.setattr(copy_judge, "agreement", lambda *given: compared.append(1) or real(*given))
+
+    def counted(first: copy_judge.Shown, second: copy_judge.Shown) -> float:
+        compared.append(1)
+        return agreement(first, second)
+
+    monkeypatch.setattr(copy_judge, "agreement", counted)
     found = find_duplicates(images, thumbnails)
     assert len(compared) < 60 * 5 + 500, "of 1,770 pairs; up to 400 are for the limits"
     assert found.capped > 40
