@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.cohort.runs.atomic_files import is_held
-from pellucid.cohort.runs.checksums import SUMS, verify
+from pellucid.cohort.runs.checksums import SUMS, DamagedRun, verify
 from pellucid.cohort.runs.folder import QUARANTINED, STATE, RunFolder, quarantine
-from pellucid.cohort.runs.history import finished_folders, finished_runs, list_runs
+from pellucid.cohort.runs.history import finished_folders, finished_runs, list_runs, open_finished
 from pellucid.cohort.runs.rewrite import all_locked, finish_interrupted, remove_folder
 from pellucid.cohort.scan import current_keys
 from pellucid.cohort.study import Study
@@ -177,7 +177,9 @@ def _kept(
     for run in runs:
         if run.path not in reasons:
             continue
-        if run.path.name in named:
+        if run.path.is_symlink():
+            kept[run.path] = _is_link(run.path)
+        elif run.path.name in named:
             kept[run.path] = f"{study.path.name} names it"
         elif run.stage in _COSTLY and (run.stage, run.name) not in current and not everything:
             kept[run.path] = f"no newer run replaces {_COSTLY[run.stage]} yet (--all removes it)"
@@ -192,13 +194,19 @@ def _kept(
     return kept
 
 
+def _is_link(path: Path) -> str:
+    return f"a link to {path.resolve()}, which other studies may use: remove both yourself"
+
+
 def _judged(
     study: Study, folder: Path, current: dict[str, str], staying: Collection[str], everything: bool
 ) -> Superfluous:
     """The working folder of a process that has ended: kept if a command can continue it."""
     name, stage, begun = _run_name(folder), folder.parent.name, _begun(folder)
     why, kept = "interrupted, and its inputs have changed", ""
-    if begun is None or (folder.with_name(name) / SUMS).is_file():
+    if folder.is_symlink():
+        kept = _is_link(folder)
+    elif begun is None or (folder.with_name(name) / SUMS).is_file():
         why = "left over from a run that ended"
     elif current.get(stage, begun[0]) == begun[0] and begun[1] <= set(staying):
         why, kept = "interrupted", f"`pellucid {'scan' if stage == 'read' else stage}` continues it"
@@ -234,7 +242,8 @@ def _left_over(analysis: Path) -> Iterator[Superfluous]:
     """Quarantined runs, and temporary files of processes that have ended."""
     for folder in sorted(analysis.glob("*/[!.]*")):
         if folder.is_dir() and _QUARANTINED_NAME.fullmatch(folder.name):
-            yield Superfluous(folder, "quarantined as damaged", folder_bytes(folder))
+            kept = _is_link(folder) if folder.is_symlink() else ""
+            yield Superfluous(folder, "quarantined as damaged", folder_bytes(folder), kept)
     for torn in sorted(analysis.rglob(".*.tmp")):
         if torn.is_file() and not any(part.endswith(".partial") for part in torn.relative_to(analysis).parts):
             yield Superfluous(torn, "temporary file of a process that ended", folder_bytes(torn))
@@ -256,10 +265,18 @@ def _remove(analysis: Path, found: Sequence[Superfluous]) -> None:
             lock.unlink()
 
 
+def _record_damage(folder: Path) -> list[str]:
+    try:
+        open_finished(folder)
+    except DamagedRun as damage:  # of an older version, for example
+        return [str(damage).splitlines()[0]]
+    return []
+
+
 def _quarantine_damaged(study: Study, yes: bool, say: Say) -> list[Superfluous]:
     found = []
     for folder in finished_folders(study.analysis):
-        if wrong := verify(folder):
+        if wrong := verify(folder) or _record_damage(folder):
             found.append(Superfluous(folder, "; ".join(wrong), folder_bytes(folder)))
     if yes and found:
         with all_locked(study.analysis):

@@ -22,7 +22,11 @@ DEEPEST = 20
 LONGEST_TEXT = 4096  # characters of a text after interpolation, such as a path
 INTERPOLATIONS = "only ${from_env:NAME}, ${from_env:NAME,default} and ${key} are replaced, and none inside another"
 _PLACE = re.compile(r"\$\{([^${}]*)\}")
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_TAG = "tag:yaml.org,2002:"
+_TIMESTAMP = f"{_TAG}timestamp"
+_NUMBERS = (f"{_TAG}int", f"{_TAG}float")
+_NO_SETTING = {f"{_TAG}{kind}" for kind in ("timestamp", "binary", "omap", "pairs", "set")}
+_LONGEST_NUMBER = 100  # characters
 
 
 class _Refused(Exception):
@@ -34,7 +38,7 @@ class _Refused(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader without aliases, of bounded depth; a key has one value, and a day such as 2021-03-04 is text."""
+    """A SafeLoader without aliases, of bounded depth; a key has one value, and a day or a time is text."""
 
     _depth = 0
     # a day would be no value that a configuration can hold; as text it is the level that the table has
@@ -42,6 +46,14 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in known if tag != _TIMESTAMP]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    yaml_constructors = {  # nor would `!!set` or `!!binary`
+        tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag not in _NO_SETTING
+    }
+
+    def resolve(self, kind: type[yaml.Node], value: str | None, implicit: Any) -> str:
+        """12:30 is a text: YAML 1.1 would read 750, a number in base 60."""
+        tag = str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+        return f"{_TAG}str" if tag in _NUMBERS and value is not None and ":" in value else tag
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -61,7 +73,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in first:
                     line = first[key.tag, key.value] + 1
@@ -71,6 +83,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
+            if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+                raise OverflowError
             return super().construct_object(node, deep)
         except (ValueError, OverflowError, TypeError, AttributeError, LookupError):
             shown = node.value[:40] if isinstance(node, yaml.ScalarNode) else ""

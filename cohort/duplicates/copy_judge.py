@@ -79,11 +79,12 @@ class CopyJudge:
             null_pairs: gives rows of different patients at the same place, from which the limits are computed.
             n_images: images compared.
 
-        `judged` is whether any pair was alike enough for the limits to be needed.
+        `judged` is whether any pair was alike enough for the limits to be needed, `detailed` the number of pairs that
+        were alike enough to be compared in detail.
         """
         self.ids, self.thumbnails, self.patients = ids, thumbnails, patients
         self.null_pairs, self.n_images = null_pairs, n_images
-        self.judged = False
+        self.judged, self.detailed = False, 0
         self._held: dict[int, Shown | None] = {}
         self._questions: list[tuple[float, int, int]] = []  # a heap, the least alike first
 
@@ -121,6 +122,7 @@ class CopyJudge:
     def judge(self, i: int, j: int) -> Verdict:
         """What the pair is; a question is kept."""
         value = self.agreement(i, j)
+        self.detailed += value > -1
         if value < MIN_QUESTION:
             return "different"
         self.judged = True

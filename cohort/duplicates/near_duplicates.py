@@ -24,6 +24,8 @@ _MANY = 200_000
 _PIECES, _PIECE_BITS = 4, 16
 _MAX_BUCKET = 2_000  # hashes that share a piece; more are not compared on it
 _MAX_LEADERS = 32  # different images with the same hash that are kept apart
+MOST_COMPARED = 300  # detailed comparisons (1.5 ms each) of an image, after which it is left to those with fewer
+_CHEAP = 0.1  # what a comparison counts that ends with the coarse structure
 _BLOCK_HASHES = 4_000_000  # pairs of hashes compared at a time
 
 
@@ -33,6 +35,8 @@ def join_near(
     """Join copies; returns how many images were not compared with all candidates.
 
     A group is a star: every image in it is a copy of its first image. Copies whose groups do not fit are questions.
+    The nearest hashes are compared first. Two images that have both been compared `MOST_COMPARED` times are not: in a
+    study of one view, all images would be candidates of all others.
     """
     distinct, of_hash = np.unique(hashes, return_inverse=True)
     if max_distance is None:
@@ -51,17 +55,33 @@ def join_near(
         return leaders[code] if code in leaders else [int(members[starts[code]])]
 
     crowded = np.zeros(len(distinct), dtype=bool)
-    found = candidate_pairs(distinct, max_distance, crowded)
+    spent = np.zeros(len(judge.ids))
+    left_out: set[int] = set()
+
+    def worth(a: int, b: int) -> bool:
+        if stars.settled(a, b):
+            return False
+        if min(spent[a], spent[b]) < MOST_COMPARED:
+            return True
+        left_out.update((a, b))
+        return False
+
+    found = nearest_first(distinct, max_distance, crowded)
     for block in blocks(((a, b) for i, j in found for a in shown_by(i) for b in shown_by(j)), BLOCK):
-        pairs = [(a, b) for a, b in block if not stars.settled(a, b)]
+        pairs = [(a, b) for a, b in block if worth(a, b)]
         judge.fetch({i for pair in pairs for i in pair})
         for a, b in pairs:
-            if not stars.settled(a, b) and judge.is_copy(a, b) and not stars.join(a, b):
+            if not worth(a, b):
+                continue
+            before = judge.detailed
+            copy = judge.is_copy(a, b)
+            spent[[a, b]] += 1.0 if judge.detailed > before else _CHEAP
+            if copy and not stars.join(a, b):
                 judge.ask(a, b)
     for first, group in stars.stars().items():
         for member in group:
             groups.join(first, member)
-    return capped + int(crowded[of_hash].sum())
+    return capped + len({*left_out, *rows[crowded[of_hash]].tolist()})
 
 
 def _lead(stars: StarGroups, members: list[int], judge: CopyJudge) -> tuple[list[int], int]:
@@ -83,10 +103,20 @@ def _lead(stars: StarGroups, members: list[int], judge: CopyJudge) -> tuple[list
     return leaders, left
 
 
-def candidate_pairs(
+def nearest_first(
     hashes: NDArray[np.uint64], max_distance: int, crowded: NDArray[np.bool_]
 ) -> Iterator[tuple[int, int]]:
-    """Pairs of positions (the smaller first), each once, whose hashes differ in at most `max_distance` bits.
+    """The pairs of `candidate_pairs`, in steps of distance: 0 to 3, 4 to 7, 8 to 11 bits."""
+    steps = [*range(_PIECES - 1, max_distance, _PIECES), max_distance]
+    for before, until in zip([-1, *steps], steps, strict=False):
+        yield from candidate_pairs(hashes, until, crowded, before)
+
+
+def candidate_pairs(
+    hashes: NDArray[np.uint64], max_distance: int, crowded: NDArray[np.bool_], beyond: int = -1
+) -> Iterator[tuple[int, int]]:
+    """Pairs of positions (the smaller first), each once, whose hashes differ in at most `max_distance` bits, and more
+    than `beyond`.
 
     Where more than `_MAX_BUCKET` hashes share one value of a piece, they are not compared by that piece, and are marked
     in `crowded`.
@@ -115,7 +145,8 @@ def candidate_pairs(
                     left, right = left[left < right], right[left < right]
                 i, j = order[left], order[right]
                 differ = hashes[i] ^ hashes[j]
-                near = np.bitwise_count(differ) <= max_distance
+                distance = np.bitwise_count(differ)
+                near = (distance <= max_distance) & (distance.astype(np.int64) > beyond)
                 for earlier in range(k):  # found there already
                     near &= np.bitwise_count(_piece(differ, earlier)) > radius
                 yield from zip(np.minimum(i, j)[near].tolist(), np.maximum(i, j)[near].tolist(), strict=True)

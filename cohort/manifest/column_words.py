@@ -58,7 +58,11 @@ STAFF = _words(
     "explorador exploradora lector lectora medico medica doctora remitente derivante solicitante enfermero enfermera "
     "cirujano cirujana radiologo radiologa ecografista usuario tecnico esaminatore esaminatrice lettore lettrice "
     "dottore dottoressa inviante richiedente infermiere infermiera chirurgo chirurga ostetrica utente refertatore "
-    "examinador examinadora leitor leitora doutor doutora enfermeiro enfermeira cirurgiao utilizador"
+    "examinador examinadora leitor leitora doutor doutora enfermeiro enfermeira cirurgiao utilizador "
+    # other spellings, professions, and the words of more languages
+    "aerztin aerzte ueberweiser behandler behandlerin gutachter handzeichen initials login supervisor labeler labeller "
+    "echographer sonographeur sonografista anaesthetist anesthesiologist dosimetrist physicist transcriptionist "
+    "laborant laborantin lekarz lekar huisarts врач оператор лаборант 医生 医师 医師 操作者 操作员"
 )
 # A column with one of these words holds something about such a person, or what that person found, and no name.
 _ABOUT_STAFF = _words(
@@ -73,9 +77,13 @@ _ABOUT_STAFF = _words(
 _DONE_BY = frozenset(
     _words(
         "performed reported read examined operated signed acquired scanned referred reviewed graded annotated recorded "
-        "requested ordered taken imaged validated confirmed"
+        "requested ordered taken imaged validated confirmed created uploaded entered approved verified dictated "
+        "labeled labelled segmented measured interpreted checked durchgefuhrt durchgefuehrt erstellt befundet "
+        "untersucht erhoben realise effectue rapporte realizado realizada informado leido eseguito refertato letto lido"
     )
 )
+_BY = frozenset(_words("by von par por da"))
+_BESIDE_STAFF = frozenset(_words("in innen performing traitant traitante responsable responsabile responsavel"))
 _TITLED = frozenset(_words("name referring reporting attending treating responsible zuweisender behandelnder"))  # Dr …
 _ENDINGS = frozenset({"", *_words("s e n a o en in es as os er innen nen ns")})
 # Parts of words: these are written as one word in German (Schichtdicke, Gerätehersteller).
@@ -126,9 +134,10 @@ def names_staff(name: str, *, strict: bool = False) -> str:
     if not found and "dr" in parts and _TITLED & set(parts):  # alone it may be diabetic retinopathy
         return "physician"
     if not found:
-        return "staff" if len(parts) == 2 and parts[1] == "by" and parts[0] in _DONE_BY else ""
+        return "staff" if len(parts) == 2 and parts[1] in _BY and parts[0] in _DONE_BY else ""
     others = [part for part in parts if part not in found]
-    if strict and (re.search(r"\d", name) or not all(part in ID_WORDS or part in _SMALL for part in others)):
+    beside = {*ID_WORDS, *_SMALL, *_TITLED, *_BESIDE_STAFF}
+    if strict and (re.search(r"\d", name) or not beside.issuperset(others)):
         return ""
     return next(iter(found.values()))
 
@@ -141,7 +150,7 @@ def _staff_word(part: str) -> str:
         rest = part.removeprefix(word)
         if len(word) > 3 and rest != part and (rest in _ENDINGS or rest in ID_WORDS or rest == "kurzel"):
             return word
-        if (len(word) > 6 or word == "arzt") and part.endswith(word):
+        if (len(word) > 6 or word in {"arzt", "arztin"}) and part.endswith(word):
             return word
     return ""
 

@@ -21,7 +21,7 @@ def patients_of_images(study: Study, images: pd.DataFrame, problems: list[str]) 
     """
     rule = study.config.patient
     if isinstance(rule, FromPath):
-        by_path = patients_in_paths(rule.from_path, images["file"])
+        by_path = patients_in_paths(rule.from_path, images["file"].tolist())
         found = as_text(pd.Series(by_path, index=images.index, dtype=object))
         _say_unmatched(found, images["image_id"], f"patient: {{from_path: {rule.from_path!r}}} fits", problems)
         return found

@@ -50,16 +50,24 @@ def verify(folder: Path) -> list[str]:
     wrong = []
     for name, digest in sums.items():
         path = folder / name
-        if not path.is_file():
-            wrong.append(f"{path}: is gone; {SUMS} lists it")
-        elif (now := sha256_file(path)) != digest:
-            wrong.append(is_damaged(path, digest, now))
+        try:
+            if not path.is_file():
+                wrong.append(f"{path}: is gone; {SUMS} lists it")
+            elif (now := sha256_file(path)) != digest:
+                wrong.append(is_damaged(path, digest, now))
+        except OSError as error:
+            wrong.append(cannot_be_read(path, error))
     return wrong
 
 
 def is_damaged(path: Path, recorded: str, now: str) -> str:
     """The sentence on a file with another checksum than was recorded, both as hex sha256."""
     return f"{path}: is damaged: {SUMS} records the sha256 {recorded[:16]}…, but it is {now[:16]}…"
+
+
+def cannot_be_read(path: Path, error: OSError) -> str:
+    """The sentence on a file that cannot be opened or read."""
+    return f"{path}: cannot be read ({error.strerror or error})"
 
 
 def sha256_file(path: Path) -> str:

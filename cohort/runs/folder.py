@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from pellucid.cohort.errors import Preempted, UserError
-from pellucid.cohort.path_names import without_names
+from pellucid.cohort.path_names import argument_without_names, without_names
 from pellucid.cohort.runs.atomic_files import as_plain, exclusive, is_held, sync_path, write_json
 from pellucid.cohort.runs.checksums import SUMS, sha256_file, write_sums
 from pellucid.cohort.runs.integrity import mark_intact, read_record, require_intact
@@ -229,7 +229,7 @@ def _started(working: Path, stage: str, name: str, key: str, parents: Sequence[R
         "name": name,
         "key": key,
         "made_from": [parent.key for parent in parents],
-        "command": [Path(sys.argv[0]).name, *map(without_names, sys.argv[1:])],
+        "command": [Path(sys.argv[0]).name, *map(argument_without_names, sys.argv[1:])],
         "started": datetime.now(UTC).isoformat(),  # to the microsecond: files written just before are older
         "versions": run_versions(),
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},

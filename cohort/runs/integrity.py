@@ -10,9 +10,11 @@ to hash a file again, not damage, so that a copied study stays intact.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shlex
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,11 +22,12 @@ from typing import Any
 
 from pellucid.cohort.progress import is_first_process, track
 from pellucid.cohort.runs.atomic_files import write_json
-from pellucid.cohort.runs.checksums import SUMS, DamagedRun, is_damaged, read_sums, sha256_file
+from pellucid.cohort.runs.checksums import SUMS, DamagedRun, cannot_be_read, is_damaged, read_sums, sha256_file
 from pellucid.cohort.runs.private_files import private_files
 
 BULK = ("prepared", "rows", "checkpoints")
 VERIFIED = ".verified.json"
+RECORDED = frozenset({"stage", "name", "key", "parents", "ended"})  # what every record of a run has
 ALWAYS_HASHED_BYTES = 2 << 30
 _SHOWN_FROM_BYTES = 4 << 30  # hashing less is not worth a progress line
 
@@ -59,8 +62,11 @@ def find_damage(folder: Path) -> list[str]:
         path = folder / name
         try:
             now = _signature(path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             wrong.append(f"{path}: is gone; {SUMS} lists it")
+            continue
+        except OSError as error:
+            wrong.append(cannot_be_read(path, error))
             continue
         if _is_bulk(name, now):
             bulk[name] = now
@@ -110,7 +116,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         DamagedRun: it is not what was written.
     """
-    return dict(json.loads(read_verified(folder, "run.json")))
+    content = json.loads(read_verified(folder, "run.json"))
+    if not isinstance(content, dict) or not RECORDED.issubset(content):
+        raise DamagedRun(f"{folder / 'run.json'}: is not the record of a run of this version\n{how_to_repair(folder)}")
+    return content
 
 
 def how_to_repair(folder: Path) -> str:
@@ -128,6 +137,7 @@ def _command(folder: Path, study: str) -> str:
     stage = folder.parent.name
     config: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it may be the damaged file
+        _signature(folder / "run.json")  # not of a pipe
         config = dict(json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"])
     if "take_out" in config:
         return f"pellucid take-out {study} --factor {config['take_out']} --by {config.get('remedy')}"
@@ -158,7 +168,13 @@ def _lineage(folders: Sequence[Path]) -> list[Path]:
 
 
 def _signature(path: Path) -> Signature:
+    """
+    Raises:
+        OSError: there is no file, or something else than a file, such as a pipe, whose reading would not end.
+    """
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a file any more")
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
@@ -177,18 +193,27 @@ def _compare(folder: Path, files: list[tuple[Path, str, Signature]]) -> list[str
         track(f"checking {folder.parent.name}/{folder.name}", len(files), "files", shown) as advance,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
     ):
-        found = pool.map(sha256_file, [path for path, _, _ in files])
+        found = pool.map(_digest_or_error, [path for path, _, _ in files])
         for (path, digest, signature), now in zip(files, found, strict=True):
             advance(1)
-            if now == digest:
+            if isinstance(now, OSError):
+                wrong.append(cannot_be_read(path, now))
+            elif now == digest:
                 _intact[str(path)] = signature
             else:
                 wrong.append(is_damaged(path, digest, now))
     return wrong
 
 
+def _digest_or_error(path: Path) -> str | OSError:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        return error
+
+
 def _read_verified(folder: Path) -> dict[str, Signature]:
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         content = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
         return {str(name): list(signature) for name, signature in content["files"].items()}
     return {}

@@ -100,12 +100,25 @@ def roll_forward(folder: Path) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; killed in the middle, no half of it is left that could be taken for a run."""
+    """Remove a folder; killed in the middle, no half of it is left that could be taken for a run.
+
+    Of a link to a folder on another disk, the folder and the link.
+    """
     gone = folder.with_name(f".{folder.name}{_GONE}")
-    shutil.rmtree(gone, ignore_errors=True)
+    _remove_tree(gone)
     folder.rename(gone)
     sync_path(gone.parent)
-    shutil.rmtree(gone)
+    _remove_tree(gone)
+
+
+def _remove_tree(path: Path) -> None:
+    if path.is_symlink():
+        target = path.resolve()
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 @contextlib.contextmanager
@@ -125,7 +138,7 @@ def all_locked(analysis: Path) -> Iterator[None]:
 def finish_interrupted(analysis: Path) -> None:
     """Complete what an interrupted `forget` or `tidy` left half done below `analysis`."""
     for gone in analysis.glob(f"*/.*{_GONE}"):
-        shutil.rmtree(gone)
+        _remove_tree(gone)
     for staged in analysis.glob(f"*/*/{STAGED}"):
         roll_forward(staged.parent)
 

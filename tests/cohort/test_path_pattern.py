@@ -24,6 +24,12 @@ def test_a_pattern_that_would_take_years_is_stopped_with_a_sentence(pattern: str
     assert "without a repeat inside a repeat" in str(caught.value)
 
 
+def test_all_paths_together_have_a_limit_too() -> None:
+    pattern = "^(a|aa)+$"  # about 0.1 s for each of these paths
+    with pytest.raises(UserError, match=r"more than 1 s for 500 paths \(now: `aaaa"):
+        patients_in_paths(pattern, ["a" * 26 + "!"] * 500, usual_s=0.5)
+
+
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [

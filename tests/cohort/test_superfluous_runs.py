@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 from PIL import Image
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs.checksums import SUMS
+from pellucid.cohort.runs.checksums import SUMS, DamagedRun, write_sums
 from pellucid.cohort.runs.folder import RunFolder, begin_run
 from pellucid.cohort.runs.history import finished_runs
+from pellucid.cohort.runs.rewrite import remove_folder
 from pellucid.cohort.scan import scan
 from pellucid.cohort.study import Study, load_study
 from pellucid.cohort.superfluous_runs import find_superfluous, tidy
@@ -266,3 +268,30 @@ def test_killed_at_any_step_the_study_is_whole_and_the_same_command_ends_it(stud
         if not died:
             break
     assert step > 5
+
+
+def test_a_linked_run_and_what_it_points_to_stay(study: Study, tmp_path: Path) -> None:
+    scanned = scan_of(study)
+    first = made(study, "embed", "pixels", scanned, size=1)
+    made(study, "embed", "pixels", scanned, size=2)
+    shutil.move(first.path, tmp_path / "disk")
+    first.path.symlink_to(tmp_path / "disk")
+    removed, said = tidied(study, yes=True)
+    assert removed == []
+    assert f"kept: a link to {tmp_path / 'disk'}, which other studies may use" in said[0]
+    assert (tmp_path / "disk" / SUMS).is_file()
+    remove_folder(first.path)  # as the withdrawal of a patient does
+    assert not (tmp_path / "disk").exists()
+    assert not [name for name in everything(study) if first.path.name in name and not name.endswith(".lock")]
+
+
+def test_a_run_without_the_record_of_this_version_is_quarantined(study: Study) -> None:
+    run = made(study, "embed", "pixels", scan_of(study))
+    record = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
+    del record["ended"]
+    (run.path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    write_sums(run.path)
+    with pytest.raises(DamagedRun, match="is not the record of a run of this version"):
+        finished_runs(study.analysis)
+    assert tidied(study, damaged=True, yes=True)[0] == [run.path.name]
+    assert len(finished_runs(study.analysis)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ def refusal(folder: Path, text: str, *overrides: str) -> str:
         ("a: 1\nb: " + "9" * 5000, "line 2: `9999999999999999999999999999999999999999` cannot be read as int"),
         ("a: !!python/object/apply:os.system [ls]\n", "line 1: not valid YAML: could not determine a constructor"),
         ("a:\n\tb: 1\n", "study.yaml, line 2: not valid YAML"),
+        ("a: 0x" + "f" * 9000, "cannot be read as int"),
+        ("a: !!map [b]\n", "line 1: not valid YAML: expected a mapping node, but found sequence"),
+        ("!!map b\n", "line 1: not valid YAML: expected a mapping node, but found scalar"),
+        ("a: !!set {b}\n", "line 1: not valid YAML: could not determine a constructor"),
+        ("a: !!timestamp 2021-03-04\n", "line 1: not valid YAML: could not determine a constructor"),
         ("a: !!float x\n", "line 1: `x` cannot be read as float"),
         ("- a\n", "study.yaml: expected `key: value` lines at the top level"),
     ],
@@ -94,3 +100,13 @@ def test_overrides_are_read_with_the_same_care(tmp_path: Path) -> None:
         ("a=b: c: d", "on the command line: `a`, line 1: not valid YAML"),
     ):
         assert said in refusal(tmp_path, "a: 1\n", override)
+
+
+def test_a_time_is_a_text_and_a_long_one_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("level: 12:30\nlong: 1" + ":1" * 200_000 + "\n", encoding="utf-8")
+    began = time.monotonic()
+    found = read_yaml(path)
+    assert found["level"] == "12:30", "not 750, as YAML 1.1 has it"
+    assert isinstance(found["long"], str)
+    assert time.monotonic() - began < 5, "numbers in base 60 take minutes"

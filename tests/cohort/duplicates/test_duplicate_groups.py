@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
-from pellucid.cohort.duplicates import near_duplicates
+from pellucid.cohort.duplicates import copy_judge, near_duplicates
 from pellucid.cohort.duplicates.copy_judge import THUMBNAIL_PX, Thumbnails, agreement, shown
 from pellucid.cohort.duplicates.copy_limits import MIN_AGREEMENT
 from pellucid.cohort.duplicates.duplicate_groups import find_duplicates
-from pellucid.cohort.duplicates.near_duplicates import candidate_pairs
+from pellucid.cohort.duplicates.near_duplicates import candidate_pairs, nearest_first
 from pellucid.cohort.duplicates.shared_images import MAX_BOUND, binding, duplicate_sentences
 
 Pixels = NDArray[np.uint8]
@@ -198,6 +198,33 @@ def test_candidates_are_all_pairs_within_the_distance(bits: int) -> None:
     wanted = np.argwhere(np.triu(np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= bits, 1))
     assert sorted(found) == [tuple(pair) for pair in wanted.tolist()]
     assert not crowded.any()
+    steps = list(nearest_first(hashes, bits, crowded))
+    assert sorted(steps) == sorted(found)
+    tiers = [int(np.bitwise_count(hashes[i] ^ hashes[j])) // 4 for i, j in steps]
+    assert tiers == sorted(tiers)
+
+
+def test_a_study_of_one_view_takes_no_n_by_n_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 4)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 40, (61, 128, 128))
+    noise[0] *= 2  # what all have in common
+    gray = [cv2.GaussianBlur(noise[0] + own, (0, 0), 2) for own in noise[1:]]
+    alike = [np.repeat(np.clip(128 + 4 * g, 0, 255).astype(np.uint8)[..., None], 3, axis=2) for g in gray]
+    brighter = np.clip(alike[7].astype(int) + 2, 0, 255).astype(np.uint8)
+    hashes = [f"{1 << (k % 60) | 1 << 62:016x}" for k in range(60)]  # within 2 bits of one another
+    images, thumbnails = cohort_of([*alike, brighter], perceptual_hash=[*hashes, hashes[7]])
+    compared = []
+
+    def counted(first: copy_judge.Shown, second: copy_judge.Shown) -> float:
+        compared.append(1)
+        return agreement(first, second)
+
+    monkeypatch.setattr(copy_judge, "agreement", counted)
+    found = find_duplicates(images, thumbnails)
+    assert len(compared) < 60 * 5 + 500, "of 1,770 pairs; up to 400 are for the limits"
+    assert found.capped > 40
+    assert found.columns["duplicate_of"].iloc[60] == "i0007.png", "the nearest hashes come first"
 
 
 @pytest.mark.long

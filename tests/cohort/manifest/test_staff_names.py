@@ -31,6 +31,14 @@ from pellucid.cohort.study import load_study
         ),
         *(
             ("Untersucher", "untersucher"),
+            ("Untersucher:in", "untersucher"),
+            ("Hausärztin", "arztin"),
+            ("Ueberweiser", "ueberweiser"),
+            ("durchgeführt von", "staff"),
+            ("realizado por", "staff"),
+            ("created_by", "staff"),
+            ("Врач", "врач"),
+            ("医師", "医師"),
             ("Überweiser", "uberweiser"),
             ("Oberarzt", "arzt"),
             ("Behandelnder Arzt", "arzt"),
@@ -58,6 +66,11 @@ def test_columns_of_staff_are_known_in_six_languages(name: str, word: str) -> No
 )  # fmt: skip
 def test_other_columns_are_not(name: str) -> None:
     assert names_staff(name) == ""
+
+
+@pytest.mark.parametrize("name", ["Behandelnder Arzt", "médecin traitant", "Untersucher/in", "performing_physician"])
+def test_a_word_of_duty_beside_staff_is_a_name_in_any_role(name: str) -> None:
+    assert names_staff(name, strict=True)
 
 
 def test_a_numbered_reader_among_clinical_variables_is_a_finding() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid.cohort.runs.checksums import SUMS, DamagedRun
+from pellucid.cohort.runs.checksums import SUMS, DamagedRun, verify
 from pellucid.cohort.runs.folder import RunFolder, begin_run, find_run
 from pellucid.cohort.runs.history import finished_runs, list_runs, open_finished, parent_of
 from pellucid.cohort.runs.integrity import VERIFIED, require_intact
@@ -77,6 +77,30 @@ def test_of_two_damaged_runs_the_parent_is_named_first(tmp_path: Path) -> None:
         with pytest.raises(DamagedRun) as refused:
             require_intact(*folders)
         assert str(refused.value).startswith(str(runs["scan"].path / "result.json"))
+
+
+@pytest.mark.parametrize("file", ["result.json", "run.json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "circle"])
+def test_what_is_no_file_any_more_is_named_and_not_waited_for(tmp_path: Path, file: str, kind: str) -> None:
+    runs = chain(tmp_path)
+    path = runs["embed"].path / file
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path.name)
+    with pytest.raises(DamagedRun, match=f"{file}: (cannot be read|is gone)"):
+        made(tmp_path, "audit", runs["scan"], runs["embed"])
+    assert any(f"{file}: " in sentence for sentence in verify(runs["embed"].path))
+
+
+@pytest.mark.parametrize("content", ['{"files": {"prepared/shard-0.arrow": 3}}', "[]", "{}", "[" * 100_000])
+def test_a_strange_list_of_verified_files_is_none(tmp_path: Path, content: str) -> None:
+    runs = chain(tmp_path)
+    (runs["embed"].path / VERIFIED).write_text(content, encoding="utf-8")
+    assert made(tmp_path, "cluster", runs["scan"], runs["embed"]).done is False
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
