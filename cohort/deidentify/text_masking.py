@@ -22,6 +22,7 @@ _BOTH_SIDES_PX = 2
 _FEWEST_LETTERS = 3
 _SURELY_READ = 0.8
 _LARGEST_CHARACTER = 0.1  # of the picture's shorter side: a single one that is larger is an organ or a bone
+_LARGEST_LINE = 0.25  # likewise, of several characters that are not surely read
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,10 @@ class TextFinder:
 
 
 def _is_shape(line: ocr.TextBox, shorter_px: int) -> bool:
-    """Whether the reader took a large shape for a character: a body in cross-section for an O."""
-    return len(line.text.strip()) == 1 and min(line.box[2:]) > _LARGEST_CHARACTER * shorter_px
+    """Whether the reader took a large shape for characters: a body in cross-section for an O, or for CO."""
+    size = min(line.box[2:]) / shorter_px
+    surely = line.confidence >= _SURELY_READ
+    return size > (_LARGEST_CHARACTER if len(line.text.strip()) == 1 else np.inf if surely else _LARGEST_LINE)
 
 
 def _meet(box: Box, other: Box) -> bool:
