@@ -37,7 +37,8 @@ def show_image(
     place.image(picture(findings.scan.path, image_id, size_px, obscured), caption=caption, alt=alt, width="stretch")
     if obscured:
         place.button(
-            "Show: signs of text or a face",
+            "Show the image: it has signs of text or a face",
+            icon=":material/visibility:",
             key=f"reveal-{at}-{hashlib.sha256(image_id.encode()).hexdigest()[:16]}",  # a path may hold a name
             type="tertiary",
             on_click=revealed.add,
