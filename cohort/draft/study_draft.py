@@ -238,10 +238,10 @@ class _TableLines:
                     f"patient: {{from_path: '{pattern}', column: {_quoted(column)}}}  # {what} is the value of "
                     f"`{column}`: one row for each patient"
                 ]
-            column = header_column(self._frame, self._headers)
-            if column is not None:
-                line = from_dicom(self._headers, _quoted(column))
-                return [f"{line}; the table has one row for each in `{column}`", *rule[1:]]
+            of_headers = header_column(self._frame, self._headers)
+            if of_headers is not None:
+                line = from_dicom(self._headers, _quoted(of_headers))
+                return [f"{line}; the table has one row for each in `{of_headers}`", *rule[1:]]
         if rule[0].startswith("patient: none"):
             return [
                 "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if "
