@@ -1,7 +1,7 @@
-"""The patient in an image's path by a regular expression of study.yaml, within a limit of time.
+"""The patient in an image's path by a regular expression of study.yaml, within a time limit.
 
-An expression with repeats inside repeats, such as `(a|aa)+$`, may need longer for one path than anybody waits, and it
-may come from somebody else's study.yaml. The module `regex` (Apache-2.0) stops at a limit, which `re` cannot.
+An expression with a repeat inside a repeat, such as `(a|aa)+$`, may need years for one path, and study.yaml may come
+from somebody else. The module `regex` (Apache-2.0) stops at a time limit; `re` cannot.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import regex
 
 from pellucid.cohort.errors import UserError
 
-TIME_LIMIT_S = 1.0  # for one path; a path of 200 characters needs some microseconds
+TIME_LIMIT_S = 1.0  # for one path; a path of 200 characters needs a few microseconds
 LONGEST = 1000  # characters of an expression
 
 

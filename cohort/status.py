@@ -39,7 +39,7 @@ def next_step(runs: list[dict[str, str]], study: Path, *, variables: bool = True
         return "a run is in progress: wait until it ends"
     if any(row["state"] == "damaged" for row in runs):
         return (
-            f"a run is damaged: restore it from a backup, or quarantine it with `pellucid tidy {study} --damaged --yes`"
+            f"a run is damaged: restore it from a backup, or quarantine it with `pellucid tidy {named} --damaged --yes`"
         )
     states = {name: {row["state"] for row in runs if row["stage"] == name} for name in _COMMANDS}
     for stage in STAGES:

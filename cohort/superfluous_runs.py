@@ -1,9 +1,9 @@
 """`tidy`: which runs of a study nothing needs any more, and their removal.
 
-`analysis/` only grows: a change of the images, the table or the settings makes new runs beside the old ones. Removed
-are stale runs and runs that a newer one of the same name replaces; not what a kept run was made from, not what
-study.yaml names, and not stale vectors and weights before new ones exist, because `embed` reuses vectors of unchanged
-images and a training may begin with earlier weights. `annotation/`, with the list of withdrawals, is no part of it.
+`analysis/` only grows: a change of the images, the table or the settings makes new runs beside the old ones. `tidy`
+removes stale runs and runs that a newer one of the same name replaces. It keeps what a kept run was made from, what
+study.yaml names, and stale vectors and weights until new ones exist, because `embed` reuses vectors of unchanged images
+and a training may begin with earlier weights. It does not touch `annotation/`, which holds the list of withdrawals.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,9 @@ class Superfluous:
 
     Attributes:
         path: where it is.
-        why: the reason, for people.
+        why: the reason in words.
         n_bytes: its size.
-        kept: why it is not removed all the same; empty: it is removed.
+        kept: why it is kept nevertheless; empty if it is removed.
     """
 
     path: Path
@@ -65,7 +66,7 @@ def find_superfluous(study: Study, *, everything: bool = False, locked: bool = F
     current = current_keys(study)
     stale = {Path(row["path"]) for row in list_runs(study.analysis, current) if row["state"] == "stale"}
     reasons = _reasons(runs, stale, current)
-    kept = _kept(study, runs, reasons, everything)
+    kept = _kept(study, runs, reasons, stale, everything)
     depths = _depths(runs)
     children_first = sorted(reasons, key=lambda path: (-depths[path], str(path)))
     found = [Superfluous(path, reasons[path], folder_bytes(path), kept.get(path, "")) for path in children_first]
@@ -166,10 +167,12 @@ def _why_stale(run: RunFolder, runs: Sequence[RunFolder], stale: Collection[Path
     return "stale"
 
 
-def _kept(study: Study, runs: Sequence[RunFolder], reasons: dict[Path, str], everything: bool) -> dict[Path, str]:
-    """The superfluous runs that stay all the same, and why."""
+def _kept(
+    study: Study, runs: Sequence[RunFolder], reasons: dict[Path, str], stale: Collection[Path], everything: bool
+) -> dict[Path, str]:
+    """The superfluous runs that are kept nevertheless, and why."""
     named = _words_of(study)
-    current = {(run.stage, run.name) for run in runs if not reasons.get(run.path, "").startswith("stale")}
+    current = {(run.stage, run.name) for run in runs if run.path not in stale}
     kept = {}
     for run in runs:
         if run.path not in reasons:
@@ -197,7 +200,7 @@ def _judged(
     why, kept = "interrupted, and its inputs have changed", ""
     if begun is None or (folder.with_name(name) / SUMS).is_file():
         why = "left over from a run that ended"
-    elif current.get(stage, begun[0]) == begun[0] and begun[1] <= {*staying}:
+    elif current.get(stage, begun[0]) == begun[0] and begun[1] <= set(staying):
         why, kept = "interrupted", f"`pellucid {'scan' if stage == 'read' else stage}` continues it"
     elif name in _words_of(study):
         kept = f"{study.path.name} names it"
@@ -267,7 +270,7 @@ def _quarantine_damaged(study: Study, yes: bool, say: Say) -> list[Superfluous]:
     if not found:
         say("every file of every run is as it was written")
     elif yes:
-        say(f"quarantined {len(found)}; next: pellucid run {study.path} computes them again")
+        say(f"quarantined {len(found)}; `pellucid run {shlex.quote(str(study.path))}` computes them again")
     else:
         say(
             f"{len(found)} to quarantine; nothing has been changed: repeat the command with --yes (the damaged files "

@@ -1,8 +1,8 @@
-"""YAML that a user wrote → a plain mapping; whatever it holds costs one sentence with its place in the file.
+"""YAML that a user wrote → a plain mapping; each mistake gives one sentence with its place in the file.
 
-A study file may come from somebody else. Aliases could fill the memory from a few lines ("billion laughs"), deep
-nesting exhausts the stack, and OmegaConf's resolvers read the environment and other files: they are refused. Of
-interpolations only `${from_env:NAME}` and `${key}` exist, and what they give is bounded.
+A study file may come from somebody else. Aliases can fill the memory from a few lines ("billion laughs"), deep
+nesting exhausts the stack, and OmegaConf's resolvers read the environment and other files: these are refused. The only
+interpolations are `${from_env:NAME}` and `${key}`, and the length of their values is limited.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def interpolated(data: dict[Any, Any], where: str) -> dict[Any, Any]:
 
 
 def _filled(value: Any, keys: dict[Any, Any] | None, where: str) -> Any:
-    """A value with its interpolations replaced; `keys` None: of keys there is none."""
+    """A value with its interpolations replaced; `keys` None: references to keys are refused."""
     if not isinstance(value, str) or "${" not in value:
         return value
     whole = _PLACE.fullmatch(value)
@@ -192,7 +192,8 @@ def _value_of(said: str, keys: dict[Any, Any] | None, where: str) -> str | int |
         found = found.get(part) if isinstance(found, dict) else None
     if keys is None or isinstance(found, bool) or not isinstance(found, str | int | float):
         raise UserError(
-            f"{where}: `${{{said[:60]}}}`: there is no such key that holds one text or number without a key of its own"
+            f"{where}: `${{{said[:60]}}}`: there is no such key that holds one text or number: name one "
+            "that itself refers to no other key"
         )
     value = _filled(found, None, where)
     assert isinstance(value, str | int | float)

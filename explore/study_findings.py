@@ -128,9 +128,7 @@ def gather(
         DamagedRun: a file of one of them, or of one that they were made from, is not what was written.
     """
     given = [scan, *vectors_runs, *cluster_runs, probe_run, *audit_runs, pretrain_run, near_run]
-    for run in given:
-        if run is not None:
-            require_intact(run.path)
+    require_intact(*(run.path for run in given if run is not None))
     manifest = pd.read_parquet(scan.path / "manifest.parquet")
     unusable = manifest[manifest["status"] != "ok"] if "status" in manifest else manifest.iloc[:0]
     source = scan.read_json("source.json") if (scan.path / "source.json").is_file() else {}

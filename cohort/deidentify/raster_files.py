@@ -55,9 +55,9 @@ class Cleaned:
 def clean_raster(data: bytes, kind: str, find: FindBoxes, *, max_megapixels: float) -> Cleaned:
     """Strip and mask one raster file; the pixels outside the masked boxes stay exactly as they are.
 
-    Where nothing is masked the coded pixels of a JPEG, a PNG without a palette and a BMP are copied, not coded anew.
-    Else the decoded picture, turned upright, is stored as PNG (TIFF where PNG has no such pixels), with a palette of
-    the colours that are used.
+    If nothing is masked, the coded pixels of a JPEG are copied, the rows of a PNG without a palette are compressed
+    again, and those of a BMP are written again. Otherwise the decoded picture, turned upright, is stored as PNG (TIFF
+    where PNG has no such pixels), with a palette of the colours that are used.
 
     Args:
         data: the file.

@@ -91,8 +91,10 @@ def patient_lines(ids: Sequence[str], headers: Headers) -> list[str]:
         return [fits[0].line, *questions, *hints(fits[1:])]
     if any(i.lower().endswith((".dcm", ".dicom", ".ima")) for i in ids) and any(headers.patients):
         return ["patient: {from_dicom: PatientID}  # the files look like DICOM", *questions]
-    return ["patient: none  # NOT KNOWN: every image counts as its own patient, and every result will say so",
-            *questions]  # fmt: skip
+    return [
+        "patient: none  # NOT KNOWN: every image counts as its own patient, and every result will say so",
+        *questions,
+    ]
 
 
 def hints(rules: Sequence[PathRule]) -> list[str]:
@@ -124,7 +126,8 @@ def from_dicom(headers: Headers, column: str = "") -> str:
 def other_sources(ids: Sequence[str], headers: Headers, n_patients: int) -> list[str]:
     """Folders and headers that give another number of patients than the column of the table, as comments."""
     rules = [rule for rule in path_rules(ids) if "folder" in rule.what and rule.plausible]
-    said = hints([rule for rule in rules if n_patients <= 2 * rule.n != 2 * n_patients])  # fewer are sites or days
+    # far fewer folders than patients are sites or days
+    said = hints([rule for rule in rules if rule.n != n_patients and 2 * rule.n >= n_patients])
     if headers.names_patients and headers.n == len(ids) and len(set(headers.patients)) != n_patients:
         said.append(f"# or {from_dicom(headers)}")
     return said

@@ -210,7 +210,7 @@ class _TableLines:
             lines.append(f"sheet: {_quoted(self._table.sheet)}  # of {', '.join(self._table.sheets)}")
         lines += [f"# note: {note}" for note in self._table.notes]
         patient = self._patient_lines()
-        if self._image is None and any("column:" in line for line in patient[:1]):
+        if self._image is None and "column:" in patient[0]:
             return [*lines, *patient, *self._variable_lines(split_column)]
         lines += [*self._image_lines(), *patient]
         return lines + self._variable_lines(split_column)

@@ -32,7 +32,7 @@ class Duplicates:
         columns: `duplicate_of`, `duplicate_kind`, `duplicate_group` and `duplicate_question` for each row given, all ""
             where there is none. `duplicate_of` is the first image, in the order given, with the same bytes (`exact`),
             the same pixels (`pixels`), or of the same group (`near`); the first image of a group has a group and no
-            kind. `duplicate_question` names the pairs of two patients that may be copies and may not, Q0001 and so on,
+            kind. `duplicate_question` names the pairs of two patients that may or may not be copies, Q0001 and so on,
             the most alike first; of several the names are separated by blanks.
         blank: groups of pictures without content (black, white): marked, but they say nothing of a patient.
         capped: images that were not compared with all candidates, because too many different pictures share their hash.

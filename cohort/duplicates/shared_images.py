@@ -1,4 +1,4 @@
-"""What duplicates mean for patients: whom the split keeps together, and the sentences for people who must check."""
+"""What duplicates mean for patients: which patients the split keeps together, and what a person should check."""
 
 from __future__ import annotations
 

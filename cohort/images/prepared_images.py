@@ -133,7 +133,7 @@ class PreparedImages:
 
     def _opened(self, shard: int) -> tuple[pa.BinaryArray, pa.UInt32Array | None]:
         table = pa.ipc.open_file(pa.memory_map(str(shard_path(self._folder, shard)))).read_all()
-        table.validate(full=True)  # a damaged offset would be read beyond the file: no exception, but the end of Python
+        table.validate(full=True)  # a damaged offset would be followed beyond the file and crash Python
 
         def column(name: str) -> pa.Array:
             # `combine_chunks` would copy the shard into memory; one chunk, as we write it, stays in the mapped file.

@@ -24,6 +24,7 @@ from pellucid.cohort.runs.checksums import sha256_file
 from pellucid.cohort.runs.folder import RunFolder
 from pellucid.cohort.runs.history import finished_runs
 from pellucid.cohort.runs.integrity import require_intact
+from pellucid.cohort.runs.private_files import private_files
 
 _ANSWERS = ".same-originals.json"
 _KEPT = 20  # answers
@@ -51,7 +52,7 @@ def known_fingerprint(analysis: Path, listing: Listing) -> str:
         return listing.fingerprint
     found = next((name for name in new if _same_content(runs[name], listing)), "")
     answers[listing.fingerprint] = {"same_as": found, "compared": sorted({*compared, *runs})}
-    with contextlib.suppress(OSError):  # read-only: compared again by the next command
+    with contextlib.suppress(OSError), private_files(analysis):  # read-only: compared again by the next command
         write_json(analysis / "read" / _ANSWERS, dict(list(answers.items())[-_KEPT:]))
     return found or listing.fingerprint
 

@@ -204,6 +204,6 @@ def _limit_memory(gigabytes: float) -> None:
     with suppress(ImportError, ValueError, OSError):  # not every system has such a limit
         import resource
 
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 2**30), hard))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # no images on disk

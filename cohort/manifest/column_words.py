@@ -107,7 +107,7 @@ def names_patient(name: str) -> bool:
 
 
 def names_staff(name: str, *, strict: bool = False) -> str:
-    """The word for a member of staff whose names a column holds by its own name; empty where it holds none.
+    """The word for staff in a column's name if the column holds names of staff; empty otherwise.
 
     `OperatorsName`, `Untersucher`, `médico_responsable`, `reported_by` do; `operator_experience` and `reader_diagnosis`
     do not.

@@ -173,7 +173,7 @@ def _check_event(text: pd.Series, variable: Variable, path: Path) -> None:
 
 
 def without_patients(images: pd.DataFrame) -> pd.DataFrame:
-    """The images without texts of their headers in which somebody typed the id of the image's own patient.
+    """The images, with those header texts emptied in which somebody typed the id of the image's own patient.
 
     Args:
         images: with `patient_source_id` where it is known.

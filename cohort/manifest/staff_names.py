@@ -1,4 +1,4 @@
-"""Keyed names (`operator-3f9a12bc`) for staff, institutions and serial numbers: what all later stages know them by.
+"""Keyed names (`operator-3f9a12bc`) for staff, institutions and serial numbers, which all later stages use.
 
 The same original gets the same keyed name wherever it occurs in a study, and two originals never share one, so that an
 operator remains a factor like any other.
@@ -68,10 +68,10 @@ def secret_digest(secret: bytes) -> Digest:
 
 
 def study_secret(images: pd.DataFrame) -> bytes:
-    """What only those who have the originals know: the lowest checksum of them.
+    """A secret that only those who have the originals know: derived from their lowest checksum.
 
-    Checksums of originals never leave a study, so that nobody who knows the staff of a hospital can find out who is
-    who by trying all names. Adding images changes the secret only if one of them has a lower checksum.
+    Checksums of originals never leave a study, so that somebody who knows the staff of a hospital cannot find out who
+    is who by trying all names. Adding images changes the secret only if one of them has a lower checksum.
     """
     column = images["sha256"] if "sha256" in images else images["image_id"]
     known = sorted(str(value) for value in column.dropna() if str(value))

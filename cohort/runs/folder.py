@@ -114,8 +114,7 @@ def _begun(
 ) -> Iterator[RunFolder]:
     key = run_key(stage, config, parents, inputs)
     final = analysis / stage / f"{name}-{key[:8]}"
-    for parent in parents:
-        require_intact(parent.path)
+    require_intact(*(parent.path for parent in parents))
     finished = find_run(analysis, stage, name, key)
     if finished is not None:
         require_intact(finished.path)

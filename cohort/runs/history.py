@@ -102,7 +102,7 @@ def list_runs(analysis: Path, current: Mapping[str, str] | None = None) -> list[
     outdated = [
         run.key
         for run in finished
-        if run.key != current.get(run.stage, run.key) or not known.issuperset(_parent_keys(run, analysis))
+        if run.key != current.get(run.stage, run.key) or not known.issuperset(_parent_keys(run, own=True))
     ]
     stale = descendants(finished, outdated)
     rows += [_row(run.path, run.path.name, "stale" if run.key in stale else "done") for run in finished]
@@ -117,10 +117,10 @@ def _row(folder: Path, name: str, state: State) -> dict[str, str]:
     return {"stage": folder.parent.name, "name": name, "path": str(folder), "state": state}
 
 
-def _parent_keys(run: RunFolder, inside: Path | None = None) -> list[str]:
+def _parent_keys(run: RunFolder, *, own: bool = False) -> list[str]:
     """Keys of the runs that a run was made from.
 
     Args:
-        inside: only those of this analysis folder; the backbone of another study may be moved without consequence.
+        own: only those in the same analysis folder; the backbone of another study may be moved without consequence.
     """
-    return [parent["key"] for parent in run.record["parents"] if inside is None or not parent["path"].startswith("../")]
+    return [parent["key"] for parent in run.record["parents"] if not own or not parent["path"].startswith("../")]

@@ -1,10 +1,10 @@
-"""Whether the files of a finished run are those that were written: every command that uses a run asks here first.
+"""Whether the files of a finished run are as they were written: every command checks the runs that it uses.
 
 A file of up to 2 GB is hashed by each process that uses its run. Larger files, and the folders with many files
 (`BULK`), are hashed when their size or times differ from those at which they were last found intact, which
 `.verified.json` in the run's folder records: a study with terabytes of prepared copies would otherwise be read whole by
-every command. Prepared copies also have a checksum each, compared whenever one is read. A time is only a reason to hash
-a file again, never a reason to call it changed, so that a copied study stays intact.
+every command. Prepared copies also have a checksum each, compared whenever one is read. Another time is only a reason
+to hash a file again, not damage, so that a copied study stays intact.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from pellucid.cohort.progress import is_first_process, track
 from pellucid.cohort.runs.atomic_files import write_json
 from pellucid.cohort.runs.checksums import SUMS, DamagedRun, is_damaged, read_sums, sha256_file
+from pellucid.cohort.runs.private_files import private_files
 
 BULK = ("prepared", "rows", "checkpoints")
 VERIFIED = ".verified.json"
@@ -31,13 +32,13 @@ Signature = list[int]  # size in bytes, times of the last change of content and 
 _intact: dict[str, Signature] = {}  # files that this process has found intact
 
 
-def require_intact(folder: Path) -> None:
-    """Check a finished run and the runs that it was made from, as far as they are still there.
+def require_intact(*folders: Path) -> None:
+    """Check finished runs and the runs that they were made from, each once, as far as they are still there.
 
     Raises:
         DamagedRun: names the file, what was expected, and the commands that repair it.
     """
-    for run in reversed(list(_lineage(folder))):  # parents first: the damage is named where it is
+    for run in _lineage(folders):
         wrong = find_damage(run)
         if wrong:
             raise DamagedRun("\n".join([*wrong, how_to_repair(run)]))
@@ -137,19 +138,23 @@ def _command(folder: Path, study: str) -> str:
     return f"pellucid {'scan' if stage == 'read' else stage} {study}{chosen}"
 
 
-def _lineage(folder: Path) -> Iterator[Path]:
-    """The run and its ancestors, each once, children before parents; an ancestor that is gone is left out."""
-    waiting, seen = [folder], set()
-    while waiting:
-        run = waiting.pop(0)
+def _lineage(folders: Sequence[Path]) -> list[Path]:
+    """The runs and their ancestors, each once, parents before children; an ancestor that is gone is left out."""
+    found: list[Path] = []
+    seen: set[Path] = set()
+
+    def visit(run: Path) -> None:
         place = run.resolve()
-        if place in seen or (run != folder and not run.is_dir()):
-            continue
+        if place in seen or (run not in folders and not run.is_dir()):
+            return
         seen.add(place)
-        yield run
-        waiting += [
-            Path(os.path.normpath(run.parent.parent / parent["path"])) for parent in read_record(run)["parents"]
-        ]
+        for parent in read_record(run)["parents"]:
+            visit(Path(os.path.normpath(run.parent.parent / parent["path"])))
+        found.append(run)
+
+    for folder in folders:
+        visit(folder)
+    return found
 
 
 def _signature(path: Path) -> Signature:
@@ -190,5 +195,5 @@ def _read_verified(folder: Path) -> dict[str, Signature]:
 
 
 def _write_verified(folder: Path, bulk: dict[str, Signature]) -> None:
-    with contextlib.suppress(OSError):  # an archive that is read-only is hashed again
+    with contextlib.suppress(OSError), private_files(folder):  # an archive that is read-only is hashed again
         write_json(folder / VERIFIED, {"schema": "pellucid.verified/1", "files": bulk})

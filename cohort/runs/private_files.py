@@ -44,9 +44,8 @@ def private_files(folder: Path) -> Iterator[None]:
     """
     with _lock:
         wanted, first = umask_for(folder), not _outer
-        before = os.umask(wanted)
-        if not first:
-            os.umask(before | wanted)
+        before = os.umask(_NOBODY_ELSE)  # never looser, not even until the next line: other threads may be writing
+        os.umask(wanted if first else before | wanted)
         _outer.append(before if first else _outer[0])
     try:
         yield

@@ -123,7 +123,7 @@ def all_locked(analysis: Path) -> Iterator[None]:
 
 
 def finish_interrupted(analysis: Path) -> None:
-    """Whatever an interrupted forgetting or tidying has left half done below `analysis`."""
+    """Complete what an interrupted `forget` or `tidy` left half done below `analysis`."""
     for gone in analysis.glob(f"*/.*{_GONE}"):
         shutil.rmtree(gone)
     for staged in analysis.glob(f"*/*/{STAGED}"):

@@ -48,7 +48,7 @@ def duplicates(usable: pd.DataFrame) -> dict[str, Any]:
 
 
 def _questions(usable: pd.DataFrame) -> dict[str, Any]:
-    """Pairs of two patients that may be copies and may not: their number, and the first ones by research id."""
+    """Pairs of two patients that may or may not be copies: their number, and the first ones by research id."""
     if "duplicate_question" not in usable:  # a scan of an earlier version
         return {"n_questions": 0, "to_ask": []}
     asked = usable[["patient", "duplicate_question"]].fillna("").astype(str)

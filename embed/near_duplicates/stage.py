@@ -61,7 +61,7 @@ class NearDuplicates:
     Attributes:
         pairs: copies, the most similar first: group, image_id, other_image_id, patient, other_patient, split,
             other_split, similarity, ratio, agreement, how.
-        questions: pairs that may be copies and may not, with the same columns but for group.
+        questions: pairs that may or may not be copies, with the same columns except group.
         limits: from which agreement on a pair is a copy or a question.
         unusual: the most unusual images first: image_id, patient, split, distance, percentile, times_usual (distance
             divided by the median distance).

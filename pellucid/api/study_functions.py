@@ -139,10 +139,10 @@ def tidy_study(
     yes: bool = False,
     say: Say = print,
 ) -> list[Superfluous]:
-    """Remove runs that are stale or superseded, and what processes that ended have left; the command is `tidy`.
+    """Remove runs that are stale or superseded, and what interrupted processes have left; the command is `tidy`.
 
-    Nothing is removed that a kept run was made from, nothing that study.yaml names, and no annotation. Stale vectors
-    and weights stay until a newer run replaces them.
+    Runs that a kept run was made from, runs that study.yaml names, and annotations are not removed. Stale vectors and
+    weights are kept until a newer run replaces them.
 
     Args:
         study, overrides, config: as for `scan_study`; runs made with other overrides are stale.
@@ -169,9 +169,8 @@ def study_status(study: StudyOrPath, overrides: Sequence[str] = ()) -> list[dict
         study, overrides: as for `scan_study`.
 
     Returns:
-        One dictionary per run: `stage`, `name`, `path`, `state` (done, running, stale, failed, or damaged if
-        its `run.json` is) and, for vectors,
-        `index` (a sentence on how they are searched).
+        One dictionary per run: `stage`, `name`, `path`, `state` (done, running, stale, failed, or damaged if its
+        `run.json` is) and, for vectors, `index` (a sentence on how they are searched).
     """
     from pellucid.cohort import status
 

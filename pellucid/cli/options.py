@@ -52,7 +52,7 @@ def say(text: str, **style: Any) -> None:
 
 
 def for_logs(text: str) -> str:
-    """A message as it is shown on a terminal; in a log file, files whose names may name a patient are not named."""
+    """The message if it goes to a terminal; otherwise, as in a log file, without names that may identify a patient."""
     from pellucid.cohort.path_names import without_names
 
     return text if sys.stderr.isatty() else without_names(text)

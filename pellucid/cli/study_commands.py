@@ -90,12 +90,13 @@ def tidy(
     overrides: Overrides = None,
     config: ConfigFile = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also stale vectors and weights that no newer run replaces.")
+        bool, typer.Option("--all", help="Also remove stale vectors and weights that no newer run replaces.")
     ] = False,
     damaged: Annotated[
         bool,
         typer.Option(
-            "--damaged", help="Verify every file instead, and quarantine damaged runs, so that they are computed again."
+            "--damaged",
+            help="Verify every file instead; with --yes, quarantine damaged runs, so that they are computed again.",
         ),
     ] = False,
     yes: Annotated[
@@ -104,8 +105,8 @@ def tidy(
 ) -> None:
     """List runs that nothing needs any more; with --yes, remove them.
 
-    Removed are stale and superseded runs and what interrupted processes have left; never what a kept run was made from,
-    and never annotations.
+    It removes stale and superseded runs and what interrupted processes have left, but no run that a kept run was made
+    from, and no annotations.
     """
     from pellucid.api.study_functions import tidy_study
 

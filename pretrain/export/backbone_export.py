@@ -58,7 +58,7 @@ def export_backbone(folder: Path, method: Method, recipe: Recipe, facts: Mapping
         with atomic_path(folder / "backbone.safetensors") as temporary:
             # A single entry: safetensors writes several in random order, which would change the bytes.
             save_file(weights, temporary, metadata={"schema": SCHEMA})
-            umask = os.umask(0)
+            umask = os.umask(0o077)  # it can only be read by setting it; other threads may be writing
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner may read
         write_json(folder / "preprocess.json", spec)

@@ -19,3 +19,5 @@ def test_the_next_command_is_one_for_the_shell(name: str) -> None:
     assert shlex.split(whole) == ["pellucid", "run", str(study)]
     done = [{"stage": stage.name, "state": "done"} for stage in STAGES]
     assert shlex.split(next_step(done, study).partition(": ")[2]) == ["pellucid", "explore", str(study)]
+    repair = next_step([{"stage": "scan", "state": "damaged"}], study).partition("`")[2].removesuffix("`")
+    assert shlex.split(repair) == ["pellucid", "tidy", str(study), "--damaged", "--yes"]

@@ -205,7 +205,7 @@ def test_damaged_runs_are_quarantined_computed_again_and_then_removed(study: Stu
     assert tidied(study, damaged=True)[1] == ["every file of every run is as it was written"]
 
 
-def test_a_damaged_record_can_be_quarantine(study: Study) -> None:
+def test_a_damaged_record_can_be_quarantined(study: Study) -> None:
     vectors = made(study, "embed", "pixels", scan_of(study))
     (vectors.path / "run.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"run\.json: is damaged"):

@@ -1,4 +1,4 @@
-"""docs/dicom-conformance.md from the lists that `deidentify` works with: `python -m` this module writes it anew."""
+"""Writes docs/dicom-conformance.md from the lists that `deidentify` uses (`python -m` with this module's name)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ Retain Safe Private.
 - **Sequences** are walked with the same list. A code stays only if the tables of the standard have it, with the
   meaning from there.
 - **Another value representation** than the dictionary's: the attribute is removed.
-- **File meta information** is written anew; the preamble is zero.
+- **File meta information** is rewritten; the preamble is zero.
 - **Pixel data**: burned-in text that is found is masked in all frames; bits above BitsStored are cleared; comments,
-  unused tables and bytes that decide no pixel are removed from coded streams. `BurnedInAnnotation NO` and code 113101
+  unused tables and bytes that affect no pixel are removed from coded streams. `BurnedInAnnotation NO` and code 113101
   are written only after a person has been recorded as having looked through the review sheet (`--reviewed-by`).
 - **Refused**, and not copied: whole slides, documents wrapped in DICOM, files without an image or whose patient is
   unknown, and files that would be displayed differently afterwards.
@@ -78,7 +78,8 @@ def _rows() -> Iterator[tuple[str, str, str, str, str]]:
         **{keyword: _kept(keyword) for keyword in dicom_attributes.KEPT},
         **dict.fromkeys(dicom_attributes.UIDS, ("U", "keyed UID; UIDs of the standard stay")),
         **dict.fromkeys(dicom_attributes.DATES, ("C (X)", "shifted, the same for all dates of a patient; or empty")),
-        **dict.fromkeys(dicom_attributes.PATIENT, ("K (X)", "kept (113108); ages over 89 become 90")),
+        **dict.fromkeys(dicom_attributes.PATIENT, ("K (X)", "kept with 113108")),
+        "PatientAge": ("K (X)", "kept with 113108; ages over 89 become 90"),
         **dict.fromkeys(dicom_attributes.DEVICE_IDENTITY, ("D (K)", "keyed name; kept with 113109")),
         **dict.fromkeys(dicom_attributes.EMPTY, ("Z", "empty")),
         "PatientID": ("D", "research id"),
@@ -98,7 +99,7 @@ def _kept(keyword: str) -> tuple[str, str]:
     if vr == "UI":
         return "U", RULES["UI"]
     if keyword in TABLES:
-        return "C", RULES["table"]
+        return "C", RULES.get(keyword, RULES["table"])
     rule = RULES.get(keyword) or RULES.get(vr)
     return ("K", RULES["number"]) if rule is None else ("X" if rule == "removed" else "C", rule)
 

@@ -235,7 +235,7 @@ def _store_native(dataset: Dataset, raw: NDArray[Any], photometric: str) -> None
 
 
 def _stripped_stream(dataset: FileDataset, raw: NDArray[Any]) -> tuple[bytes, pydicom.uid.UID] | None:
-    """Compressed pixels with clean streams; None where they are better stored anew, uncompressed."""
+    """Compressed pixels with clean streams; None if they must be stored uncompressed instead."""
     syntax = dataset.file_meta.TransferSyntaxUID
     jpeg = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70",
             "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"}  # fmt: skip
@@ -248,9 +248,8 @@ def _stripped_stream(dataset: FileDataset, raw: NDArray[Any]) -> tuple[bytes, py
         streams = generate_frames(dataset.PixelData, number_of_frames=len(frames))
         for stream, pixels in zip(streams, frames, strict=True):
             if syntax in jpeg:
-                needed = needed_tables(strip_jpeg(stream))
-                bare = needed or b""
-                ends = scan_ends(bare) if needed else None
+                bare = needed_tables(strip_jpeg(stream)) or b""
+                ends = scan_ends(bare) if bare else None
             else:
                 bare = strip_jpeg2000(stream)
                 ends = tile_ends(bare)

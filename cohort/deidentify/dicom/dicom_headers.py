@@ -53,7 +53,8 @@ OPTION_CODES = {  # CID 7050
 RULES = {
     "SQ": "its items by this list; a coded item only with a code of the standard's tables and their meaning",
     "UI": "keyed UID; UIDs of the standard stay",
-    "table": "cut to its length; entries that no pixel uses are emptied; an ICC profile is rebuilt from its numbers",
+    "table": "cut to its length; entries that no pixel uses are emptied",
+    "ICCProfile": "rebuilt from its numbers, without texts",
     "number": "kept if it follows its value representation",
     "DS": "kept if it is a number and, outside group 0028, no id or date of the patient of six or more digits",
     "IS": "kept if it is a number and, outside group 0028, no id or date of the patient of six or more digits",

@@ -1,4 +1,4 @@
-"""PNG files without text, EXIF, further pictures and what decides no pixel; kinds of metadata of WebP."""
+"""PNG files without text, EXIF, further pictures and bytes that affect no pixel; kinds of metadata of WebP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pellucid.cohort.deidentify.streams.jpeg_segments import orientation_exif
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # What decides how the pixels look (PNG third edition, 11.2 and 11.3); all text, time, EXIF and animation goes.
-# Palettes are not among them: an image with one is stored anew.
+# Palettes are not among them: an image with a palette is stored again.
 _PNG_KEPT = {b"IHDR", b"IDAT", b"IEND", b"tRNS", b"cHRM", b"gAMA", b"iCCP", b"sBIT", b"sRGB", b"cICP", b"pHYs"}
 _PNG_KINDS = {b"tEXt": "text", b"zTXt": "text", b"iTXt": "text", b"eXIf": "exif", b"tIME": "date"}
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each PNG colour type
@@ -42,7 +42,7 @@ def strip_png(data: bytes, orientation: int, dropped: set[str], profile: bytes =
         if len(body) != length:
             raise ValueError("a chunk is cut short")
         at += 12 + length
-        if kind == b"PLTE":  # of an image that is stored anew, or a mere suggestion
+        if kind == b"PLTE":  # of an image that is stored again, or only a suggestion
             continue
         if kind not in _PNG_KEPT or (kind != b"IDAT" and kind in {name for name, _ in chunks}):
             dropped.add(_PNG_KINDS.get(kind, "metadata"))
@@ -109,7 +109,7 @@ def _only_pixels(header: bytes, stream: bytes, dropped: set[str]) -> bytes:
         raise ValueError("scanlines are missing")
     if len(raw) != expected or not inflate.eof or inflate.unused_data:
         dropped.add("after_the_end")
-    # Always compressed anew: between the blocks of a stream there may be anything, too.
+    # Always compressed again: there may be anything between the blocks of a stream.
     return zlib.compress(raw[:expected], 6)
 
 

@@ -25,7 +25,6 @@ from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.study import Study, load_study
 
 HEIGHT, WIDTH, FRAMES = 96, 160, 5
-KEYED = re.compile(r"operator-[0-9a-f]{8}")
 _TEXT = frozenset({".csv", ".yaml", ".html", ".json", ".jsonl"})
 ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be", "latin-1", "cp1251", "koi8-r", "iso8859-5", "gb18030", "shift_jis")
 

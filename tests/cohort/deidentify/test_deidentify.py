@@ -19,9 +19,6 @@ import pytest
 from PIL import Image
 
 from pellucid.cohort.deidentify import deidentify_study, raster_files
-from pellucid.cohort.deidentify.dicom.dicom_files import clean_dicom
-from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
-from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.deidentify.precheck import pass_gate
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.identifiers import ocr
@@ -57,11 +54,6 @@ def ct(**values: object) -> bytes:
     out = io.BytesIO()
     pydicom.dcmwrite(out, dataset)
     return out.getvalue()
-
-
-def cleaned(data: bytes, key: Linkage, options: DicomOptions | None = None) -> pydicom.FileDataset:
-    result = clean_dicom(data, nothing, key, "17", options or DicomOptions(), max_megapixels=10)
-    return pydicom.dcmread(io.BytesIO(result.data))
 
 
 def photo(mode: str = "RGB") -> Image.Image:

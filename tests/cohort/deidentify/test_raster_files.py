@@ -24,12 +24,6 @@ def photo(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).convert(mode)
 
 
-def png() -> bytes:
-    out = io.BytesIO()
-    photo("L").save(out, "PNG")
-    return out.getvalue()
-
-
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_turned_pictures_stay_turned_and_keep_their_colours(kind: str, orientation: int) -> None:

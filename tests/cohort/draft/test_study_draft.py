@@ -252,14 +252,13 @@ def test_lock_files_are_no_tables_and_empty_columns_are_left_out(tmp_path: Path)
 
 def test_columns_of_days_are_proposed_with_what_can_be_derived(tmp_path: Path) -> None:
     days = [f"{k % 28 + 1:02d}.03.{2020 + k % 3}" for k in range(30)]
-    rows = "".join(
-        f"i{k}.png;p{k // 2};{day};{day[:6]}2021;14.08.1948;{day[:8]}{day[8:]}\n" for k, day in enumerate(days)
-    )
-    head = "Bild;Patient;Untersuchungsdatum;Aufnahme;Geburtsdatum;Kontrolle\n"
+    rows = "".join(f"i{k}.png;p{k // 2};{day};{day[:6]}2021;{day[:6]}1948\n" for k, day in enumerate(days))
+    head = "Bild;Patient;Untersuchungsdatum;Aufnahme;Geburtsdatum\n"
     files = [f"images/i{k}.png" for k in range(30)]
-    text = small_study(tmp_path, files, head + rows.replace("14.08.1948", "14.08.1948", 1))
+    text = small_study(tmp_path, files, head + rows)
     assert "  Untersuchungsdatum: date  # days from 2020 to 2022, used as Untersuchungsdatum_year and" in text
     assert "  Aufnahme: {kind: date, derive: [days]}  # days from 2021 to 2021, used as Aufnahme_days" in text
+    assert "# left out: Geburtsdatum: a date of birth identifies a person" in text
     variables = {v.name: v.role for v in load_study(tmp_path).variables}
     assert variables["Untersuchungsdatum_year"] == variables["Aufnahme_days"] == "acquisition"
     manifest = pd.read_parquet(scan(load_study(tmp_path), progress=False).path / "manifest.parquet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_damage_in_the_finished_run_itself_is_named(tmp_path: Path, file: str) -
     flip(runs["audit"].path / file, 90)
     with pytest.raises(DamagedRun, match=file.replace("/", ".")):
         made(tmp_path, "audit", runs["scan"], runs["embed"])
+
+
+def test_of_two_damaged_runs_the_parent_is_named_first(tmp_path: Path) -> None:
+    """It must be repaired first; the audit names its scan before the vectors that were made from the same scan."""
+    runs = chain(tmp_path)
+    for stage in ("scan", "embed"):
+        flip(runs[stage].path / "result.json")
+    for folders in ([runs["audit"].path], [runs["embed"].path, runs["scan"].path]):
+        with pytest.raises(DamagedRun) as refused:
+            require_intact(*folders)
+        assert str(refused.value).startswith(str(runs["scan"].path / "result.json"))
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
@@ -138,6 +150,13 @@ def test_many_files_are_hashed_again_only_if_size_or_times_differ(tmp_path: Path
     known = {"prepared/shard-0.arrow": [status.st_size, status.st_mtime_ns, status.st_ctime_ns]}
     (run / VERIFIED).write_text(json.dumps({"schema": "pellucid.verified/1", "files": known}), encoding="utf-8")
     require_intact(run)
+    (run / VERIFIED).unlink()
+    flip(shard)
+    before = os.umask(0o022)
+    require_intact(run)
+    os.umask(before)
+    assert stat.S_IMODE((run / VERIFIED).stat().st_mode) == 0o600
+    flip(shard)
     (run / VERIFIED).write_text("{", encoding="utf-8")
     with pytest.raises(DamagedRun, match=r"shard-0\.arrow: is damaged"):
         require_intact(run)

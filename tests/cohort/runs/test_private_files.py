@@ -59,6 +59,19 @@ def test_blocks_inside_each_other_keep_the_strictest(tmp_path: Path) -> None:
     assert umask_for(tmp_path / "shared" / "not" / "there") == 0o007
 
 
+def test_the_umask_is_never_looser_even_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may make a file between two lines of this one."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o2770)
+    passed: list[int] = []
+    set_umask = os.umask
+    with private_files(tmp_path), monkeypatch.context() as patch:
+        patch.setattr(os, "umask", lambda mask: passed.append(mask) or set_umask(mask))  # type: ignore[func-returns-value]
+        with private_files(tmp_path / "shared"):
+            pass
+    assert set(passed) == {0o077}
+
+
 def test_a_function_that_fails_leaves_the_umask(tmp_path: Path) -> None:
     @writes_privately("out")
     def fails(what: int, out: Path) -> None:

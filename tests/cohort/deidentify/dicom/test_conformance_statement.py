@@ -32,7 +32,7 @@ def rows() -> dict[str, str]:
 
 def test_the_document_is_what_the_lists_say() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == statement(), (
-        "write it anew: python -m pellucid.cohort.deidentify.dicom.conformance_statement"
+        "rewrite it: python -m pellucid.cohort.deidentify.dicom.conformance_statement"
     )
 
 

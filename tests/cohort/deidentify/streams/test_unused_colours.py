@@ -1,4 +1,4 @@
-"""Entries of palettes that no pixel uses, spare bits, small chunks and tails: nothing stays that decides no pixel."""
+"""Entries of palettes that no pixel uses, spare bits, small chunks and tails: only bytes that affect pixels stay."""
 
 from __future__ import annotations
 
