@@ -20,7 +20,7 @@ from pellucid.cohort.images.prepared_images import PreparedImages
 from pellucid.cohort.intake.file_listing import Listing, list_images, read_inputs
 from pellucid.cohort.intake.known_originals import known_fingerprint
 from pellucid.cohort.intake.read_pass import read_all
-from pellucid.cohort.manifest.join import LateWithdrawal, build_manifest
+from pellucid.cohort.manifest.join import LateWithdrawal, build_manifest, require_key
 from pellucid.cohort.measures.quality_grades import (
     QualityThresholds,
     apply_annotations,
@@ -42,8 +42,9 @@ from pellucid.cohort.withdrawal_list import Withdrawn, refuse_pending
 # Counted up when the pass gives other columns, or the join and the source audit other results: earlier runs are then
 # stale.
 _COLUMNS_VERSION = 4
-_AUDIT_VERSION = 7
+_AUDIT_VERSION = 8
 _FEW = 3
+_MOST_REASONS = 12
 
 
 def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
@@ -62,6 +63,7 @@ def scan(study: Study, *, progress: bool = True, dask: str = "") -> RunFolder:
         raise UserError(
             f"{study.path}: scan.text is ocr, which needs rapidocr: install pellucid[privacy], or take lines"
         )
+    require_key(study)
     listing = list_images(study)
     read_config, files = _read_key(study, listing)
     with begin_run(study.analysis, "read", "read", read_config, inputs=files) as read:
@@ -102,8 +104,8 @@ def _join(
             other = manifest[manifest["status"] == "no_picture"]
             if len(other):
                 problems.append(
-                    f"images: {len(other)} sound file(s) are no pictures ({other['reason'].iloc[0]}) "
-                    f"(first: `{other['image_id'].iloc[0]}`): skipped"
+                    f"images: skipped {len(other)} file(s) that hold no image to be read ({_counted(other['reason'])}) "
+                    f"(first: `{other['image_id'].iloc[0]}`)"
                 )
             ids = set(manifest["patient_source_id"].dropna().astype(str)) if study.config.patient != "none" else set()
             problems = [without_names(problem, ids) for problem in problems]
@@ -215,6 +217,18 @@ def _scan_key(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
     return config, {name: sha256_file(path) for name, path in files.items() if path is not None and path.is_file()}
 
 
+def _unit(images: pd.DataFrame) -> str:
+    """What a row is: a file, or a frame of it."""
+    return "files" if images["file"].is_unique else f"images of {images['file'].nunique()} files"
+
+
+def _counted(reasons: pd.Series) -> str:
+    """Reasons with their numbers, the most frequent first."""
+    counts = reasons.value_counts()
+    shown = [f"{count} × {reason}" for reason, count in counts.head(_MOST_REASONS).items()]
+    return ", ".join([*shown, *([f"{counts.iloc[_MOST_REASONS:].sum()} × others"] if len(counts) > len(shown) else [])])
+
+
 def _refuse_too_many(study: Study, images: pd.DataFrame, read: RunFolder, listing: Listing) -> None:
     bad = images[images["status"] == "unreadable"]  # a sound file that is no picture (a DICOMDIR) is no loss
     refused = listing.refused if len(listing.refused) > _FEW else ()  # a few are named, and cost only themselves
@@ -226,8 +240,8 @@ def _refuse_too_many(study: Study, images: pd.DataFrame, read: RunFolder, listin
     shown = "\n".join(f"  {count} × {reason}" for reason, count in reasons.value_counts().head(8).items())
     first = bad["image_id"].iloc[0] if len(bad) else refused[0][0]
     raise UserError(
-        f"{n_bad} of {n_all} files ({share:.0%}) are images that are not read, more than scan.max_unreadable = "
-        f"{limit:.0%}:\n"
+        f"{n_bad} of {n_all} {_unit(images)} ({share:.0%}) are images that are not read, more than "
+        f"scan.max_unreadable = {limit:.0%}:\n"
         f"{shown}\n  (first: `{first}`; all of them: {read.path / 'images.parquet'})\n"
         "repair or remove them, or allow more with scan.max_unreadable=…"
     )

@@ -10,7 +10,7 @@ from pellucid.cohort.deidentify.text_masking import TextFinder
 from pellucid.cohort.study import ScanConfig
 
 SCHEMA = "pellucid.deidentified/1"
-_VERSION = 2  # increased when the content of cleaned files changes: earlier copies are then made again
+_VERSION = 3  # increased when the content of cleaned files changes: earlier copies are then made again
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +69,7 @@ class Deidentified:
         already_done: nothing was left to do.
         written, masked, refused: numbers of files.
         text: how burned-in text was looked for, `ocr` or `lines`.
+        reasons: why files were refused, and how many for each reason, the most frequent first.
         certified: files that state, after a review, that their pixels are clean.
     """
 
@@ -78,6 +80,7 @@ class Deidentified:
     refused: int
     text: str
     certified: int = 0
+    reasons: tuple[tuple[str, int], ...] = ()
 
 
 @writes_privately("out")
@@ -183,7 +186,9 @@ def _settings(
 def _outcome(out: Path, done: bool, records: dict[str, dict[str, Any]], settings: CleaningSettings) -> Deidentified:
     good = [r for r in records.values() if r["status"] == "ok"]
     masked, certified = (sum(bool(r.get(name)) for r in good) for name in ("boxes", "certified"))
-    return Deidentified(out, done, len(good), masked, len(records) - len(good), settings.finder.how, certified)
+    why = Counter(str(record["reason"]) for record in records.values() if record["status"] != "ok")
+    how, n_refused = settings.finder.how, len(records) - len(good)
+    return Deidentified(out, done, len(good), masked, n_refused, how, certified, tuple(why.most_common()))
 
 
 def _clean_all(
@@ -235,11 +240,12 @@ def _clean_one(
     target = out / "raw" / stem
     for old in target.parent.glob(f"{target.name}.*"):  # of another option, under another ending
         old.unlink()
+    lost = ""
     try:
         if not patient:
             raise UnreadableImage(why_not or UNKNOWN_PATIENT)
         data = (root / image_id).read_bytes()
-        pass_gate(root, image_id, data, settings.limits)
+        lost = pass_gate(root, image_id, data, settings.limits)
         known = known_identifiers(image_id, patient, texts)
         cleaned = clean_file(data, key, patient, settings, stem, known)
         facts = file_facts(
@@ -247,7 +253,7 @@ def _clean_one(
         )
         seen = _faces(cleaned.preview)
     except Exception as error:  # whatever is wrong with one file costs that file, not the command
-        return stem, {"status": "refused", "reason": _reason(error), "boxes": [], "removed": []}
+        return stem, {"status": "refused", "reason": lost or _reason(error), "boxes": [], "removed": []}
     sha256 = hashlib.sha256(cleaned.data).hexdigest()
     with private_files(out):  # here too: a worker process may be older than the command
         target.parent.mkdir(parents=True, exist_ok=True)

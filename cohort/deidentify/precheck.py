@@ -15,7 +15,7 @@ from pellucid.cohort.readers.whole_slide import WHOLE_SLIDE_SOP_CLASS, is_slide_
 from pellucid.cohort.study import ScanConfig
 
 
-def pass_gate(root: Path, file: str, data: bytes, config: ScanConfig) -> None:
+def pass_gate(root: Path, file: str, data: bytes, config: ScanConfig) -> str:
     """Refuse a file on which a decoder crashes, hangs or runs out of memory, or that gives no picture.
 
     Whole slides pass: they are refused by their header alone, and reading all their tiles would take long.
@@ -26,11 +26,14 @@ def pass_gate(root: Path, file: str, data: bytes, config: ScanConfig) -> None:
         data: its bytes.
         config: limits of the scan.
 
+    Returns:
+        Why the first frame that cannot be read cannot; empty if all can.
+
     Raises:
         UnreadableImage: with the reason that a scan would give.
     """
     if _slide(data):
-        return
+        return ""
     sound, reason = 0, ""
     for row, _ in read_files(root, [file], config.model_copy(update={"frames": "all", "text": "lines"})):
         if row["status"] == "ok":
@@ -41,6 +44,7 @@ def pass_gate(root: Path, file: str, data: bytes, config: ScanConfig) -> None:
                 sound = 0
     if not sound:
         raise UnreadableImage(reason or "it gives no picture")
+    return reason
 
 
 def _slide(data: bytes) -> bool:

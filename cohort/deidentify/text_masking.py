@@ -21,6 +21,8 @@ _MIN_CONFIDENCE = 0.3  # lower than for reading: what may be text is masked even
 _BOTH_SIDES_PX = 2
 _FEWEST_LETTERS = 3
 _SURELY_READ = 0.8
+_LARGEST_CHARACTER = 0.1  # of the picture's shorter side: a single one that is larger is an organ or a bone
+_LARGEST_LINE = 0.25  # likewise, of several characters that are not surely read
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class TextFinder:
                 lines = whole_lines(picture)
             else:
                 read = _reader().read_text(picture)
+                shapes = [line.box for line in read if _is_shape(line, min(height, width))]
+                read = [line for line in read if line.box not in shapes]
                 lines = [line.box for line in read if self.mask == "all" or self._identifying(line, words)]
+                if shapes:  # the reader may have joined text with the shape around it
+                    lines += [box for box in whole_lines(picture) if any(_meet(box, shape) for shape in shapes)]
             found.update(_padded(box, width, height) for box in lines)
         return sorted(found)
 
@@ -65,6 +71,18 @@ class TextFinder:
         if tokens & self.everyone or joined in self.everyone:
             return True
         return any(word in joined or any(_nearly(word, token) for token in tokens) for word in words)
+
+
+def _is_shape(line: ocr.TextBox, shorter_px: int) -> bool:
+    """Whether the reader took a large shape for characters: a body in cross-section for an O, or for CO."""
+    size = min(line.box[2:]) / shorter_px
+    surely = line.confidence >= _SURELY_READ
+    return size > (_LARGEST_CHARACTER if len(line.text.strip()) == 1 else np.inf if surely else _LARGEST_LINE)
+
+
+def _meet(box: Box, other: Box) -> bool:
+    (x, y, w, h), (left, top, width, height) = box, other
+    return x < left + width and left < x + w and y < top + height and top < y + h
 
 
 def _reader() -> ocr.TextReader:

@@ -102,10 +102,25 @@ def hints(rules: Sequence[PathRule]) -> list[str]:
     return [f"# or {rule.line}" for rule in rules]
 
 
-def from_dicom(headers: Headers) -> str:
-    """The line for the PatientID of the headers."""
-    n = len(set(headers.patients))
-    return f"patient: {{from_dicom: PatientID}}  # {n} patients in the headers of {headers.n} files looked at"
+def header_column(frame: pd.DataFrame, headers: Headers) -> str | None:
+    """The column with one row for each PatientID of the headers."""
+    found = {cleaned(patient) for patient in headers.patients if patient}
+    for name in frame.columns:
+        values = as_ids(frame[name]).dropna()
+        if len(found) > 1 and values.is_unique and 2 * len(found & set(values)) > len(found):
+            return str(name)
+    return None
+
+
+def from_dicom(headers: Headers, column: str = "") -> str:
+    """The line for the PatientID of the headers.
+
+    Args:
+        column: of the table, in quotes if it needs them; it has one row for each patient.
+    """
+    n = len(set(headers.patients) - {""})
+    key = f", column: {column}" if column else ""
+    return f"patient: {{from_dicom: PatientID{key}}}  # {n} patients in the headers of {headers.n} files looked at"
 
 
 def other_sources(ids: Sequence[str], headers: Headers, n_patients: int) -> list[str]:

@@ -16,7 +16,13 @@ import yaml
 from pellucid.cohort.config import find_recipe
 from pellucid.cohort.draft.column_guesses import guess_variable, image_column, patient_column
 from pellucid.cohort.draft.header_survey import Headers, factor_lines, read_headers
-from pellucid.cohort.draft.patient_guesses import other_sources, patient_lines, rule_with_column
+from pellucid.cohort.draft.patient_guesses import (
+    from_dicom,
+    header_column,
+    other_sources,
+    patient_lines,
+    rule_with_column,
+)
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.intake.file_listing import Listing, list_folder
 from pellucid.cohort.manifest.cell_values import as_ids, as_text
@@ -213,7 +219,7 @@ class _TableLines:
         if self._image is None:
             return [
                 "# image: ???  # no column names the image files: write the one that does; or, for a table with one "
-                "row per patient, add `column: NAME` to the rule below, whose values are the parts of the path"
+                "row per patient, add `column: NAME` to the rule below: the column with the ids that the rule gives"
             ]
         unclear = f"; {self._unclear} name one of several files of a name" if self._unclear else ""
         return [f"image: {_quoted(self._image)}  # {self._hits} of {len(self._frame)} rows name an image file{unclear}"]
@@ -232,6 +238,10 @@ class _TableLines:
                     f"patient: {{from_path: '{pattern}', column: {_quoted(column)}}}  # {what} is the value of "
                     f"`{column}`: one row for each patient"
                 ]
+            of_headers = header_column(self._frame, self._headers)
+            if of_headers is not None:
+                line = from_dicom(self._headers, _quoted(of_headers))
+                return [f"{line}; the table has one row for each in `{of_headers}`", *rule[1:]]
         if rule[0].startswith("patient: none"):
             return [
                 "patient: none  # NOT FOUND in the table: every image counts as its own patient; name the column if "

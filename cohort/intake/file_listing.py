@@ -18,6 +18,7 @@ from pellucid.cohort.study import FromPath, Study
 from pellucid.cohort.withdrawal_list import Withdrawn
 
 LINKED_FOLDER = "linked folder out of the folder"
+_NO_ENDING = "no ending"
 _NAMED = 20  # files that a note names one by one
 
 
@@ -32,6 +33,7 @@ class Listing:
         ignored: number of files skipped, by ending.
         refused: name and reason of each file that cannot be opened, for example because its name is not UTF-8.
         fingerprint: sha256 over every file's id, size and time of change.
+        hollow: files without an ending that are empty or begin with zeros only.
         withdrawn: number of files skipped because consent was withdrawn; they are in none of the above.
     """
 
@@ -42,6 +44,7 @@ class Listing:
     fingerprint: str
     withdrawn: int = 0
     refused: tuple[tuple[str, str], ...] = ()
+    hollow: tuple[str, ...] = ()
 
     def notes(self, *, skipped: bool = True) -> list[str]:
         """What was not listed as an image, and why.
@@ -60,6 +63,12 @@ class Listing:
         if others and skipped:
             passed = ", ".join(f"{count} × {what}" for what, count in sorted(others.items()))
             notes.append(f"skipped files that are not images ({passed})")
+        if self.hollow and skipped:
+            notes.append(
+                f"{len(self.hollow)} of these have no ending and are empty or begin with zeros only, as after an "
+                f"interrupted copy ({', '.join(f'`{name}`' for name in self.hollow[:3])}): if they were images, copy "
+                "them again"
+            )
         notes += [f"`{name}` is left out: {reason}" for name, reason in self.refused[:_NAMED]]
         if len(self.refused) > _NAMED:
             notes.append(f"{len(self.refused) - _NAMED} more files are left out for such reasons")
@@ -150,6 +159,7 @@ def _listing(
     stats: dict[str, os.stat_result] = {}
     ignored: Counter[str] = Counter()
     refused: dict[str, str] = {}
+    hollow: list[str] = []
     resolved_root = root.resolve()
     resolved = functools.cache(Path.resolve)  # once for each folder, not for each of its files
     gone = _withdrawn_paths(root, paths, withdrawn, patient_rule)
@@ -164,6 +174,8 @@ def _listing(
                 stats[name] = path.stat()
             else:
                 ignored[what] += 1
+                if what == _NO_ENDING and not any(_begin(path)):
+                    hollow.append(name)
         except UnicodeEncodeError:
             shown = os.fsencode(name).decode("utf-8", "backslashreplace")
             refused[shown] = "its name is not UTF-8: rename it"
@@ -184,7 +196,9 @@ def _listing(
         stat = stats[image_id]
         sizes.append(stat.st_size)
         digest.update(f"{image_id}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return Listing(root, ids, tuple(sizes), dict(ignored), digest.hexdigest(), len(gone), tuple(refused.items()))
+    return Listing(
+        root, ids, tuple(sizes), dict(ignored), digest.hexdigest(), len(gone), tuple(refused.items()), tuple(hollow)
+    )
 
 
 def _what_is_not_listed(path: Path, root: Path, resolved: Callable[[Path], Path]) -> str | None:
@@ -209,13 +223,17 @@ def _what_is_not_listed(path: Path, root: Path, resolved: Callable[[Path], Path]
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES or suffix in UNREAD_SUFFIXES or path.name.lower().endswith(".nii.gz"):
         return None
-    with path.open("rb") as handle:
-        first = handle.read(512)
+    first = _begin(path)
     return None if sniff(first) or unread_image(first) else _ending(suffix)
 
 
+def _begin(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return handle.read(512)
+
+
 def _ending(suffix: str) -> str:
-    return suffix.encode("utf-8", "replace").decode() or "no ending"
+    return suffix.encode("utf-8", "replace").decode() or _NO_ENDING
 
 
 def _withdrawn_paths(root: Path, paths: list[Path], withdrawn: Withdrawn | None, patient_rule: str | None) -> set[Path]:

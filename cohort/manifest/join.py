@@ -18,7 +18,7 @@ from pellucid.cohort.manifest.research_ids import research_ids
 from pellucid.cohort.manifest.row_matching import match_images, match_patients, patients_of_images
 from pellucid.cohort.manifest.staff_names import named_columns, with_keyed_names
 from pellucid.cohort.manifest.table_file import study_table
-from pellucid.cohort.study import Study, is_header_fact
+from pellucid.cohort.study import FromDicom, FromPath, Study, Variable, is_header_fact
 from pellucid.cohort.withdrawal_list import Withdrawn
 
 # Made after the join.
@@ -161,6 +161,47 @@ def _without_withdrawn(
     return table[~gone] if gone.any() else table
 
 
+def _rule_with_column(rule: str | FromPath | FromDicom) -> str:
+    """What the study's own rule becomes for a table with one row per patient."""
+    if isinstance(rule, FromDicom):
+        return f"patient: {{from_dicom: {rule.from_dicom}, column: COLUMN}}"
+    pattern = rule.from_path if isinstance(rule, FromPath) else "(…)"
+    return f"patient: {{from_path: '{pattern}', column: COLUMN}}"
+
+
+def require_key(study: Study) -> None:
+    """Is it known which row of the table belongs to an image? Asked before hours of reading.
+
+    Raises:
+        UserError: study.yaml names no column by which the table is joined.
+    """
+    rule = study.config.patient
+    if study.table is None or study.config.image or (not isinstance(rule, str) and rule.column):
+        return
+    if _from_table(study) or (isinstance(rule, str) and rule != "none"):
+        raise UserError(
+            f"{study.path}: `image` is missing: name the column with the image files, or, for a table with one row per "
+            f"patient, {_rule_with_column(rule)} with the column that holds the same ids"
+        )
+
+
+def _declared(study: Study) -> list[Variable]:
+    """Variables that are columns of the table."""
+    return [v for v in study.variables if v.role != "acquisition" or not is_header_fact(v.name)]
+
+
+def _from_table(study: Study) -> list[str]:
+    """Columns of the table that study.yaml asks for, besides those of the image and the patient."""
+    return [*(v.table_column for v in _declared(study)), *_without_kind(study)]
+
+
+def _without_kind(study: Study) -> list[str]:
+    """Columns of the table that only decide the split."""
+    config = study.config
+    factors = [name for name in config.external if not is_header_fact(name) and name not in study.derived]
+    return [*factors, *([config.split.column] if config.split.column else [])]
+
+
 def join_table(
     study: Study, manifest: pd.DataFrame, problems: list[str], withdrawn: Withdrawn | None = None
 ) -> pd.DataFrame:
@@ -168,18 +209,11 @@ def join_table(
     assert table_path is not None
     rule = config.patient
     patient_column = rule if isinstance(rule, str) and rule != "none" else None
-    declared = [v for v in study.variables if v.role != "acquisition" or not is_header_fact(v.name)]
-    factors = [name for name in config.external if not is_header_fact(name) and name not in study.derived]
-    others = [*factors, *([config.split.column] if config.split.column else [])]
-    needed = [*(v.table_column for v in declared), *others]
+    declared, needed = _declared(study), _from_table(study)
+    require_key(study)
     key_column = config.image or (None if isinstance(rule, str) else rule.column)
     if key_column is None:
-        if not needed and patient_column is None:
-            return manifest  # a table that nothing is asked of
-        raise UserError(
-            f"{study.path}: `image` is missing: name the column with the image files, or, for a table with one row per "
-            "patient, patient: {from_path: '(…)', column: COLUMN} with the column that holds the same ids"
-        )
+        return manifest  # a table that nothing is asked of
     wanted = list(dict.fromkeys([key_column, *([patient_column] if patient_column else []), *needed]))
     read = study_table(study, wanted)
     table = read.frame
@@ -210,7 +244,9 @@ def join_table(
         problems += [f"{table_path.name}: {question}"] if question else []
         _name_patients(manifest, table[patient_column], row_of, table_path.name, problems)
     columns = [
-        c for c in dict.fromkeys([*(v.name for v in declared), *others]) if c not in {key_column, patient_column}
+        c
+        for c in dict.fromkeys([*(v.name for v in declared), *_without_kind(study)])
+        if c not in {key_column, patient_column}
     ]
     clash = [
         c

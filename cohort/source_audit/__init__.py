@@ -56,6 +56,7 @@ def source_audit(study: Study, manifest: pd.DataFrame, problems: Sequence[str]) 
         "n_patients": cohort.patients.n_patients,
         "images_per_patient": images_per_patient(cohort),
         "n_unreadable": len(unreadable),
+        "n_unreadable_files": int(unreadable["file"].nunique()) if "file" in manifest else len(unreadable),
         "unreadable": unreadable[["image_id", "reason"]].to_dict("records"),
         "n_left_out": int((manifest["status"] == "no_row").sum()),
         "sample_size": sample_size(cohort),

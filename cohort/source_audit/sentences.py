@@ -44,7 +44,14 @@ def _images(report: dict[str, Any]) -> list[str]:
         f"images a patient, median {per['median']:g})."
     ]
     if report["n_unreadable"]:
-        said.append(f"{report['n_unreadable']} of {report['n_files']} files could not be read and were quarantined.")
+        n_files = report.get("n_unreadable_files", report["n_unreadable"])
+        if n_files == report["n_unreadable"]:
+            said.append(f"{n_files} of {report['n_files']} files could not be read and were quarantined.")
+        else:
+            said.append(
+                f"{n_files} of {report['n_files']} files could not be read, or not all of their frames: "
+                f"{report['n_unreadable']} images were quarantined."
+            )
     if report["n_left_out"]:
         said.append(f"{report['n_left_out']} readable image(s) were left out because their patient is not known.")
     return said

@@ -20,6 +20,8 @@ from pellucid.cli.options import (
     say_done,
 )
 
+_MOST_REASONS = 12  # for which files were refused, in the terminal
+
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the phantom study.")] = Path("demo"),
@@ -116,5 +118,9 @@ def deidentify(
         else "found by its shape, not read: short, rotated, handwritten and faint text is missed; check every image"
     )
     say(f"  {done.written} files written, {done.masked} of them with masked text ({how}); {done.refused} refused")
+    for reason, count in done.reasons[:_MOST_REASONS]:
+        say(f"    {count} × {reason}")
+    if len(done.reasons) > _MOST_REASONS:
+        say(f"    {sum(count for _, count in done.reasons[_MOST_REASONS:])} × others, on the review sheet")
     say(f"deidentify: {'already done, nothing to do' if done.already_done else 'done'} → {done.path}")
     say(f"check {done.path / 'review.html'} before you share the folder; do not share {linkage}")

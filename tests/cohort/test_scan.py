@@ -201,6 +201,16 @@ def test_one_row_per_patient(tmp_path: Path) -> None:
     assert "images: 1 patient(s) have no row in clinical.csv: their variables are missing" in problems
 
 
+def test_a_table_without_a_key_is_refused_before_images_are_read(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "study")
+    text = (folder / "study.yaml").read_text(encoding="utf-8").replace("image: file_name\n", "")
+    text = text.replace("patient: patient_id", "patient: {from_dicom: PatientID}")
+    (folder / "study.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"patient: \{from_dicom: PatientID, column: COLUMN\}"):
+        scan(load_study(folder), progress=False)
+    assert not (folder / "analysis" / "read").exists()
+
+
 def test_identical_files_of_two_patients_are_said(tmp_path: Path) -> None:
     folder = photos(tmp_path / "study")
     shutil.copy(folder / "photos" / "img_00.jpg", folder / "photos" / "img_11.jpg")

@@ -44,6 +44,7 @@ from pellucid.cohort.identifiers.findings import dicom_findings, tags_in
 from pellucid.cohort.identifiers.patient_identifiers import Identifiers
 from pellucid.cohort.images.pixels import Box
 from pellucid.cohort.readers import UnreadableImage
+from pellucid.cohort.readers.cut_pixel_data import reparsed
 from pellucid.cohort.readers.dicom_pixel_module import low_bits
 from pellucid.cohort.readers.whole_slide import WHOLE_SLIDE_SOP_CLASS
 
@@ -85,7 +86,7 @@ def clean_dicom(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            original = pydicom.dcmread(io.BytesIO(data), force=True)
+            original = _read(data)
             removed = dicom_findings(original, believe=False)
             _refuse(original, max_megapixels)
         except UnreadableImage:
@@ -129,6 +130,15 @@ def clean_dicom(
         with_pixels, out, boxes, lambda: _with_pixels(original, raw, photometric), max_megapixels=max_megapixels
     )
     return Cleaned(out, ".dcm", tuple(boxes), removed, preview, sheet)
+
+
+def _read(data: bytes) -> FileDataset:
+    """The dataset; also of a file that lacks only the delimiter behind its last frame."""
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+    if any(name in dataset for name in ("PixelData", "EncapsulatedDocument")):
+        return dataset
+    whole, frames = reparsed(data)
+    return whole if frames and len(frames) == number_of_frames(whole) else dataset
 
 
 def dicom_sheet(data: bytes) -> tuple[NDArray[np.uint8], ...]:

@@ -23,7 +23,7 @@ def show(findings: Findings) -> None:
     tiles = st.columns(4)
     tiles[0].metric("Patients", f"{source.get('n_patients', findings.images['patient'].nunique()):,}")
     tiles[1].metric("Images", f"{source.get('n_images', len(findings.images)):,}")
-    tiles[2].metric("Unreadable files", f"{source.get('n_unreadable', 0):,}")
+    tiles[2].metric("Unreadable files", f"{source.get('n_unreadable_files', source.get('n_unreadable', 0)):,}")
     tiles[3].metric("Images with burned-in text", f"{(source.get('burned_in') or {}).get('share', 0):.0%}")
     problems = source.get("problems") or []
     if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -38,3 +39,24 @@ def test_a_new_patient_is_looked_for_in_pictures_already_done() -> None:
         for ids in ({"77412"}, {"77412", "88123"})
     }
     assert len(marks) == 2
+
+
+def test_a_shape_that_was_read_as_one_large_character_is_not_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.zeros((300, 400, 3), np.uint8)
+    cv2.ellipse(picture, (200, 150), (180, 140), 0, 0, 360, (90, 90, 90), -1)  # a body
+    cv2.putText(picture, "MEIER ERIKA", (120, 160), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1)
+    body, marker, title = (20, 10, 360, 280), (5, 5, 12, 20), (0, 200, 300, 80)
+    lines = [
+        TextBox(body, "0", 0.92),
+        TextBox(marker, "R", 0.9),
+        TextBox(title, "MEIER", 0.9),
+        TextBox(body, "CO", 0.6),
+    ]
+    monkeypatch.setattr(TextReader, "read_text", lambda self, pixels: lines)
+    mask = np.zeros(picture.shape[:2], bool)
+    for x, y, w, h in TextFinder("ocr", "all").boxes([picture], []):
+        mask[y : y + h, x : x + w] = True
+    assert mask[5:25, 5:17].all()  # one small character
+    assert mask[200:280, :300].all()  # large text
+    assert mask[picture[:, :, 0] == 255].all()  # text inside the shape, which the reader took for a part of it
+    assert not mask[20:130, 100:300].any()

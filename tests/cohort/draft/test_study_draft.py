@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
@@ -353,3 +354,19 @@ def test_images_that_will_not_be_read_are_named_before_the_scan(tmp_path: Path) 
     assert "# note: 1 × .dng: kinds of images that are not read (docs/reading.md)" in draft
     if find_spec("pillow_heif") is None:
         assert "# note: 2 of 5 images end in .heic: a HEIC image, which is not read: `pip install pillow-heif`" in draft
+
+
+def test_a_table_with_one_row_for_each_patient_of_the_headers(tmp_path: Path) -> None:
+    sample = Path(pydicom.data.__file__).parent / "test_files" / "CT_small.dcm"
+    for number in range(6):
+        dataset = pydicom.dcmread(sample)
+        dataset.PatientID = f"{70010 + number // 2}"
+        target = tmp_path / "export" / f"PAT{number // 2:03d}" / f"IM{number:04d}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(target)
+    (tmp_path / "export" / "PAT000" / "IM9999").write_bytes(bytes(128) + b"DICM")
+    rows = pd.DataFrame({"PatientID": ["70010", "70011", "70012"], "diagnosis": ["a", "b", "a"]})
+    rows.to_csv(tmp_path / "table.csv", index=False)
+    text = draft_study(tmp_path, tmp_path / "table.csv").read_text(encoding="utf-8")
+    assert "patient: {from_dicom: PatientID, column: PatientID}  # 3 patients" in text
+    assert "???" not in text

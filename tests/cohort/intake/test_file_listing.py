@@ -31,6 +31,16 @@ def test_content_decides_not_the_ending(tmp_path: Path) -> None:
     assert listing.ignored == {".db": 1, ".xlsx": 1, ".mp4": 1, "no ending": 1}
 
 
+def test_hollow_files_without_an_ending_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "IM0001")
+    for name, content in {"IM0002": b"", "IM0003": bytes(4096), "VERSION": b"1.0", "empty.txt": b""}.items():
+        (tmp_path / name).write_bytes(content)
+    listing = list_folder(tmp_path)
+    assert listing.hollow == ("IM0002", "IM0003")
+    assert any("2 of these have no ending and are empty" in note and "`IM0003`" in note for note in listing.notes())
+    assert not any("empty" in note for note in listing.notes(skipped=False))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

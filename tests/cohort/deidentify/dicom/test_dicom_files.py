@@ -287,3 +287,12 @@ def test_every_file_without_a_uid_gets_one_of_its_own(key: Linkage) -> None:
         result = clean_dicom(plain.getvalue(), nothing, key, "17", DicomOptions(), max_megapixels=10, stem=stem)
         uids.add(pydicom.dcmread(io.BytesIO(result.data)).SOPInstanceUID)
     assert len(uids) == 2
+
+
+@pytest.mark.parametrize("lost", [8, 10])
+def test_a_compressed_file_without_its_delimiter_is_copied_whole(key: Linkage, lost: int) -> None:
+    data = shipped("JPEG2000.dcm").read_bytes()
+    end = data.rindex(b"\xfe\xff\xdd\xe0")
+    assert np.array_equal(cleaned(data[:end], key).pixel_array, pydicom.dcmread(io.BytesIO(data)).pixel_array)
+    with pytest.raises(UnreadableImage):
+        cleaned(data[: end - lost * 20], key)
