@@ -24,6 +24,8 @@ _WORDS = re.compile(r"[^\W_]+")
 _SHORTEST_ID = 4  # a shorter one counts only as the whole name of a file or folder
 _LONG_NUMBER = re.compile(r"\d{6,}")
 _RUN = re.compile(r"-[0-9a-f]{8}$")  # the name of a run
+# Numbered files in a run's folder: a damaged one must be named.
+_OF_A_RUN = re.compile(r"shard-\d{9}\.arrow|rows-\d{5}\.parquet|part-\d{6}\.npz|step-\d{8}\.pt|last-good-\d{8}")
 
 
 def without_names(text: str, ids: Iterable[str] = ()) -> str:
@@ -62,7 +64,7 @@ def _hidden(path: str, ids: set[str]) -> str:
 def _part(part: str, ids: set[str]) -> str:
     ending = match[0] if (match := _ENDING.search(part)) else ""
     name = unquote(part.removesuffix(ending))
-    if _RUN.search(name) or not name:
+    if _RUN.search(name) or _OF_A_RUN.fullmatch(part) or not name:
         return part
     words = " ".join(_WORDS.findall(name.casefold()))
     telling = (

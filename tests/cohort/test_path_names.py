@@ -35,7 +35,9 @@ def test_names_numbers_and_dates_are_hidden(said: str, hidden: str) -> None:
     "said",
     ["`p1/a.png`: cut", "/home/x/study.yaml: there is no column `Patient Name`", "scan/scan-12345678 is done",
      "can't read /x/Novak and /y/Jan", "copied 'a.png' to \"b c\"",
-     "pellucid 2.0.1: see docs/privacy.md", "12 of 130 files (9%)", "2019-03-04 in the column `visit`"],
+     "pellucid 2.0.1: see docs/privacy.md", "12 of 130 files (9%)", "2019-03-04 in the column `visit`",
+     "/x/analysis/read/read-79ccd21e/prepared/shard-000010000.arrow: is damaged",
+     "`checkpoints/step-00000012.pt`: cut"],
 )  # fmt: skip
 def test_other_words_are_not(said: str) -> None:
     assert without_names(said, ["p17"]) == said
