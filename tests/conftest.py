@@ -34,13 +34,13 @@ os.environ["PELLUCID_CACHE"] = _CACHE.name
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-STUDY_FIXTURES = {"phantom", "own_phantom", "scanned", "pellucid", "pellucid_process"}
+LONG_FIXTURES = {"phantom", "own_phantom", "scanned", "pellucid", "pellucid_process", "cohort", "served", "played"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that reads a whole study or runs the command line is `long`, whatever it does with it."""
+    """A test that reads a whole study, trains, or starts the command line or a server is `long`."""
     for item in items:
-        if STUDY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        if LONG_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.long)
 
 

@@ -9,6 +9,7 @@ added in order, so that results are byte-identical for the same number of thread
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -151,6 +152,8 @@ def _in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 def _pool(threads: int) -> ThreadPoolExecutor:
     number = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="piece", initializer=torch.set_num_threads, initargs=(1,))
-    list(pool.map(lambda _: None, range(threads)))
-    torch.set_num_threads(number)  # the workers' setting also changed the default of new threads
+    # All threads start here, and not later: each one's setting changes the default of new threads and that of MKL.
+    together = threading.Barrier(threads)
+    list(pool.map(lambda _: together.wait(), range(threads)))
+    torch.set_num_threads(number)
     return pool

@@ -22,7 +22,10 @@ from pellucid.explore.app.serve import command, environment
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt install chromium)")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt install chromium)"),
+]
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
 WAIT_MS = 60_000
 ODD_NAME = "![p](evil.example) [l](x) **b** :red[r] $f$ <img src=x onerror=alert(1)>"

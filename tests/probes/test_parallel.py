@@ -29,7 +29,7 @@ def questions(*numbers: int) -> list[Question]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("work", [0.0, pytest.param(np.inf, marks=needs_two_cores)])
+@pytest.mark.parametrize("work", [0.0, pytest.param(np.inf, marks=[needs_two_cores, pytest.mark.slow])])
 def test_answers_come_in_the_order_of_the_questions_and_progress_to_its_end(work: float) -> None:
     told: list[tuple[int, int, str]] = []
     assert answer_questions(questions(5, 3, 9), work, Steps(lambda *step: told.append(step), 3)) == [50, 30, 90]

@@ -36,6 +36,7 @@ def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "echoing"
 
 
+@pytest.mark.long
 def test_orders_go_in_and_answers_come_out(echo: str) -> None:
     process = start_child(echo)
     process.pipe.send("a")
@@ -43,6 +44,7 @@ def test_orders_go_in_and_answers_come_out(echo: str) -> None:
     assert process.end(10) == 0  # the closed pipe ends it
 
 
+@pytest.mark.long
 def test_its_own_exit_status_is_the_reason(echo: str) -> None:
     process = start_child(echo)
     process.pipe.send("exit")

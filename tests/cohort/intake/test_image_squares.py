@@ -38,6 +38,7 @@ def test_a_process_that_crashes_hangs_or_raises_is_a_reason_and_the_next_order_w
     assert list(run_apart(limits, range, 3)) == [0, 1, 2]
 
 
+@pytest.mark.long
 def test_one_reader_serves_all_files(tmp_path: Path) -> None:
     close_readers()
     for k in range(3):
@@ -75,6 +76,7 @@ def test_a_pipe_costs_its_time_limit(tmp_path: Path) -> None:
     assert square.reason == "reading took longer than 0.5 s (scan.time_limit_s)"
 
 
+@pytest.mark.long
 def test_frames_that_are_asked_for(tmp_path: Path) -> None:
     import tifffile
 

@@ -68,6 +68,7 @@ def test_a_file_of_several_pictures_gives_them_under_the_ids_of_the_scan(mixed: 
     assert grey == [0, 40, 80], "each page is itself"
 
 
+@pytest.mark.long
 def test_hashes_follow_content_not_names(mixed: Path) -> None:
     by_id = {s.image_id: s for s in pictures(folder_source(list_folder(mixed)))}
     assert by_id["plain.png"].content == by_id["copy.png"].content
@@ -81,6 +82,7 @@ def test_hashes_follow_content_not_names(mixed: Path) -> None:
         assert first.content.partition("#")[0] == source.content(unit), f"{name}: known without decoding"
 
 
+@pytest.mark.long
 def test_other_rules_of_reading_are_other_content(mixed: Path) -> None:
     one = FileSource(mixed, ["pages.tif"], ScanConfig())
     other = FileSource(mixed, ["pages.tif"], ScanConfig(frames="middle"))

@@ -84,10 +84,8 @@ def result(folder: Path, kind: str) -> Path:
     return next((folder / "target" / "embed").glob("timm*")) if kind == "study" else folder / "target"
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize("kind", ["study", pytest.param("folder", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["study", "folder"])
 def test_two_torchrun_processes_share_the_work_and_give_the_bytes_of_one(
     kind: str, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def everything(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in files) + "".join(tables).encode()
 
 
+@pytest.mark.long
 def test_rows_names_and_index_entries_go(folder: Path) -> None:
     before = load_vectors(folder / "out")
     values, names = np.array(before.values), before.images["image_id"].tolist()

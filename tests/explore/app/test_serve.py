@@ -72,6 +72,7 @@ def ends(port: int) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("number", "stuck"),
@@ -94,6 +95,7 @@ def test_no_listener_after_the_command_has_ended(number: signal.Signals, stuck: 
     starter.stdout.close()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_server_ends_both(number: signal.Signals) -> None:
@@ -107,6 +109,7 @@ def test_a_signal_to_the_server_ends_both(number: signal.Signals) -> None:
     starter.stdout.close()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="pseudo-terminals of Linux")
 def test_a_closed_terminal_ends_a_server_in_the_background() -> None:
     import pty

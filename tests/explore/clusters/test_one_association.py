@@ -42,6 +42,7 @@ def manifest() -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.long
 def test_the_same_pair_has_the_same_number_everywhere(manifest: pd.DataFrame) -> None:
     declared = StudyConfig.model_validate(BASE | {"clinical": CLINICAL, "acquisition": ACQUISITION})
     study = Study(Path("study.yaml"), declared)

@@ -51,7 +51,7 @@ def assert_as_one_process(folder: Path, one: RunFolder) -> Path:
     return path.parent
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_one_of_two_processes_is_asked_both_stop_at_the_same_step_and_one_alone_ends_it(
     cohort: Cohort, tiny: Tiny, tmp_path: Path
 ) -> None:
