@@ -33,10 +33,10 @@ install: $(READY)  ## create .venv and install Pellucid with what its tests need
 demo: $(READY)  ## write a phantom cohort and run everything on it
 	$(BIN)/pellucid demo demo
 
-quick: $(READY)  ## unit tests without whole studies (about a minute on two cores)
+quick: $(READY)  ## unit tests without whole studies (about two minutes on two cores)
 	$(PYTEST) -m "not long and not slow and not gpu"
 
-test: $(READY)  ## all tests but the slow ones (about seven minutes on two cores)
+test: $(READY)  ## all tests but the slow ones (about eight minutes on two cores)
 	$(PYTEST)
 
 test-bf16: $(READY)  ## the few tests that depend on the number type, in bfloat16 (emulated where need be)
