@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from pellucid.cohort.identifiers import without_text
 from pellucid.cohort.images import Pixels, as_prepared, stretch
@@ -23,6 +23,8 @@ from pellucid.cohort.readers import (
 from pellucid.cohort.study import ScanConfig
 
 _DEFAULTS = ScanConfig()
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Square(NamedTuple):
@@ -121,11 +123,7 @@ def read_image_apart(path: Path, *, min_side_px: int = 0, limits: ScanConfig = _
         UnreadableImage: with the reason; also where the decoder crashed or exceeded a limit.
         OSError: the file cannot be opened.
     """
-    try:
-        [picture] = run_apart(limits, _image, path, min_side_px, limits.max_megapixels)
-    except ReaderDied as death:
-        raise UnreadableImage(str(death)) from None
-    return picture
+    return _one_answer(limits, _image, path, min_side_px, limits.max_megapixels)
 
 
 def _image(path: Path, min_side_px: int, max_megapixels: float) -> list[Picture]:
@@ -134,11 +132,16 @@ def _image(path: Path, min_side_px: int, max_megapixels: float) -> list[Picture]
 
 def square_apart(path: Path, size_px: int, limits: ScanConfig = _DEFAULTS) -> Pixels:
     """One image file as a square of `size_px` pixels; see `read_image_apart`."""
+    return _one_answer(limits, _square, path, size_px, limits.max_megapixels)
+
+
+def _one_answer(limits: ScanConfig, work: Callable[P, list[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The only answer of `work`, computed in another process."""
     try:
-        [pixels] = run_apart(limits, _square, path, size_px, limits.max_megapixels)
+        [answer] = run_apart(limits, work, *args, **kwargs)
     except ReaderDied as death:
         raise UnreadableImage(str(death)) from None
-    return pixels
+    return answer
 
 
 def _square(path: Path, size_px: int, max_megapixels: float) -> list[Pixels]:
