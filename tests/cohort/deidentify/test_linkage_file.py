@@ -12,10 +12,7 @@ import pytest
 from pellucid.cohort.deidentify import deidentify_study
 from pellucid.cohort.errors import UserError
 from pellucid.cohort.study import Study, load_study
-
-
-def again(study: Study, tmp_path: Path) -> object:
-    return deidentify_study(study, tmp_path / "out", tmp_path / "linkage.json", text="lines", progress=False)
+from tests.cohort.deidentify.small_files import again
 
 
 @pytest.mark.parametrize("where", ["study", "images", "analysis", "out", "link"])

@@ -13,15 +13,7 @@ from PIL import Image, ImageCms, ImageOps
 from pellucid.cohort.deidentify.raster_files import clean_raster, clean_tiff
 from pellucid.cohort.deidentify.streams.icc_profiles import rebuilt_profile
 from pellucid.cohort.readers import UnreadableImage
-
-
-def nothing(views: object, names: object = ()) -> list[tuple[int, int, int, int]]:
-    return []
-
-
-def photo(mode: str = "RGB") -> Image.Image:
-    rng = np.random.default_rng(0)
-    return Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).convert(mode)
+from tests.cohort.deidentify.small_files import nothing, photo
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,24 +15,7 @@ from pellucid.cohort.deidentify.dicom.dicom_headers import DicomOptions
 from pellucid.cohort.deidentify.linkage_file import Linkage
 from pellucid.cohort.identifiers.findings import dicom_findings
 from pellucid.cohort.readers import UnreadableImage, read_image
-
-
-def nothing(views: object, names: object = ()) -> list[tuple[int, int, int, int]]:
-    return []
-
-
-def shipped(name: str) -> Path:
-    """One of the files that lie in pydicom itself; nothing is fetched."""
-    return Path(pydicom.data.__file__).parent / "test_files" / name
-
-
-def ct(**values: object) -> bytes:
-    dataset = pydicom.dcmread(shipped("CT_small.dcm"))
-    for name, value in values.items():
-        setattr(dataset, name, value)
-    out = io.BytesIO()
-    pydicom.dcmwrite(out, dataset)
-    return out.getvalue()
+from tests.cohort.deidentify.small_files import ct, nothing, shipped
 
 
 def cleaned(data: bytes, key: Linkage, options: DicomOptions | None = None) -> pydicom.FileDataset:

@@ -9,11 +9,7 @@ import pytest
 from PIL import Image
 
 from pellucid.cohort.deidentify.streams.jpeg_segments import strip_jpeg, strip_jpeg2000
-
-
-def photo(mode: str = "RGB") -> Image.Image:
-    rng = np.random.default_rng(0)
-    return Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).convert(mode)
+from tests.cohort.deidentify.small_files import photo
 
 
 def test_jpeg_2000_comments_go_and_the_picture_stays() -> None:

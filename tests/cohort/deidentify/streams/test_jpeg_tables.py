@@ -13,12 +13,9 @@ from PIL import Image
 from pellucid.cohort.deidentify.raster_files import clean_raster
 from pellucid.cohort.deidentify.streams.jpeg_segments import strip_jpeg
 from pellucid.cohort.deidentify.streams.jpeg_tables import needed_tables
+from tests.cohort.deidentify.small_files import nothing
 
 NAME = b"NovakJan19480814"
-
-
-def nothing(views: object, names: object = ()) -> list[tuple[int, int, int, int]]:
-    return []
 
 
 def coded(mode: str = "RGB", **options: Any) -> bytes:

@@ -12,12 +12,9 @@ import tifffile
 from PIL import Image
 
 from pellucid.cohort.deidentify.raster_files import clean_raster, clean_tiff
+from tests.cohort.deidentify.small_files import nothing
 
 NAME = b"NovakJan19480814"
-
-
-def nothing(views: object, names: object = ()) -> list[tuple[int, int, int, int]]:
-    return []
 
 
 def with_palette() -> Image.Image:
