@@ -4,7 +4,7 @@ from pellucid.cohort.runs.atomic_files import atomic_path, clear_parts, exclusiv
 from pellucid.cohort.runs.checksums import SUMS, DamagedRun, sha256_file, verify
 from pellucid.cohort.runs.folder import RunFolder, begin_run, join_run
 from pellucid.cohort.runs.history import descendants, finished_runs, list_runs, newest_runs, open_finished, parent_of
-from pellucid.cohort.runs.integrity import how_to_repair, read_verified, require_intact
+from pellucid.cohort.runs.integrity import how_to_repair, read_verified, require_intact, require_intact_if_finished
 from pellucid.cohort.runs.rewrite import (
     all_locked,
     edit_folder,
@@ -43,6 +43,7 @@ __all__ = [
     "read_verified",
     "remove_folder",
     "require_intact",
+    "require_intact_if_finished",
     "sha256_file",
     "sync_path",
     "verify",

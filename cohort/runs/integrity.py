@@ -47,6 +47,16 @@ def require_intact(*folders: Path) -> None:
             raise DamagedRun("\n".join([*wrong, how_to_repair(run)]))
 
 
+def require_intact_if_finished(folder: Path) -> None:
+    """As `require_intact`; a folder without checksums, such as one of `embed --out`, has nothing to compare.
+
+    Raises:
+        DamagedRun: as above.
+    """
+    if (folder / SUMS).is_file():
+        require_intact(folder)
+
+
 def find_damage(folder: Path) -> list[str]:
     """What is wrong with a finished run's files: one sentence each, none when all are as written."""
     try:

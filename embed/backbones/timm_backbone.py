@@ -12,7 +12,7 @@ import torch
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs import SUMS, require_intact, sha256_file
+from pellucid.cohort.runs import require_intact_if_finished, sha256_file
 from pellucid.embed.backbones.network_adapters import LoadedNetwork, TimmNetwork
 
 
@@ -125,8 +125,7 @@ def from_run(folder: Path) -> LoadedNetwork:
         raise UserError(
             f"run:{folder}: contains no backbone.safetensors with preprocess.json; is it a finished pretrain run?"
         )
-    if (folder / SUMS).is_file():
-        require_intact(folder)
+    require_intact_if_finished(folder)
     try:
         described = json.loads(description.read_text(encoding="utf-8"))
         size = {"img_size": described["img_size"]} if _takes_size(described["timm_name"]) else {}

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs import SUMS, atomic_path, read_verified, require_intact, write_json
+from pellucid.cohort.runs import SUMS, atomic_path, read_verified, require_intact_if_finished, write_json
 from pellucid.embed.backbones.embedding_space import completed
 
 SCHEMA = "pellucid.vectors/2"
@@ -104,8 +104,7 @@ def load_vectors(folder: Path) -> Vectors:
         UserError: not a vector store, another schema, or files that do not belong together.
         DamagedRun: a file of the run is not what was written.
     """
-    if (folder / SUMS).is_file():
-        require_intact(folder)
+    require_intact_if_finished(folder)
     try:
         return _loaded(present(folder))
     except (UserError, FileNotFoundError):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.cohort.config import did_you_mean
 from pellucid.cohort.errors import UserError
-from pellucid.cohort.runs import SUMS, require_intact
+from pellucid.cohort.runs import require_intact_if_finished
 from pellucid.embed.backbones import Loaded, fingerprint, listed, load_into, require_weights
 from pellucid.pretrain.methods.method import Method
 
@@ -63,8 +63,7 @@ def find_weights(named: str, folder: Path = Path()) -> Weights:
         about = {"timm_name": rest, "mean": list(data["mean"]), "std": list(data["std"])}
     elif kind == "run":
         path = _found(rest, folder)
-        if (path / SUMS).is_file():
-            require_intact(path)
+        require_intact_if_finished(path)
         description = path / "preprocess.json"
         tensors = _read(path / "backbone.safetensors", named)
         if description.is_file():
